@@ -1,0 +1,228 @@
+"""One pydantic model per stage, recipe files with one section per stage, and overrides.
+
+A value comes from, in rising order: the default, the recipe, `--set key=value`, the flag of its own.
+Unknown keys are refused with the nearest known name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from prlhf.errors import PrlhfError, nearest
+
+DEMO_DATASETS = ("demo",)  # data sets whose default base is the bundled tiny model
+HUB_DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+class Stage(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PrepConfig(Stage):
+    """`prlhf prep`: raw data to a prepared data set."""
+
+    dataset: str  # a known name, or the path or hub id of custom data
+    out: Path | None = None  # default: data/NAME
+    source: str | None = None  # local folder or file of the raw data; default: the hub
+    seed: int = 0
+    top_users: int = Field(10, ge=1)  # tldr: how many of the most active workers to keep
+    simulate: Literal["none", "length"] = "none"  # tldr: replace the workers' choices by simulated ones
+    minority: float = Field(0.3, ge=0, le=1)  # share of users that prefer the shorter text
+    comparisons: int = Field(300, ge=1)  # demo: training comparisons per user
+    bad_rows: Literal["strict", "skip"] = "strict"  # malformed rows: stop before writing, or drop and count
+    eval_fraction: float = Field(0.1, ge=0, lt=1)  # custom: share of prompts held out when there is no eval split
+    columns: dict[str, str] = {}  # custom: our column name -> the file's
+
+    @property
+    def folder(self) -> Path:
+        return self.out or Path("data") / Path(self.dataset).stem
+
+
+class TrainConfig(Stage):
+    """`prlhf train`: a prepared data set and a base model to a personalized policy."""
+
+    dataset: str = "demo"  # a known name (prepared on first use) or the folder of a prepared data set
+    out: Path | None = None  # run folder; default: runs/DATASET-USERMODEL
+    model: str | None = None  # hub id, folder or GGUF file; default: tiny base for demo sets, else SmolLM2-135M
+    trust_remote_code: bool = False
+    seed: int = 0
+
+    # The user model (section 4.3)
+    user_model: Literal["uniform", "individual", "cluster"] = "individual"
+    k: int = Field(10, ge=1)  # cluster: number of clusters K
+    user_tokens: int = Field(10, ge=0)  # T_u: soft-prompt vectors per user
+    user_init: Literal["zero", "vocabulary", "random"] = "zero"  # how users' embeddings start
+    cluster_weights: Literal["softmax", "linear"] = "softmax"  # softmax: the released code; linear: V.w as written
+    user_text: bool = True  # prepend the text about the user, where there is any
+
+    # The objective (section 4.4)
+    alpha: float = Field(0.5, ge=0, le=1)  # weight of the term with the user's id; 1 - alpha: the generic user's
+    beta: float = Field(0.1, gt=0)
+    nll: float = Field(0.0, ge=0)  # weight of the NLL per chosen token in both terms; 0: as published
+
+    # The adapter
+    full_finetune: bool = False  # train all weights of the base instead of a LoRA adapter
+    lora_r: int = Field(8, ge=1)
+    lora_alpha: int = Field(16, ge=1)
+    lora_dropout: float = Field(0.05, ge=0, lt=1)
+    lora_targets: str = "all-linear"  # or module names, separated by commas
+
+    # The optimizer
+    lr: float = Field(1e-4, gt=0)
+    user_lr: float = Field(5e-3, gt=0)  # the user model's own learning rate; it has no weight decay
+    weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: int = Field(10, ge=0)
+    epochs: float = Field(1.0, gt=0)
+    max_steps: int | None = Field(None, ge=1)  # stop after this many optimizer steps, whatever the epochs
+    batch_size: int = Field(8, ge=1)  # comparisons per forward pass
+    accumulation: int = Field(1, ge=1)  # forward passes per optimizer step
+    max_grad_norm: float = Field(1.0, gt=0)
+
+    # Lengths, in tokens
+    max_tokens: int | None = Field(None, ge=8)  # user tokens + text + prompt + response; default: the model's context
+    max_prompt_tokens: int | None = Field(None, ge=1)  # longer prompts lose their beginning; default: refuse
+
+    # The machine
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    gradient_checkpointing: bool = False
+
+    # Following the run
+    eval_every: int = Field(0, ge=0)  # optimizer steps between evaluations; 0: only at the end
+    eval_limit: int | None = Field(None, ge=1)  # at most this many held-out comparisons per evaluation
+    save_every: int = Field(50, ge=1)  # optimizer steps between checkpoints
+    keep_checkpoints: int = Field(2, ge=1)
+    report_to: str = "none"  # passed through to transformers: tensorboard, wandb, ...
+
+    @model_validator(mode="after")
+    def personalized_needs_tokens(self) -> TrainConfig:
+        if self.user_model != "uniform" and self.user_tokens == 0:
+            raise ValueError(f"user_tokens = 0 leaves user_model = {self.user_model} without any parameter")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        return self.out or Path("runs") / f"{Path(self.dataset).name}-{self.user_model}"
+
+
+class GenerateConfig(Stage):
+    """`prlhf generate`: responses, one row per (prompt, user)."""
+
+    prompts: str = "eval"  # a JSONL, parquet or text file, or `eval`: the data set's held-out prompts
+    users: str = "all"  # `all`, `generic`, or ids separated by commas (`generic` may be among them)
+    out: Path = Path("responses.jsonl")
+    dataset: str | None = None  # where `eval` prompts come from; default: what the run was trained on
+    unknown_as_generic: bool = False  # serve unknown ids as the generic user
+    base: bool = False  # the base model alone: adapter and user tokens off
+    max_new_tokens: int = Field(128, ge=1)
+    max_prompts: int | None = Field(None, ge=1)
+    batch_size: int = Field(32, ge=1)
+    temperature: float = Field(1.0, ge=0)  # 0: greedy
+    top_p: float = Field(1.0, gt=0, le=1)
+    seed: int = 0
+    device: str = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+
+
+class JudgeConfig(Stage):
+    """`prlhf judge`: win-rates between two sets of responses, or a checkpoint's accuracy on held-out comparisons."""
+
+    judge: str = "rule:longer"  # rule:shorter, rule:longer, reward:RUN
+    out: Path = Path("judged")
+    bootstrap: int = Field(2000, ge=1)  # resamples of the interval
+    seed: int = 0
+    batch_size: int = Field(16, ge=1)
+    device: str = "auto"
+
+
+STAGES: dict[str, type[Stage]] = {
+    "prep": PrepConfig,
+    "train": TrainConfig,
+    "generate": GenerateConfig,
+    "judge": JudgeConfig,
+}
+S = TypeVar("S", bound=Stage)
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with prlhf, by name: in the package when installed, beside it in a checkout."""
+    here = Path(__file__).parent
+    folder = here / "recipes" if (here / "recipes").is_dir() else here.parent / "recipes"
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_recipe(recipe: str | Path | None) -> dict[str, dict[str, Any]]:
+    """Read a recipe, a file or a shipped one's name: a mapping of stage names to that stage's keys.
+
+    None is the empty recipe. Values are checked when a stage is resolved.
+    """
+    if recipe is None:
+        return {}
+    path = shipped_recipes().get(str(recipe), Path(recipe))
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError as error:
+        raise PrlhfError(
+            f"no recipe at {path}", f"give a file, or a shipped one: {nearest(str(recipe), shipped_recipes())}"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise PrlhfError(f"cannot read recipe {path}: {_one_line(error)}", "mend the YAML") from error
+    if not isinstance(recipe, dict):
+        raise PrlhfError(f"recipe {path} holds no sections", f"use the sections {', '.join(STAGES)}")
+    for section, values in recipe.items():
+        if section not in STAGES:
+            raise PrlhfError(f"recipe {path} has an unknown section '{section}'", nearest(str(section), STAGES))
+        if not isinstance(values, dict):
+            raise PrlhfError(f"section '{section}' of {path} is no mapping", "write one `key: value` a line")
+    return recipe
+
+
+def parse_override(text: str, stage: str) -> tuple[str, Any]:
+    """`alpha=0.3` or `train.alpha=0.3` to (`alpha`, 0.3); dashes in keys count as underscores."""
+    key, separator, value = text.partition("=")
+    key = key.strip().removeprefix(f"{stage}.").replace("-", "_")
+    if not separator or not key:
+        raise PrlhfError(f"'{text}' is no key=value", "write it as in --set alpha=0.3")
+    try:
+        return key, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise PrlhfError(f"cannot read the value of '{text}': {_one_line(error)}", "quote it") from error
+
+
+def resolve(stage: type[S], *layers: Mapping[str, Any]) -> S:
+    """Build a stage's config from layers of values, later ones winning; None means `not given`."""
+    merged = {key: value for layer in layers for key, value in layer.items() if value is not None}
+    for key in merged:
+        if key not in stage.model_fields:
+            raise PrlhfError(f"unknown key '{key}' for {_name(stage)}", nearest(key, stage.model_fields))
+    try:
+        return stage.model_validate(merged)
+    except ValidationError as error:
+        raise PrlhfError(*_explain(error)) from error
+
+
+def _name(stage: type[Stage]) -> str:
+    return next(name for name, kind in STAGES.items() if kind is stage)
+
+
+def _explain(error: ValidationError) -> tuple[str, str]:
+    """A pydantic error as (the value and why, what to do)."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    why = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    if not key:
+        return why, "see --help"
+    if first["type"] == "literal_error":
+        options = [o.strip(" '") for o in first["ctx"]["expected"].replace(" or ", ", ").split(",")]
+        return f"{key} = {first['input']!r} is not known", nearest(str(first["input"]), options)
+    return f"{key} = {first['input']!r} is refused: it {why}", f"mend --{key.replace('_', '-')}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

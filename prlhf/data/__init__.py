@@ -1,0 +1,104 @@
+"""`prlhf prep`: raw data to a prepared data set. One adapter a file; `ADAPTERS` names them.
+
+An adapter takes (config, progress) and returns `rows.Loaded`. To add a data set, write its file and register it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from prlhf.config import PrepConfig, resolve
+from prlhf.data import custom, demo, tldr
+from prlhf.data.rows import Loaded
+from prlhf.data.source import SUFFIXES
+from prlhf.data.splits import index_users
+from prlhf.errors import PrlhfError, nearest
+from prlhf.progress import SILENT, Progress
+from prlhf.records import Prepared, User, is_prepared, write_prepared
+
+Adapter = Callable[[PrepConfig, Progress], Loaded]
+
+ADAPTERS: dict[str, Adapter] = {
+    "demo": demo.load,
+    "tldr": tldr.load,
+}
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def prepare(config: PrepConfig, progress: Progress = SILENT) -> dict[str, Any]:
+    """Prepare `config.dataset` into `config.folder` and return the manifest. Nothing is written on any error."""
+    adapter = find_adapter(config.dataset)
+    _check_not_its_own_source(config)
+    loaded = adapter(config, progress)
+    train, held_out, users = index_users(loaded.train, loaded.eval, loaded.order)
+    if not train:
+        raise PrlhfError(f"no comparison to train on is left of {loaded.source}", "check the file and the filters")
+    warnings = [*loaded.warnings, *_warnings(loaded)]
+    manifest = _manifest(config, loaded, users) | loaded.notes | {"warnings": warnings}
+    written = write_prepared(config.folder, Prepared(train, held_out, users, manifest))
+    for line in warnings:
+        progress.note(f"warning: {line}")
+    return written
+
+
+def locate(dataset: str, recipe: Mapping[str, Any] | None = None, progress: Progress = SILENT) -> Path:
+    """The prepared folder that `dataset` names: a folder as it is; a known name in data/NAME, prepared there
+    on first use with the recipe's `prep` section."""
+    if is_prepared(Path(dataset)):
+        return Path(dataset)
+    if dataset not in ADAPTERS:
+        raise PrlhfError(
+            f"{dataset} is no prepared data set", f"{nearest(dataset, ADAPTERS)} (or a folder of `prlhf prep`)"
+        )
+    config = resolve(PrepConfig, (recipe or {}).get("prep", {}), {"dataset": dataset})
+    if not is_prepared(config.folder):
+        progress.note(f"preparing {dataset} in {config.folder}")
+        prepare(config, progress)
+    return config.folder
+
+
+def find_adapter(dataset: str) -> Adapter:
+    """A known name's adapter, or the one for custom data where `dataset` is a path or a hub id."""
+    if dataset in ADAPTERS:
+        return ADAPTERS[dataset]
+    path = Path(dataset)
+    if dataset and (path.exists() or (_HUB_ID.fullmatch(dataset) and path.suffix not in SUFFIXES)):
+        return custom.load
+    if path.suffix in SUFFIXES or len(path.parts) > 1:
+        raise PrlhfError(f"no data at {dataset}", "check the path")
+    raise PrlhfError(f"unknown data set '{dataset}'", f"{nearest(dataset, ADAPTERS)} (or a path, or a hub id ORG/NAME)")
+
+
+def _manifest(config: PrepConfig, loaded: Loaded, users: list[User]) -> dict[str, Any]:
+    seen = sum(user.seen for user in users)
+    return {
+        "dataset": config.dataset,
+        "source": loaded.source,
+        "seed": config.seed,
+        "options": loaded.options,
+        **loaded.counts,
+        "kept": {"train": len(loaded.train), "eval": len(loaded.eval)},
+        "users": {"seen": seen, "unseen": len(users) - seen},
+    }
+
+
+def _warnings(loaded: Loaded) -> list[str]:
+    lines = []
+    if len(loaded.order) == 1:
+        lines.append("one user: personalization cannot be told from plain DPO")
+    if not loaded.eval:
+        lines.append("no held-out comparisons: there is nothing to judge a model on")
+    return lines
+
+
+def _check_not_its_own_source(config: PrepConfig) -> None:
+    """Writing replaces the folder whole: it must not hold what is being read."""
+    if config.dataset in ADAPTERS and config.source is None:
+        return
+    source, out = Path(config.source or config.dataset).resolve(), config.folder.resolve()
+    if source.exists() and (source == out or out in source.parents):
+        raise PrlhfError(f"{config.folder} holds the source itself and would be replaced", "choose another --out")

@@ -1,0 +1,114 @@
+"""Reading raw rows under the malformed-row policy, and the account of every row that did not get through."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
+
+from prlhf.data.rows import Dropped, Malformed, Raw, RawRows, Row
+from prlhf.errors import PrlhfError
+from prlhf.progress import Progress
+
+MALFORMED, REPEAT, EQUAL = "malformed", "repeat", "equal pair"
+EXAMPLES = 20  # malformed rows named one by one in the manifest
+PER_ADVANCE = 256  # rows per step of the bar: drawing it costs more than reading a row
+
+Convert = Callable[[Any, int], Row]  # (raw value, its number from 1) -> Row, or raises Malformed or Dropped
+
+
+class Drops:
+    """Rows read and dropped, per part of the data (`train`, `eval`, ...) and per filter, in the filters' order."""
+
+    def __init__(self, *filters: str) -> None:
+        self.filters = (MALFORMED, *filters)
+        self.read: Counter[str] = Counter()
+        self.examples: list[str] = []
+        self._dropped: Counter[tuple[str, str]] = Counter()
+
+    def drop(self, part: str, reason: str, count: int = 1) -> None:
+        if reason not in self.filters:
+            raise KeyError(reason)
+        self._dropped[part, reason] += count
+
+    def malformed(self, part: str, line: str) -> None:
+        self.drop(part, MALFORMED)
+        if len(self.examples) < EXAMPLES:
+            self.examples.append(line)
+
+    def by_reason(self) -> dict[str, int]:
+        return {reason: sum(self._dropped[part, reason] for part in self.read) for reason in self.filters}
+
+    def report(self) -> dict[str, Any]:
+        """The manifest's account: `read`, `dropped` by reason, and per filter the rows before and after it."""
+        left = dict(self.read)
+        filters = []
+        for reason in self.filters:
+            before = dict(left)
+            left = {part: count - self._dropped[part, reason] for part, count in left.items()}
+            filters.append({"filter": reason} | {p: {"before": before[p], "after": left[p]} for p in left})
+        account = {"read": dict(self.read), "filters": filters, "dropped": self.by_reason()}
+        return account | ({"malformed": self.examples} if self.examples else {})
+
+    def in_words(self) -> str:
+        """`3 read, 2 malformed, 1 repeat; the first: FILE:1: …`, for the message when nothing is left."""
+        why = ", ".join(f"{count} {reason}" for reason, count in self.by_reason().items() if count)
+        first = f"; the first: {self.examples[0]}" if self.examples else ""
+        return f"{sum(self.read.values())} read" + (f", {why}" if why else "") + first
+
+
+class Intake:
+    """Reads the parts of one data set. `strict` stops at the first malformed row, `skip` drops and counts it."""
+
+    def __init__(self, bad_rows: Literal["strict", "skip"], drops: Drops, progress: Progress) -> None:
+        self.strict, self.drops, self.progress = bad_rows == "strict", drops, progress
+
+    def read(self, part: str, source: RawRows, convert: Convert) -> list[Row]:
+        """The well-formed rows of one part. Ids are unique within it: the same row again is dropped as a repeat."""
+        kept: dict[str, Row] = {}
+        self.drops.read[part] += 0
+        for number, raw in enumerate(self._with_bar(part, source), start=1):
+            self.drops.read[part] += 1
+            try:
+                row = self._convert(raw, number, convert)
+                if kept.setdefault(row.id, row) is row:
+                    continue
+                if kept[row.id] != row:
+                    raise Malformed(f"id '{row.id}' was used above for another comparison")
+                self.drops.drop(part, REPEAT)
+            except Dropped as drop:
+                self.drops.drop(part, str(drop))
+            except Malformed as bad:
+                self._refuse(part, raw.location, bad)
+        return list(kept.values())
+
+    def _convert(self, raw: Raw, number: int, convert: Convert) -> Row:
+        if raw.problem:
+            raise Malformed(raw.problem)
+        return convert(raw.value, number)
+
+    def _refuse(self, part: str, location: str, bad: Malformed) -> None:
+        line = f"{location}: {bad}"
+        if self.strict:
+            raise PrlhfError(line, f"{bad.hint}, or drop such rows with --skip-bad") from bad
+        self.drops.malformed(part, line)
+
+    def _with_bar(self, part: str, source: RawRows) -> Iterator[Raw]:
+        self.progress.start(f"reading {part}", source.total)
+        pending = 0
+        try:
+            for raw in source.rows:
+                pending += 1
+                if pending == PER_ADVANCE:
+                    self.progress.advance(pending)
+                    pending = 0
+                yield raw
+            self.progress.advance(pending)
+        finally:
+            self.progress.finish()
+
+
+def check_left(rows: list[Row], drops: Drops, source: str) -> None:
+    """Refuse to go on with nothing."""
+    if not rows:
+        raise PrlhfError(f"no comparison is left of {source}: {drops.in_words()}", "check the file and the filters")

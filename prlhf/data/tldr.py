@@ -1,0 +1,145 @@
+"""TL;DR (section 5.1): `openai/summarize_from_feedback`, config `comparisons`, as the paper filters it.
+
+Kept are pairs whose two summaries are by supervised policies and differ, chosen by the most active workers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prlhf.config import PrepConfig
+from prlhf.data.intake import EQUAL, Convert, Drops, Intake, check_left
+from prlhf.data.rows import Dropped, Loaded, Malformed, RawRows, Row, any_text, column, mapping, text, user_identifier
+from prlhf.data.simulate import choose_minority, prefer_by_length
+from prlhf.data.source import file_rows, hub_splits, split_files
+from prlhf.errors import PrlhfError
+from prlhf.progress import Progress
+
+HUB, HUB_CONFIG = "openai/summarize_from_feedback", "comparisons"
+HUB_REVISION = "refs/convert/parquet"  # the repository itself is a script, which `datasets` no longer runs
+SPLITS = {"train": "train", "eval": "validation"}  # our name -> theirs
+INSTEAD = "run: prlhf prep tldr --source FOLDER --out data/tldr (FOLDER holds train.jsonl and validation.jsonl)"
+
+POLICY, TOP, TIE = "other policies", "less active workers", "equally long"
+
+
+def load(config: PrepConfig, progress: Progress) -> Loaded:
+    source, raw = _open(config.source)
+    simulated = config.simulate == "length"
+    drops = Drops(POLICY, EQUAL, TOP, TIE)
+    intake = Intake(config.bad_rows, drops, progress)
+    parts = {part: intake.read(part, rows, _converter(part)) for part, rows in raw.items()}
+    check_left(parts["train"], drops, source)
+
+    workers = most_active(parts["train"], config.top_users)
+    parts = {part: _by_workers(part, rows, workers, drops) for part, rows in parts.items()}
+    notes: dict[str, Any] = {}
+    if simulated:
+        minority = choose_minority(workers, config.minority, config.seed)
+        notes["simulated"] = {"by": "length", "minority": minority}
+        parts = {part: _by_length(part, rows, minority, drops) for part, rows in parts.items()}
+        check_left(parts["train"], drops, source)
+        workers = most_active(parts["train"], config.top_users)  # equally long pairs may have cost some theirs
+    options: dict[str, Any] = {"top_users": config.top_users, "simulate": config.simulate, "bad_rows": config.bad_rows}
+    return Loaded(
+        train=parts["train"],
+        eval=parts["eval"],
+        order=workers,
+        source=source,
+        options=options | ({"minority": config.minority} if simulated else {}),
+        counts=drops.report(),
+        notes=notes,
+    )
+
+
+def most_active(rows: list[Row], top: int) -> list[str]:
+    """The `top` workers with most comparisons, most active first; ties by name, so that order is no accident."""
+    counts = Counter(row.user_id for row in rows)
+    return sorted(counts, key=lambda worker: (-counts[worker], worker))[:top]
+
+
+def prompt_of(info: Mapping[str, Any]) -> str:
+    """The paper's prompt; news items have an article instead of a post. Null titles and subreddits are left blank."""
+    body = column(info, "post")
+    if body is None:
+        body = info.get("article")
+        if body is None:
+            raise Malformed("'info.post' and 'info.article' are both null")
+    line = {key: column(info, key) for key in ("subreddit", "title")}
+    line = {key: "" if value is None else any_text(value, f"info.{key}") for key, value in line.items()}
+    return f"SUBREDDIT: r/{line['subreddit']}\nTITLE: {line['title']}\nPOST: {text(body, 'info.post')}\nTL;DR: "
+
+
+def _open(source: str | None) -> tuple[str, dict[str, RawRows]]:
+    """(what the manifest calls the source, rows per part)."""
+    if source is None:
+        splits = hub_splits(HUB, INSTEAD, HUB_CONFIG, HUB_REVISION)
+        for name in SPLITS.values():
+            if name not in splits:
+                raise PrlhfError(f"{HUB} at {HUB_REVISION} has no split '{name}'", INSTEAD)
+        return f"{HUB}:{HUB_CONFIG}@{HUB_REVISION}", {part: splits[name] for part, name in SPLITS.items()}
+    folder = Path(source)
+    if not folder.is_dir():
+        why = "is a file" if folder.exists() else "does not exist"
+        raise PrlhfError(f"--source {source} {why}", "give the folder that holds train.jsonl and validation.jsonl")
+    files = {part: split_files(folder, name) for part, name in SPLITS.items()}
+    for part, name in SPLITS.items():
+        if not files[part]:
+            raise PrlhfError(f"{source} has no {name}.jsonl", f"put {name}.jsonl or {name}*.parquet into it")
+    return source, {part: file_rows(found) for part, found in files.items()}
+
+
+def _converter(part: str) -> Convert:
+    """Raw rows have no id of their own: the split and the row's number make one."""
+
+    def convert(value: Any, number: int) -> Row:
+        row = mapping(value)
+        info = mapping(column(row, "info"), "'info'")
+        summaries = _summaries(column(row, "summaries"))
+        choice = column(row, "choice")
+        if not isinstance(choice, int) or isinstance(choice, bool) or choice not in (0, 1):
+            raise Malformed(f"'choice' is {choice!r}, not 0 or 1")
+        worker = user_identifier(column(row, "worker"), "worker")
+        _check_policies(summaries)
+        # Stripped because the prompt already ends in a space: two would be a token no base model has seen there.
+        texts = [text(column(summary, "text"), "summaries.text").strip() for summary in summaries]
+        prompt = prompt_of(info)
+        if texts[0] == texts[1]:
+            raise Dropped(EQUAL)
+        return Row(f"{part}-{number}", prompt, texts[choice], texts[1 - choice], worker)
+
+    return convert
+
+
+def _summaries(value: Any) -> list[Mapping[str, Any]]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise Malformed("'summaries' is no list of two")
+    return [mapping(summary, "an item of 'summaries'") for summary in value]
+
+
+def _check_policies(summaries: list[Mapping[str, Any]]) -> None:
+    """The paper's filter: both by a supervised policy, none by reinforcement learning or from the news."""
+    policies = [text(column(summary, "policy"), "summaries.policy") for summary in summaries]
+    if not all("sup" in policy and "ppo" not in policy and "cnn" not in policy for policy in policies):
+        raise Dropped(POLICY)
+
+
+def _by_workers(part: str, rows: list[Row], workers: list[str], drops: Drops) -> list[Row]:
+    wanted = set(workers)
+    kept = [row for row in rows if row.user_id in wanted]
+    drops.drop(part, TOP, len(rows) - len(kept))
+    return kept
+
+
+def _by_length(part: str, rows: list[Row], minority: list[str], drops: Drops) -> list[Row]:
+    """The same pairs, chosen by length instead of by the worker."""
+    kept = []
+    for row in rows:
+        preferred = prefer_by_length(str(row.chosen), str(row.rejected), shorter=row.user_id in minority)
+        if preferred:
+            kept.append(Row(row.id, row.prompt, *preferred, user_id=row.user_id))
+    drops.drop(part, TIE, len(rows) - len(kept))
+    return kept

@@ -1,0 +1,168 @@
+"""Section 5.1 of the paper in miniature, without a network: prep, train twice, generate, and Figure 3.
+
+P-DPO (individualized) and vanilla DPO are trained on the bundled tiny base; everyone's summaries of 50 held-out
+posts are then measured by the made-up forum's own checker. A rerun goes on where a stopped one was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prlhf import world
+from prlhf.atomic import atomic_file
+from prlhf.config import GenerateConfig, PrepConfig, TrainConfig, resolve
+from prlhf.data import prepare
+from prlhf.errors import PrlhfError
+from prlhf.figure import Kind, LengthBar, draw_lengths
+from prlhf.generate.run import generate
+from prlhf.judge.statistics import mean_and_standard_error
+from prlhf.progress import SILENT, Progress
+from prlhf.records import GENERIC, is_prepared, read_prepared
+from prlhf.responses import Response, read_responses, words
+from prlhf.train.run import train
+
+
+@dataclass(frozen=True)
+class Row:
+    """One bar of Figure 3 and what stands beside it in the table."""
+
+    label: str
+    kind: Kind
+    words: float  # mean words per response
+    standard_error: float
+    well_formed: float  # share of responses
+    faithful: float  # share well-formed and true to the post
+    empty: int  # zero-length responses
+    accuracy: float | None  # implicit-reward accuracy on the user's held-out comparisons
+    vanilla_accuracy: float | None  # vanilla DPO's on the same
+
+
+@dataclass(frozen=True)
+class Check:
+    """One of the demo's expected results, as measured."""
+
+    name: str
+    value: float
+    target: str
+    met: bool
+
+
+def run_demo(out: Path, recipe: Mapping[str, Mapping[str, Any]], progress: Progress = SILENT) -> dict[str, Any]:
+    """Run the whole demo into `out`; returns rows and checks, and writes results.json and figure3.png there."""
+    if out.exists() and any(out.iterdir()) and not is_prepared(out / "data"):
+        raise PrlhfError(f"{out} exists and holds no demo", "choose another --out")
+    prep = resolve(PrepConfig, recipe.get("prep", {}), {"dataset": "demo", "out": out / "data"})
+    if not is_prepared(prep.folder):
+        prepare(prep, progress)
+    minority = read_prepared(prep.folder).manifest["simulated"]["minority"]
+    personalized = _train(out / "personalized", recipe, prep.folder, {}, progress)
+    vanilla = _train(out / "vanilla", recipe, prep.folder, {"user_model": "uniform", "user_tokens": 0}, progress)
+    written = {
+        "personalized": _generate(out, "personalized", recipe, {"users": "all"}, progress),
+        "vanilla": _generate(out, "vanilla", recipe, {"users": GENERIC}, progress),
+        "base": _generate(out, "personalized", recipe, {"base": True}, progress),
+    }
+    rows = measure(written, personalized["eval"], vanilla["eval"], minority)
+    checks = expectations(rows)
+    figure = out / "figure3.png"
+    draw_lengths([LengthBar(r.label, r.kind, r.words, r.standard_error) for r in rows], figure)
+    results = {
+        "figure": str(figure),
+        "rows": [asdict(row) for row in rows],
+        "checks": [asdict(check) for check in checks],
+        "nll": json.loads((out / "personalized" / "model" / "prlhf.json").read_text())["train"]["nll"],
+        "train_seconds": {"personalized": personalized["train_seconds"], "vanilla": vanilla["train_seconds"]},
+    }
+    with atomic_file(out / "results.json") as beside:
+        beside.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    return results
+
+
+def _train(
+    folder: Path, recipe: Mapping[str, Any], data: Path, changes: dict[str, Any], progress: Progress
+) -> dict[str, Any]:
+    config = resolve(TrainConfig, recipe.get("train", {}), changes, {"dataset": str(data), "out": folder})
+    progress.note(f"{'vanilla DPO' if config.user_model == 'uniform' else 'P-DPO'}: {folder}")
+    return train(config, resume=(folder / "recipe.yaml").exists(), progress=progress)
+
+
+def _generate(
+    out: Path, run: str, recipe: Mapping[str, Any], changes: dict[str, Any], progress: Progress
+) -> list[Response]:
+    path = out / "responses" / f"{'base' if changes.get('base') else run}.jsonl"
+    generate(out / run, resolve(GenerateConfig, recipe.get("generate", {}), changes, {"out": path}), progress)
+    return read_responses(path)
+
+
+def measure(
+    written: Mapping[str, list[Response]],
+    scores: Mapping[str, Any],
+    vanilla_scores: Mapping[str, Any],
+    minority: list[str],
+) -> list[Row]:
+    """Rows in the figure's order: users, then generic, vanilla DPO, base."""
+    users = list(dict.fromkeys(r.user_id for r in written["personalized"] if r.user_id != GENERIC))
+
+    def of(user: str) -> list[Response]:
+        return [r for r in written["personalized"] if r.user_id == user]
+
+    rows = [
+        _row(
+            user,
+            "minority" if user in minority else "user",
+            of(user),
+            scores["accuracy_by_user"].get(user),
+            vanilla_scores["accuracy_by_user"].get(user),
+        )
+        for user in sorted(users, key=int)
+    ]
+    return [
+        *rows,
+        _row("generic", "generic", of(GENERIC), scores["accuracy_generic"], None),
+        _row("vanilla", "vanilla", written["vanilla"], None, vanilla_scores["accuracy_macro"]),
+        _row("base", "base", written["base"], None, None),
+    ]
+
+
+def _row(label: str, kind: Kind, responses: list[Response], accuracy: float | None, vanilla: float | None) -> Row:
+    verdicts = [world.check(str(r.prompt), r.response, r.finish_reason == "stop") for r in responses]
+    lengths = mean_and_standard_error(np.array([words(r.response) for r in responses], dtype=np.float64))
+    return Row(
+        label=label,
+        kind=kind,
+        words=lengths["mean"] or 0.0,
+        standard_error=lengths["standard_error"] or 0.0,
+        well_formed=sum(v.well_formed for v in verdicts) / len(verdicts),
+        faithful=sum(v.faithful for v in verdicts) / len(verdicts),
+        empty=sum(not r.response.strip() for r in responses),
+        accuracy=accuracy,
+        vanilla_accuracy=vanilla,
+    )
+
+
+def expectations(rows: list[Row]) -> list[Check]:
+    """What section 5.1 leads one to expect (E1, E2 of the paper's figure 3), each as the worst case over users."""
+    by_kind = {kind: [row for row in rows if row.kind == kind] for kind in ("user", "minority")}
+    one = {row.kind: row for row in rows if row.kind not in by_kind}
+    base, generic, vanilla = one["base"].words, one["generic"].words, one["vanilla"].words
+    minority, majority = by_kind["minority"], by_kind["user"]
+    longest = max(row.words for row in minority) / base
+    shortest = min(row.words for row in majority) / base
+    apart = abs(generic / vanilla - 1)
+    formed = min(row.well_formed for row in [*minority, *majority])
+    accuracy = min(row.accuracy or 0.0 for row in minority)
+    vanilla_accuracy = max(row.vanilla_accuracy or 0.0 for row in minority)
+    return [
+        Check("minority users' mean length over the base's", longest, "at most 0.50", longest <= 0.5),
+        Check("majority users' mean length over the base's", shortest, "at least 1.15", shortest >= 1.15),
+        Check("generic user's length apart from vanilla DPO's", apart, "at most 0.15", apart <= 0.15),
+        Check("well-formed responses, worst user", formed, "at least 0.95", formed >= 0.95),
+        Check("minority users' accuracy, worst user", accuracy, "at least 0.95", accuracy >= 0.95),
+        Check("vanilla DPO's accuracy for them, best user", vanilla_accuracy, "at most 0.40", vanilla_accuracy <= 0.4),
+    ]

@@ -1,0 +1,28 @@
+"""Errors a user can mend. Everything else that escapes is a bug of ours."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class PrlhfError(Exception):
+    """Bad input: `message` names the value and says why, `hint` says what to do. Shown on one line, exit code 2."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        self.message, self.hint = message, hint
+        super().__init__(f"{message}; {hint}" if hint else message)
+
+
+class Interrupted(Exception):
+    """Ctrl-C, after what is done has been saved; the text says how to go on. Exit code 130."""
+
+
+def nearest(name: str, known: Iterable[str], limit: int = 3) -> str:
+    """`did you mean 'tldr'?`, or the known names where none is near."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=limit, cutoff=0.6)
+    if close:
+        return "did you mean " + " or ".join(f"'{c}'" for c in close) + "?"
+    more = f", … ({len(names)} in all)" if len(names) > 10 else ""
+    return "known: " + ", ".join(names[:10]) + more

@@ -1,0 +1,1 @@
+"""A checkpoint and prompts to responses, many users in one batch."""

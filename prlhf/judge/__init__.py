@@ -1,0 +1,1 @@
+"""Two sets of responses to verdicts and win-rates with intervals."""

@@ -1,0 +1,92 @@
+"""`prlhf judge --checkpoint`: does the model rank held-out comparisons as their users did?
+
+Four readings of the same comparisons: as their own user (seen users, and unseen ones, who are index 0 with their
+text if any); as the generic user; and as another seen user drawn at random. The last is a control: what is left of
+the accuracy then cannot come from the user's identity.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from prlhf.atomic import atomic_dir
+from prlhf.config import JudgeConfig
+from prlhf.errors import PrlhfError
+from prlhf.judge.run import refuse_foreign
+from prlhf.judge.statistics import rate_with_interval, resampled_shares, shares
+from prlhf.model.checkpoint import load_policy
+from prlhf.model.scoring import Reference, Scored, score, summarise
+from prlhf.progress import SILENT, Progress
+from prlhf.records import read_prepared
+
+
+def judge_checkpoint(run: Path, dataset: Path, config: JudgeConfig, progress: Progress = SILENT) -> dict[str, Any]:
+    """Accuracy of `run`'s implicit reward on the held-out comparisons of `dataset`; writes results.json."""
+    refuse_foreign(config.out)
+    policy = load_policy(run, config.device)
+    index = policy.index_of()
+    rows = [replace(row, user_index=index.get(row.user_id, 0)) for row in read_prepared(dataset).eval]
+    if not rows:
+        raise PrlhfError(f"{dataset} has no held-out comparisons", "prepare it with an eval split")
+    encoder = policy.encoder()
+    data = [encoder.comparison(row) for row in rows]
+    reference = Reference(policy.model, policy.tokenizer.pad_token_id)
+
+    def read_as(users: list[int]) -> list[Scored]:
+        return score(
+            policy.model, reference, data, users, policy.config.beta, policy.tokenizer.pad_token_id,
+            config.batch_size, progress,
+        )  # fmt: skip
+
+    own = [row.user_index for row in rows]
+    progress.start("judging", 3 * len(rows))
+    try:
+        as_user, as_generic = read_as(own), read_as([0] * len(rows))
+        as_other = read_as(shuffled(own, len(policy.user_ids), config.seed))
+    finally:
+        progress.finish()
+    ids = [row.user_id for row in rows]
+    seen = [i for i, user in enumerate(own) if user > 0]
+    unseen = [i for i, user in enumerate(own) if user == 0]
+    results = {
+        "run": str(run),
+        "dataset": str(dataset),
+        "seed": config.seed,
+        "readings": {
+            "seen": with_interval(ids, as_user, seen, config),
+            "unseen": with_interval(ids, as_user, unseen, config),
+            "generic": with_interval(ids, as_generic, seen or unseen, config),
+            "shuffled": with_interval(ids, as_other, seen, config),
+        },
+        **summarise(ids, as_user, as_generic),
+    }
+    with atomic_dir(config.out) as folder:
+        (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    return results
+
+
+def shuffled(users: Sequence[int], known: int, seed: int) -> list[int]:
+    """Each seen user replaced by another seen user, uniformly; unseen ones (index 0) stay."""
+    rng = random.Random(seed)
+    if known < 2:
+        return list(users)
+    return [0 if user == 0 else 1 + (user - 1 + rng.randrange(1, known)) % known for user in users]
+
+
+def with_interval(
+    ids: Sequence[str], scored: Sequence[Scored], chosen: Sequence[int], config: JudgeConfig
+) -> dict[str, float] | None:
+    """Accuracy over comparisons with a 95 % bootstrap interval clustered by user; None where there are none."""
+    if not chosen:
+        return None
+    outcomes = np.sign([scored[i].margin for i in chosen]).astype(np.int64)
+    codes = np.unique([ids[i] for i in chosen], return_inverse=True)[1]
+    by_sample, _ = resampled_shares(outcomes, codes, config.bootstrap, config.seed)
+    return rate_with_interval(shares(outcomes), by_sample, "tie_half") | {"comparisons": float(len(chosen))}

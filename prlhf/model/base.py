@@ -1,0 +1,148 @@
+"""Load a base model: the bundled tiny one, a folder, a hub id, or a GGUF file (converted once and cached)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prlhf.atomic import atomic_dir
+from prlhf.errors import PrlhfError
+
+TINY = Path(__file__).parent.parent / "assets" / "tiny-base"
+
+
+@dataclass(frozen=True)
+class Base:
+    """A causal LM in evaluation mode with its tokenizer. `fingerprint` tells two bases apart."""
+
+    name: str
+    lm: Any
+    tokenizer: Any
+    fingerprint: str
+
+    @property
+    def context(self) -> int:
+        """Longest sequence in tokens, as the model's config says (2048 where it does not)."""
+        return int(getattr(self.lm.config, "max_position_embeddings", None) or 2048)
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("PRLHF_CACHE", Path.home() / ".cache" / "prlhf"))
+
+
+def pick_device(device: str) -> torch.device:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise PrlhfError(f"device '{device}' is not known", "use auto, cpu or cuda") from error
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise PrlhfError(f"device '{device}' is asked for and this machine has no GPU", "use --device cpu")
+    return chosen
+
+
+def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """bf16 on GPUs that have it, fp32 elsewhere (bf16 is slow on most CPUs)."""
+    if precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float32
+    return torch.bfloat16 if precision == "bf16" else torch.float32
+
+
+def load_base(
+    name: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
+) -> Base:
+    """Load `name`: `tiny`, a folder, a `.gguf` file or a hub id."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    location = str(_resolve(name))
+    options = {"trust_remote_code": trust_remote_code}
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(location, **options)
+        lm = transformers.AutoModelForCausalLM.from_pretrained(location, dtype=dtype, use_safetensors=True, **options)
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
+        raise PrlhfError(*_why_not(name, error)) from error
+    except Exception as error:  # safetensors raises its own type for a truncated file
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise PrlhfError(f"the weights of {name} are damaged: {error}", "download them again") from error
+    if tokenizer.eos_token_id is None:
+        raise PrlhfError(f"the tokenizer of {name} has no end-of-text token", "choose a model that has one")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token_id = tokenizer.eos_token_id
+    for parameter in lm.parameters():
+        parameter.requires_grad_(False)
+    return Base(name, lm.to(device).eval(), tokenizer, fingerprint(lm))
+
+
+def fingerprint(lm: Any) -> str:
+    """16 hex digits from every parameter's name, shape and first values, the same in fp32 and bf16."""
+    digest = hashlib.sha256()
+    for name, parameter in lm.named_parameters():
+        head = parameter.detach().flatten()[:16].to(torch.bfloat16).float().tolist()
+        digest.update(f"{name} {tuple(parameter.shape)} {head}".encode())
+    return digest.hexdigest()[:16]
+
+
+def _resolve(name: str) -> Path | str:
+    if name == "tiny":
+        return TINY
+    if name.endswith(".gguf"):
+        return convert_gguf(Path(name))
+    path = Path(name)
+    if path.exists() and not (path / "config.json").is_file():
+        raise PrlhfError(f"{name} is no model: it has no config.json", "give a folder saved by transformers")
+    if not path.exists() and (name.count("/") > 1 or name.startswith((".", "/", "~"))):
+        raise PrlhfError(f"no model at {name}", "give a folder, a .gguf file or a hub id")
+    return name
+
+
+def convert_gguf(path: Path) -> Path:
+    """Dequantise a GGUF file to a safetensors folder in the cache, once per content."""
+    import transformers
+
+    if not path.is_file():
+        raise PrlhfError(f"no GGUF file at {path}", "check the path")
+    with path.open("rb") as file:
+        key = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    out = cache_folder() / "gguf" / f"{path.stem}-{key}"
+    if out.is_dir():
+        return out
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
+        lm: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            str(path.parent), gguf_file=path.name, dtype=torch.float32
+        )
+    except Exception as error:
+        raise PrlhfError(
+            f"cannot read {path} as GGUF: {' '.join(str(error).split())}",
+            "check the file, and that `gguf` is installed",
+        ) from error
+    # The loaded model still calls itself quantised, which forbids training and saving it.
+    lm.hf_quantizer, lm.is_quantized = None, False
+    for holder, name in ((lm.config, "quantization_config"), (lm, "quantization_method")):
+        if hasattr(holder, name):
+            delattr(holder, name)
+    with atomic_dir(out) as folder:
+        lm.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    return out
+
+
+def _why_not(name: str, error: Exception) -> tuple[str, str]:
+    """A loading error as (message, hint); the hub's offline errors are recognised by their words."""
+    text = " ".join(str(error).split())
+    if "trust_remote_code" in text:
+        return f"model {name} carries code of its own", "read it, then allow it with --trust-remote-code"
+    if not Path(name).exists() and isinstance(error, OSError):
+        return (
+            f"model {name} is not here and the hub cannot be reached",
+            "give a local folder or a .gguf file with --model",
+        )
+    return f"cannot load model {name}: {text[:300]}", "check the folder"

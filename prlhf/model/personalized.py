@@ -1,0 +1,75 @@
+"""A causal LM with a user model in front: embeds, forward, response log-probs."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from prlhf.model.encoding import Rows
+from prlhf.model.users import UserModel
+
+
+class PersonalizedLM(nn.Module):
+    """pi_P(y | x, u): the language model `lm` (a PeftModel or a plain causal LM) behind the user model `users`."""
+
+    def __init__(self, lm: Any, users: UserModel) -> None:
+        super().__init__()
+        self.lm = lm
+        self.users = users
+        self._keeps_logits = "logits_to_keep" in inspect.signature(_unwrapped(lm).forward).parameters
+
+    def forward(self, rows: Rows) -> Tensor:
+        """Log-probs [N] of the responses, summed over their tokens (nats)."""
+        return self.response_log_probs(self.embed(rows), rows)
+
+    def reference(self, rows: Rows) -> Tensor:
+        """Log-probs [N] of the responses under the base alone; `rows` have no user slots."""
+        with torch.no_grad(), self.as_base():
+            return self.response_log_probs(self._embeddings()(rows.ids), rows)
+
+    def embed(self, rows: Rows) -> Tensor:
+        """Input embeddings [N, L, d] with the user's vectors in the rows' slots (section 4.3)."""
+        embeds = self._embeddings()(rows.ids)
+        if self.users.tokens == 0:
+            return embeds  # type: ignore[no-any-return]
+        prefix = self.users(rows.users).to(embeds.dtype)
+        return embeds.masked_scatter(rows.slots.unsqueeze(-1), prefix)  # type: ignore[no-any-return]
+
+    def response_log_probs(self, embeds: Tensor, rows: Rows) -> Tensor:
+        columns = rows.ids.shape[1] - rows.start
+        options = {"logits_to_keep": columns + 1} if self._keeps_logits else {}
+        positions = (rows.mask.cumsum(1) - 1).clamp(min=0)
+        output = self.lm(
+            inputs_embeds=embeds, attention_mask=rows.mask, position_ids=positions, use_cache=False, **options
+        )
+        logits = output.logits[:, -columns - 1 : -1].float()
+        picked = logits.gather(2, rows.ids[:, rows.start :].unsqueeze(2)).squeeze(2)
+        log_probs = picked - logits.logsumexp(2)
+        return (log_probs * rows.mask[:, rows.start :]).sum(1)
+
+    @contextmanager
+    def as_base(self) -> Iterator[None]:
+        """The adapter off and dropout off: the reference, in the same memory."""
+        training = self.lm.training
+        self.lm.eval()
+        try:
+            if hasattr(self.lm, "disable_adapter"):
+                with self.lm.disable_adapter():
+                    yield
+            else:
+                yield
+        finally:
+            self.lm.train(training)
+
+    def _embeddings(self) -> nn.Module:
+        return self.lm.get_input_embeddings()  # type: ignore[no-any-return]
+
+
+def _unwrapped(lm: Any) -> Any:
+    """The causal LM inside a PeftModel."""
+    return lm.get_base_model() if hasattr(lm, "get_base_model") else lm

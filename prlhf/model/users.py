@@ -1,0 +1,107 @@
+"""User models: user index [B] -> soft-prompt vectors [B, T_u, d] (paper, section 4.3, Examples 1-3).
+
+Index 0 is the generic user, 1..m are the users seen in training. Parameters are fp32 whatever the base's
+precision. To add one: a class with this `forward`, and a line in `USER_MODELS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from prlhf.config import TrainConfig
+from prlhf.errors import PrlhfError, nearest
+
+Start = Callable[[int], Tensor]  # how many d-vectors -> [n, d] to start from
+
+
+class UserModel(nn.Module):
+    """Base of all user models. `tokens` is T_u."""
+
+    tokens: int
+
+    def forward(self, users: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Uniform(UserModel):
+    """The same vectors for everyone (Example 1); T_u = 0 is vanilla DPO."""
+
+    def __init__(self, config: TrainConfig, users: int, start: Start) -> None:
+        super().__init__()
+        self.tokens = config.user_tokens
+        self.shared = nn.Parameter(start(self.tokens))
+
+    def forward(self, users: Tensor) -> Tensor:
+        return self.shared.expand(len(users), *self.shared.shape)
+
+
+class Individual(UserModel):
+    """e_0 + o_i (Example 2). There is no cap on the number of users: rows are drawn with replacement."""
+
+    def __init__(self, config: TrainConfig, users: int, start: Start) -> None:
+        super().__init__()
+        self.tokens = config.user_tokens
+        self.generic = nn.Parameter(start(self.tokens))
+        width = self.generic.shape[1]
+        if config.user_init == "zero":
+            offsets = torch.zeros(users, self.tokens * width)
+        else:
+            offsets = start(users * self.tokens).reshape(users, self.tokens * width)
+        self.offsets = nn.Embedding(users, self.tokens * width, _weight=offsets)
+
+    def forward(self, users: Tensor) -> Tensor:
+        offsets = self.offsets((users - 1).clamp(min=0)).view(len(users), *self.generic.shape)
+        return self.generic + offsets * (users > 0).view(-1, 1, 1)
+
+
+class Cluster(UserModel):
+    """V . w_i (Example 3), V: [K, T_u, d], w_i: [K], with weights of its own for the generic user.
+
+    The released code puts a softmax over w_i; `cluster_weights: linear` takes w_i as it is.
+    """
+
+    def __init__(self, config: TrainConfig, users: int, start: Start) -> None:
+        super().__init__()
+        self.tokens = config.user_tokens
+        self.softmax = config.cluster_weights == "softmax"
+        centers = start(config.k * self.tokens)
+        self.centers = nn.Parameter(centers.reshape(config.k, self.tokens, centers.shape[1]))
+        if config.user_init == "zero":  # everyone starts at the mean of the clusters
+            weights = torch.full((users + 1, config.k), 0.0 if self.softmax else 1.0 / config.k)
+        else:
+            weights = torch.randn(users + 1, config.k)
+        self.weights = nn.Embedding(users + 1, config.k, _weight=weights)
+
+    def forward(self, users: Tensor) -> Tensor:
+        weights = self.weights(users)
+        if self.softmax:
+            weights = weights.softmax(-1)
+        return torch.einsum("bk,ktd->btd", weights, self.centers)
+
+
+USER_MODELS: dict[str, type[UserModel]] = {"uniform": Uniform, "individual": Individual, "cluster": Cluster}
+
+
+def build_user_model(config: TrainConfig, users: int, vocabulary: Tensor) -> UserModel:
+    """The user model `config` asks for, for `users` seen users. `vocabulary`: the base's input embeddings [V, d].
+
+    `zero` starts e_0 (or V) from vocabulary rows and every user at the generic one; `vocabulary` draws the
+    users' own parts from the vocabulary too; `random` draws all from a normal of the vocabulary's spread.
+    """
+    if config.user_model not in USER_MODELS:
+        raise PrlhfError(f"user model '{config.user_model}' is not known", nearest(config.user_model, USER_MODELS))
+    vocabulary = vocabulary.detach().float().cpu()
+    generator = torch.Generator().manual_seed(config.seed)
+
+    def start(count: int) -> Tensor:
+        if config.user_init == "random":
+            return torch.randn(count, vocabulary.shape[1], generator=generator) * vocabulary.std()
+        rows = torch.randint(len(vocabulary), (count,), generator=generator)
+        return vocabulary[rows].clone()
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return USER_MODELS[config.user_model](config, users, start)

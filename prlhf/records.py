@@ -1,0 +1,163 @@
+"""The prepared data set: its columns, and reading and writing it.
+
+A folder with `train.parquet`, `eval.parquet`, `users.parquet` and `manifest.json`. `prompt`, `chosen` and
+`rejected` follow TRL's preference format, plain strings or lists of {role, content} messages. `user_index`
+counts from 1; index 0 is the generic user, who also stands in for eval users unseen in training.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from prlhf.atomic import atomic_dir
+from prlhf.errors import PrlhfError
+
+Message = dict[str, str]
+Text = str | list[Message]
+
+GENERIC = "generic"  # the name of user index 0 wherever a user is named
+
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+USERS_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),
+        ("index", pa.int32()),
+        ("text", pa.string()),
+        ("train_count", pa.int32()),
+        ("eval_count", pa.int32()),
+        ("seen", pa.bool_()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One choice by one user."""
+
+    id: str
+    prompt: Text
+    chosen: Text
+    rejected: Text
+    user_id: str
+    user_index: int  # 0: unseen in training
+    user_text: str  # "" where there is none
+    prompt_id: str
+    seen: bool  # whether the user has training comparisons
+
+
+@dataclass(frozen=True)
+class User:
+    id: str
+    index: int  # from 1; 0: unseen in training
+    text: str
+    train_count: int
+    eval_count: int
+    seen: bool
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared data set in memory. `manifest` says where it came from and what was dropped."""
+
+    train: list[Comparison]
+    eval: list[Comparison]
+    users: list[User]
+    manifest: dict[str, Any]
+
+    @property
+    def user_ids(self) -> list[str]:
+        """Ids of the seen users; position i holds the user of index i + 1."""
+        return [u.id for u in sorted(self.users, key=lambda u: u.index) if u.seen]
+
+
+def prompt_id(prompt: Text) -> str:
+    """A stable short name for a prompt: 16 hex digits of its content's SHA-256."""
+    return hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def comparisons_schema(conversational: bool) -> pa.Schema:
+    text = MESSAGES if conversational else pa.string()
+    return pa.schema(
+        [
+            ("id", pa.string()),
+            ("prompt", text),
+            ("chosen", text),
+            ("rejected", text),
+            ("user_id", pa.string()),
+            ("user_index", pa.int32()),
+            ("user_text", pa.string()),
+            ("prompt_id", pa.string()),
+            ("seen", pa.bool_()),
+        ]
+    )
+
+
+def content_hash(train: list[Comparison], held_out: list[Comparison]) -> str:
+    digest = hashlib.sha256()
+    for row in [*train, *held_out]:
+        digest.update(json.dumps(asdict(row), sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def write_prepared(out: Path, data: Prepared) -> dict[str, Any]:
+    """Write the folder whole or not at all; returns the manifest with `format` and `content_hash` added."""
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "manifest.json").exists())):
+        raise PrlhfError(f"{out} exists and is no prepared data set", "choose another --out")
+    conversational = bool(data.train) and not isinstance(data.train[0].prompt, str)
+    manifest = data.manifest | {
+        "format": "conversational" if conversational else "plain",
+        "content_hash": content_hash(data.train, data.eval),
+    }
+    with atomic_dir(out) as folder:
+        schema = comparisons_schema(conversational)
+        pq.write_table(pa.Table.from_pylist([asdict(r) for r in data.train], schema), folder / "train.parquet")
+        pq.write_table(pa.Table.from_pylist([asdict(r) for r in data.eval], schema), folder / "eval.parquet")
+        pq.write_table(pa.Table.from_pylist([asdict(u) for u in data.users], USERS_SCHEMA), folder / "users.parquet")
+        (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+    return manifest
+
+
+def is_prepared(folder: Path) -> bool:
+    return (folder / "manifest.json").is_file()
+
+
+def read_prepared(folder: Path) -> Prepared:
+    """Read a prepared data set, checking that every file is whole and has its columns."""
+    if not is_prepared(folder):
+        raise PrlhfError(f"{folder} is no prepared data set: it has no manifest.json", "make one with `prlhf prep`")
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+    except ValueError as error:
+        raise PrlhfError(f"{folder}/manifest.json is damaged: {error}", "run `prlhf prep` again") from error
+    schema = comparisons_schema(manifest.get("format") == "conversational")
+    return Prepared(
+        train=[Comparison(**row) for row in _read_table(folder / "train.parquet", schema)],
+        eval=[Comparison(**row) for row in _read_table(folder / "eval.parquet", schema)],
+        users=[User(**row) for row in _read_table(folder / "users.parquet", USERS_SCHEMA)],
+        manifest=manifest,
+    )
+
+
+def _read_table(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowException) as error:
+        why = " ".join(str(error).split())
+        raise PrlhfError(f"cannot read {path}: {why}", "run `prlhf prep` again") from error
+    for field in schema:
+        if field.name not in table.column_names:
+            raise PrlhfError(f"{path} has no column '{field.name}'", "run `prlhf prep` again")
+    try:
+        return table.select(schema.names).cast(schema).to_pylist()  # type: ignore[no-any-return]
+    except pa.ArrowException as error:
+        raise PrlhfError(f"{path} has a column of another type: {error}", "run `prlhf prep` again") from error
+
+
+COMPARISON_COLUMNS = tuple(f.name for f in fields(Comparison))

@@ -1,0 +1,1 @@
+"""Prepared data and a base model to a personalized policy."""

@@ -1,0 +1,29 @@
+"""metrics.jsonl: one line per log event of a run, cut back to the checkpoint on resume."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from prlhf.atomic import atomic_file, full_disk_named
+
+
+def append(path: Path, row: dict[str, Any]) -> None:
+    with full_disk_named(path), path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """All whole rows; a last line cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def cut_back(path: Path, step: int) -> None:
+    """Forget what was logged after `step`: a resumed run logs it again."""
+    kept = [row for row in read(path) if row["step"] <= step]
+    with atomic_file(path) as beside:
+        beside.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")

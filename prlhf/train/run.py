@@ -1,0 +1,201 @@
+"""One training run: a folder that can be resumed, ending with a model, its results and its card.
+
+recipe.yaml            the resolved settings; `prlhf train --recipe` takes it as is
+metrics.jsonl          loss, accuracy and margin per step; accuracy per user per evaluation
+checkpoints/           for --resume
+model/                 what `prlhf generate` and `prlhf judge` read
+results.json           the summary that --json prints
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+from prlhf.atomic import atomic_dir, atomic_file
+from prlhf.config import DEMO_DATASETS, HUB_DEFAULT_MODEL, TrainConfig, load_recipe, resolve
+from prlhf.errors import Interrupted, PrlhfError
+from prlhf.model.checkpoint import ABOUT, Policy, build_policy, save_policy
+from prlhf.model.encoding import Encoder
+from prlhf.model.scoring import Reference
+from prlhf.progress import SILENT, Progress
+from prlhf.records import Comparison, Prepared, read_prepared
+from prlhf.train import metrics
+from prlhf.train.trainer import EncodedSet, Follow, PersonalizedTrainer, StopOnInterrupt
+
+MAY_CHANGE_ON_RESUME = {"out", "device", "report_to", "save_every", "keep_checkpoints", "eval_every", "eval_limit"}
+
+
+def train(config: TrainConfig, resume: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
+    """Train and evaluate; returns the summary that stands in results.json.
+
+    Raises PrlhfError for input the user can mend and Interrupted after a saved Ctrl-C.
+    """
+    folder = config.folder
+    data = read_prepared(Path(config.dataset))
+    config = with_base(config, data)
+    if resume and (folder / "model" / ABOUT).exists():
+        progress.note(f"{folder} is already finished")
+        return json.loads((folder / "results.json").read_text())  # type: ignore[no-any-return]
+    check_data(config, data, progress)
+    if resume:
+        check_same(folder, config, data)
+    elif (folder / "recipe.yaml").exists():
+        raise PrlhfError(f"{folder} already holds a run", "go on with --resume, or choose another --out")
+    policy = build_policy(config, data.user_ids, {u.id: u.text for u in data.users if u.seen and u.text})
+    train_set, eval_set, encoder = encode(policy, data)
+    if not resume:
+        write_recipe(folder, config, data)
+    for what, count in encoder.cut.items():
+        if count:
+            progress.note(f"{count} {what} were cut to fit the token budget")
+    return _run(policy, train_set, eval_set, encoder, data, resume, progress)
+
+
+def _run(
+    policy: Policy,
+    train_set: EncodedSet,
+    eval_set: EncodedSet,
+    encoder: Encoder,
+    data: Prepared,
+    resume: bool,
+    progress: Progress,
+) -> dict[str, Any]:
+    config, folder = policy.config, policy.config.folder
+    reference = Reference(policy.model, policy.tokenizer.pad_token_id)
+    if config.full_finetune:  # there is no adapter to turn off later
+        reference.fill([*train_set.encoded, *eval_set.encoded], config.batch_size, progress)
+    metrics_path = folder / "metrics.jsonl"
+    checkpoint = newest_checkpoint(folder) if resume else None
+    metrics.cut_back(metrics_path, _step_of(checkpoint) if checkpoint else 0)
+    began = time.perf_counter()
+    with StopOnInterrupt() as stopper:
+        trainer = PersonalizedTrainer(
+            policy, reference, train_set, eval_set, folder, [Follow(metrics_path, progress), stopper]
+        )
+        trainer.remove_callback(_printer())
+        if config.gradient_checkpointing:
+            policy.base.lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    progress.finish()
+    if stopper.asked:
+        raise Interrupted(f"stopped after step {outcome.global_step}; go on with: prlhf train --resume --out {folder}")
+    seconds = time.perf_counter() - began
+    first = _step_of(checkpoint) if checkpoint else 0
+    results = {
+        "run": str(folder),
+        "dataset": config.dataset,
+        "model": config.model,
+        "steps": outcome.global_step,
+        "loss": outcome.training_loss,
+        "train_seconds": seconds,
+        "comparisons_per_second": (outcome.global_step - first) * config.batch_size * config.accumulation / seconds,
+        "cut": encoder.cut,
+    }
+    if len(eval_set):
+        progress.start("evaluating", len(eval_set) * (1 if config.user_model == "uniform" else 2))
+        results["eval"] = trainer.evaluate_users(progress)
+        progress.finish()
+    finish(policy, folder, results)
+    return results
+
+
+def with_base(config: TrainConfig, data: Prepared) -> TrainConfig:
+    """Fill in the default base: the bundled tiny one for demo data, a small instruct model for the rest."""
+    if config.model:
+        return config
+    tiny = data.manifest.get("dataset") in DEMO_DATASETS
+    return config.model_copy(update={"model": "tiny" if tiny else HUB_DEFAULT_MODEL})
+
+
+def check_data(config: TrainConfig, data: Prepared, progress: Progress) -> None:
+    if not data.train:
+        raise PrlhfError(f"{config.dataset} holds no training comparisons", "see the counts of `prlhf prep`")
+    users = len(data.user_ids)
+    if users == 1 and config.user_model != "uniform":
+        progress.note("warning: one user only: what is learned cannot be told from plain DPO")
+    if config.user_model == "cluster" and config.k > users:
+        progress.note(f"warning: k = {config.k} clusters for {users} users: some will be of no use")
+
+
+def encode(policy: Policy, data: Prepared) -> tuple[EncodedSet, EncodedSet, Encoder]:
+    """Tokenise both splits under the policy's token budgets."""
+    encoder = policy.encoder()
+
+    def encoded(rows: list[Comparison]) -> EncodedSet:
+        return EncodedSet([encoder.comparison(row) for row in rows], rows)
+
+    return encoded(data.train), encoded(data.eval[: policy.config.eval_limit]), encoder
+
+
+def write_recipe(folder: Path, config: TrainConfig, data: Prepared) -> None:
+    """The settings, and the content hash of the data they were used on as a comment for --resume."""
+    values = config.model_dump(mode="json") | {"dataset": str(Path(config.dataset).resolve())}
+    text = f"# prlhf train --recipe {folder}/recipe.yaml --out NEW\n# data: {data.manifest['content_hash']}\n"
+    with atomic_file(folder / "recipe.yaml") as beside:
+        beside.write_text(text + yaml.safe_dump({"train": values}, sort_keys=False), encoding="utf-8")
+
+
+def saved_config(folder: Path) -> TrainConfig:
+    """The settings of the run in `folder`."""
+    path = folder / "recipe.yaml"
+    if not path.exists():
+        raise PrlhfError(f"{folder} holds no run to resume", "start it without --resume")
+    return resolve(TrainConfig, load_recipe(path).get("train", {}), {"out": str(folder)})
+
+
+def check_same(folder: Path, config: TrainConfig, data: Prepared) -> None:
+    """A resumed run must be the run it resumes: same settings, same data."""
+    saved = with_base(saved_config(folder), data)
+    for key in type(config).model_fields:
+        before, now = getattr(saved, key), getattr(config, key)
+        same = Path(before).resolve() == Path(now).resolve() if key == "dataset" else before == now
+        if key not in MAY_CHANGE_ON_RESUME and not same:
+            raise PrlhfError(
+                f"{folder} was started with {key} = {before}, not {now}", "leave it as it was, or choose another --out"
+            )
+    if data.manifest["content_hash"] not in (folder / "recipe.yaml").read_text():
+        raise PrlhfError(f"the data in {config.dataset} changed since {folder} was started", "choose another --out")
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint. Trainer writes trainer_state.json last, so a half-written one lacks it."""
+    found = sorted((folder / "checkpoints").glob("checkpoint-*"), key=_step_of, reverse=True)
+    for checkpoint in found:
+        try:
+            json.loads((checkpoint / "trainer_state.json").read_text())
+        except (OSError, ValueError):
+            continue
+        return checkpoint
+    return None
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
+
+
+def finish(policy: Policy, folder: Path, results: dict[str, Any]) -> None:
+    """Write results, card and model; the model comes last and marks the run as finished."""
+    with atomic_file(folder / "results.json") as beside:
+        beside.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    template = resources.files("prlhf.train").joinpath("card.md.jinja").read_text(encoding="utf-8")
+    card = jinja2.Template(template, trim_blocks=True, lstrip_blocks=True).render(
+        config=policy.config, results=results, users=len(policy.user_ids), base=policy.base
+    )
+    with atomic_dir(folder / "model") as model:
+        save_policy(policy, model)
+        (model / "README.md").write_text(card, encoding="utf-8")
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def _printer() -> type:
+    from transformers import PrinterCallback
+
+    return PrinterCallback

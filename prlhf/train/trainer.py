@@ -1,0 +1,272 @@
+"""The loop: transformers.Trainer with the personalized objective in its public `compute_loss`."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from prlhf.config import TrainConfig
+from prlhf.model.checkpoint import Policy, load_weights, save_weights
+from prlhf.model.encoding import Encoded, policy_rows
+from prlhf.model.scoring import Reference, Scored, score, summarise
+from prlhf.progress import SILENT, Progress
+from prlhf.records import Comparison
+from prlhf.train import metrics, objectives
+
+
+class EncodedSet(Dataset[Encoded]):
+    """Tokenised comparisons, with the rows they came from."""
+
+    def __init__(self, encoded: Sequence[Encoded], rows: Sequence[Comparison]) -> None:
+        self.encoded, self.rows = list(encoded), list(rows)
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def __getitem__(self, index: int) -> Encoded:
+        return self.encoded[index]
+
+
+def as_batch(items: list[Encoded]) -> dict[str, list[Encoded]]:
+    """The collator: padding waits until the loss knows which users the rows are for."""
+    return {"comparisons": items}
+
+
+def training_arguments(config: TrainConfig, folder: Path) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(folder / "checkpoints"),
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.accumulation,
+        num_train_epochs=config.epochs,
+        max_steps=config.max_steps or -1,
+        learning_rate=config.lr,
+        weight_decay=config.weight_decay,
+        lr_scheduler_type=config.schedule if config.schedule != "constant" else "constant_with_warmup",
+        warmup_steps=config.warmup_steps,
+        max_grad_norm=config.max_grad_norm,
+        optim="adamw_torch",
+        seed=config.seed,
+        data_seed=config.seed,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        save_strategy="steps",
+        save_steps=config.save_every,
+        save_total_limit=config.keep_checkpoints,
+        eval_strategy="steps" if config.eval_every else "no",
+        eval_steps=config.eval_every or None,
+        report_to=config.report_to if config.report_to == "none" else config.report_to.split(","),
+        use_cpu=config.device == "cpu",
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        disable_tqdm=True,
+        label_names=[],
+    )
+
+
+class PersonalizedTrainer(Trainer):
+    """Trains user model and adapter together on comparisons with users."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        reference: Reference,
+        train: EncodedSet,
+        held_out: EncodedSet,
+        folder: Path,
+        callbacks: list[TrainerCallback],
+    ) -> None:
+        self.policy, self.reference, self.held_out = policy, reference, held_out
+        self.metrics_path = folder / "metrics.jsonl"
+        self._recent: list[dict[str, float]] = []  # per micro-batch, since the last log
+        self._evaluated: tuple[int, dict[str, Any]] | None = None  # at which step, and what came out
+        super().__init__(
+            model=policy.model,
+            args=training_arguments(policy.config, folder),
+            train_dataset=train,
+            eval_dataset=held_out,
+            data_collator=as_batch,
+            callbacks=callbacks,
+        )
+        self.model_accepts_loss_kwargs = False  # the loss is a mean over comparisons: let accumulation divide it
+
+    # ---- the objective ----
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        batch: list[Encoded] = inputs["comparisons"]
+        config = self.policy.config
+        terms = weighted_terms(config, batch)
+        users = [user for _, indices in terms for user in indices]
+        rows = policy_rows(batch * len(terms), users, config.user_tokens, self.policy.tokenizer.pad_token_id)
+        log_probs = model(rows.to(self.policy.device)).view(2, len(terms), len(batch))
+        ref_chosen, ref_rejected = self.reference.log_probs(batch).to(log_probs.device).view(2, len(batch))
+        lengths = torch.tensor([len(e.chosen) for e in batch], device=log_probs.device)
+        losses, margins = [], []
+        for term in range(len(terms)):
+            chosen, rejected = log_probs[0, term], log_probs[1, term]
+            margin = objectives.implicit_margin(chosen, rejected, ref_chosen, ref_rejected)
+            loss = objectives.dpo(margin, config.beta)
+            if config.nll:
+                loss = loss + config.nll * objectives.nll_per_token(chosen, lengths)
+            losses.append(loss)
+            margins.append(config.beta * margin.detach())
+        total = objectives.mix([(weight, loss) for (weight, _), loss in zip(terms, losses, strict=True)])
+        self._recent.append(
+            {
+                "accuracy": (margins[0] > 0).float().mean().item(),
+                "margin": margins[0].mean().item(),
+                "nll_chosen": objectives.nll_per_token(log_probs[0, 0].detach(), lengths).mean().item(),
+            }
+        )
+        return (total, {}) if return_outputs else total
+
+    def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
+        """AdamW with the user model in a group of its own: its own learning rate, no weight decay."""
+        if self.optimizer is None:
+            config = self.policy.config
+            groups = [
+                {"params": _trained(self.policy.model.lm), "lr": config.lr, "weight_decay": config.weight_decay},
+                {"params": _trained(self.policy.model.users), "lr": config.user_lr, "weight_decay": 0.0},
+            ]
+            self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr)
+        return self.optimizer
+
+    # ---- following the run ----
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._recent:
+            for key in self._recent[0]:
+                logs[key] = sum(row[key] for row in self._recent) / len(self._recent)
+            self._recent = []
+        super().log(logs, start_time)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Implicit-reward accuracy and margins per user on the held-out comparisons."""
+        summary = self.evaluate_users()
+        numbers = {f"eval_{key}": value for key, value in summary.items() if isinstance(value, float)}
+        self.log(dict(numbers))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, numbers)
+        return numbers
+
+    def evaluate_users(self, progress: Progress = SILENT) -> dict[str, Any]:
+        """Per-user summary at the current step, computed and logged once per step."""
+        step = self.state.global_step
+        if self._evaluated is None or self._evaluated[0] != step:
+            self._evaluated = (step, self._evaluate_users(progress))
+            metrics.append(self.metrics_path, {"step": step, "eval": self._evaluated[1]})
+        return self._evaluated[1]
+
+    def _evaluate_users(self, progress: Progress) -> dict[str, Any]:
+        data, rows = self.held_out.encoded, self.held_out.rows
+
+        def scored_as(users: list[int]) -> list[Scored]:
+            return score(
+                self.policy.model,
+                self.reference,
+                data,
+                users,
+                self.policy.config.beta,
+                self.policy.tokenizer.pad_token_id,
+                self.args.per_device_train_batch_size * 2,
+                progress,
+            )
+
+        as_user = scored_as([e.user for e in data])
+        personal = self.policy.config.user_model != "uniform"
+        as_generic = scored_as([0] * len(data)) if personal else as_user
+        return summarise([row.user_id for row in rows], as_user, as_generic)
+
+    # ---- our parts on disk ----
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_weights(self.policy.model, folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        load_weights(self.policy.model, Path(resume_from_checkpoint))
+
+
+def weighted_terms(config: TrainConfig, batch: Sequence[Encoded]) -> list[tuple[float, list[int]]]:
+    """The objective's terms as (weight, user index of each comparison); terms of weight 0 are left out.
+
+    With a uniform user model both terms are the same, so one of weight 1 stands for both.
+    """
+    users, generic = [e.user for e in batch], [0] * len(batch)
+    if config.user_model == "uniform":
+        return [(1.0, users)]
+    terms = [(config.alpha, users), (1.0 - config.alpha, generic)]
+    return [(weight, indices) for weight, indices in terms if weight > 0]
+
+
+def _trained(module: nn.Module) -> list[nn.Parameter]:
+    return [p for p in module.parameters() if p.requires_grad and p.numel() > 0]
+
+
+class Follow(TrainerCallback):
+    """Writes metrics.jsonl and moves the progress bar."""
+
+    def __init__(self, metrics_path: Path, progress: Progress) -> None:
+        self.path, self.progress = metrics_path, progress
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.progress.start("training", state.max_steps)
+        self.progress.advance(state.global_step)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not logs or "loss" not in logs:
+            return
+        metrics.append(self.path, {"step": state.global_step, **logs})
+        self.progress.advance(1, loss=logs["loss"], accuracy=logs["accuracy"])
+
+
+class StopOnInterrupt(TrainerCallback):
+    """Ctrl-C ends the run after the step in hand and saves a checkpoint; a second one ends it at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: Any = None
+
+    def __enter__(self) -> StopOnInterrupt:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        if self.asked:
+            control.should_save = control.should_training_stop = True
+        return control

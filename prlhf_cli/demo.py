@@ -1,0 +1,53 @@
+"""`prlhf demo`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prlhf_cli import show
+
+
+def command(
+    out: Annotated[Path, typer.Option(help="Folder to write.")] = Path("runs/demo"),
+    recipe: Annotated[str, typer.Option(help="Recipe with the demo's settings: a shipped name or a file.")] = "demo",
+    as_json: Annotated[bool, show.Json] = False,
+) -> None:
+    """Section 5.1 of the paper in miniature, without a network, in a few minutes: train, generate, Figure 3.
+
+    [dim]prlhf demo[/dim]
+
+    [dim]prlhf demo --recipe demo-zero-length --out runs/zero[/dim]
+    """
+
+    def work(bars: show.Bars) -> dict[str, Any]:
+        from prlhf.config import load_recipe
+
+        settings = load_recipe(recipe)
+        from prlhf.demo import run_demo
+
+        return run_demo(out, settings, bars)
+
+    show.run(work, _show, as_json)
+
+
+def _show(result: dict[str, Any]) -> None:
+    rows = [
+        (
+            row["label"] + (" (minority)" if row["kind"] == "minority" else ""),
+            f"{row['words']:.1f} ± {row['standard_error']:.1f}",
+            row["empty"],
+            show.percent(row["well_formed"]),
+            show.percent(row["faithful"]),
+            show.percent(row["accuracy"]),
+            show.percent(row["vanilla_accuracy"]),
+        )
+        for row in result["rows"]
+    ]
+    columns = ["user", "words ± SE", "empty", "well-formed", "faithful", "accuracy", "vanilla's"]
+    show.table(f"Figure 3 in miniature (NLL weight {result['nll']})", columns, rows)
+    checks = [(c["name"], c["value"], c["target"], "met" if c["met"] else "MISSED") for c in result["checks"]]
+    show.table("expected", ["what", "measured", "target", ""], checks)
+    show.say(f"picture: {result['figure']}")

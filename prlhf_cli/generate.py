@@ -1,0 +1,57 @@
+"""`prlhf generate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from prlhf_cli import show
+
+
+def command(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    prompts: Annotated[str | None, typer.Option(help="JSONL, parquet or text file, or eval [default: eval].")] = None,
+    users: Annotated[str | None, typer.Option(help="all, generic, or ids with commas between [default: all].")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write [default: responses.jsonl].")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Where eval prompts come from [default: the run's].")] = None,
+    unknown_as_generic: Annotated[
+        bool | None, typer.Option("--unknown-as-generic", help="Serve unknown ids as the generic user.")
+    ] = None,
+    base: Annotated[
+        bool | None, typer.Option("--base", help="The base model alone, without adapter and users.")
+    ] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest response, in tokens [default: 128].")] = None,
+    max_prompts: Annotated[int | None, typer.Option(help="Take only the first N prompts.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="(prompt, user) pairs per batch [default: 32].")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy [default: 1].")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Nucleus of the distribution [default: 1].")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed; each (prompt, user) has random numbers of its own.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Recipe (a file, or a shipped one's name) whose `generate` section to use.")
+    ] = None,
+    as_json: Annotated[bool, show.Json] = False,
+) -> None:
+    """Write responses, one row per (prompt, user). A rerun goes on where a killed one stopped.
+
+    [dim]prlhf generate runs/demo --prompts eval --users all --out responses.jsonl[/dim]
+
+    [dim]prlhf generate runs/demo --prompts mine.txt --users 4,7,generic --temperature 0[/dim]
+    """
+    flags = {key: value for key, value in locals().items() if key not in ("run", "recipe", "as_json")}
+
+    def work(bars: show.Bars) -> dict[str, Any]:
+        from prlhf.config import GenerateConfig, load_recipe, resolve
+
+        config = resolve(GenerateConfig, load_recipe(recipe).get("generate", {}), flags)
+        from prlhf.generate.run import generate
+
+        return generate(run, config, bars)
+
+    show.run(work, _show, as_json)
+
+
+def _show(result: dict[str, Any]) -> None:
+    show.say(f"{result['out']}: {result['responses']} responses for {result['users']} users ({result['new']} new)")

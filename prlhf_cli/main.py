@@ -1,0 +1,41 @@
+"""The `prlhf` command."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from prlhf import __version__
+from prlhf_cli import demo, generate, judge, prep, sweep, train
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Personalized language models from personalized human feedback (P-RLHF, arXiv 2402.05133).\n\n"
+    "prep → train → generate → judge; sweep repeats train over a grid; demo does all of it without a network.",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+for module in (prep, train, generate, judge, sweep, demo):
+    app.command(module.__name__.rpartition(".")[2], rich_help_panel="Stages")(module.command)
+
+
+if __name__ == "__main__":
+    app()

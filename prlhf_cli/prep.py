@@ -1,0 +1,92 @@
+"""`prlhf prep`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from prlhf_cli import show
+
+
+def command(
+    dataset: Annotated[str, typer.Argument(help="demo, tldr, or the path or hub id of custom preference data.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write [default: data/NAME].")] = None,
+    source: Annotated[str | None, typer.Option(help="Local raw data [default: the hub].")] = None,
+    top_users: Annotated[int | None, typer.Option(help="tldr: keep the N most active workers.")] = None,
+    simulate: Annotated[
+        Literal["none", "length"] | None, typer.Option(help="tldr: replace the workers' choices by simulated ones.")
+    ] = None,
+    minority: Annotated[
+        float | None, typer.Option(help="Share of simulated users that prefer the shorter text.")
+    ] = None,
+    comparisons: Annotated[int | None, typer.Option(help="demo: training comparisons per user.")] = None,
+    eval_fraction: Annotated[float | None, typer.Option(help="custom: share of prompts held out.")] = None,
+    column: Annotated[
+        list[str] | None, typer.Option(help="custom: our column=theirs, such as user_id=annotator. Repeatable.")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict/--skip-bad", help="Malformed rows: stop before writing, or drop and count.")
+    ] = True,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Recipe (a file, or a shipped one's name) whose `prep` section to use.")
+    ] = None,
+    as_json: Annotated[bool, show.Json] = False,
+) -> None:
+    """Turn raw data into a prepared data set: train, eval and users as parquet, and a manifest.
+
+    [dim]prlhf prep demo --out data/demo[/dim]
+
+    [dim]prlhf prep tldr --source raw/tldr --simulate length --minority 0.3 --out data/tldr[/dim]
+
+    [dim]prlhf prep choices.jsonl --column user_id=annotator --out data/mine[/dim]
+    """
+
+    def work(bars: show.Bars) -> dict[str, Any]:
+        from prlhf.config import PrepConfig, load_recipe, resolve
+        from prlhf.data import prepare
+
+        flags = {
+            "dataset": dataset,
+            "out": out,
+            "source": source,
+            "top_users": top_users,
+            "simulate": simulate,
+            "minority": minority,
+            "comparisons": comparisons,
+            "eval_fraction": eval_fraction,
+            "columns": _columns(column) if column else None,
+            "bad_rows": None if strict else "skip",
+            "seed": seed,
+        }
+        config = resolve(PrepConfig, load_recipe(recipe).get("prep", {}), flags)
+        return {"out": str(config.folder), **prepare(config, bars)}
+
+    show.run(work, _show, as_json)
+
+
+def _columns(pairs: list[str]) -> dict[str, str]:
+    from prlhf.errors import PrlhfError
+
+    for pair in pairs:
+        if not all(pair.partition("=")):
+            raise PrlhfError(f"--column {pair} is no OURS=THEIRS", "write it as in --column user_id=annotator")
+    return dict(tuple(pair.split("=", 1)) for pair in pairs)  # type: ignore[misc]
+
+
+def _show(manifest: dict[str, Any]) -> None:
+    rows = [(split, count) for split, count in manifest["kept"].items()]
+    rows += [(f"users {kind}", count) for kind, count in manifest["users"].items()]
+    show.table(manifest["out"], ["kept", "count"], rows)
+    dropped = [(reason, count) for reason, count in _flat(manifest.get("dropped", {})) if count]
+    if dropped:
+        show.table("dropped", ["reason", "rows"], dropped)
+
+
+def _flat(counts: dict[str, Any], prefix: str = "") -> list[tuple[str, int]]:
+    rows: list[tuple[str, int]] = []
+    for key, value in counts.items():
+        rows += _flat(value, f"{prefix}{key}: ") if isinstance(value, dict) else [(prefix + key, value)]
+    return rows

@@ -1,0 +1,69 @@
+"""Small raw data sets, written out in full where a test reads them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+WriteLines = Callable[..., Path]
+
+
+@pytest.fixture
+def write_lines(tmp_path: Path) -> WriteLines:
+    """write_lines("a/b.jsonl", row, row, ...): rows as JSON, strings and bytes as they are."""
+
+    def write(name: str, *lines: Any) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        raw = [x if isinstance(x, bytes) else (x if isinstance(x, str) else json.dumps(x)).encode() for x in lines]
+        path.write_bytes(b"\n".join(raw) + b"\n")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def row() -> Callable[..., dict[str, Any]]:
+    """A custom row, changed by keyword; a value of `...` removes the column."""
+
+    def make(**changes: Any) -> dict[str, Any]:
+        base = {"prompt": "Why?", "chosen": "Because.", "rejected": "No idea.", "user_id": "ann"}
+        return {key: value for key, value in (base | changes).items() if value is not ...}
+
+    return make
+
+
+@pytest.fixture
+def tldr_row() -> Callable[..., dict[str, Any]]:
+    """A raw TL;DR row; `texts` and `policies` are pairs, `info` is merged in, other keywords replace columns."""
+
+    def make(
+        texts: tuple[Any, Any] = (" the long one", " short"),
+        policies: tuple[Any, Any] = ("sup1", "sup4"),
+        info: dict[str, Any] | None = None,
+        **changes: Any,
+    ) -> dict[str, Any]:
+        base = {
+            "info": {
+                "id": "t3_1",
+                "post": "My post.",
+                "title": "A title",
+                "subreddit": "tifu",
+                "site": None,
+                "article": None,
+            }
+            | (info or {}),
+            "summaries": [{"text": t, "policy": p, "note": None} for t, p in zip(texts, policies, strict=True)],
+            "choice": 0,
+            "worker": "w1",
+            "batch": "batch1",
+            "split": "train",
+            "extra": {"confidence": None},
+        }
+        return {key: value for key, value in (base | changes).items() if value is not ...}
+
+    return make
