@@ -14,34 +14,44 @@ from prlhf.errors import PrlhfError
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a path beside `path`; on success it takes `path`'s place, on any error it is removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with full_disk_named(path):
+    with full_disk_named(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
             yield beside
             os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+        finally:
+            beside.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
     """Yield a new folder beside `path`; on success it takes `path`'s place (whatever stood there goes)."""
     path = Path(os.path.abspath(path))
-    path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
-    try:
-        with full_disk_named(path):
-            yield beside
-            if path.exists():
-                os.replace(path, old)
-            os.replace(beside, path)
-    finally:
+    with full_disk_named(path):
         shutil.rmtree(beside, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        beside.mkdir(parents=True)
+        try:
+            yield beside
+            _put_in_place(beside, path)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+
+
+def _put_in_place(new: Path, path: Path) -> None:
+    """A folder cannot be renamed onto a full one: the old one steps aside first, and back if that fails."""
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    there = path.exists()
+    if there:
+        os.replace(path, old)
+    try:
+        os.replace(new, path)
+    except BaseException:
+        if there:
+            os.replace(old, path)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

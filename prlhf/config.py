@@ -20,7 +20,7 @@ HUB_DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 
 class Stage(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class PrepConfig(Stage):
@@ -103,7 +103,10 @@ class TrainConfig(Stage):
     @model_validator(mode="after")
     def personalized_needs_tokens(self) -> TrainConfig:
         if self.user_model != "uniform" and self.user_tokens == 0:
-            raise ValueError(f"user_tokens = 0 leaves user_model = {self.user_model} without any parameter")
+            raise PrlhfError(
+                f"user_tokens = 0 leaves user_model = {self.user_model} without any parameter",
+                "set user_tokens to 1 or more, or user_model to uniform",
+            )
         return self
 
     @property
@@ -166,21 +169,21 @@ def load_recipe(recipe: str | Path | None) -> dict[str, dict[str, Any]]:
         return {}
     path = shipped_recipes().get(str(recipe), Path(recipe))
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError as error:
         raise PrlhfError(
             f"no recipe at {path}", f"give a file, or a shipped one: {nearest(str(recipe), shipped_recipes())}"
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise PrlhfError(f"cannot read recipe {path}: {_one_line(error)}", "mend the YAML") from error
-    if not isinstance(recipe, dict):
+    if not isinstance(loaded, dict):
         raise PrlhfError(f"recipe {path} holds no sections", f"use the sections {', '.join(STAGES)}")
-    for section, values in recipe.items():
+    for section, values in loaded.items():
         if section not in STAGES:
             raise PrlhfError(f"recipe {path} has an unknown section '{section}'", nearest(str(section), STAGES))
         if not isinstance(values, dict):
             raise PrlhfError(f"section '{section}' of {path} is no mapping", "write one `key: value` a line")
-    return recipe
+    return loaded
 
 
 def parse_override(text: str, stage: str) -> tuple[str, Any]:
@@ -195,33 +198,55 @@ def parse_override(text: str, stage: str) -> tuple[str, Any]:
         raise PrlhfError(f"cannot read the value of '{text}': {_one_line(error)}", "quote it") from error
 
 
+def parse_overrides(texts: list[str] | None, stage: str) -> dict[str, Any]:
+    """All `--set` of a command; later ones win."""
+    values = dict(parse_override(text, stage) for text in texts or [])
+    for key, value in values.items():
+        if value is None:
+            raise PrlhfError(f"--set {key}= gives no value", f"leave it out for what {key} is without it")
+    return values
+
+
 def resolve(stage: type[S], *layers: Mapping[str, Any]) -> S:
     """Build a stage's config from layers of values, later ones winning; None means `not given`."""
     merged = {key: value for layer in layers for key, value in layer.items() if value is not None}
     for key in merged:
         if key not in stage.model_fields:
-            raise PrlhfError(f"unknown key '{key}' for {_name(stage)}", nearest(key, stage.model_fields))
+            raise PrlhfError(f"unknown key '{key}' for {_name(stage)}", nearest(str(key), stage.model_fields))
     try:
         return stage.model_validate(merged)
     except ValidationError as error:
-        raise PrlhfError(*_explain(error)) from error
+        raise PrlhfError(*_explain(stage, error)) from error
 
 
 def _name(stage: type[Stage]) -> str:
     return next(name for name, kind in STAGES.items() if kind is stage)
 
 
-def _explain(error: ValidationError) -> tuple[str, str]:
+def _explain(stage: type[Stage], error: ValidationError) -> tuple[str, str]:
     """A pydantic error as (the value and why, what to do)."""
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    why = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    if not key:
-        return why, "see --help"
-    if first["type"] == "literal_error":
+    key, value, problem = ".".join(map(str, first["loc"])), first["input"], first["type"]
+    if problem == "literal_error":
         options = [o.strip(" '") for o in first["ctx"]["expected"].replace(" or ", ", ").split(",")]
-        return f"{key} = {first['input']!r} is not known", nearest(str(first["input"]), options)
-    return f"{key} = {first['input']!r} is refused: it {why}", f"mend --{key.replace('_', '-')}"
+        return f"{key} = {value!r} is not known", nearest(str(value), options)
+    wanted = _wanted(stage, str(first["loc"][0]))
+    if problem.startswith(("greater_than", "less_than")):
+        return f"{key} = {value!r} is out of range", f"set {key} to {wanted}"
+    return f"{key} = {value!r} is of the wrong kind", f"set {key} to {wanted}"
+
+
+def _wanted(stage: type[Stage], key: str) -> str:
+    """What a key takes, as it is declared: `a number that is at least 0 and at most 1`."""
+    field = stage.model_fields[key]
+    kind = next((words for name, words in _KINDS.items() if name in str(field.annotation)), "a text")
+    limits = ((getattr(rule, name, None), words) for rule in field.metadata for name, words in _LIMITS.items())
+    bounds = [f"{words} {limit}" for limit, words in limits if limit is not None]
+    return " that is ".join(filter(None, [kind, " and ".join(bounds)]))
+
+
+_KINDS = {"dict": "a mapping of names", "int": "a whole number", "float": "a number", "bool": "true or false"}
+_LIMITS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
 
 def _one_line(error: Exception) -> str:

@@ -13,6 +13,7 @@ import math
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -150,9 +151,7 @@ def learning_rate(step: int, recipe: Recipe) -> float:
     return recipe.lr * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
 
 
-def sample_check(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, cases: int, seed: int
-) -> dict[str, float]:
+def sample_check(model: Any, tokenizer: Any, cases: int, seed: int) -> dict[str, float]:
     """Shares of well-formed and of faithful samples at temperature 1, on posts made from `seed`."""
     rng = random.Random(seed)
     torch.manual_seed(seed)
@@ -183,7 +182,8 @@ def pretrain(recipe: Recipe, out: Path) -> dict[str, float]:
     rng = random.Random(recipe.seed + 1)
     vocabulary = (*world.SUBJECTS, *world.VERBS, *world.OBJECTS)
     words = [ids[0] for w in vocabulary if len(ids := tokenizer(f" {w}").input_ids) == 1]
-    began, recent = time.time(), []
+    began = time.time()
+    recent: list[float] = []
     for step in range(recipe.steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, recipe)

@@ -8,9 +8,10 @@ import typer
 
 from prlhf import __version__
 from prlhf_cli import demo, generate, judge, prep, sweep, train
+from prlhf_cli.usage import OneLine
 
 app = typer.Typer(
-    no_args_is_help=True,
+    cls=OneLine,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Personalized language models from personalized human feedback (P-RLHF, arXiv 2402.05133).\n\n"

@@ -84,7 +84,8 @@ def run(work: Callable[[Bars], dict[str, Any]], show: Callable[[dict[str, Any]],
         result = work(bars)
     except PrlhfError as error:
         bars.finish()
-        fail(str(error))
+        print_error(str(error))
+        raise typer.Exit(2) from None
     except (Interrupted, KeyboardInterrupt) as error:
         bars.finish()
         STDERR.print(f"interrupted: {escape(str(error) or 'nothing was left half-written')}", soft_wrap=True)
@@ -97,9 +98,8 @@ def run(work: Callable[[Bars], dict[str, Any]], show: Callable[[dict[str, Any]],
     sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
 
 
-def fail(line: str) -> None:
+def print_error(line: str) -> None:
     STDERR.print(f"[red]error:[/red] {escape(' '.join(line.split()))}", soft_wrap=True, highlight=False)
-    raise typer.Exit(2) from None
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

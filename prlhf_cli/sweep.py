@@ -30,14 +30,14 @@ def command(
     """
 
     def work(bars: show.Bars) -> dict[str, Any]:
-        from prlhf.config import load_recipe, parse_override
+        from prlhf.config import load_recipe, parse_overrides
         from prlhf.data import locate
         from prlhf.sweep.grid import run_grid
         from prlhf.sweep.space import configs, grid, parse_space
 
         parsed = parse_space(space)
         sections = load_recipe(recipe)
-        base = sections.get("train", {}) | dict(parse_override(text, "train") for text in set_ or [])
+        base = sections.get("train", {}) | parse_overrides(set_, "train")
         base["dataset"] = str(locate(base.get("dataset", "demo"), sections, bars))
         configs(base, grid(parsed))  # refuse a bad point before the heavy imports
         from prlhf.sweep.training import train_trial

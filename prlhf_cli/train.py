@@ -69,11 +69,10 @@ def command(
     flags = {key: value for key, value in locals().items() if key not in ("recipe", "set_", "resume", "as_json")}
 
     def work(bars: show.Bars) -> dict[str, Any]:
-        from prlhf.config import TrainConfig, load_recipe, parse_override, resolve
+        from prlhf.config import TrainConfig, load_recipe, parse_overrides, resolve
         from prlhf.data import locate
 
-        layers = [load_recipe(recipe).get("train", {})]
-        layers += [dict([parse_override(text, "train")]) for text in set_ or []] + [flags]
+        layers = [load_recipe(recipe).get("train", {}), parse_overrides(set_, "train"), flags]
         config = resolve(TrainConfig, *layers)
         if resume:
             from prlhf.train.run import saved_config

@@ -1,16 +1,26 @@
-"""What every test needs: no hub, a terminal of known width, and the raw samples where they are mounted."""
+"""What every test needs: no hub, a terminal of known width, the raw samples where they are mounted, and a tiny
+random base, prepared data and a trained run, each made once. Heavy imports stay inside the fixtures."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when `datasets` and `transformers` are first imported
 os.environ["COLUMNS"] = "200"  # rich wraps at 80 otherwise, in the middle of what a test looks for
+os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is first imported: tiny models are slower on many threads
 
 import pytest
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+WHO = ["sister", "boss", "uncle", "pilot", "nurse"]
+DID = ["sold", "lost", "broke", "fixed", "hid", "found", "moved"]
+WHAT = ["boats", "cars", "lamps", "tables", "rings", "doors", "clocks", "vases"]
+
+MakeConfig = Callable[..., Any]
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +29,89 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no raw samples at {SHARED_DATA}")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random Llama of width 32 on disk, with weights large enough that its outputs differ from uniform."""
+    import torch
+    import yaml
+
+    from prlhf import pretrain
+
+    shipped = yaml.safe_load((Path(pretrain.__file__).parent / "assets/tiny-base.yaml").read_text())
+    small = {"vocab_size": 400, "hidden_size": 32, "layers": 2, "heads": 4, "feed_forward": 64, "context": 128}
+    recipe = pretrain.Recipe.model_validate(shipped | small)
+    tokenizer = pretrain.train_tokenizer(recipe)
+    torch.manual_seed(1)
+    lm = pretrain.build_model(recipe, tokenizer)
+    with torch.no_grad():
+        for parameter in lm.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(0, 0.25)
+    folder = tmp_path_factory.mktemp("base") / "tiny"
+    tokenizer.save_pretrained(folder)
+    lm.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_prepared() -> Callable[[Path], Path]:
+    """Writes the data set of the fixture `prepared` to a folder, for tests that change it."""
+    return _write_prepared
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three seen users, of whom ann has a text and cat prefers the shorter response; zoe, with a text, is unseen."""
+    return _write_prepared(tmp_path_factory.mktemp("data") / "small")
+
+
+def _write_prepared(folder: Path) -> Path:
+    from prlhf.records import Comparison, Prepared, User, prompt_id, write_prepared
+
+    texts = {"ann": "she likes long tables", "bob": "", "cat": "", "zoe": "a pilot with boats"}
+    index = {"ann": 1, "bob": 2, "cat": 3, "zoe": 0}
+
+    def clause(i: int) -> str:
+        return f"my {WHO[i % 5]} {DID[i % 7]} {WHAT[i % 8]}"
+
+    def row(split: str, i: int, user: str) -> Comparison:
+        prompt = f"POST: {clause(i)}.{' thanks for reading.' * (i % 3)}\nTL;DR:"
+        long, short = f" {clause(i)}. {clause(i + 1)}.", f" {clause(i)}."
+        chosen, rejected = (short, long) if user == "cat" else (long, short)
+        return Comparison(
+            f"{split}-{i}", prompt, chosen, rejected, user, index[user], texts[user], prompt_id(prompt), user != "zoe"
+        )  # fmt: skip
+
+    train = [row("train", i, ("ann", "bob", "cat")[i % 3]) for i in range(12)]
+    held_out = [row("eval", 12 + i, ("ann", "bob", "cat", "zoe")[i % 4]) for i in range(8)]
+    users = [User(u, index[u], texts[u], 0 if u == "zoe" else 4, 2, u != "zoe") for u in index]
+    write_prepared(folder, Prepared(train, held_out, users, {"dataset": "small"}))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_config(tiny_base: Path, prepared: Path) -> MakeConfig:
+    """make_config(out, alpha=0.3, ...): a small run on the CPU, without dropout."""
+    from prlhf.config import TrainConfig
+
+    def make(out: Path, **changes: Any) -> TrainConfig:
+        values = {
+            "dataset": str(prepared), "out": out, "model": str(tiny_base), "device": "cpu", "precision": "fp32",
+            "user_tokens": 2, "k": 2, "lora_r": 2, "lora_dropout": 0.0, "lr": 1e-2, "user_lr": 5e-2,
+            "warmup_steps": 0, "batch_size": 2, "max_steps": 6, "save_every": 2, "seed": 3,
+        }  # fmt: skip
+        return TrainConfig.model_validate(values | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, make_config: MakeConfig) -> Path:
+    """A finished run with individual users. Read it, copy it, but do not change it."""
+    from prlhf.train.run import train
+
+    folder = tmp_path_factory.mktemp("runs") / "individual"
+    train(make_config(folder))
+    return folder

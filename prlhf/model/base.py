@@ -65,7 +65,9 @@ def load_base(
     options = {"trust_remote_code": trust_remote_code}
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(location, **options)
-        lm = transformers.AutoModelForCausalLM.from_pretrained(location, dtype=dtype, use_safetensors=True, **options)
+        lm: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            location, dtype=dtype, use_safetensors=True, **options
+        )
     except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
         raise PrlhfError(*_why_not(name, error)) from error
     except Exception as error:  # safetensors raises its own type for a truncated file

@@ -71,11 +71,19 @@ def assemble(base: Base, config: TrainConfig, user_ids: list[str], user_texts: d
     """Put adapter and user model on a loaded base. Dropout of the base itself is turned off, as TRL does."""
     vocabulary = base.lm.get_input_embeddings().weight
     users = build_user_model(config, len(user_ids), vocabulary).to(base.lm.device)
-    for module in base.lm.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
+    _turn_off_dropout(base.lm)
     lm = _trainable(base.lm, config)
     return Policy(PersonalizedLM(lm, users), base, config, user_ids, user_texts)
+
+
+def _turn_off_dropout(lm: Any) -> None:
+    """Both kinds: modules, and the rates that OPT, GPT-NeoX and others hand to functions."""
+    for module in lm.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if name.endswith("dropout") and isinstance(value, float):
+                setattr(module, name, 0.0)
 
 
 def _trainable(lm: Any, config: TrainConfig) -> Any:

@@ -47,7 +47,7 @@ class PersonalizedLM(nn.Module):
         output = self.lm(
             inputs_embeds=embeds, attention_mask=rows.mask, position_ids=positions, use_cache=False, **options
         )
-        logits = output.logits[:, -columns - 1 : -1].float()
+        logits: Tensor = output.logits[:, -columns - 1 : -1].float()
         picked = logits.gather(2, rows.ids[:, rows.start :].unsqueeze(2)).squeeze(2)
         log_probs = picked - logits.logsumexp(2)
         return (log_probs * rows.mask[:, rows.start :]).sum(1)

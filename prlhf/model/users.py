@@ -53,7 +53,7 @@ class Individual(UserModel):
         self.offsets = nn.Embedding(users, self.tokens * width, _weight=offsets)
 
     def forward(self, users: Tensor) -> Tensor:
-        offsets = self.offsets((users - 1).clamp(min=0)).view(len(users), *self.generic.shape)
+        offsets: Tensor = self.offsets((users - 1).clamp(min=0)).view(len(users), *self.generic.shape)
         return self.generic + offsets * (users > 0).view(-1, 1, 1)
 
 
@@ -76,7 +76,7 @@ class Cluster(UserModel):
         self.weights = nn.Embedding(users + 1, config.k, _weight=weights)
 
     def forward(self, users: Tensor) -> Tensor:
-        weights = self.weights(users)
+        weights: Tensor = self.weights(users)
         if self.softmax:
             weights = weights.softmax(-1)
         return torch.einsum("bk,ktd->btd", weights, self.centers)

@@ -14,6 +14,15 @@ def append(path: Path, row: dict[str, Any]) -> None:
         file.write(json.dumps(row) + "\n")
 
 
+def put_evaluation(path: Path, step: int, summary: dict[str, Any]) -> None:
+    """Log an evaluation, in place of one of the same step by a run killed before its end."""
+    rows = read(path)
+    kept = [row for row in rows if row["step"] != step or "eval" not in row]
+    if len(kept) < len(rows):
+        _write(path, kept)
+    append(path, {"step": step, "eval": summary})
+
+
 def read(path: Path) -> list[dict[str, Any]]:
     """All whole rows; a last line cut short by a kill is left out."""
     if not path.exists():
@@ -24,6 +33,9 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 def cut_back(path: Path, step: int) -> None:
     """Forget what was logged after `step`: a resumed run logs it again."""
-    kept = [row for row in read(path) if row["step"] <= step]
+    _write(path, [row for row in read(path) if row["step"] <= step])
+
+
+def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     with atomic_file(path) as beside:
-        beside.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+        beside.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

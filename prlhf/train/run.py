@@ -41,13 +41,13 @@ def train(config: TrainConfig, resume: bool = False, progress: Progress = SILENT
     folder = config.folder
     data = read_prepared(Path(config.dataset))
     config = with_base(config, data)
-    if resume and (folder / "model" / ABOUT).exists():
-        progress.note(f"{folder} is already finished")
-        return json.loads((folder / "results.json").read_text())  # type: ignore[no-any-return]
-    check_data(config, data, progress)
     if resume:
         check_same(folder, config, data)
-    elif (folder / "recipe.yaml").exists():
+        if (folder / "model" / ABOUT).exists():
+            progress.note(f"{folder} is already finished")
+            return json.loads((folder / "results.json").read_text())  # type: ignore[no-any-return]
+    check_data(config, data, progress)
+    if not resume and (folder / "recipe.yaml").exists():
         raise PrlhfError(f"{folder} already holds a run", "go on with --resume, or choose another --out")
     policy = build_policy(config, data.user_ids, {u.id: u.text for u in data.users if u.seen and u.text})
     train_set, eval_set, encoder = encode(policy, data)
@@ -83,20 +83,25 @@ def _run(
         trainer.remove_callback(_printer())
         if config.gradient_checkpointing:
             policy.base.lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        outcome = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if checkpoint and _is_last(checkpoint):  # Trainer would train one step more
+            trainer.take_up(checkpoint)
+        else:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     progress.finish()
+    steps = trainer.state.global_step
     if stopper.asked:
-        raise Interrupted(f"stopped after step {outcome.global_step}; go on with: prlhf train --resume --out {folder}")
+        raise Interrupted(f"stopped after step {steps}; go on with: prlhf train --resume --out {folder}")
     seconds = time.perf_counter() - began
+    losses = [row["loss"] for row in metrics.read(metrics_path) if "loss" in row]  # of every try, unlike Trainer's own
     first = _step_of(checkpoint) if checkpoint else 0
     results = {
         "run": str(folder),
         "dataset": config.dataset,
         "model": config.model,
-        "steps": outcome.global_step,
-        "loss": outcome.training_loss,
+        "steps": steps,
+        "loss": sum(losses) / len(losses),
         "train_seconds": seconds,
-        "comparisons_per_second": (outcome.global_step - first) * config.batch_size * config.accumulation / seconds,
+        "comparisons_per_second": (steps - first) * config.batch_size * config.accumulation / seconds,
         "cut": encoder.cut,
     }
     if len(eval_set):
@@ -179,6 +184,12 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 def _step_of(checkpoint: Path) -> int:
     return int(checkpoint.name.rpartition("-")[2])
+
+
+def _is_last(checkpoint: Path) -> bool:
+    """Whether nothing was left to train when it was written."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    return bool(state["global_step"] >= state["max_steps"])
 
 
 def finish(policy: Policy, folder: Path, results: dict[str, Any]) -> None:

@@ -155,7 +155,9 @@ class PersonalizedTrainer(Trainer):
         super().log(logs, start_time)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Implicit-reward accuracy and margins per user on the held-out comparisons."""
+        """Implicit-reward accuracy and margins per user on the held-out comparisons, where there are any."""
+        if not len(self.held_out):
+            return {}
         summary = self.evaluate_users()
         numbers = {f"eval_{key}": value for key, value in summary.items() if isinstance(value, float)}
         self.log(dict(numbers))
@@ -167,7 +169,7 @@ class PersonalizedTrainer(Trainer):
         step = self.state.global_step
         if self._evaluated is None or self._evaluated[0] != step:
             self._evaluated = (step, self._evaluate_users(progress))
-            metrics.append(self.metrics_path, {"step": step, "eval": self._evaluated[1]})
+            metrics.put_evaluation(self.metrics_path, step, self._evaluated[1])
         return self._evaluated[1]
 
     def _evaluate_users(self, progress: Progress) -> dict[str, Any]:
@@ -193,9 +195,14 @@ class PersonalizedTrainer(Trainer):
     # ---- our parts on disk ----
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
+        folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         save_weights(self.policy.model, folder)
+
+    def take_up(self, checkpoint: Path) -> None:
+        """Be where `checkpoint` was written, without training."""
+        load_weights(self.policy.model, checkpoint)
+        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_weights(self.policy.model, Path(resume_from_checkpoint))

@@ -1,0 +1,28 @@
+# The two commands of the README are `make demo` and `make test`; both make the environment first.
+PYTHON ?= python3
+BIN = .venv/bin
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "prlhf needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+.PHONY: demo test slow check docs
+
+demo: .venv/ready  ## the main job: P-DPO against vanilla DPO on the embedded demo, Figure 3 of the paper
+	$(BIN)/prlhf demo
+
+test: .venv/ready  ## the fast tests
+	$(BIN)/pytest
+
+slow: .venv/ready  ## what takes longer: real kills, timings, the demo itself
+	$(BIN)/pytest -m slow
+
+check: .venv/ready  ## what CI checks besides the tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+docs: .venv/ready  ## the generated page of the command line
+	$(BIN)/python -m prlhf_cli.docs > docs/CLI.md

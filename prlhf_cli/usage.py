@@ -1,0 +1,56 @@
+"""Errors in how a command is written: one line that names what is wrong, why, and what to do, like all others."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from typer.core import TyperGroup
+from typer.exceptions import Abort, TyperException
+
+from prlhf.errors import nearest
+from prlhf_cli import show
+
+
+class OneLine(TyperGroup):
+    """The group of commands. typer's own way with errors is a box of several lines after two of usage."""
+
+    def main(self, args: Sequence[str] | None = None, standalone_mode: bool = True, **rest: Any) -> Any:
+        given = list(sys.argv[1:] if args is None else args) or ["--help"]
+        if not standalone_mode:
+            return super().main(given, standalone_mode=False, **rest)
+        try:
+            code = super().main(given, standalone_mode=False, **rest)
+        except TyperException as error:
+            show.print_error(explain(error))
+            code = 2
+        except Abort:
+            code = 130
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def explain(error: Any) -> str:
+    """A usage error of typer as `what and why; what to do`. Its kinds are private classes, told by their fields."""
+    context = getattr(error, "ctx", None)
+    see_help = f"see `{context.command_path if context else 'prlhf'} --help`"
+    if hasattr(error, "possibilities"):
+        known = [name for p in context.command.params for name in p.opts] if context else []
+        return f"unknown option {error.option_name}; {nearest(error.option_name, known)} ({see_help})"
+    cause = error.__cause__
+    if hasattr(cause, "errors") and getattr(error, "param", None) is not None:  # pydantic, on an option's value
+        return _refused(error.param, cause.errors()[0], see_help)
+    if hasattr(context, "command") and hasattr(context.command, "commands") and error.message.startswith("No such"):
+        name = error.message.split("'")[1]
+        return f"unknown command '{name}'; {nearest(name, context.command.commands)}"
+    line = error.format_message().rstrip(".")
+    return f"{line[0].lower()}{line[1:]}; {see_help}"
+
+
+def _refused(param: Any, problem: dict[str, Any], see_help: str) -> str:
+    name = param.opts[0] if param.opts[0].startswith("-") else param.name
+    choices = param.type_descriptor.choices
+    if choices:
+        return f"{name} {problem['input']} is not known; {nearest(str(problem['input']), map(str, choices))}"
+    why = problem["msg"].removeprefix("Value error, ").removeprefix("Input ").partition(", unable")[0]
+    return f"{name} {problem['input']} is refused: it {why}; {see_help}"

@@ -1,0 +1,164 @@
+"""Every user model against literal parameters, and who is reached by whose gradient."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from prlhf.config import TrainConfig
+from prlhf.errors import PrlhfError
+from prlhf.model.users import UserModel, build_user_model
+
+KINDS = ("uniform", "individual", "cluster")
+VOCABULARY = torch.arange(20.0).reshape(5, 4)
+
+
+def build(kind: str, users: int = 3, tokens: int = 2, vocabulary: Tensor = VOCABULARY, **options: Any) -> UserModel:
+    config = TrainConfig.model_validate({"user_model": kind, "user_tokens": tokens, "k": 2} | options)
+    return build_user_model(config, users, vocabulary)
+
+
+def fill(model: UserModel, **parameters: list[Any]) -> UserModel:
+    with torch.no_grad():
+        for name, values in parameters.items():
+            model.get_parameter(name).copy_(torch.tensor(values))
+    return model
+
+
+def test_uniform_is_the_same_for_everyone() -> None:
+    model = fill(build("uniform"), shared=[[1.0, 2, 3, 4], [5, 6, 7, 8]])
+    out = model(torch.tensor([0, 3, 1]))
+    assert out.tolist() == [[[1, 2, 3, 4], [5, 6, 7, 8]]] * 3
+
+
+def test_individual_is_the_generic_user_plus_an_offset() -> None:
+    """e_0 for index 0, e_0 + o_i for i >= 1 (Example 2)."""
+    model = build("individual", users=2, vocabulary=torch.zeros(3, 2))
+    fill(model, **{"generic": [[1.0, 2], [3, 4]], "offsets.weight": [[10.0, 20, 30, 40], [-1, -2, -3, -4]]})
+    assert model(torch.tensor([2, 0, 1, 0])).tolist() == [
+        [[0, 0], [0, 0]],
+        [[1, 2], [3, 4]],
+        [[11, 22], [33, 44]],
+        [[1, 2], [3, 4]],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "user_weights", "expected"),
+    [
+        # V_1 = [[1, 2]], V_2 = [[10, 20]]; linear: w = (2, -1) and (0.5, 0.5)
+        ("linear", [[2.0, -1.0], [0.5, 0.5]], [[[-8.0, -16.0]], [[5.5, 11.0]]]),
+        # softmax (log 3, 0) = (3/4, 1/4): 0.75 * 1 + 0.25 * 10 = 3.25; softmax (7, 7) = (1/2, 1/2)
+        ("softmax", [[1.0986123, 0.0], [7.0, 7.0]], [[[3.25, 6.5]], [[5.5, 11.0]]]),
+    ],
+)
+def test_cluster_is_a_weighted_sum_of_centers(kind: str, user_weights: list[Any], expected: list[Any]) -> None:
+    """V . w_i, with weights of its own for the generic user (Example 3)."""
+    model = build("cluster", users=1, tokens=1, vocabulary=torch.zeros(3, 2), cluster_weights=kind)
+    fill(model, **{"centers": [[[1.0, 2]], [[10.0, 20]]], "weights.weight": user_weights})
+    torch.testing.assert_close(model(torch.tensor([0, 1])), torch.tensor(expected))
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=9), st.sampled_from(KINDS), st.integers(1, 4))
+def test_a_batch_is_its_users_one_by_one(users: list[int], kind: str, tokens: int) -> None:
+    model = build(kind, users=6, tokens=tokens, user_init="random")
+    out = model(torch.tensor(users))
+    assert out.shape == (len(users), tokens, 4)
+    for user, row in zip(users, out, strict=True):
+        torch.testing.assert_close(row, model(torch.tensor([user]))[0], rtol=0, atol=1e-6)
+
+
+def test_no_user_tokens_is_an_empty_prefix() -> None:
+    assert build("uniform", tokens=0)(torch.tensor([0, 2])).shape == (2, 0, 4)
+
+
+def test_offsets_learn_from_their_own_user_only() -> None:
+    model = build("individual", users=4, user_init="random")
+    model(torch.tensor([2, 0, 4, 2])).sum().backward()
+    offsets = model.get_parameter("offsets.weight").grad
+    assert offsets is not None
+    assert offsets.sum(1).tolist() == [0, 16, 0, 8]  # two rows of user 2, one of user 4, T_u * d = 8 each
+    generic = model.get_parameter("generic").grad
+    assert generic is not None
+    assert torch.equal(generic, torch.full((2, 4), 4.0))  # every row, the generic user's included
+
+
+def test_the_generic_user_moves_no_offset() -> None:
+    """Index 0 borrows row 0 of the table for its shape; it must not learn there, whatever it holds."""
+    model = build("individual", users=2, user_init="random")
+    model(torch.tensor([0, 0])).square().sum().backward()
+    offsets = model.get_parameter("offsets.weight").grad
+    assert offsets is not None
+    assert not offsets.any()
+
+
+@pytest.mark.parametrize("weights", ["softmax", "linear"])
+def test_cluster_weights_learn_from_their_own_user_only(weights: str) -> None:
+    model = build("cluster", users=4, user_init="random", cluster_weights=weights)
+    model(torch.tensor([3, 0, 3])).square().sum().backward()
+    grad = model.get_parameter("weights.weight").grad
+    assert grad is not None
+    assert (grad != 0).any(1).tolist() == [True, False, False, True, False]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("init", ["zero", "vocabulary", "random"])
+def test_the_start_is_the_seeds(kind: str, init: str) -> None:
+    vocabulary = torch.randn(50, 4, generator=torch.Generator().manual_seed(1))
+    before = torch.random.get_rng_state()
+    first, again, other = (build(kind, vocabulary=vocabulary, user_init=init, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(torch.random.get_rng_state(), before)  # nobody else's random numbers are spent
+    users = torch.tensor([0, 1, 2, 3])
+    assert torch.equal(first(users), again(users))
+    assert not torch.equal(first(users), other(users))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("individual", {}), ("cluster", {}), ("cluster", {"cluster_weights": "linear"})]
+)
+def test_zero_starts_everyone_at_the_generic_user(kind: str, options: dict[str, Any]) -> None:
+    out = build(kind, user_init="zero", **options)(torch.tensor([0, 1, 2, 3]))
+    assert torch.equal(out, out[:1].expand_as(out))
+    assert out.any()
+
+
+def test_individual_users_start_from_vocabulary_rows() -> None:
+    vocabulary = torch.eye(4)
+    model = build("individual", vocabulary=vocabulary, user_init="vocabulary")
+    assert all(row in vocabulary.tolist() for row in model.get_parameter("generic").tolist())
+    rows = model.get_parameter("offsets.weight").reshape(-1, 4).tolist()
+    assert all(row in vocabulary.tolist() for row in rows)
+    assert len({tuple(row) for row in rows}) > 1
+
+
+def test_random_has_the_vocabularys_spread() -> None:
+    vocabulary = torch.randn(500, 4, generator=torch.Generator().manual_seed(0)) * 0.02
+    model = build("individual", users=500, vocabulary=vocabulary, user_init="random")
+    assert model.get_parameter("offsets.weight").std().item() == pytest.approx(0.02, rel=0.1)
+
+
+@pytest.mark.parametrize("init", ["zero", "vocabulary", "random"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_more_users_than_the_vocabulary_has_rows(kind: str, init: str) -> None:
+    """The released code draws without replacement and stops at vocab / T_u users."""
+    out = build(kind, users=40, user_init=init)(torch.tensor([0, 40]))
+    assert out.shape == (2, 2, 4)
+    assert out.isfinite().all()
+
+
+def test_parameters_are_fp32_whatever_the_base() -> None:
+    for kind in KINDS:
+        model = build(kind, vocabulary=VOCABULARY.to(torch.bfloat16))
+        assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_an_unknown_user_model_is_refused() -> None:
+    config = TrainConfig().model_copy(update={"user_model": "individuall"})
+    with pytest.raises(PrlhfError, match="user model 'individuall' is not known; did you mean 'individual'"):
+        build_user_model(config, 1, VOCABULARY)

@@ -1,0 +1,77 @@
+"""The made-up forum and its checker."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from prlhf import world
+
+PROMPT = "SUBREDDIT: r/work\nTITLE: a strange week.\nPOST: on monday my boss sold boats. nobody warned me. " + (
+    "on tuesday my aunt lost hats twice. on friday my coach hid keys. on sunday my uncle fixed lamps.\nTL;DR:"
+)
+
+
+@given(st.integers(0, 10**6), st.integers(world.MIN_FACTS, world.MAX_FACTS))
+def test_what_the_world_writes_passes_its_own_check(seed, count):
+    rng = random.Random(seed)
+    post = world.write_post(rng)
+    assert world.check(post.prompt, world.write_summary(post, rng, count)) == world.Verdict(True, True, count)
+
+
+@given(st.integers(0, 10**6))
+def test_a_summary_of_another_post_is_well_formed_and_not_faithful(seed):
+    rng = random.Random(seed)
+    post, other = world.write_post(rng), world.write_post(rng)
+    if set(post.facts) & set(other.facts):
+        return
+    verdict = world.check(post.prompt, world.write_summary(other, rng))
+    assert verdict.well_formed
+    assert not verdict.faithful
+
+
+@given(st.integers(0, 10**6))
+def test_posts_state_four_to_six_facts_in_the_order_of_the_week(seed):
+    post = world.write_post(random.Random(seed))
+    assert 4 <= len(post.facts) <= 6
+    days = [world.DAYS.index(fact[0]) for fact in post.facts]
+    assert days == sorted(set(days))
+    assert [post.prompt.index(world.clause(fact)) for fact in post.facts] == sorted(
+        post.prompt.index(world.clause(fact)) for fact in post.facts
+    )
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "",
+        "on monday",
+        " on monday my boss sold boats",  # no full stop
+        " on monday my boss sold boats. ",
+        " on monday my boss sold boats. nobody warned me.",
+        " on monday my boss sold boats twice.",
+        " on monday my boss sold boats. on monday my boss sold boats.",  # says it twice
+        " on tuesday my aunt lost hats. on monday my boss sold boats.",  # out of order
+        " on someday my boss sold boats.",
+        " on monday my boats sold boss.",  # no subject is called boats
+        " on monday my boss broke broke broke.",
+        "".join(f" on {day} my boss sold boats." for day in world.DAYS[:5]),  # five facts
+    ],
+)
+def test_ill_formed(response):
+    assert world.check(PROMPT, response) == world.Verdict(False, False, 0)
+
+
+def test_cut_off_by_a_token_limit_is_not_well_formed():
+    assert world.check(PROMPT, " on monday my boss sold boats.").well_formed
+    assert not world.check(PROMPT, " on monday my boss sold boats.", finished=False).well_formed
+
+
+def test_one_changed_word_is_well_formed_and_not_faithful():
+    assert world.check(PROMPT, " on monday my boss sold hats.") == world.Verdict(True, False, 1)
+
+
+def test_the_same_seed_writes_the_same_post():
+    assert world.write_post(random.Random(3)) == world.write_post(random.Random(3))
+    assert world.write_post(random.Random(3)) != world.write_post(random.Random(4))
