@@ -231,9 +231,10 @@ def _explain(stage: type[Stage], error: ValidationError) -> tuple[str, str]:
         options = [o.strip(" '") for o in first["ctx"]["expected"].replace(" or ", ", ").split(",")]
         return f"{key} = {value!r} is not known", nearest(str(value), options)
     wanted = _wanted(stage, str(first["loc"][0]))
-    if problem.startswith(("greater_than", "less_than")):
-        return f"{key} = {value!r} is out of range", f"set {key} to {wanted}"
-    return f"{key} = {value!r} is of the wrong kind", f"set {key} to {wanted}"
+    if problem == "missing":
+        return f"{key} is missing", f"set {key} to {wanted}"
+    why = "out of range" if problem.startswith(("greater_than", "less_than")) else "of the wrong kind"
+    return f"{key} = {value!r} is refused: it is {why}", f"set {key} to {wanted}"
 
 
 def _wanted(stage: type[Stage], key: str) -> str:

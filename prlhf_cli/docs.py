@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import shlex
 import sys
+from typing import Any
 
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from prlhf_cli.main import app
@@ -15,7 +17,7 @@ COMMANDS = [str(info.name) for info in app.registered_commands]
 
 def help_of(*command: str) -> str:
     """A command's help as plain text of a fixed width, whatever the terminal."""
-    plain = {"COLUMNS": "100", "TERMINAL_WIDTH": "100", "NO_COLOR": "1", "TERM": "dumb", "FORCE_COLOR": None}
+    plain = {"COLUMNS": "100", "LINES": "50", "NO_COLOR": "1", "TERM": "dumb"}
     result = CliRunner().invoke(app, [*command, "--help"], env=plain, prog_name="prlhf")
     return "\n".join(line.rstrip() for line in result.stdout.strip("\n").split("\n"))
 
@@ -28,6 +30,12 @@ def page() -> str:
     return "\n".join(parts)
 
 
+def check_command(line: str) -> None:
+    """Raise what typer raises where a documented command line would be refused; nothing is run."""
+    _, name, *args = shlex.split(line, comments=True)
+    group: Any = get_command(app)
+    group.commands[name].make_context(name, args, parent=group.make_context("prlhf", [name]))
+
+
 if __name__ == "__main__":
-    os.environ.pop("FORCE_COLOR", None)
     sys.stdout.write(page())

@@ -12,21 +12,21 @@ from prlhf_cli import show
 
 def command(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    prompts: Annotated[str | None, typer.Option(help="JSONL, parquet or text file, or eval [default: eval].")] = None,
-    users: Annotated[str | None, typer.Option(help="all, generic, or ids with commas between [default: all].")] = None,
-    out: Annotated[Path | None, typer.Option(help="File to write [default: responses.jsonl].")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Where eval prompts come from [default: the run's].")] = None,
+    prompts: Annotated[str | None, typer.Option(help="JSONL, parquet or text file, or eval (default: eval).")] = None,
+    users: Annotated[str | None, typer.Option(help="all, generic, or ids with commas between (default: all).")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write (default: responses.jsonl).")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Where eval prompts come from (default: the run's).")] = None,
     unknown_as_generic: Annotated[
         bool | None, typer.Option("--unknown-as-generic", help="Serve unknown ids as the generic user.")
     ] = None,
     base: Annotated[
         bool | None, typer.Option("--base", help="The base model alone, without adapter and users.")
     ] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Longest response, in tokens [default: 128].")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest response, in tokens (default: 128).")] = None,
     max_prompts: Annotated[int | None, typer.Option(help="Take only the first N prompts.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="(prompt, user) pairs per batch [default: 32].")] = None,
-    temperature: Annotated[float | None, typer.Option(help="0 is greedy [default: 1].")] = None,
-    top_p: Annotated[float | None, typer.Option(help="Nucleus of the distribution [default: 1].")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="(prompt, user) pairs per batch (default: 32).")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy (default: 1).")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Nucleus of the distribution (default: 1).")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed; each (prompt, user) has random numbers of its own.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     recipe: Annotated[

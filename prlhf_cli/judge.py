@@ -15,7 +15,7 @@ def command(
     judge: Annotated[str | None, typer.Option(help="rule:shorter, rule:longer or reward:RUN.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Judge this run on held-out comparisons instead.")] = None,
     dataset: Annotated[Path | None, typer.Option(help="With --checkpoint: the prepared data set.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder to write [default: judged].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write (default: judged).")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the bootstrap and of the shuffled control.")] = None,
     recipe: Annotated[
         str | None, typer.Option(help="Recipe (a file, or a shipped one's name) whose `judge` section to use.")
@@ -68,9 +68,8 @@ CONVENTION_NAMES = {
 
 
 def show_wins(result: dict[str, Any]) -> None:
-    show.say(
-        f"A {result['a']}\nB {result['b']}\n{result['judge']}: {result['wins']} wins, {result['ties']} ties, {result['losses']} losses of A"
-    )
+    show.say(f"A {result['a']}\nB {result['b']}")
+    show.say(f"{result['judge']}: {result['wins']} wins, {result['ties']} ties, {result['losses']} losses of A")
     rows = [
         (CONVENTION_NAMES[name], show.interval(result["per_sample"][name]), show.interval(result["per_user"][name]))
         for name in CONVENTION_NAMES

@@ -12,8 +12,8 @@ from prlhf_cli import show
 
 def command(
     dataset: Annotated[str, typer.Argument(help="demo, tldr, or the path or hub id of custom preference data.")],
-    out: Annotated[Path | None, typer.Option(help="Folder to write [default: data/NAME].")] = None,
-    source: Annotated[str | None, typer.Option(help="Local raw data [default: the hub].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write (default: data/NAME).")] = None,
+    source: Annotated[str | None, typer.Option(help="Local raw data (default: the hub).")] = None,
     top_users: Annotated[int | None, typer.Option(help="tldr: keep the N most active workers.")] = None,
     simulate: Annotated[
         Literal["none", "length"] | None, typer.Option(help="tldr: replace the workers' choices by simulated ones.")

@@ -11,24 +11,24 @@ from prlhf_cli import show
 
 
 def command(
-    dataset: Annotated[str | None, typer.Option(help="demo, tldr, or a prepared folder [default: demo].")] = None,
+    dataset: Annotated[str | None, typer.Option(help="demo, tldr, or a prepared folder (default: demo).")] = None,
     user_model: Annotated[
         Literal["uniform", "individual", "cluster"] | None,
-        typer.Option(help="uniform is vanilla DPO [default: individual]."),
+        typer.Option(help="uniform is vanilla DPO (default: individual)."),
     ] = None,
-    k: Annotated[int | None, typer.Option(help="cluster: number of clusters [default: 10].")] = None,
-    user_tokens: Annotated[int | None, typer.Option(help="T_u, soft-prompt vectors per user [default: 10].")] = None,
+    k: Annotated[int | None, typer.Option(help="cluster: number of clusters (default: 10).")] = None,
+    user_tokens: Annotated[int | None, typer.Option(help="T_u, soft-prompt vectors per user (default: 10).")] = None,
     user_init: Annotated[
         Literal["zero", "vocabulary", "random"] | None,
-        typer.Option(help="How users' embeddings start [default: zero]."),
+        typer.Option(help="How users' embeddings start (default: zero)."),
     ] = None,
-    alpha: Annotated[float | None, typer.Option(help="Weight of the user's term, 0 to 1 [default: 0.5].")] = None,
-    beta: Annotated[float | None, typer.Option(help="DPO's beta [default: 0.1].")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Weight of the user's term, 0 to 1 (default: 0.5).")] = None,
+    beta: Annotated[float | None, typer.Option(help="DPO's beta (default: 0.1).")] = None,
     nll: Annotated[
         float | None, typer.Option(help="Weight of the NLL per chosen token; 0 is the published objective.")
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Base: hub id, folder or .gguf file [default: by data set].")
+        str | None, typer.Option(help="Base: hub id, folder or .gguf file (default: by data set).")
     ] = None,
     full_finetune: Annotated[bool | None, typer.Option("--full-finetune", help="Train all weights, no LoRA.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate of the adapter.")] = None,
@@ -54,7 +54,7 @@ def command(
     set_: Annotated[
         list[str] | None, typer.Option("--set", help="Any other key=value of a recipe. Repeatable.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder [default: runs/DATASET-USERMODEL].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder (default: runs/DATASET-USERMODEL).")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     as_json: Annotated[bool, show.Json] = False,
 ) -> None:

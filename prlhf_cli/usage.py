@@ -16,6 +16,14 @@ from prlhf_cli import show
 class OneLine(TyperGroup):
     """The group of commands. typer's own way with errors is a box of several lines after two of usage."""
 
+    def get_params(self, ctx: Any) -> list[Any]:
+        """typer's own flags default to None, for which it imports pydantic: a third of the time of `--help`."""
+        params = super().get_params(ctx)
+        for param in params:
+            if param.default is None and getattr(param, "is_flag", False):
+                param.default = False
+        return params
+
     def main(self, args: Sequence[str] | None = None, standalone_mode: bool = True, **rest: Any) -> Any:
         given = list(sys.argv[1:] if args is None else args) or ["--help"]
         if not standalone_mode:

@@ -69,12 +69,17 @@ def _eval_rows(rng: random.Random, trained_on: set[str], minority: tuple[str, ..
 
 
 def _pair(post: Post, rng: random.Random) -> tuple[str, str]:
-    """Two summaries that differ in the number of facts, so one is always the shorter."""
-    one, other = rng.sample(range(MIN_FACTS, MAX_FACTS + 1), 2)
-    return write_summary(post, rng, one), write_summary(post, rng, other)
+    """Two summaries that differ in how much they say and in nothing else: the shorter is the longer's beginning.
+
+    So length is the one taste there is, and a preference says nothing about which facts to state.
+    """
+    few, many = sorted(rng.sample(range(MIN_FACTS, MAX_FACTS + 1), 2))
+    longer = write_summary(post, rng, many)
+    shorter = "".join(f"{sentence}." for sentence in longer.split(".")[:few])
+    return (shorter, longer) if rng.random() < 0.5 else (longer, shorter)
 
 
 def _compare(row_id: str, prompt: str, pair: tuple[str, str], user: str, minority: tuple[str, ...]) -> Row:
     preferred = prefer_by_length(*pair, shorter=user in minority)
-    assert preferred is not None  # every fact takes five words
+    assert preferred is not None  # every fact takes six words
     return Row(row_id, prompt, *preferred, user_id=user)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from prlhf.atomic import atomic_file, full_disk_named
 from prlhf.config import GenerateConfig
 from prlhf.errors import Interrupted, PrlhfError, nearest
 from prlhf.generate.decoding import Job, Written, batches, write_batch
-from prlhf.model.checkpoint import Policy, load_policy, model_folder, read_about
+from prlhf.model.checkpoint import Policy, load_policy, model_folder, read_about, reference_model
 from prlhf.progress import SILENT, Progress
 from prlhf.records import GENERIC, Prepared, Text, is_prepared, prompt_id, read_prepared
 from prlhf.responses import Response, read_responses, to_line
@@ -40,6 +40,8 @@ def generate(run: Path, config: GenerateConfig, progress: Progress = SILENT) -> 
     settings = settings_of(run, config)
     done = already_written(out, settings)
     policy = load_policy(run, config.device, config.precision)
+    if config.base:
+        policy = replace(policy, model=reference_model(policy, run))
     data = load_data(policy, config)
     readers = choose_readers(policy, data, config)
     jobs = plan(policy, load_prompts(data, config), readers, config)
@@ -88,12 +90,11 @@ def partial(out: Path) -> Path:
 
 def already_written(out: Path, settings: dict[str, Any]) -> dict[tuple[str, str], Response]:
     """Rows of an earlier run with the same settings, whole or killed."""
-    rows: list[Response] = []
+    rows = read_responses(out) if out.exists() else []
+    whole = None
     if partial(out).exists():
-        rows, whole = read_responses(partial(out), partial=True)
-        os.truncate(partial(out), whole)
-    elif out.exists():
-        rows = read_responses(out)
+        more, whole = read_responses(partial(out), partial=True)
+        rows += more
     for row in rows:
         different = [key for key in settings if row.settings.get(key) != settings[key]]
         if different:
@@ -102,6 +103,8 @@ def already_written(out: Path, settings: dict[str, Any]) -> dict[tuple[str, str]
                 f"{out} holds responses with {key} = {row.settings.get(key)}, not {settings[key]}",
                 "choose another --out, or remove it",
             )
+    if whole is not None:
+        os.truncate(partial(out), whole)
     return {(row.prompt_id, row.user_id): row for row in rows}
 
 
@@ -203,8 +206,12 @@ def _json_row(path: Path, number: int, line: str) -> Any:
 def _is_text(value: Any) -> bool:
     if isinstance(value, str):
         return bool(value)
-    return isinstance(value, list) and all(
-        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in value
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in value
+        )
     )
 
 

@@ -21,7 +21,7 @@ from prlhf.config import JudgeConfig
 from prlhf.errors import PrlhfError
 from prlhf.judge.run import refuse_foreign
 from prlhf.judge.statistics import rate_with_interval, resampled_shares, shares
-from prlhf.model.checkpoint import load_policy
+from prlhf.model.checkpoint import load_policy, reference_model
 from prlhf.model.scoring import Reference, Scored, score, summarise
 from prlhf.progress import SILENT, Progress
 from prlhf.records import read_prepared
@@ -37,7 +37,7 @@ def judge_checkpoint(run: Path, dataset: Path, config: JudgeConfig, progress: Pr
         raise PrlhfError(f"{dataset} has no held-out comparisons", "prepare it with an eval split")
     encoder = policy.encoder()
     data = [encoder.comparison(row) for row in rows]
-    reference = Reference(policy.model, policy.tokenizer.pad_token_id)
+    reference = Reference(reference_model(policy, run), policy.tokenizer.pad_token_id)
 
     def read_as(users: list[int]) -> list[Scored]:
         return score(
@@ -63,7 +63,7 @@ def judge_checkpoint(run: Path, dataset: Path, config: JudgeConfig, progress: Pr
             "seen": with_interval(ids, as_user, seen, config),
             "unseen": with_interval(ids, as_user, unseen, config),
             "generic": with_interval(ids, as_generic, seen or unseen, config),
-            "shuffled": with_interval(ids, as_other, seen, config),
+            "shuffled": with_interval(ids, as_other, seen if len(policy.user_ids) > 1 else [], config),
         },
         **summarise(ids, as_user, as_generic),
     }

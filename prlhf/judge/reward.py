@@ -7,23 +7,24 @@ from pathlib import Path
 from prlhf.config import JudgeConfig
 from prlhf.errors import PrlhfError
 from prlhf.judge.pairs import Pair
-from prlhf.model.checkpoint import Policy, load_policy
+from prlhf.model.checkpoint import Policy, load_policy, reference_model
 from prlhf.model.scoring import Reference, score
 from prlhf.records import Comparison, Text
 
 
 def reward_scorer(run: str, config: JudgeConfig) -> RewardScorer:
-    return RewardScorer(load_policy(Path(run), config.device), config.batch_size)
+    policy = load_policy(Path(run), config.device)
+    reference = Reference(reference_model(policy, Path(run)), policy.tokenizer.pad_token_id)
+    return RewardScorer(policy, reference, config.batch_size)
 
 
 class RewardScorer:
     """Implicit rewards of A and B (beta times the log-ratio to the base); users the run does not know are generic."""
 
-    def __init__(self, policy: Policy, batch_size: int) -> None:
-        self._policy, self._batch_size = policy, batch_size
+    def __init__(self, policy: Policy, reference: Reference, batch_size: int) -> None:
+        self._policy, self._reference, self._batch_size = policy, reference, batch_size
         self._encoder = policy.encoder()
         self._index = policy.index_of()
-        self._reference = Reference(policy.model, policy.tokenizer.pad_token_id)
 
     def __call__(self, pairs: list[Pair]) -> list[tuple[float, float]]:
         encoded = [self._encoder.comparison(self._as_comparison(pair)) for pair in pairs]

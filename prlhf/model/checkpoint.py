@@ -107,14 +107,16 @@ def _trainable(lm: Any, config: TrainConfig) -> Any:
             return get_peft_model(lm, lora, autocast_adapter_dtype=True)
     except ValueError as error:
         raise PrlhfError(
-            f"lora_targets = '{config.lora_targets}' fits no layer: {' '.join(str(error).split())[:200]}",
+            f"lora_targets = '{config.lora_targets}' fits no layer: {_one_line(error)}",
             "use --lora-targets all-linear",
         ) from error
 
 
 def save_weights(model: PersonalizedLM, folder: Path) -> None:
     """Adapter (or full weights) and user model, as safetensors."""
-    model.lm.save_pretrained(folder)
+    # PEFT would ask the hub, every time, whether the base's vocabulary has changed: its table is not trained here
+    options = {"save_embedding_layers": False} if hasattr(model.lm, "peft_config") else {}
+    model.lm.save_pretrained(folder, **options)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card; ours is written with the results
     state = {name: value.detach().cpu().contiguous() for name, value in model.users.state_dict().items()}
     save_file(state, folder / "user_model.safetensors")
@@ -147,21 +149,42 @@ def load_policy(
     folder = model_folder(run)
     about = read_about(folder)
     config = TrainConfig.model_validate(about["train"])
-    users = json.loads((folder / "users.json").read_text(encoding="utf-8"))
+    user_ids, user_texts = _read_users(folder)
     check_weights(folder, about)
     where = pick_device(device)
-    name = str(folder) if config.full_finetune else base or about["base"]
-    loaded = load_base(name, where, pick_dtype(precision, where), trust_remote_code)
-    if not config.full_finetune and loaded.fingerprint != about["base_fingerprint"]:
+    dtype = pick_dtype(precision, where)
+    if config.full_finetune:
+        loaded = load_base(str(folder), where, dtype, trust_remote_code)
+    else:
+        loaded = _own_base(run, about, base or about["base"], where, dtype, trust_remote_code)
+    policy = assemble(loaded, config, user_ids, user_texts)
+    load_weights(policy.model, folder)
+    policy.model.eval()
+    return policy
+
+
+def reference_model(policy: Policy, run: Path) -> PersonalizedLM:
+    """Whose `reference` and `as_base` are the base of a loaded policy: the policy itself with its adapter off, or,
+    after full fine-tuning, the base it was trained from, loaded beside it."""
+    if not policy.config.full_finetune:
+        return policy.model
+    about = read_about(model_folder(run))
+    lm = policy.base.lm
+    base = _own_base(run, about, about["base"], lm.device, lm.dtype, policy.config.trust_remote_code)
+    return PersonalizedLM(base.lm, policy.model.users)
+
+
+def _own_base(
+    run: Path, about: dict[str, Any], name: str, device: torch.device, dtype: torch.dtype, trust_remote_code: bool
+) -> Base:
+    loaded = load_base(name, device, dtype, trust_remote_code)
+    if loaded.fingerprint != about["base_fingerprint"]:
         raise PrlhfError(
             f"{run} was trained on another base than {name} "
             f"(fingerprint {about['base_fingerprint']}, found {loaded.fingerprint})",
             "give the base it was trained on with --model",
         )
-    policy = assemble(loaded, config, users["ids"], users["texts"])
-    load_weights(policy.model, folder)
-    policy.model.eval()
-    return policy
+    return loaded
 
 
 def load_weights(model: PersonalizedLM, folder: Path) -> None:
@@ -179,21 +202,40 @@ def load_weights(model: PersonalizedLM, folder: Path) -> None:
         model.users.load_state_dict(load_file(folder / "user_model.safetensors"))
     except (SafetensorError, RuntimeError, FileNotFoundError) as error:
         raise PrlhfError(
-            f"the weights in {folder} are damaged: {' '.join(str(error).split())[:200]}", "train again, or use a copy"
+            f"the weights in {folder} are damaged: {_one_line(error)}", "train again, or use a copy"
         ) from error
 
 
 def read_about(folder: Path) -> dict[str, Any]:
     try:
         about: dict[str, Any] = json.loads((folder / ABOUT).read_text())
-        about["train"], about["base"], about["base_fingerprint"], about["sha256"]
+        about["base"], about["base_fingerprint"], about["sha256"].items()
+        TrainConfig.model_validate(about["train"])
     except (FileNotFoundError, NotADirectoryError) as error:
         raise PrlhfError(
             f"{folder} is no checkpoint: it has no {ABOUT}", "give the folder of a finished run"
         ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise PrlhfError(f"{folder}/{ABOUT} is damaged: {error}", "train again, or use a copy") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PrlhfError(f"{folder}/{ABOUT} is damaged: {_one_line(error)}", "train again, or use a copy") from error
     return about
+
+
+def _read_users(folder: Path) -> tuple[list[str], dict[str, str]]:
+    """Ids of the seen users, and the texts of those who have one."""
+    try:
+        users = json.loads((folder / "users.json").read_text(encoding="utf-8"))
+        ids, texts = users["ids"], users["texts"]
+    except FileNotFoundError as error:
+        raise PrlhfError(f"{folder} lacks users.json", "train again, or use a copy") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise PrlhfError(f"{folder}/users.json is damaged: {_one_line(error)}", "train again, or use a copy") from error
+    if not (isinstance(ids, list) and isinstance(texts, dict)):
+        raise PrlhfError(f"{folder}/users.json is damaged: no list of ids with texts", "train again, or use a copy")
+    return ids, texts
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
 
 
 def check_weights(folder: Path, about: dict[str, Any]) -> None:

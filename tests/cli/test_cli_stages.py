@@ -1,0 +1,99 @@
+"""Every command once from end to end, on a tiny random base: what it prints, and that a rerun repeats nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+Run = Callable[..., Any]
+
+
+def last_line(result: Any) -> Any:
+    """The JSON that --json puts alone on standard output."""
+    assert result.exit_code == 0, (result.stderr, result.exception)
+    assert result.stdout.count("\n") == 1, "progress belongs on standard error"
+    return json.loads(result.stdout)
+
+
+@pytest.fixture
+def small(prepared: Path, tiny_base: Path) -> list[str]:
+    """--set for a run of a second."""
+    values = {"dataset": prepared, "model": tiny_base, "user_tokens": 2, "lora_r": 2, "max_steps": 1, "eval_limit": 4}
+    return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
+
+
+def test_prep(here: Path, prlhf: Run) -> None:
+    result = prlhf("prep", "demo", "--comparisons", "2", "--out", "d", "--json")
+    said = last_line(result)
+    assert said["out"] == "d"
+    assert said["content_hash"] == json.loads((here / "d/manifest.json").read_text())["content_hash"]
+    assert prlhf("prep", "demo", "--comparisons", "2", "--out", "d").stdout.startswith("d ")
+
+
+def test_train_generate_judge(here: Path, prlhf: Run, small: list[str], prepared: Path) -> None:
+    trained = prlhf("train", *small, "--user-model", "cluster", "--k", "2", "--out", "r", "--json")
+    said = last_line(trained)
+    assert (said["run"], said["steps"]) == ("r", 1)
+    assert said["eval"]["accuracy_by_user"].keys() == {"ann", "bob", "cat", "zoe"}
+    assert "evaluating" in trained.stderr
+    assert last_line(prlhf("train", "--resume", "--out", "r", "--json")) == said
+
+    short = ["--max-new-tokens", "4", "--max-prompts", "2"]
+    written = prlhf("generate", "r", *short, "--users", "ann,generic", "--out", "a.jsonl", "--json")
+    assert last_line(written)["responses"] == 4
+    assert "generating" in written.stderr
+    again = prlhf("generate", "r", *short, "--users", "ann,generic", "--out", "a.jsonl", "--json")
+    assert last_line(again)["new"] == 0
+    assert last_line(prlhf("generate", "r", *short, "--base", "--out", "b.jsonl", "--json"))["responses"] == 2
+
+    judged = last_line(prlhf("judge", "a.jsonl", "b.jsonl", "--judge", "rule:longer", "--json"))
+    assert judged == json.loads((here / "judged/results.json").read_text())
+    checked = last_line(prlhf("judge", "--checkpoint", "r", "--dataset", prepared, "--out", "c", "--json"))
+    assert "readings" in checked
+
+    for shown in (
+        prlhf("train", "--resume", "--out", "r"),
+        prlhf("generate", "r", *short, "--users", "ann,generic", "--out", "a.jsonl"),
+        prlhf("judge", "a.jsonl", "b.jsonl"),
+        prlhf("judge", "--checkpoint", "r", "--dataset", prepared, "--out", "c"),
+    ):
+        assert shown.exit_code == 0, shown.stderr
+        assert shown.stdout.strip()
+
+
+def test_sweep(here: Path, prlhf: Run, small: list[str]) -> None:
+    line = ["sweep", *small, "--space", "alpha=0.2,0.8", "--metric", "loss", "--mode", "min", "--json"]
+    first = last_line(prlhf(*line))
+    assert [trial["point"] for trial in first["trials"]] == [{"alpha": 0.2}, {"alpha": 0.8}]
+    assert (first["done"], first["skipped"]) == (2, 0)
+    weights = here / "sweep/trial-000/model/user_model.safetensors"
+    written = weights.stat().st_mtime_ns
+    assert last_line(prlhf(*line)) == first | {"skipped": 2}
+    assert weights.stat().st_mtime_ns == written
+    shown = prlhf(*line[:-1])
+    assert "trial-001" in shown.stdout
+
+
+def test_demo(here: Path, prlhf: Run, tiny_base: Path) -> None:
+    recipe = {
+        "prep": {"comparisons": 2},
+        "train": {"model": str(tiny_base), "user_tokens": 1, "max_steps": 1, "lora_r": 2, "max_prompt_tokens": 32},
+        "generate": {"max_prompts": 1, "max_new_tokens": 2},
+    }
+    Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
+    said = last_line(prlhf("demo", "--recipe", "recipe.yaml", "--out", "out", "--json"))
+    assert Path(said["figure"]).is_file()
+    assert [row["label"] for row in said["rows"]][-3:] == ["generic", "vanilla", "base"]
+
+
+def test_a_flag_wins_over_set_and_set_over_the_recipe(here: Path, prlhf: Run, small: list[str]) -> None:
+    Path("r.yaml").write_text("train: {alpha: 0.1, beta: 0.1, nll: 0.1}\n")
+    line = ["--recipe", "r.yaml", "--set", "beta=0.2", "--set", "nll=0.2", "--nll", "0.3", "--out", "r"]
+    assert prlhf("train", *small, *line).exit_code == 0
+    saved = yaml.safe_load(Path("r/recipe.yaml").read_text())["train"]
+    assert (saved["alpha"], saved["beta"], saved["nll"], saved["lora_alpha"]) == (0.1, 0.2, 0.3, 16)

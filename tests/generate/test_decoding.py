@@ -1,0 +1,149 @@
+"""A response does not depend on the batch it was written in, and greedy decoding is arg-max after arg-max."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from prlhf.config import GenerateConfig
+from prlhf.generate.decoding import GumbelNoise, Job, Written, batches, row_seed, write_batch, written
+from prlhf.model.checkpoint import Policy, load_policy
+
+PROMPTS = ["POST: my boss lost rings.\nTL;DR:", "my", "POST: my uncle hid doors. thanks for reading.\nTL;DR:", "so"]
+
+
+@pytest.fixture(scope="module")
+def policy(trained: Path) -> Policy:
+    return load_policy(trained, "cpu", "fp32")
+
+
+@pytest.fixture(scope="module")
+def jobs(policy: Policy) -> list[Job]:
+    """Users 0 to 3, with and without a text, on prompts of unequal lengths."""
+    found = []
+    for i in range(8):
+        prompt, user = PROMPTS[i % 4], (i + i // 4) % 4
+        ids = policy.encoder().text("she likes long tables" if user == 1 else "") + policy.tokenizer(prompt).input_ids
+        found.append(Job(f"p{i % 4}", prompt, ids, ["generic", "ann", "bob", "cat"][user], user))
+    return found
+
+
+def config(**options: Any) -> GenerateConfig:
+    return GenerateConfig.model_validate({"max_new_tokens": 12, "device": "cpu"} | options)
+
+
+def texts(policy: Policy, jobs: list[Job], size: int = 8, **options: Any) -> dict[tuple[str, str], Written]:
+    chunks = [jobs[i : i + size] for i in range(0, len(jobs), size)]
+    rows = [
+        row for chunk in chunks for row in write_batch(policy, chunk, config(**options), options.get("base", False))
+    ]
+    return {(row.job.prompt_id, row.job.user_id): row for row in rows}
+
+
+def one_token_at_a_time(policy: Policy, job: Job, steps: int) -> list[int]:
+    """Greedy, without cache, batch, mask or generate: the user's vectors in front of the whole text every time."""
+    lm, ids = policy.model.lm, list(job.ids)
+    with torch.no_grad():
+        for _ in range(steps):
+            words = lm.get_input_embeddings()(torch.tensor([ids]))
+            embeds = torch.cat([policy.model.users(torch.tensor([job.user])), words], 1)
+            ids.append(int(lm(inputs_embeds=embeds).logits[0, -1].argmax()))
+            if ids[-1] == policy.tokenizer.eos_token_id:
+                break
+    return ids[len(job.ids) :]
+
+
+def test_greedy_in_a_batch_is_arg_max_by_hand(policy: Policy, jobs: list[Job]) -> None:
+    found = texts(policy, jobs, temperature=0)
+    assert len({row.text for row in found.values()}) > 4  # users and prompts matter
+    for job in jobs:
+        row, expected = found[job.prompt_id, job.user_id], one_token_at_a_time(policy, job, 12)
+        assert (row.text, row.finished) == (written(job, expected, policy.tokenizer).text, row.finished)
+        assert row.tokens == len(expected) - row.finished
+
+
+@pytest.mark.parametrize("options", [{"temperature": 0}, {}, {"temperature": 0.7, "top_p": 0.8}])
+def test_a_response_does_not_depend_on_its_batch(policy: Policy, jobs: list[Job], options: dict[str, Any]) -> None:
+    together = texts(policy, jobs, **options)
+    assert texts(policy, jobs, size=1, **options) == together
+    assert texts(policy, jobs[::-1], size=3, **options) == together
+
+
+def test_users_of_one_prompt_get_responses_of_their_own(policy: Policy, jobs: list[Job]) -> None:
+    found = texts(policy, jobs, temperature=0)
+    for number in range(4):
+        mine = [row.text for (prompt, _), row in found.items() if prompt == f"p{number}"]
+        assert len(mine) == 2
+        assert mine[0] != mine[1]
+
+
+def test_seeds_differ_and_repeat(policy: Policy, jobs: list[Job]) -> None:
+    first, again, other = (texts(policy, jobs, seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert all(first[key].text != other[key].text for key in first)
+
+
+def test_random_numbers_belong_to_prompt_and_user() -> None:
+    def seed(prompt: str, user: str, number: int = 0) -> int:
+        return row_seed(number, Job(prompt, "", [], user, 0))
+
+    seeds = [seed("p", "ann"), seed("p", "bob"), seed("q", "ann"), seed("p", "ann", 1), seed("pa", "nn")]
+    assert len(set(seeds)) == 5
+    assert seed("p", "ann") == seeds[0]
+    assert all(0 <= s < 2**63 for s in seeds)
+
+
+def test_noise_samples_the_softmax() -> None:
+    """4,000 rows of the same scores: arg-max frequencies within four standard errors of the probabilities."""
+    probabilities, rows = torch.tensor([0.5, 0.3, 0.15, 0.05]), 4000
+    chosen = GumbelNoise(range(rows))(torch.zeros(rows, 0), probabilities.log().expand(rows, 4)).argmax(1)
+    for token, p in enumerate(probabilities.tolist()):
+        assert (chosen == token).float().mean().item() == pytest.approx(p, abs=4 * math.sqrt(p * (1 - p) / rows))
+
+
+def test_a_small_nucleus_is_greedy(policy: Policy, jobs: list[Job]) -> None:
+    assert texts(policy, jobs, top_p=1e-6) == texts(policy, jobs, temperature=0)
+
+
+def test_the_base_is_the_bases_own_generate(policy: Policy, jobs: list[Job], tiny_base: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    lm = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32).eval()
+    found = texts(policy, jobs, temperature=0, base=True)
+    for job in jobs:
+        ids = torch.tensor([job.ids])
+        expected = lm.generate(input_ids=ids, do_sample=False, max_new_tokens=12)[0, len(job.ids) :].tolist()
+        assert found[job.prompt_id, job.user_id] == written(job, expected, policy.tokenizer)
+    assert found != texts(policy, jobs, temperature=0)
+
+
+def test_what_is_written_ends_at_the_end_of_text(policy: Policy) -> None:
+    job, tokenizer = Job("p", "", [], "ann", 1), policy.tokenizer
+    word, eos, pad = tokenizer("my").input_ids, tokenizer.eos_token_id, tokenizer.pad_token_id
+    assert written(job, [*word, eos, pad, pad], tokenizer) == Written(job, "my", len(word), True)
+    assert written(job, word, tokenizer) == Written(job, "my", len(word), False)
+    assert written(job, [eos, *word], tokenizer) == Written(job, "", 0, True)
+
+
+def test_a_model_that_ends_says_so(policy: Policy, jobs: list[Job]) -> None:
+    """The token greedy decoding writes third, taken as the end of text: rows end there, others go on."""
+    third = one_token_at_a_time(policy, jobs[0], 3)
+    before = policy.tokenizer.eos_token_id
+    policy.tokenizer.eos_token_id = third[-1]
+    try:
+        found = texts(policy, jobs, temperature=0)
+        alone = texts(policy, jobs, size=1, temperature=0)
+    finally:
+        policy.tokenizer.eos_token_id = before
+    ended = found[jobs[0].prompt_id, jobs[0].user_id]
+    assert (ended.finished, ended.tokens) == (True, third.index(third[-1]))
+    assert found == alone
+
+
+def test_batches_put_equal_lengths_together() -> None:
+    jobs = [Job(str(n), "", [0] * n, "ann", 1) for n in (5, 1, 4, 2, 3)]
+    assert [[len(job.ids) for job in batch] for batch in batches(jobs, 2)] == [[1, 2], [3, 4], [5]]

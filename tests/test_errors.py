@@ -1,0 +1,33 @@
+"""Errors a user can mend, and the nearest known names."""
+
+from __future__ import annotations
+
+import pytest
+
+from prlhf.errors import PrlhfError, nearest
+
+
+def test_message_and_hint_stand_in_one_line() -> None:
+    error = PrlhfError("alpha = 2 is out of range", "set it lower")
+    assert (error.message, error.hint) == ("alpha = 2 is out of range", "set it lower")
+    assert str(error) == "alpha = 2 is out of range; set it lower"
+    assert str(PrlhfError("only this")) == "only this"
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "said"),
+    [
+        ("tldrr", ["tldr", "demo"], "did you mean 'tldr'?"),
+        ("user_lr", ["user_rl", "user_l"], "did you mean 'user_l' or 'user_rl'?"),
+        ("zzz", ["tldr", "demo"], "known: demo, tldr"),
+        ("", ["b", "a"], "known: a, b"),
+        ("zzz", list("abcdefghijkl"), "known: a, b, c, d, e, f, g, h, i, j, … (12 in all)"),
+        ("x", [], "known: "),
+    ],
+)  # fmt: skip
+def test_nearest(name: str, known: list[str], said: str) -> None:
+    assert nearest(name, known) == said
+
+
+def test_nearest_takes_any_iterable_once() -> None:
+    assert nearest("demo", iter(["demo"])) == "did you mean 'demo'?"

@@ -1,0 +1,78 @@
+"""The architecture, as its imports have it: one way, siblings apart, and no terminal in the library."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# A part may import parts that stand above it, none that stands beside or below.
+LAYERS = [
+    ["errors"],
+    ["atomic", "progress", "world", "config"],
+    ["records"],
+    ["responses", "figure"],
+    ["model"],
+    ["data", "train", "generate", "judge"],
+    ["sweep", "demo", "pretrain"],
+]
+LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
+
+FILES = sorted(ROOT.glob("prlhf/**/*.py"))
+COMMANDS = sorted(ROOT.glob("prlhf_cli/*.py"))
+
+
+def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """(line, dotted name) of every import, also of those inside functions; `from a import b` is `a.b`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, name.name) for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: imports are absolute"
+            yield from ((node.lineno, f"{node.module}.{name.name}") for name in node.names)
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def test_every_part_has_a_layer() -> None:
+    parts = {path.relative_to(ROOT / "prlhf").parts[0].removesuffix(".py") for path in FILES} - {"__init__"}
+    assert parts == set(LEVEL)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
+def test_imports_run_one_way(path: Path) -> None:
+    part = path.relative_to(ROOT / "prlhf").parts[0].removesuffix(".py")
+    for line, name in imported(tree_of(path)):
+        package, _, rest = name.partition(".")
+        assert package not in ("typer", "rich", "prlhf_cli"), f"{path}:{line}: the library knows no terminal"
+        other = rest.partition(".")[0]
+        if package == "prlhf" and other != part and other in LEVEL:
+            assert part != "__init__", f"{path}:{line}: the package itself imports nothing"
+            assert LEVEL[other] < LEVEL[part], f"{path}:{line}: {part} imports {other}"
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=name_of)
+def test_commands_import_nothing_heavy_before_they_run(path: Path) -> None:
+    top = ast.Module([node for node in tree_of(path).body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+    for line, name in imported(top):
+        package = name.partition(".")[0]
+        light = package in {"typer", "rich", "prlhf_cli", *sys.stdlib_module_names}
+        light = light or name == "prlhf.__version__" or name.startswith("prlhf.errors.")
+        assert light, f"{path}:{line}: import {name} in the command's body"
+
+
+def test_one_module_shows() -> None:
+    """rich is behind prlhf_cli.show, so that all commands look alike."""
+    users = [path.name for path in COMMANDS for _, name in imported(tree_of(path)) if name.partition(".")[0] == "rich"]
+    assert set(users) == {"show.py"}
