@@ -123,6 +123,8 @@ class GenerateConfig(Stage):
     dataset: str | None = None  # where `eval` prompts come from; default: what the run was trained on
     unknown_as_generic: bool = False  # serve unknown ids as the generic user
     base: bool = False  # the base model alone: adapter and user tokens off
+    model: str | None = None  # where the run's base model is now, if it has moved
+    trust_remote_code: bool = False
     max_new_tokens: int = Field(128, ge=1)
     max_prompts: int | None = Field(None, ge=1)
     batch_size: int = Field(32, ge=1)
@@ -141,6 +143,8 @@ class JudgeConfig(Stage):
     bootstrap: int = Field(2000, ge=1)  # resamples of the interval
     seed: int = 0
     batch_size: int = Field(16, ge=1)
+    model: str | None = None  # where the run's base model is now, if it has moved
+    trust_remote_code: bool = False
     device: str = "auto"
 
 

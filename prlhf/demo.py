@@ -55,7 +55,7 @@ class Check:
 
 def run_demo(out: Path, recipe: Mapping[str, Mapping[str, Any]], progress: Progress = SILENT) -> dict[str, Any]:
     """Run the whole demo into `out`; returns rows and checks, and writes results.json and figure3.png there."""
-    if out.exists() and any(out.iterdir()) and not is_prepared(out / "data"):
+    if out.exists() and not (out.is_dir() and (is_prepared(out / "data") or not any(out.iterdir()))):
         raise PrlhfError(f"{out} exists and holds no demo", "choose another --out")
     prep = resolve(PrepConfig, recipe.get("prep", {}), {"dataset": "demo", "out": out / "data"})
     if not is_prepared(prep.folder):

@@ -41,6 +41,7 @@ class Recipe(BaseModel):
     steps: int
     batch_size: int  # posts per step
     summaries_per_post: int
+    wish_share: float  # share of posts that open with a wish for so many facts
     lr: float
     copy_steps: int  # first steps, spent on repeating random words: teaches to copy, which the rest builds on
     warmup_steps: int
@@ -52,6 +53,7 @@ def train_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
     """Byte-level BPE on generated text: every word of the world is one token, any other text still encodes."""
     rng = random.Random(recipe.seed)
     posts = [world.write_post(rng) for _ in range(4000)]
+    wishes = [world.write_wish(rng.randint(1, 4), rng) for _ in posts]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -61,7 +63,8 @@ def train_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator((p.prompt + world.write_summary(p, rng) for p in posts), trainer)
+    texts = (w + p.prompt + world.write_summary(p, rng) for w, p in zip(wishes, posts, strict=True))
+    tokenizer.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=EOS, pad_token=PAD, bos_token=None)
 
 
@@ -88,10 +91,12 @@ def make_batch(rng: random.Random, tokenizer: PreTrainedTokenizerFast, recipe: R
     so each summary is learned as if it stood alone, and the post is read once.
     """
     posts = [world.write_post(rng) for _ in range(recipe.batch_size)]
-    prompts = tokenizer([post.prompt for post in posts]).input_ids
+    counts = [rng.randint(1, 4) if rng.random() < recipe.wish_share else None for _ in posts]
+    wishes = [world.write_wish(count, rng) if count else "" for count in counts]
+    prompts = tokenizer([wish + post.prompt for wish, post in zip(wishes, posts, strict=True)]).input_ids
     branches = [
-        tokenizer([world.write_summary(post, rng) + EOS for _ in range(recipe.summaries_per_post)]).input_ids
-        for post in posts
+        tokenizer([world.write_summary(post, rng, count) + EOS for _ in range(recipe.summaries_per_post)]).input_ids
+        for post, count in zip(posts, counts, strict=True)
     ]
     length = max(len(p) + sum(map(len, group)) for p, group in zip(prompts, branches, strict=True))
     ids = torch.full((len(posts), length), tokenizer.pad_token_id)

@@ -62,6 +62,14 @@ FILLERS = (
     "thanks for reading.",
 )
 MIN_FACTS, MAX_FACTS = 1, 4
+# What a reader may ask for, in a line before the post: how many facts to state. The base learns to heed it, as an
+# instruction-tuned model would; without a wish, one to four facts are equally likely.
+WISHES = {
+    1: ("keep it very short.", "one thing only.", "as short as can be."),
+    2: ("keep it short.", "two things, please.", "not too long."),
+    3: ("say a bit more.", "three things, please.", "rather long."),
+    4: ("tell me everything.", "four things, please.", "as long as can be."),
+}
 
 Fact = tuple[str, str, str, str]
 
@@ -101,6 +109,11 @@ def write_post(rng: random.Random) -> Post:
     sentences.insert(rng.randint(0, count), rng.choice(FILLERS))
     prompt = f"SUBREDDIT: r/{rng.choice(SUBREDDITS)}\nTITLE: {rng.choice(TITLES)}\nPOST: {' '.join(sentences)}\nTL;DR:"
     return Post(prompt, facts)
+
+
+def write_wish(count: int, rng: random.Random) -> str:
+    """A line asking for `count` facts, to stand before a post's prompt."""
+    return f"{rng.choice(WISHES[count])}\n"
 
 
 def write_summary(post: Post, rng: random.Random, count: int | None = None) -> str:

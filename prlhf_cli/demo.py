@@ -17,9 +17,9 @@ def command(
 ) -> None:
     """Section 5.1 of the paper in miniature, without a network, in a few minutes: train, generate, Figure 3.
 
-    [dim]prlhf demo[/dim]
+    prlhf demo
 
-    [dim]prlhf demo --recipe demo-zero-length --out runs/zero[/dim]
+    prlhf demo --recipe demo-zero-length --out runs/zero
     """
 
     def work(bars: show.Bars) -> dict[str, Any]:

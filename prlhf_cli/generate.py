@@ -28,6 +28,10 @@ def command(
     temperature: Annotated[float | None, typer.Option(help="0 is greedy (default: 1).")] = None,
     top_p: Annotated[float | None, typer.Option(help="Nucleus of the distribution (default: 1).")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed; each (prompt, user) has random numbers of its own.")] = None,
+    model: Annotated[str | None, typer.Option(help="Where the run's base model is now, if it has moved.")] = None,
+    trust_remote_code: Annotated[
+        bool | None, typer.Option("--trust-remote-code", help="Run code that comes with the base model.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     recipe: Annotated[
         str | None, typer.Option(help="Recipe (a file, or a shipped one's name) whose `generate` section to use.")
@@ -36,9 +40,9 @@ def command(
 ) -> None:
     """Write responses, one row per (prompt, user). A rerun goes on where a killed one stopped.
 
-    [dim]prlhf generate runs/demo --prompts eval --users all --out responses.jsonl[/dim]
+    prlhf generate runs/demo --prompts eval --users all --out responses.jsonl
 
-    [dim]prlhf generate runs/demo --prompts mine.txt --users 4,7,generic --temperature 0[/dim]
+    prlhf generate runs/demo --prompts mine.txt --users 4,7,generic --temperature 0
     """
     flags = {key: value for key, value in locals().items() if key not in ("run", "recipe", "as_json")}
 

@@ -16,6 +16,10 @@ def command(
     checkpoint: Annotated[Path | None, typer.Option(help="Judge this run on held-out comparisons instead.")] = None,
     dataset: Annotated[Path | None, typer.Option(help="With --checkpoint: the prepared data set.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write (default: judged).")] = None,
+    model: Annotated[str | None, typer.Option(help="Where the run's base model is now, if it has moved.")] = None,
+    trust_remote_code: Annotated[
+        bool | None, typer.Option("--trust-remote-code", help="Run code that comes with the base model.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the bootstrap and of the shuffled control.")] = None,
     recipe: Annotated[
         str | None, typer.Option(help="Recipe (a file, or a shipped one's name) whose `judge` section to use.")
@@ -24,11 +28,11 @@ def command(
 ) -> None:
     """Win-rates of A against B, or a checkpoint's accuracy on held-out comparisons; 95 % intervals by user.
 
-    [dim]prlhf judge personalized.jsonl vanilla.jsonl --judge rule:shorter --out judged[/dim]
+    prlhf judge personalized.jsonl vanilla.jsonl --judge rule:shorter --out judged
 
-    [dim]prlhf judge --checkpoint runs/demo --dataset data/demo[/dim]
+    prlhf judge --checkpoint runs/demo --dataset data/demo
     """
-    flags = {"judge": judge, "out": out, "seed": seed}
+    flags = {"judge": judge, "out": out, "seed": seed, "model": model, "trust_remote_code": trust_remote_code}
 
     def work(bars: show.Bars) -> dict[str, Any]:
         from prlhf.config import JudgeConfig, load_recipe, resolve

@@ -13,7 +13,7 @@ from prlhf_cli.usage import OneLine
 app = typer.Typer(
     cls=OneLine,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # plain help: rich takes longer to import than all the rest
     help="Personalized language models from personalized human feedback (P-RLHF, arXiv 2402.05133).\n\n"
     "prep → train → generate → judge; sweep repeats train over a grid; demo does all of it without a network.",
 )
@@ -35,7 +35,7 @@ def main(
 
 
 for module in (prep, train, generate, judge, sweep, demo):
-    app.command(module.__name__.rpartition(".")[2], rich_help_panel="Stages")(module.command)
+    app.command(module.__name__.rpartition(".")[2])(module.command)
 
 
 if __name__ == "__main__":

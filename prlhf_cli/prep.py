@@ -37,11 +37,11 @@ def command(
 ) -> None:
     """Turn raw data into a prepared data set: train, eval and users as parquet, and a manifest.
 
-    [dim]prlhf prep demo --out data/demo[/dim]
+    prlhf prep demo --out data/demo
 
-    [dim]prlhf prep tldr --source raw/tldr --simulate length --minority 0.3 --out data/tldr[/dim]
+    prlhf prep tldr --source raw/tldr --simulate length --minority 0.3 --out data/tldr
 
-    [dim]prlhf prep choices.jsonl --column user_id=annotator --out data/mine[/dim]
+    prlhf prep choices.jsonl --column user_id=annotator --out data/mine
     """
 
     def work(bars: show.Bars) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def command(
 ) -> None:
     """Train every point of a grid, one after another, and rank them. A rerun repeats no finished trial.
 
-    [dim]prlhf sweep --recipe recipes/demo.yaml --space alpha=0.2,0.5 --space user-tokens=1,10 --out sweeps/alpha[/dim]
+    prlhf sweep --recipe recipes/demo.yaml --space alpha=0.2,0.5 --space user-tokens=1,10 --out sweeps/alpha
     """
 
     def work(bars: show.Bars) -> dict[str, Any]:

@@ -60,11 +60,11 @@ def command(
 ) -> None:
     """Train user model and adapter together on comparisons with users (P-DPO; vanilla DPO with `uniform`).
 
-    [dim]prlhf train --dataset tldr --user-model cluster --k 10[/dim]
+    prlhf train --dataset tldr --user-model cluster --k 10
 
-    [dim]prlhf train --recipe recipes/demo.yaml --set lora_r=16 --out runs/demo[/dim]
+    prlhf train --recipe recipes/demo.yaml --set lora_r=16 --out runs/demo
 
-    [dim]prlhf train --resume --out runs/demo[/dim]
+    prlhf train --resume --out runs/demo
     """
     flags = {key: value for key, value in locals().items() if key not in ("recipe", "set_", "resume", "as_json")}
 

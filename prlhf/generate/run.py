@@ -39,13 +39,15 @@ def generate(run: Path, config: GenerateConfig, progress: Progress = SILENT) -> 
     out = config.out
     settings = settings_of(run, config)
     done = already_written(out, settings)
-    policy = load_policy(run, config.device, config.precision)
+    policy = load_policy(run, config.device, config.precision, config.model, config.trust_remote_code)
     if config.base:
-        policy = replace(policy, model=reference_model(policy, run))
+        policy = replace(policy, model=reference_model(policy, run, config.model, config.trust_remote_code))
     data = load_data(policy, config)
     readers = choose_readers(policy, data, config)
     jobs = plan(policy, load_prompts(data, config), readers, config)
     wanted = [job for job in jobs if (job.prompt_id, job.user_id) not in done]
+    with full_disk_named(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
     progress.start("generating", len(jobs))
     progress.advance(len(jobs) - len(wanted))
     counts = {"responses": len(jobs), "new": len(wanted), "tokens": 0}
@@ -109,7 +111,6 @@ def already_written(out: Path, settings: dict[str, Any]) -> dict[tuple[str, str]
 
 
 def append(path: Path, rows: list[Response]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     with full_disk_named(path), path.open("a", encoding="utf-8") as file:
         file.write("".join(map(to_line, rows)))
 

@@ -30,14 +30,16 @@ from prlhf.records import read_prepared
 def judge_checkpoint(run: Path, dataset: Path, config: JudgeConfig, progress: Progress = SILENT) -> dict[str, Any]:
     """Accuracy of `run`'s implicit reward on the held-out comparisons of `dataset`; writes results.json."""
     refuse_foreign(config.out)
-    policy = load_policy(run, config.device)
+    policy = load_policy(run, config.device, "auto", config.model, config.trust_remote_code)
     index = policy.index_of()
     rows = [replace(row, user_index=index.get(row.user_id, 0)) for row in read_prepared(dataset).eval]
     if not rows:
         raise PrlhfError(f"{dataset} has no held-out comparisons", "prepare it with an eval split")
     encoder = policy.encoder()
     data = [encoder.comparison(row) for row in rows]
-    reference = Reference(reference_model(policy, run), policy.tokenizer.pad_token_id)
+    reference = Reference(
+        reference_model(policy, run, config.model, config.trust_remote_code), policy.tokenizer.pad_token_id
+    )
 
     def read_as(users: list[int]) -> list[Scored]:
         return score(

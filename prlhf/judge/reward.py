@@ -13,8 +13,10 @@ from prlhf.records import Comparison, Text
 
 
 def reward_scorer(run: str, config: JudgeConfig) -> RewardScorer:
-    policy = load_policy(Path(run), config.device)
-    reference = Reference(reference_model(policy, Path(run)), policy.tokenizer.pad_token_id)
+    policy = load_policy(Path(run), config.device, "auto", config.model, config.trust_remote_code)
+    reference = Reference(
+        reference_model(policy, Path(run), config.model, config.trust_remote_code), policy.tokenizer.pad_token_id
+    )
     return RewardScorer(policy, reference, config.batch_size)
 
 

@@ -163,15 +163,17 @@ def load_policy(
     return policy
 
 
-def reference_model(policy: Policy, run: Path) -> PersonalizedLM:
+def reference_model(
+    policy: Policy, run: Path, base: str | None = None, trust_remote_code: bool = False
+) -> PersonalizedLM:
     """Whose `reference` and `as_base` are the base of a loaded policy: the policy itself with its adapter off, or,
     after full fine-tuning, the base it was trained from, loaded beside it."""
     if not policy.config.full_finetune:
         return policy.model
     about = read_about(model_folder(run))
     lm = policy.base.lm
-    base = _own_base(run, about, about["base"], lm.device, lm.dtype, policy.config.trust_remote_code)
-    return PersonalizedLM(base.lm, policy.model.users)
+    loaded = _own_base(run, about, base or about["base"], lm.device, lm.dtype, trust_remote_code)
+    return PersonalizedLM(loaded.lm, policy.model.users)
 
 
 def _own_base(

@@ -85,7 +85,7 @@ class Encoder:
             raise PrlhfError(
                 f"the prompt of '{name}' has {len(ids)} tokens, and {max(room, 0)} fit "
                 f"(context {self.limit}, less user tokens and text)",
-                "shorten it, or cut long prompts with --max-prompt-tokens",
+                "shorten it, or set max_prompt_tokens in training, a smaller max_new_tokens in generating",
             )
         return ids
 

@@ -115,7 +115,8 @@ def _run(
 def with_base(config: TrainConfig, data: Prepared) -> TrainConfig:
     """Fill in the default base: the bundled tiny one for demo data, a small instruct model for the rest."""
     if config.model:
-        return config
+        local = Path(config.model)  # the run must find it from any folder later
+        return config.model_copy(update={"model": str(local.resolve())}) if local.exists() else config
     tiny = data.manifest.get("dataset") in DEMO_DATASETS
     return config.model_copy(update={"model": "tiny" if tiny else HUB_DEFAULT_MODEL})
 

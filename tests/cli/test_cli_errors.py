@@ -100,13 +100,9 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("demo --recipe nothing.yaml", ["no recipe at nothing.yaml"]),
     ("demo --out full", ["full exists and holds no demo", "--out"]),
     ("sweep --space alpha=0.5 --set dataset={prepared} --out full", ["full exists and is no sweep", "--out"]),
-]  # fmt: skip
-
-# Refused today by a traceback.
-NOT_YET: list[tuple[str, list[str]]] = [
     ("generate {run} --max-new-tokens 2 --max-prompts 1 --out a-file/below.jsonl", ["a-file/below", "--out"]),
     ("demo --out a-file", ["a-file", "--out"]),
-]
+]  # fmt: skip
 
 FILES = {
     "broken.yaml": "train: [1\n",
@@ -136,8 +132,7 @@ def furnished(here: Path) -> Path:
 
 @pytest.mark.parametrize(
     ("line", "fragments"),
-    [pytest.param(*case, id=case[0]) for case in REFUSED]
-    + [pytest.param(*case, id=case[0], marks=pytest.mark.xfail(strict=True)) for case in NOT_YET],
+    [pytest.param(*case, id=case[0]) for case in REFUSED],
 )
 def test_refused(
     line: str,

@@ -104,7 +104,7 @@ def test_completion() -> None:
 
 @pytest.mark.slow
 def test_help_is_quick() -> None:
-    """Against importing what shows it: `import typer, rich` alone imports next to nothing of the two."""
+    """At most 1.5 times importing typer and rich: help is plain, and neither rich's parts nor the library are read."""
 
     def seconds(*args: str) -> float:
         times = []
@@ -114,5 +114,6 @@ def test_help_is_quick() -> None:
             times.append(time.perf_counter() - began)
         return statistics.median(times)
 
-    yardstick = seconds("-c", "import typer, typer.rich_utils, rich.progress")
-    assert seconds("-m", "prlhf_cli.main", "train", "--help") < 2 * yardstick
+    yardstick = seconds("-c", "import typer, rich")
+    assert seconds("-m", "prlhf_cli.main", "--help") <= 1.5 * yardstick
+    assert seconds("-m", "prlhf_cli.main", "train", "--help") <= 1.5 * yardstick

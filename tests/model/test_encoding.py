@@ -147,7 +147,7 @@ def test_a_prompt_that_leaves_no_room_is_refused_by_name() -> None:
     with pytest.raises(PrlhfError) as error:
         encoder(limit=8).comparison(comparison(prompt="cdefg", text="z"))
     assert "the prompt of 'row-7' has 5 tokens, and 4 fit" in error.value.message
-    assert "--max-prompt-tokens" in error.value.hint
+    assert "max_prompt_tokens" in error.value.hint
 
 
 def test_text_alone_may_be_too_long() -> None:
