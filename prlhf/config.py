@@ -56,14 +56,14 @@ class TrainConfig(Stage):
     user_model: Literal["uniform", "individual", "cluster"] = "individual"
     k: int = Field(10, ge=1)  # cluster: number of clusters K
     user_tokens: int = Field(10, ge=0)  # T_u: soft-prompt vectors per user
-    user_init: Literal["zero", "vocabulary", "random"] = "zero"  # how users' embeddings start
+    user_init: Literal["zero", "vocabulary", "random"] = "vocabulary"  # how users' embeddings start
     cluster_weights: Literal["softmax", "linear"] = "softmax"  # softmax: the released code; linear: V.w as written
     user_text: bool = True  # prepend the text about the user, where there is any
 
     # The objective (section 4.4)
     alpha: float = Field(0.5, ge=0, le=1)  # weight of the term with the user's id; 1 - alpha: the generic user's
     beta: float = Field(0.1, gt=0)
-    nll: float = Field(0.0, ge=0)  # weight of the NLL per chosen token in both terms; 0: as published
+    nll: float = Field(0.5, ge=0)  # weight of the NLL per chosen token in both terms; 0: as published. Keeps the text whole
 
     # The adapter
     full_finetune: bool = False  # train all weights of the base instead of a LoRA adapter

@@ -20,12 +20,12 @@ def command(
     user_tokens: Annotated[int | None, typer.Option(help="T_u, soft-prompt vectors per user (default: 10).")] = None,
     user_init: Annotated[
         Literal["zero", "vocabulary", "random"] | None,
-        typer.Option(help="How users' embeddings start (default: zero)."),
+        typer.Option(help="How users' embeddings start (default: vocabulary)."),
     ] = None,
     alpha: Annotated[float | None, typer.Option(help="Weight of the user's term, 0 to 1 (default: 0.5).")] = None,
     beta: Annotated[float | None, typer.Option(help="DPO's beta (default: 0.1).")] = None,
     nll: Annotated[
-        float | None, typer.Option(help="Weight of the NLL per chosen token; 0 is the published objective.")
+        float | None, typer.Option(help="Weight of the NLL per chosen token; 0 is the published objective (default: 0.5).")
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Base: hub id, folder or .gguf file (default: by data set).")

@@ -99,7 +99,7 @@ def make_config(tiny_base: Path, prepared: Path) -> MakeConfig:
     def make(out: Path, **changes: Any) -> TrainConfig:
         values = {
             "dataset": str(prepared), "out": out, "model": str(tiny_base), "device": "cpu", "precision": "fp32",
-            "user_tokens": 2, "k": 2, "lora_r": 2, "lora_dropout": 0.0, "lr": 1e-2, "user_lr": 5e-2,
+            "nll": 0.0, "user_tokens": 2, "k": 2, "lora_r": 2, "lora_dropout": 0.0, "lr": 1e-2, "user_lr": 5e-2,
             "warmup_steps": 0, "batch_size": 2, "max_steps": 6, "save_every": 2, "seed": 3,
         }  # fmt: skip
         return TrainConfig.model_validate(values | changes)
