@@ -19,7 +19,7 @@ def command(
 
     prlhf demo
 
-    prlhf demo --recipe demo-zero-length --out runs/zero
+    prlhf demo --recipe demo --out runs/again
     """
 
     def work(bars: show.Bars) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """The bundled tiny base: its size, its card, and what it writes."""
 
 import json
+import random
 
 import pytest
 
+from prlhf import world
 from prlhf.model.base import TINY, load_base
 from prlhf.pretrain import sample_check
 
@@ -36,6 +38,24 @@ def test_samples_follow_the_grammar_and_the_post(base):
     shares = sample_check(base.lm, base.tokenizer, cases=200, seed=11)
     assert shares["well_formed"] >= 0.95
     assert shares["faithful"] >= 0.87
+
+
+def test_it_heeds_a_wish_for_length(base):
+    """What soft prompts can build on: mean facts stated, by the number asked for."""
+    rng = random.Random(5)
+    asked = {
+        count: [world.write_wish(count, rng) + world.write_post(rng).prompt for _ in range(30)] for count in (1, 4)
+    }
+    stated = {}
+    for count, prompts in asked.items():
+        inputs = base.tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
+        out = base.lm.generate(
+            inputs.input_ids, attention_mask=inputs.attention_mask, max_new_tokens=48, do_sample=False
+        )
+        texts = base.tokenizer.batch_decode(out[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
+        stated[count] = sum(world.check(p, t).facts for p, t in zip(prompts, texts, strict=True)) / len(texts)
+    assert stated[1] <= 1.2
+    assert stated[4] >= 3.5
 
 
 @pytest.mark.slow
