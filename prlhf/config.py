@@ -63,7 +63,7 @@ class TrainConfig(Stage):
     # The objective (section 4.4)
     alpha: float = Field(0.5, ge=0, le=1)  # weight of the term with the user's id; 1 - alpha: the generic user's
     beta: float = Field(0.1, gt=0)
-    nll: float = Field(0.5, ge=0)  # weight of the NLL per chosen token in both terms; 0: as published. Keeps the text whole
+    nll: float = Field(0.5, ge=0)  # weight of the NLL per chosen token in both terms; 0: as published
 
     # The adapter
     full_finetune: bool = False  # train all weights of the base instead of a LoRA adapter

@@ -192,10 +192,7 @@ def pretrain(recipe: Recipe, out: Path) -> dict[str, float]:
     for step in range(recipe.steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, recipe)
-        if step < recipe.copy_steps:
-            batch = make_copy_batch(rng, words, recipe)
-        else:
-            batch = make_batch(rng, tokenizer, recipe)
+        batch = make_copy_batch(rng, words, recipe) if step < recipe.copy_steps else make_batch(rng, tokenizer, recipe)
         loss, summary_nll = weighted_loss(model, batch)
         optimizer.zero_grad()
         loss.backward()

@@ -8,6 +8,7 @@ without a model. Nothing here knows about tensors, users or preferences.
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 from dataclasses import dataclass
@@ -135,4 +136,4 @@ def check(prompt: str, response: str, finished: bool = True) -> Verdict:
 def _in_order(facts: list[Fact]) -> bool:
     """Each fact's day later in the week than the one before; so no fact comes twice."""
     days = [DAYS.index(fact[0]) for fact in facts]
-    return all(before < after for before, after in zip(days, days[1:], strict=False))
+    return all(before < after for before, after in itertools.pairwise(days))

@@ -25,7 +25,8 @@ def command(
     alpha: Annotated[float | None, typer.Option(help="Weight of the user's term, 0 to 1 (default: 0.5).")] = None,
     beta: Annotated[float | None, typer.Option(help="DPO's beta (default: 0.1).")] = None,
     nll: Annotated[
-        float | None, typer.Option(help="Weight of the NLL per chosen token; 0 is the published objective (default: 0.5).")
+        float | None,
+        typer.Option(help="Weight of the NLL per chosen token; 0: as published (default: 0.5)."),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Base: hub id, folder or .gguf file (default: by data set).")

@@ -29,7 +29,8 @@ def test_a_png_is_drawn_whatever_the_bars(bars: list[LengthBar], tmp_path: Path)
     path = tmp_path / "new" / "lengths"
     draw_lengths(bars, path)
     width, height = size(path)
-    assert 600 <= width <= 4000 and 500 <= height <= 700
+    assert 600 <= width <= 4000
+    assert 500 <= height <= 700
     assert [p.name for p in path.parent.iterdir()] == ["lengths"]
 
 

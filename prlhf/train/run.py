@@ -116,7 +116,8 @@ def with_base(config: TrainConfig, data: Prepared) -> TrainConfig:
     """Fill in the default base: the bundled tiny one for demo data, a small instruct model for the rest."""
     if config.model:
         local = Path(config.model)  # the run must find it from any folder later
-        return config.model_copy(update={"model": str(local.resolve())}) if local.exists() else config
+        named = config.model == "tiny" or not local.exists()
+        return config if named else config.model_copy(update={"model": str(local.resolve())})
     tiny = data.manifest.get("dataset") in DEMO_DATASETS
     return config.model_copy(update={"model": "tiny" if tiny else HUB_DEFAULT_MODEL})
 
