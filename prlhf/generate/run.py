@@ -218,7 +218,7 @@ def _is_text(value: Any) -> bool:
 
 def plan(policy: Policy, prompts: list[Text], readers: list[Reader], config: GenerateConfig) -> list[Job]:
     """One job per (prompt, user), in this order; each prompt is tokenised once."""
-    encoder = policy.encoder()
+    encoder = replace(policy.encoder(), limit=policy.base.context)  # training's budget of tokens does not bind here
     texts = {reader.id: encoder.text("" if config.base else reader.text) for reader in readers}
     jobs = []
     for prompt in prompts:

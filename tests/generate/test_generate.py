@@ -277,6 +277,14 @@ def test_a_prompt_too_long_for_the_context(tmp_path: Path, trained: Path) -> Non
         generate(trained, config(tmp_path, prompts=str(tmp_path / "long.txt")))
 
 
+def test_the_training_budget_does_not_bind_generation(tmp_path: Path, make_config: Any) -> None:
+    """A run trained on 40 tokens a row still writes after a prompt of 30, up to the model's context."""
+    train(make_config(tmp_path / "r", max_steps=1, max_tokens=40, max_prompt_tokens=20))
+    (tmp_path / "p.txt").write_text("my boss lost rings. " * 5)
+    rows = rows_of(tmp_path, tmp_path / "r", prompts=str(tmp_path / "p.txt"), max_new_tokens=30)
+    assert {row.prompt_tokens for row in rows if row.user_id == "generic"} == {20}
+
+
 def test_a_conversation_for_a_base_without_template(tmp_path: Path, trained: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"prompt": [{"role": "user", "content": "Why?"}]}\n')
     with pytest.raises(PrlhfError, match="no chat template"):
