@@ -43,8 +43,9 @@ def render(work: Path, docs: Path) -> None:
     numbers: Numbers = json.loads(kept.read_text()) if kept.exists() else {}
     for name, gather in GATHER.items():
         whole = all((work / step.done).exists() for step in EXPERIMENTS[name].steps)
-        if whole or name in IN_PARTS:
-            numbers |= {name: found} if (found := gather(work)) else {}
+        found = gather(work) if whole or name in IN_PARTS else {}
+        if found:
+            numbers[name] = found
     numbers["machine"] = numbers.get("machine") or machine()
     kept.write_text(json.dumps(numbers, indent=1) + "\n")
     pictures.draw_all(numbers, docs / "figures")

@@ -24,25 +24,25 @@ class Experiment:
     steps: list[Step] = field(default_factory=list)
 
     def prep(self, dataset: str, out: str, options: str = "") -> str:
-        return self._add(f"prep {dataset} {options} --out {{w}}/{out}", f"{out}/manifest.json")
+        return self.add(f"prep {dataset} {options} --out {{w}}/{out}", f"{out}/manifest.json")
 
     def train(self, data: str, out: str, recipe: str, options: str = "") -> str:
         command = f"train --recipe {recipe} --dataset {{w}}/{data} {options} --out {{w}}/{out}"
-        return self._add(command, f"{out}/results.json", f"{data}/manifest.json")
+        return self.add(command, f"{out}/results.json", f"{data}/manifest.json")
 
     def generate(self, run: str, out: str, recipe: str, options: str = "") -> str:
         command = f"generate {{w}}/{run} --recipe {recipe} {options} --out {{w}}/{out}"
-        return self._add(command, out, f"{run}/results.json")
+        return self.add(command, out, f"{run}/results.json")
 
     def judge(self, a: str, b: str, judge: str, out: str) -> str:
         command = f"judge {{w}}/{a} {{w}}/{b} --judge {judge} --out {{w}}/{out}"
-        return self._add(command, f"{out}/results.json", a, b)
+        return self.add(command, f"{out}/results.json", a, b)
 
     def accuracy(self, run: str, data: str, out: str) -> str:
         command = f"judge --checkpoint {{w}}/{run} --dataset {{w}}/{data} --out {{w}}/{out}"
-        return self._add(command, f"{out}/results.json", f"{run}/results.json")
+        return self.add(command, f"{out}/results.json", f"{run}/results.json")
 
-    def _add(self, command: str, done: str, *needs: str) -> str:
+    def add(self, command: str, done: str, *needs: str) -> str:
         self.steps.append(Step(" ".join(command.split()), done, needs))
         return done
 
@@ -80,7 +80,7 @@ def figure3() -> Experiment:
     """Section 5.1: the demo, over seeds."""
     experiment = Experiment("figure3")
     for seed in DEMO_SEEDS:
-        experiment._add(f"demo --seed {seed} --out {{w}}/demo-{seed}", f"demo-{seed}/results.json")
+        experiment.add(f"demo --seed {seed} --out {{w}}/demo-{seed}", f"demo-{seed}/results.json")
     return experiment
 
 
@@ -137,13 +137,12 @@ def rewards() -> Experiment:
             e.train(data, run, f"demo-{family}", f"--objective rm {options}")
             e.accuracy(run, data, f"{family}/accuracy/{name}")
     best = "profiles/best-of-8.jsonl"
-    e.steps.append(
-        Step(
-            "generate {w}/profiles/vanilla --recipe demo-profiles --users seen --best-of 8 --reward {w}/profiles/p-rm"
-            f" --out {{w}}/{best}",
-            best,
-            ("profiles/vanilla/results.json", "profiles/p-rm/results.json"),
-        )
+    e.add(
+        f"generate {{w}}/profiles/vanilla --recipe demo-profiles --users seen --best-of 8 --reward {{w}}/profiles/p-rm"
+        f" --out {{w}}/{best}",
+        best,
+        "profiles/vanilla/results.json",
+        "profiles/p-rm/results.json",
     )
     e.judge(best, "profiles/vanilla.jsonl", "oracle:{w}/profiles/data", "profiles/judged/best-of-8")
     return e

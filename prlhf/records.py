@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prlhf.atomic import atomic_dir
-from prlhf.errors import PrlhfError
+from prlhf.errors import PrlhfError, one_line
 
 Message = dict[str, str]
 Text = str | list[Message]
@@ -168,7 +168,7 @@ def _read_lines(path: Path, *keys: str) -> list[dict[str, Any]]:
         for row in rows:
             _ = [row[key] for key in keys]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PrlhfError(f"cannot read {path}: {' '.join(str(error).split())}", "run `prlhf prep` again") from error
+        raise PrlhfError(f"cannot read {path}: {one_line(error)}", "run `prlhf prep` again") from error
     return rows
 
 
@@ -176,8 +176,7 @@ def _read_table(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
-        why = " ".join(str(error).split())
-        raise PrlhfError(f"cannot read {path}: {why}", "run `prlhf prep` again") from error
+        raise PrlhfError(f"cannot read {path}: {one_line(error)}", "run `prlhf prep` again") from error
     for part in schema:
         if part.name not in table.column_names:
             raise PrlhfError(f"{path} has no column '{part.name}'", "run `prlhf prep` again")

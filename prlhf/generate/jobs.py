@@ -24,9 +24,7 @@ def plan(
     jobs = [planner.job(prompt, reader) for prompt, reader in pairs]
     if planner.dropped:
         progress.note(f"{planner.dropped} examples were dropped: no room for them in the context")
-    for what, count in planner.encoder.cut.items():
-        if count:
-            progress.note(f"{count} {what} were cut to fit the token budget")
+    planner.encoder.note_cut(progress)
     return jobs
 
 

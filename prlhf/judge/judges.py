@@ -60,10 +60,9 @@ def _longer(pairs: list[Pair]) -> list[tuple[float, float]]:
 
 
 def _oracle(dataset: str, config: JudgeConfig) -> Judge:
-    from prlhf.judge.oracle import oracle_votes
+    from prlhf.judge.oracle import oracle_judge
 
-    votes = oracle_votes(dataset)
-    return by_scorer(lambda pairs: [(float(vote), 0.0) for vote in votes(pairs)])
+    return oracle_judge(dataset)
 
 
 def _reward(run: str, config: JudgeConfig) -> Judge:

@@ -6,33 +6,28 @@ from pathlib import Path
 
 from prlhf import world
 from prlhf.errors import PrlhfError
+from prlhf.judge.judges import Judge, Verdict
 from prlhf.judge.pairs import Pair
 from prlhf.records import GENERIC, read_prepared
 from prlhf.responses import Response
 from prlhf.taste import Taste, prefers, understand
 
+VERDICTS: dict[int, Verdict] = {1: "A", 0: "tie", -1: "B"}
 
-def oracle_votes(dataset: str) -> OracleVotes:
+
+def oracle_judge(dataset: str) -> Judge:
     """The oracle of a prepared data set that says what each user prefers."""
     tastes = {user.id: understand(user.preference) for user in read_prepared(Path(dataset)).users}
     if not any(taste != Taste() for taste in tastes.values()):
         raise PrlhfError(f"{dataset} does not know its users' tastes", "give demo-profiles or demo-crowd, prepared")
-    return OracleVotes(tastes)
+    tastes[GENERIC] = Taste()  # nobody in particular: form and truth alone count
 
-
-class OracleVotes:
-    """For each pair 1 where A is better to its user, -1 where B is, 0 for a tie."""
-
-    def __init__(self, tastes: dict[str, Taste]) -> None:
-        self._tastes = tastes | {GENERIC: Taste()}  # nobody in particular: form and truth alone count
-
-    def __call__(self, pairs: list[Pair]) -> list[int]:
-        return [self._vote(pair) for pair in pairs]
-
-    def _vote(self, pair: Pair) -> int:
-        if pair.user_id not in self._tastes:
+    def verdict(pair: Pair) -> Verdict:
+        if pair.user_id not in tastes:
             raise PrlhfError(f"the oracle's data set has no user '{pair.user_id}'", "give the one the users are from")
-        return prefers(self._tastes[pair.user_id], _checked(pair.a), _checked(pair.b))
+        return VERDICTS[prefers(tastes[pair.user_id], _checked(pair.a), _checked(pair.b))]
+
+    return lambda pairs: [verdict(pair) for pair in pairs]
 
 
 def _checked(response: Response) -> world.Verdict:

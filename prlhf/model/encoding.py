@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from prlhf.errors import PrlhfError
+from prlhf.progress import Progress
 from prlhf.records import Comparison, Message, Text
 
 
@@ -70,6 +71,12 @@ class Encoder:
         room = self.limit - self.user_tokens - len(text) - len(prompt)
         chosen, rejected = (self.response(row.prompt, answer, room) for answer in (row.chosen, row.rejected))
         return Encoded(text, prompt, chosen, rejected, row.user_index)
+
+    def note_cut(self, progress: Progress) -> None:
+        """Say what had to be cut so far, and how often."""
+        for what, count in self.cut.items():
+            if count:
+                progress.note(f"{count} {what} were cut to fit the token budget")
 
     def text(self, user_text: str) -> list[int]:
         if not (self.use_text and user_text):

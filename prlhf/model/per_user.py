@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from prlhf.atomic import atomic_file
-from prlhf.errors import PrlhfError
+from prlhf.errors import PrlhfError, one_line
 
 PER_USER = "per_user.json"
 
@@ -48,6 +48,6 @@ def read_per_user(folder: Path) -> PerUser:
         content = PerUser(str(found["dataset"]), [str(user) for user in found["users"]])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PrlhfError(
-            f"cannot read {path}: {' '.join(str(error).split())}", "go on training with --resume, or train again"
+            f"cannot read {path}: {one_line(error)}", "go on training with --resume, or train again"
         ) from error
     return content

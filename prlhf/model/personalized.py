@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prlhf.config import TrainConfig
 from prlhf.model.encoding import Rows
 from prlhf.model.users import UserModel
 
@@ -21,6 +22,10 @@ class Personalized(nn.Module):
         super().__init__()
         self.lm = lm
         self.users = users
+
+    def rates(self, config: TrainConfig) -> list[tuple[list[nn.Parameter], float]]:
+        """The parameters beside the language model's, in groups with a learning rate each."""
+        return self.users.rates(config)
 
     def embed(self, rows: Rows) -> Tensor:
         """Input embeddings [N, L, d] with the user's vectors in the rows' slots (section 4.3)."""

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from prlhf.config import TrainConfig
 from prlhf.errors import PrlhfError
 from prlhf.model.encoding import Rows
 from prlhf.model.personalized import Personalized, unwrapped
@@ -35,6 +36,10 @@ class RewardModel(Personalized):
         start = torch.randn(1, width, generator=torch.Generator().manual_seed(0)) * (width + 1) ** -0.5
         self.head = nn.Linear(width, 1, bias=False, device=vocabulary.device, dtype=torch.float32)
         self.head.weight.data.copy_(start)
+
+    def rates(self, config: TrainConfig) -> list[tuple[list[nn.Parameter], float]]:
+        """The head starts anew, as the user model does, and goes with it."""
+        return [*super().rates(config), (list(self.head.parameters()), config.user_lr)]
 
     def forward(self, rows: Rows) -> Tensor:
         """Rewards [N] of the rows' responses, in units of log-odds (Bradley-Terry). No logits are computed."""

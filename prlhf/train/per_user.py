@@ -21,7 +21,7 @@ from prlhf.model.per_user import PerUser, is_per_user, run_of, write_per_user
 from prlhf.model.scoring import mean
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Comparison, Prepared, User, read_prepared, write_prepared
-from prlhf.train.run import check_data, check_same, encode, train, with_base, write_recipe
+from prlhf.train.run import check_data, check_new, check_same, encode, train, vanilla, with_base, write_recipe
 
 MAX_USERS = 50  # each costs a run and an adapter: beyond this a user model is what one wants
 
@@ -59,10 +59,6 @@ def train_per_user(config: TrainConfig, resume: bool = False, progress: Progress
     return summary
 
 
-def vanilla(config: TrainConfig) -> TrainConfig:
-    return config.model_copy(update={"user_model": "uniform", "user_tokens": 0, "user_text": False})
-
-
 def check_resumed(folder: Path, config: TrainConfig, data: Prepared) -> None:
     if not is_per_user(folder):
         raise PrlhfError(f"{folder} holds no adapters per user to resume", "start without --resume, or drop --per-user")
@@ -80,8 +76,7 @@ def check(folder: Path, config: TrainConfig, data: Prepared, progress: Progress)
     if config.objective != "dpo":
         raise PrlhfError(f"--per-user trains policies, not objective = {config.objective}", "drop one of the two")
     check_data(config, data, progress)
-    if (folder / "recipe.yaml").exists():
-        raise PrlhfError(f"{folder} already holds a run", "go on with --resume, or choose another --out")
+    check_new(folder)
     encode(build_policy(config, data.user_ids, {}), data)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -58,9 +59,7 @@ def train(config: TrainConfig, resume: bool = False, progress: Progress = SILENT
     train_set, eval_set, encoder = encode(policy, data)
     if not resume:
         write_recipe(folder, config, data)
-    for what, count in encoder.cut.items():
-        if count:
-            progress.note(f"{count} {what} were cut to fit the token budget")
+    encoder.note_cut(progress)
     return _run(policy, train_set, eval_set, encoder, data, resume, progress)
 
 
@@ -77,17 +76,31 @@ def _run(
     reference = None if config.objective == "rm" else Reference(policy.model, policy.tokenizer.pad_token_id)
     if reference and config.full_finetune:  # there is no adapter to turn off later
         reference.fill([*train_set.encoded, *eval_set.encoded], config.batch_size, progress)
-    metrics_path = folder / "metrics.jsonl"
+    follow = Follow(folder / "metrics.jsonl", progress)
+    trainer = PersonalizedTrainer(policy, reference, train_set, eval_set, folder, [follow])
+    if config.gradient_checkpointing:
+        policy.base.lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    results = fit(trainer, config, resume, progress, "comparisons") | {"cut": encoder.cut}
+    if len(eval_set):
+        progress.start("evaluating", len(eval_set) * (1 if config.user_model == "uniform" else 2))
+        results["eval"] = trainer.evaluate_once(progress)
+        progress.finish()
+    finish(folder, results, lambda model: write_model(policy, results, model))
+    return results
+
+
+def fit(trainer: Any, config: TrainConfig, resume: bool, progress: Progress, unit: str) -> dict[str, Any]:
+    """Train from the newest checkpoint to the end; what all objectives' summaries say of it. `unit`: what a row is.
+
+    `trainer` is one of `trainer.OwnParts`. Raises Interrupted after a saved Ctrl-C.
+    """
+    folder = config.folder
     checkpoint = newest_checkpoint(folder) if resume else None
-    metrics.cut_back(metrics_path, step_of(checkpoint) if checkpoint else 0)
+    first = step_of(checkpoint) if checkpoint else 0
+    metrics.cut_back(trainer.metrics_path, first)
     began = time.perf_counter()
     with StopOnInterrupt() as stopper:
-        trainer = PersonalizedTrainer(
-            policy, reference, train_set, eval_set, folder, [Follow(metrics_path, progress), stopper]
-        )
-        trainer.remove_callback(_printer())
-        if config.gradient_checkpointing:
-            policy.base.lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        trainer.add_callback(stopper)
         if checkpoint and is_last(checkpoint):  # Trainer would train one step more
             trainer.take_up(checkpoint)
         else:
@@ -97,9 +110,9 @@ def _run(
     if stopper.asked:
         raise Interrupted(f"stopped after step {steps}; go on with: prlhf train --resume --out {folder}")
     seconds = time.perf_counter() - began
-    losses = [row["loss"] for row in metrics.read(metrics_path) if "loss" in row]  # of every try, unlike Trainer's own
-    first = step_of(checkpoint) if checkpoint else 0
-    results = {
+    # of every try, unlike Trainer's own
+    losses = [row["loss"] for row in metrics.read(trainer.metrics_path) if "loss" in row]
+    return {
         "run": str(folder),
         "objective": config.objective,
         "dataset": config.dataset,
@@ -107,15 +120,8 @@ def _run(
         "steps": steps,
         "loss": sum(losses) / len(losses),
         "train_seconds": seconds,
-        "comparisons_per_second": (steps - first) * config.batch_size * config.accumulation / seconds,
-        "cut": encoder.cut,
+        f"{unit}_per_second": (steps - first) * config.batch_size * config.accumulation / seconds,
     }
-    if len(eval_set):
-        progress.start("evaluating", len(eval_set) * (1 if config.user_model == "uniform" else 2))
-        results["eval"] = trainer.evaluate_users(progress)
-        progress.finish()
-    finish(policy, folder, results)
-    return results
 
 
 def check_new(folder: Path) -> None:
@@ -127,6 +133,11 @@ def without_users(config: TrainConfig) -> TrainConfig:
     """Supervised fine-tuning knows no users: what is set for them is as good as not set."""
     if config.objective != "sft":
         return config
+    return vanilla(config)
+
+
+def vanilla(config: TrainConfig) -> TrainConfig:
+    """The same settings without a user model and without text about users."""
     return config.model_copy(update={"user_model": "uniform", "user_tokens": 0, "user_text": False})
 
 
@@ -213,21 +224,20 @@ def is_last(checkpoint: Path) -> bool:
     return bool(state["global_step"] >= state["max_steps"])
 
 
-def finish(policy: Trained[Any], folder: Path, results: dict[str, Any]) -> None:
-    """Write results, card and model; the model comes last and marks the run as finished."""
+def finish(folder: Path, results: dict[str, Any], write: Callable[[Path], None]) -> None:
+    """Write the results, then the model, whole: it comes last and marks the run as finished."""
     with atomic_file(folder / "results.json") as beside:
         beside.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    with atomic_dir(folder / "model") as model:
+        write(model)
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def write_model(policy: Trained[Any], results: dict[str, Any], folder: Path) -> None:
+    """The model, and a card that says how it was made."""
+    save_policy(policy, folder)
     template = resources.files("prlhf.train").joinpath("card.md.jinja").read_text(encoding="utf-8")
     card = jinja2.Template(template, trim_blocks=True, lstrip_blocks=True).render(
         config=policy.config, results=results, users=len(policy.user_ids), base=policy.base
     )
-    with atomic_dir(folder / "model") as model:
-        save_policy(policy, model)
-        (model / "README.md").write_text(card, encoding="utf-8")
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
-
-
-def _printer() -> type:
-    from transformers import PrinterCallback
-
-    return PrinterCallback
+    (folder / "README.md").write_text(card, encoding="utf-8")

@@ -7,9 +7,6 @@ stage is `prlhf train --model RUN/model`. Prompts and responses become tokens as
 
 from __future__ import annotations
 
-import json
-import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,17 +16,14 @@ from datasets import Dataset
 from transformers import PrinterCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
-from prlhf.atomic import atomic_dir, atomic_file
 from prlhf.config import TrainConfig
-from prlhf.errors import Interrupted
-from prlhf.model.checkpoint import Policy, build_policy, load_weights, save_weights
+from prlhf.model.checkpoint import Policy, build_policy
 from prlhf.model.encoding import pad_rows
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Prepared
-from prlhf.train import metrics
 from prlhf.train.demonstrations import Demonstration, demonstrations
-from prlhf.train.run import is_last, newest_checkpoint, step_of, write_recipe
-from prlhf.train.trainer import Follow, StopOnInterrupt, training_arguments
+from prlhf.train.run import finish, fit, write_recipe
+from prlhf.train.trainer import Follow, OwnParts, training_arguments
 
 IGNORED = -100  # a label that counts for nothing, in transformers and TRL
 
@@ -45,44 +39,15 @@ def train_sft(config: TrainConfig, data: Prepared, resume: bool = False, progres
     train_rows, held_out = demonstrations(encoder, data.train), demonstrations(encoder, data.eval)[: config.eval_limit]
     if not resume:
         write_recipe(folder, config, data)
-    for what, count in encoder.cut.items():
-        if count:
-            progress.note(f"{count} {what} were cut to fit the token budget")
-    checkpoint = newest_checkpoint(folder) if resume else None
-    first = step_of(checkpoint) if checkpoint else 0
-    metrics_path = folder / "metrics.jsonl"
-    metrics.cut_back(metrics_path, first)
+    encoder.note_cut(progress)
     trainer = ImitationTrainer(policy, train_rows, held_out, folder, progress)
-    before = trainer.held_out_loss(progress)
-    began = time.perf_counter()
-    with StopOnInterrupt() as stopper:
-        trainer.add_callback(stopper)
-        if checkpoint and is_last(checkpoint):  # Trainer would train one step more
-            trainer.take_up(checkpoint)
-        else:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    progress.finish()
-    steps = trainer.state.global_step
-    if stopper.asked:
-        raise Interrupted(f"stopped after step {steps}; go on with: prlhf train --resume --out {folder}")
-    seconds = time.perf_counter() - began
-    losses = [row["loss"] for row in metrics.read(metrics_path) if "loss" in row]
-    results = {
-        "run": str(folder),
-        "objective": "sft",
-        "dataset": config.dataset,
-        "model": config.model,
-        "steps": steps,
-        "demonstrations": len(train_rows),
-        "loss": sum(losses) / len(losses),
-        "train_seconds": seconds,
-        "demonstrations_per_second": (steps - first) * config.batch_size * config.accumulation / seconds,
-        "cut": encoder.cut,
-    }
+    before = trainer.evaluate_held_out(progress)
+    results = fit(trainer, config, resume, progress, "demonstrations")
+    results |= {"demonstrations": len(train_rows), "cut": encoder.cut}
     if held_out:
         after = trainer.evaluate_once(progress)
         results["eval"] = after | {f"{name}_before": value for name, value in before.items()}
-    finish(policy, folder, results)
+    finish(folder, results, lambda model: write_merged(policy, results, model))
     return results
 
 
@@ -107,7 +72,7 @@ def sft_arguments(config: TrainConfig, folder: Path) -> SFTConfig:
     return SFTConfig(**(training_arguments(config, folder).to_dict() | ours))
 
 
-class ImitationTrainer(SFTTrainer):  # type: ignore[misc]
+class ImitationTrainer(OwnParts, SFTTrainer):  # type: ignore[misc]
     """TRL's SFT trainer, with evaluation per token of the held-out set and checkpoints as safetensors."""
 
     control: TrainerControl
@@ -122,7 +87,6 @@ class ImitationTrainer(SFTTrainer):  # type: ignore[misc]
     ) -> None:
         self.policy, self.held_out = policy, held_out
         self.metrics_path = folder / "metrics.jsonl"
-        self._evaluated: tuple[int, dict[str, float]] | None = None  # at which step, and what came out
         super().__init__(
             model=policy.model.lm,
             args=sft_arguments(policy.config, folder),
@@ -141,15 +105,7 @@ class ImitationTrainer(SFTTrainer):  # type: ignore[misc]
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, numbers)
         return numbers
 
-    def evaluate_once(self, progress: Progress = SILENT) -> dict[str, float]:
-        """The held-out loss at the current step, computed and logged once per step."""
-        step = self.state.global_step
-        if self._evaluated is None or self._evaluated[0] != step:
-            self._evaluated = (step, self.held_out_loss(progress))
-            metrics.put_evaluation(self.metrics_path, step, self._evaluated[1])
-        return self._evaluated[1]
-
-    def held_out_loss(self, progress: Progress = SILENT) -> dict[str, float]:
+    def evaluate_held_out(self, progress: Progress = SILENT) -> dict[str, float]:
         """Negative log-likelihood in nats of the held-out responses, the mean over their tokens and over them.
 
         Unlike TRL's `eval_loss`, a mean of batches' means, it does not depend on the batches.
@@ -169,21 +125,6 @@ class ImitationTrainer(SFTTrainer):  # type: ignore[misc]
         model.train(training)
         tokens = sum(len(row.response) for row in ordered)
         return {"nats_per_token": total / tokens, "nats_per_response": total / len(ordered)} if ordered else {}
-
-    # ---- our parts on disk ----
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        save_weights(self.policy.model, folder)
-
-    def take_up(self, checkpoint: Path) -> None:
-        """Be where `checkpoint` was written, without training."""
-        load_weights(self.policy.model, checkpoint)
-        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_weights(self.policy.model, Path(resume_from_checkpoint))
 
     def _send_telemetry(self) -> None:
         """Nothing: TRL would tell its makers of every run."""
@@ -216,14 +157,10 @@ tags: [prlhf, sft]
 """
 
 
-def finish(policy: Policy, folder: Path, results: dict[str, Any]) -> None:
-    """Write the results and the whole model; the model comes last and marks the run as finished."""
-    with atomic_file(folder / "results.json") as beside:
-        beside.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+def write_merged(policy: Policy, results: dict[str, Any], folder: Path) -> None:
+    """The whole model, an adapter merged into it, and a card."""
     lm = policy.model.lm
     merged = lm.merge_and_unload() if hasattr(lm, "merge_and_unload") else lm
-    with atomic_dir(folder / "model") as model:
-        merged.save_pretrained(model)
-        policy.tokenizer.save_pretrained(model)
-        (model / "README.md").write_text(CARD.format(**results), encoding="utf-8")
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    merged.save_pretrained(folder)
+    policy.tokenizer.save_pretrained(folder)
+    (folder / "README.md").write_text(CARD.format(**results), encoding="utf-8")

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from prlhf.config import TrainConfig
 from prlhf.model.checkpoint import Trained, load_weights, save_weights
@@ -73,7 +73,42 @@ def training_arguments(config: TrainConfig, folder: Path) -> TrainingArguments:
     )
 
 
-class PersonalizedTrainer(Trainer):
+class OwnParts:
+    """What our trainers share, whichever library's loop they are: one evaluation a step, and checkpoints that hold
+    our parts as safetensors. To stand before the loop among a class's bases."""
+
+    policy: Trained[Any]
+    metrics_path: Path
+    state: TrainerState
+    args: TrainingArguments
+    _evaluated: tuple[int, dict[str, Any]] | None = None  # at which step, and what came out
+
+    def evaluate_held_out(self, progress: Progress) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def evaluate_once(self, progress: Progress = SILENT) -> dict[str, Any]:
+        """The held-out summary at the current step, computed and logged once per step."""
+        step = self.state.global_step
+        if self._evaluated is None or self._evaluated[0] != step:
+            self._evaluated = (step, self.evaluate_held_out(progress))
+            metrics.put_evaluation(self.metrics_path, step, self._evaluated[1])
+        return self._evaluated[1]
+
+    def take_up(self, checkpoint: Path) -> None:
+        """Be where `checkpoint` was written, without training."""
+        load_weights(self.policy.model, checkpoint)
+        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        save_weights(self.policy.model, folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        load_weights(self.policy.model, Path(resume_from_checkpoint))
+
+
+class PersonalizedTrainer(OwnParts, Trainer):
     """Trains user model and adapter together on comparisons with users: a policy against its reference, or, where
     there is no reference, a reward model."""
 
@@ -90,7 +125,6 @@ class PersonalizedTrainer(Trainer):
         self.objective: Objective = objective_of(policy, reference)
         self.metrics_path = folder / "metrics.jsonl"
         self._recent: list[dict[str, float]] = []  # per micro-batch, since the last log
-        self._evaluated: tuple[int, dict[str, Any]] | None = None  # at which step, and what came out
         super().__init__(
             model=policy.model,
             args=training_arguments(policy.config, folder),
@@ -99,6 +133,7 @@ class PersonalizedTrainer(Trainer):
             data_collator=as_batch,
             callbacks=callbacks,
         )
+        self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = False  # the loss is a mean over comparisons: let accumulation divide it
 
     # ---- the objective ----
@@ -125,16 +160,13 @@ class PersonalizedTrainer(Trainer):
         return (total, {}) if return_outputs else total
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """AdamW with the user model in groups of its own: own learning rates, no weight decay.
-
-        A reward model's head, which starts from nothing as well, goes with the user model.
-        """
+        """AdamW; what stands beside the language model has groups of its own: own rates, no weight decay."""
         if self.optimizer is None:
             config, parts = self.policy.config, self.policy.model
-            head = getattr(parts, "head", nn.Identity())
-            own = [*parts.users.rates(config), (list(head.parameters()), config.user_lr)]
             groups = [{"params": _trained(parts.lm.parameters()), "lr": config.lr, "weight_decay": config.weight_decay}]
-            groups += [{"params": _trained(some), "lr": rate, "weight_decay": 0.0} for some, rate in own]
+            groups += [
+                {"params": _trained(some), "lr": rate, "weight_decay": 0.0} for some, rate in parts.rates(config)
+            ]
             self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr)
         return self.optimizer
 
@@ -151,21 +183,13 @@ class PersonalizedTrainer(Trainer):
         """Accuracy of the (implicit) reward and margins per user on the held-out comparisons, where there are any."""
         if not len(self.held_out):
             return {}
-        summary = self.evaluate_users()
+        summary = self.evaluate_once()
         numbers = {f"eval_{key}": value for key, value in summary.items() if isinstance(value, float)}
         self.log(dict(numbers))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, numbers)
         return numbers
 
-    def evaluate_users(self, progress: Progress = SILENT) -> dict[str, Any]:
-        """Per-user summary at the current step, computed and logged once per step."""
-        step = self.state.global_step
-        if self._evaluated is None or self._evaluated[0] != step:
-            self._evaluated = (step, self._evaluate_users(progress))
-            metrics.put_evaluation(self.metrics_path, step, self._evaluated[1])
-        return self._evaluated[1]
-
-    def _evaluate_users(self, progress: Progress) -> dict[str, Any]:
+    def evaluate_held_out(self, progress: Progress) -> dict[str, Any]:
         data, rows = self.held_out.encoded, self.held_out.rows
 
         def scored_as(users: list[int]) -> list[Scored]:
@@ -176,21 +200,6 @@ class PersonalizedTrainer(Trainer):
         personal = self.policy.config.user_model != "uniform"
         as_generic = scored_as([0] * len(data)) if personal else as_user
         return summarise([row.user_id for row in rows], own, as_user, as_generic)
-
-    # ---- our parts on disk ----
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        folder = Path(output_dir or str(self.args.output_dir))
-        folder.mkdir(parents=True, exist_ok=True)
-        save_weights(self.policy.model, folder)
-
-    def take_up(self, checkpoint: Path) -> None:
-        """Be where `checkpoint` was written, without training."""
-        load_weights(self.policy.model, checkpoint)
-        self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        load_weights(self.policy.model, Path(resume_from_checkpoint))
 
 
 def weighted_terms(config: TrainConfig, batch: Sequence[Encoded]) -> list[tuple[float, list[int]]]:

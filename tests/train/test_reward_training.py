@@ -158,7 +158,7 @@ def test_what_a_run_says(reward_run: Path) -> None:
 
 def test_a_run_is_read_back_as_it_was(reward_run: Path, prepared: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(reward_run, tmp_path / "run"))
-    again = trainer_of(load_reward_model(copy, "cpu", "fp32"), read_prepared(prepared).eval).evaluate_users()
+    again = trainer_of(load_reward_model(copy, "cpu", "fp32"), read_prepared(prepared).eval).evaluate_once()
     expected = json.loads((reward_run / "results.json").read_text())["eval"]
     assert again["margin_by_user"] == pytest.approx(expected["margin_by_user"], abs=1e-6)
     assert again["margin_mean"] != 0

@@ -193,13 +193,13 @@ def test_the_merged_model_is_the_trained_one(
     taken: dict[str, Tensor] = {}
     ids = torch.tensor([[5, 6, 7, 8, 9]])
 
-    def take(policy: Policy, folder: Path, results: dict[str, Any]) -> None:
+    def take(policy: Policy, results: dict[str, Any], folder: Path) -> None:
         policy.model.eval()
         taken["logits"] = policy.model.lm(input_ids=ids).logits.detach()
-        finish(policy, folder, results)
+        write(policy, results, folder)
 
-    finish = sft.finish
-    monkeypatch.setattr(sft, "finish", take)
+    write = sft.write_merged
+    monkeypatch.setattr(sft, "write_merged", take)
     config = make_config(tmp_path / "run", **OPTIONS)
     train(config)
     merged, base = load_base(str(tmp_path / "run/model")), load_base(config.model)
