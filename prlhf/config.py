@@ -109,6 +109,9 @@ class TrainConfig(Stage):
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     gradient_checkpointing: bool = False
+    prefix_tree: bool = True  # read what responses have in common once; false: a padded row for each response
+    pack_tokens: int | None = Field(None, ge=1)  # tokens per forward pass; default: 2048 on a CPU, 16384 on a GPU
+    group_by_prompt: bool = False  # comparisons of one prompt go into one batch, where the tree shares the prompt
 
     # Following the run
     eval_every: int = Field(0, ge=0)  # optimizer steps between evaluations; 0: only at the end

@@ -181,14 +181,3 @@ def pad_rows(
         ids[row, start : start + len(response)] = torch.tensor(response, dtype=torch.long)
         mask[row, first : start + len(response)] = 1
     return Rows(ids, mask, slots, torch.tensor(list(users), dtype=torch.long), start)
-
-
-def policy_rows(batch: Sequence[Encoded], users: Sequence[int], user_tokens: int, pad: int) -> Rows:
-    """2B rows for B comparisons, chosen first then rejected, with `users` in place of the comparisons' own."""
-    return pad_rows(
-        [e.text + e.prompt for e in batch] * 2,
-        [e.chosen for e in batch] + [e.rejected for e in batch],
-        [*users, *users],
-        user_tokens,
-        pad,
-    )

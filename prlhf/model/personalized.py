@@ -11,7 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from prlhf.config import TrainConfig
+from prlhf.errors import PrlhfError
+from prlhf.model.cpu_linear import speed_up
 from prlhf.model.encoding import Rows
+from prlhf.model.log_probs import token_log_probs
+from prlhf.model.prefix_tree import Pack
+from prlhf.model.tree_attention import install, tree_inputs
 from prlhf.model.users import UserModel
 
 
@@ -22,23 +27,31 @@ class Personalized(nn.Module):
         super().__init__()
         self.lm = lm
         self.users = users
+        self.attention = install(unwrapped(lm))  # how packs are attended over
+        speed_up(lm)
 
     def rates(self, config: TrainConfig) -> list[tuple[list[nn.Parameter], float]]:
         """The parameters beside the language model's, in groups with a learning rate each."""
         return self.users.rates(config)
 
-    def embed(self, rows: Rows) -> Tensor:
-        """Input embeddings [N, L, d] with the user's vectors in the rows' slots (section 4.3)."""
+    def embed(self, rows: Rows | Pack) -> Tensor:
+        """Input embeddings [N, L, d] (of a pack [1, T, d]) with the user's vectors in the rows' slots (section 4.3)."""
         embeds = self._embeddings()(rows.ids)
         if self.users.tokens == 0:
             return embeds  # type: ignore[no-any-return]
         prefix = self.users(rows.users).to(embeds.dtype)
         return embeds.masked_scatter(rows.slots.unsqueeze(-1), prefix)  # type: ignore[no-any-return]
 
-    def inputs(self, embeds: Tensor, rows: Rows) -> dict[str, Any]:
+    def inputs(self, embeds: Tensor, rows: Rows | Pack) -> dict[str, Any]:
         """What the language model's forward takes; positions count real tokens, so padding moves nothing."""
+        if isinstance(rows, Pack):
+            return {"inputs_embeds": embeds, **tree_inputs(rows, self.attention, embeds.dtype)}
         positions = (rows.mask.cumsum(1) - 1).clamp(min=0)
         return {"inputs_embeds": embeds, "attention_mask": rows.mask, "position_ids": positions, "use_cache": False}
+
+    def hidden(self, embeds: Tensor, rows: Rows | Pack) -> Tensor:
+        """What the trunk makes of `embeds`, [N, L, d], before any head."""
+        return trunk_of(self.lm)(**self.inputs(embeds, rows)).last_hidden_state  # type: ignore[no-any-return]
 
     def _embeddings(self) -> nn.Module:
         return self.lm.get_input_embeddings()  # type: ignore[no-any-return]
@@ -51,16 +64,20 @@ class PersonalizedLM(Personalized):
         super().__init__(lm, users)
         self._keeps_logits = "logits_to_keep" in inspect.signature(unwrapped(lm).forward).parameters
 
-    def forward(self, rows: Rows) -> Tensor:
-        """Log-probs [N] of the responses, summed over their tokens (nats)."""
+    def forward(self, rows: Rows | Pack) -> Tensor:
+        """Log-probs [N] of the responses, summed over their tokens (nats); of a pack in its readings' order."""
         return self.response_log_probs(self.embed(rows), rows)
 
-    def reference(self, rows: Rows) -> Tensor:
+    def reference(self, rows: Rows | Pack) -> Tensor:
         """Log-probs [N] of the responses under the base alone; `rows` have no user slots."""
         with torch.no_grad(), self.as_base():
             return self.response_log_probs(self._embeddings()(rows.ids), rows)
 
-    def response_log_probs(self, embeds: Tensor, rows: Rows) -> Tensor:
+    def response_log_probs(self, embeds: Tensor, rows: Rows | Pack) -> Tensor:
+        if isinstance(rows, Pack):
+            scored = self.hidden(embeds, rows)[0, rows.columns]
+            log_probs = token_log_probs(self.lm.get_output_embeddings(), scored, rows.targets)
+            return log_probs.new_zeros(rows.readings).index_add(0, rows.owners, log_probs)
         columns = rows.ids.shape[1] - rows.start
         options = {"logits_to_keep": columns + 1} if self._keeps_logits else {}
         output = self.lm(**self.inputs(embeds, rows), **options)
@@ -87,3 +104,15 @@ class PersonalizedLM(Personalized):
 def unwrapped(lm: Any) -> Any:
     """The causal LM inside a PeftModel."""
     return lm.get_base_model() if hasattr(lm, "get_base_model") else lm
+
+
+def trunk_of(lm: Any) -> nn.Module:
+    """The part of a causal LM, adapter layers included, that ends in hidden states."""
+    causal = unwrapped(lm)
+    trunk: nn.Module = causal.base_model
+    if trunk is causal:
+        raise PrlhfError(
+            f"{type(causal).__name__} does not tell its trunk from its vocabulary head",
+            "choose another base for a reward model",
+        )
+    return trunk

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from prlhf.config import TrainConfig
-from prlhf.errors import PrlhfError
 from prlhf.model.encoding import Rows
-from prlhf.model.personalized import Personalized, unwrapped
+from prlhf.model.personalized import Personalized, trunk_of, unwrapped
+from prlhf.model.prefix_tree import Pack
 from prlhf.model.users import UserModel
 
 
@@ -41,25 +41,16 @@ class RewardModel(Personalized):
         """The head starts anew, as the user model does, and goes with it."""
         return [*super().rates(config), (list(self.head.parameters()), config.user_lr)]
 
-    def forward(self, rows: Rows) -> Tensor:
+    def forward(self, rows: Rows | Pack) -> Tensor:
         """Rewards [N] of the rows' responses, in units of log-odds (Bradley-Terry). No logits are computed."""
-        hidden = trunk_of(self.lm)(**self.inputs(self.embed(rows), rows)).last_hidden_state
-        last = hidden[torch.arange(len(hidden), device=hidden.device), last_real(rows.mask)]
+        hidden = self.hidden(self.embed(rows), rows)
+        if isinstance(rows, Pack):
+            last = hidden[0, rows.lasts]
+        else:
+            last = hidden[torch.arange(len(hidden), device=hidden.device), last_real(rows.mask)]
         return self.head(last.float()).squeeze(1)  # type: ignore[no-any-return]
 
 
 def last_real(mask: Tensor) -> Tensor:
     """Column [N] of the last 1 in each row of a mask [N, L], wherever its padding stands."""
     return (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(1)
-
-
-def trunk_of(lm: Any) -> nn.Module:
-    """The part of a causal LM, adapter layers included, that ends in hidden states."""
-    causal = unwrapped(lm)
-    trunk: nn.Module = causal.base_model
-    if trunk is causal:
-        raise PrlhfError(
-            f"{type(causal).__name__} does not tell its trunk from its vocabulary head",
-            "choose another base for a reward model",
-        )
-    return trunk

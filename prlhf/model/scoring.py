@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from prlhf.model.checkpoint import Trained, kind_of, load_policy, load_reward_model, reference_model
-from prlhf.model.encoding import Encoded, pad_rows, policy_rows
-from prlhf.model.personalized import Personalized, PersonalizedLM
-from prlhf.model.reward import RewardModel
+from prlhf.model.encoding import Encoded
+from prlhf.model.engine import Engine
+from prlhf.model.personalized import Personalized
+from prlhf.model.prefix_tree import Reading
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Comparison, Text
 
@@ -31,8 +32,8 @@ class Reference:
     terms. Filled as batches come by; with full fine-tuning it must be filled before the first step.
     """
 
-    def __init__(self, model: PersonalizedLM, pad: int) -> None:
-        self._model, self._pad = model, pad
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
         self._known: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {}
 
     def log_probs(self, batch: Sequence[Encoded]) -> Tensor:
@@ -41,10 +42,7 @@ class Reference:
         wanted += [(tuple(e.prompt), tuple(e.rejected)) for e in batch]
         missing = [pair for pair in dict.fromkeys(wanted) if pair not in self._known]
         if missing:
-            rows = pad_rows(
-                [list(p) for p, _ in missing], [list(r) for _, r in missing], [0] * len(missing), 0, self._pad
-            )
-            values = self._model.reference(rows.to(self._model.lm.device)).tolist()
+            values = self._engine.reference([Reading(0, *pair) for pair in missing]).tolist()
             self._known.update(zip(missing, values, strict=True))
         return torch.tensor([self._known[pair] for pair in wanted])
 
@@ -54,6 +52,13 @@ class Reference:
             self.log_probs(data[start : start + batch_size])
             progress.advance(len(data[start : start + batch_size]))
         progress.finish()
+
+
+def readings_of(batch: Sequence[Encoded], users: Sequence[int]) -> list[Reading]:
+    """The 2B readings of B comparisons, chosen first then rejected, by `users` in place of the comparisons' own."""
+    befores = [(user, tuple(e.text + e.prompt)) for e, user in zip(batch, users, strict=True)]
+    chosen = [Reading(*before, tuple(e.chosen)) for e, before in zip(batch, befores, strict=True)]
+    return chosen + [Reading(*before, tuple(e.rejected)) for e, before in zip(batch, befores, strict=True)]
 
 
 class Rewards(Protocol):
@@ -69,13 +74,12 @@ class Rewards(Protocol):
 class ImplicitRewards:
     """Those of a policy: beta times the log-ratio to the reference."""
 
-    def __init__(self, model: PersonalizedLM, reference: Reference, beta: float, pad: int) -> None:
-        self.model, self._pad = model, pad
+    def __init__(self, engine: Engine, reference: Reference, beta: float) -> None:
+        self.model, self._engine = engine.model, engine
         self._reference, self._beta = reference, beta
 
     def __call__(self, batch: Sequence[Encoded], users: Sequence[int]) -> Tensor:
-        rows = policy_rows(batch, users, self.model.users.tokens, self._pad)
-        log_probs = self.model(rows.to(self.model.lm.device)).cpu()
+        log_probs = self._engine.values(readings_of(batch, users))
         rewards: Tensor = self._beta * (log_probs - self._reference.log_probs(batch))
         return rewards.view(2, len(batch))
 
@@ -83,13 +87,11 @@ class ImplicitRewards:
 class ModelRewards:
     """Those of a reward model."""
 
-    def __init__(self, model: RewardModel, pad: int) -> None:
-        self.model, self._pad = model, pad
+    def __init__(self, engine: Engine) -> None:
+        self.model, self._engine = engine.model, engine
 
     def __call__(self, batch: Sequence[Encoded], users: Sequence[int]) -> Tensor:
-        rows = policy_rows(batch, users, self.model.users.tokens, self._pad)
-        rewards: Tensor = self.model(rows.to(self.model.lm.device)).cpu()
-        return rewards.view(2, len(batch))
+        return self._engine.values(readings_of(batch, users)).view(2, len(batch))
 
 
 def load_rewards(
@@ -98,11 +100,18 @@ def load_rewards(
     """A trained run of either kind, and its rewards."""
     if kind_of(run) == "reward model":
         trained = load_reward_model(run, device, "auto", base, trust_remote_code)
-        return trained, ModelRewards(trained.model, trained.tokenizer.pad_token_id)
+        return trained, ModelRewards(engine_of(trained))
     policy = load_policy(run, device, "auto", base, trust_remote_code)
-    pad = policy.tokenizer.pad_token_id
-    reference = Reference(reference_model(policy, run, base, trust_remote_code), pad)
-    return policy, ImplicitRewards(policy.model, reference, policy.config.beta, pad)
+    engine = engine_of(policy)
+    base_model = reference_model(policy, run, base, trust_remote_code)
+    own = engine if base_model is policy.model else engine_of(replace(policy, model=base_model))
+    return policy, ImplicitRewards(engine, Reference(own), policy.config.beta)
+
+
+def engine_of(trained: Trained[Any], progress: Progress = SILENT) -> Engine:
+    """How `trained` reads, as its settings say."""
+    config = trained.config
+    return Engine(trained.model, trained.tokenizer.pad_token_id, config.pack_tokens, config.prefix_tree, progress)
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,10 @@ def nll_per_token(chosen: Tensor, lengths: Tensor) -> Tensor:
     return -chosen / lengths
 
 
-def mix(terms: Sequence[tuple[float, Tensor]]) -> Tensor:
-    """The mean over comparisons of the weighted sum of terms, each (weight, losses [B]) (section 4.4).
+def mix(terms: Sequence[tuple[float, Tensor]], count: int) -> Tensor:
+    """The mean over `count` comparisons of the weighted sum of terms (section 4.4).
 
-    P-DPO's terms are (alpha, the user's) and (1 - alpha, the generic user's).
+    P-DPO's terms are (alpha, the user's) and (1 - alpha, the generic user's), each (weight, losses [n]): of all the
+    comparisons, or of some, so that what is computed in parts adds up to the whole.
     """
-    return torch.stack([weight * losses for weight, losses in terms]).sum(0).mean()
+    return torch.stack([weight * losses.sum() for weight, losses in terms]).sum() / count

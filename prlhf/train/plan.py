@@ -38,13 +38,13 @@ from prlhf.model.adapter import make_trainable
 from prlhf.model.base import Base, pick_device, pick_dtype
 from prlhf.model.checkpoint import Trained
 from prlhf.model.encoding import Encoder
-from prlhf.model.reward import trunk_of
+from prlhf.model.personalized import trunk_of
 from prlhf.model.skeleton import load_skeleton
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Comparison, read_prepared
+from prlhf.train.batching import weighted_terms
 from prlhf.train.demonstrations import demonstrations, distinct
 from prlhf.train.run import check_data, check_new, with_base, without_users
-from prlhf.train.trainer import weighted_terms
 
 SAMPLE, LONGEST = 2000, 100  # rows looked at: evenly spread, and those of the most characters
 GIB = 2**30

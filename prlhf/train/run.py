@@ -25,7 +25,7 @@ from prlhf.config import DEMO_DATASETS, HUB_DEFAULT_MODEL, TrainConfig, load_rec
 from prlhf.errors import Interrupted, PrlhfError
 from prlhf.model.checkpoint import Trained, build_policy, build_reward_model, save_policy
 from prlhf.model.encoding import Encoder
-from prlhf.model.scoring import Reference
+from prlhf.model.scoring import Reference, engine_of
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Comparison, Prepared, read_prepared
 from prlhf.train import metrics
@@ -73,11 +73,12 @@ def _run(
     progress: Progress,
 ) -> dict[str, Any]:
     config, folder = policy.config, policy.config.folder
-    reference = None if config.objective == "rm" else Reference(policy.model, policy.tokenizer.pad_token_id)
+    engine = engine_of(policy, progress)
+    reference = None if config.objective == "rm" else Reference(engine)
     if reference and config.full_finetune:  # there is no adapter to turn off later
         reference.fill([*train_set.encoded, *eval_set.encoded], config.batch_size, progress)
     follow = Follow(folder / "metrics.jsonl", progress)
-    trainer = PersonalizedTrainer(policy, reference, train_set, eval_set, folder, [follow])
+    trainer = PersonalizedTrainer(policy, engine, reference, train_set, eval_set, folder, [follow])
     if config.gradient_checkpointing:
         policy.base.lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     results = fit(trainer, config, resume, progress, "comparisons") | {"cut": encoder.cut}

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from prlhf.model.checkpoint import Trained
+from prlhf.config import TrainConfig
 from prlhf.model.encoding import Encoded
-from prlhf.model.personalized import PersonalizedLM
-from prlhf.model.reward import RewardModel
+from prlhf.model.engine import Engine
 from prlhf.model.scoring import ImplicitRewards, ModelRewards, Reference, Rewards
 from prlhf.train import objectives
 from prlhf.train.losses import preference_loss
@@ -28,7 +27,7 @@ class Term:
 
     losses: Tensor
     margins: Tensor
-    logs: dict[str, float] = field(default_factory=dict)
+    logs: dict[str, Tensor] = field(default_factory=dict)  # [B] each
 
 
 class Objective(Protocol):
@@ -43,10 +42,9 @@ class Objective(Protocol):
 class DPO:
     """The DPO family with an NLL term on the chosen response; the model's output is log-probs in nats."""
 
-    def __init__(self, policy: Trained[PersonalizedLM], reference: Reference) -> None:
-        self.config, self.reference = policy.config, reference
-        pad = policy.tokenizer.pad_token_id
-        self.rewards = ImplicitRewards(policy.model, reference, self.config.beta, pad)
+    def __init__(self, engine: Engine, reference: Reference, config: TrainConfig) -> None:
+        self.config, self.reference = config, reference
+        self.rewards = ImplicitRewards(engine, reference, self.config.beta)
 
     def term(self, values: Tensor, batch: Sequence[Encoded]) -> Term:
         config = self.config
@@ -57,20 +55,20 @@ class DPO:
         if config.nll:
             losses = losses + config.nll * nll
         margins = config.beta * objectives.implicit_margin(*values, *reference)
-        return Term(losses, margins.detach(), {"nll_chosen": nll.detach().mean().item()})
+        return Term(losses, margins.detach(), {"nll_chosen": nll.detach()})
 
 
 class BradleyTerry:
     """P-RM (version 1 of the paper); the model's output is rewards. There is no reference, so no beta and no NLL."""
 
-    def __init__(self, model: Trained[RewardModel]) -> None:
-        self.rewards = ModelRewards(model.model, model.tokenizer.pad_token_id)
+    def __init__(self, engine: Engine) -> None:
+        self.rewards = ModelRewards(engine)
 
     def term(self, values: Tensor, batch: Sequence[Encoded]) -> Term:
         margins = values[0] - values[1]
         return Term(objectives.bradley_terry(margins), margins.detach())
 
 
-def objective_of(trained: Trained[Any], reference: Reference | None) -> Objective:
-    """What `trained` is trained by: with a reference as a policy, without one as a reward model."""
-    return BradleyTerry(trained) if reference is None else DPO(trained, reference)
+def objective_of(engine: Engine, reference: Reference | None, config: TrainConfig) -> Objective:
+    """What the engine's model is trained by: with a reference as a policy, without one as a reward model."""
+    return BradleyTerry(engine) if reference is None else DPO(engine, reference, config)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,11 +17,13 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerContr
 
 from prlhf.config import TrainConfig
 from prlhf.model.checkpoint import Trained, load_weights, save_weights
-from prlhf.model.encoding import Encoded, policy_rows
+from prlhf.model.encoding import Encoded
+from prlhf.model.engine import Engine
 from prlhf.model.scoring import Reference, Scored, score, summarise
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Comparison
 from prlhf.train import metrics, objectives
+from prlhf.train.batching import Part, parts_of, weighted_terms
 from prlhf.train.terms import Objective, objective_of
 
 
@@ -115,6 +118,7 @@ class PersonalizedTrainer(OwnParts, Trainer):
     def __init__(
         self,
         policy: Trained[Any],
+        engine: Engine,
         reference: Reference | None,
         train: EncodedSet,
         held_out: EncodedSet,
@@ -122,9 +126,10 @@ class PersonalizedTrainer(OwnParts, Trainer):
         callbacks: list[TrainerCallback],
     ) -> None:
         self.policy, self.reference, self.held_out = policy, reference, held_out
-        self.objective: Objective = objective_of(policy, reference)
+        self.engine = engine
+        self.objective: Objective = objective_of(engine, reference, policy.config)
         self.metrics_path = folder / "metrics.jsonl"
-        self._recent: list[dict[str, float]] = []  # per micro-batch, since the last log
+        self._recent: list[dict[str, Tensor]] = []  # of each comparison, since the last log
         super().__init__(
             model=policy.model,
             args=training_arguments(policy.config, folder),
@@ -145,19 +150,40 @@ class PersonalizedTrainer(OwnParts, Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        batch: list[Encoded] = inputs["comparisons"]
-        config = self.policy.config
-        terms = weighted_terms(config, batch)
-        users = [user for _, indices in terms for user in indices]
-        rows = policy_rows(batch * len(terms), users, config.user_tokens, self.policy.tokenizer.pad_token_id)
-        values = model(rows.to(self.policy.device)).view(2, len(terms), len(batch))
-        read = [self.objective.term(values[:, i], batch) for i in range(len(terms))]
-        total = objectives.mix([(weight, term.losses) for (weight, _), term in zip(terms, read, strict=True)])
-        margins = read[0].margins
-        self._recent.append(
-            {"accuracy": (margins > 0).float().mean().item(), "margin": margins.mean().item(), **read[0].logs}
-        )
+        parts = self.parts_of(inputs["comparisons"])
+        total = torch.stack([self.loss_of(model, part, len(inputs["comparisons"])) for part in parts]).sum()
         return (total, {}) if return_outputs else total
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Forward and backward a part at a time, so that no more than one part's activations are in memory."""
+        model.train()
+        parts = list(self.parts_of(inputs["comparisons"]))
+        total = torch.zeros((), device=self.args.device)
+        for number, part in enumerate(parts, start=1):
+            last = number == len(parts)
+            with nullcontext() if last else self.accelerator.no_sync(model):
+                with self.compute_loss_context_manager():
+                    loss = self.loss_of(model, part, len(inputs["comparisons"]))
+                loss = loss / self.current_gradient_accumulation_steps
+                self.accelerator.backward(loss)
+            total += loss.detach()
+        return total
+
+    def parts_of(self, batch: list[Encoded]) -> Iterator[Part]:
+        return parts_of(self.engine, batch, weighted_terms(self.policy.config, batch))
+
+    def loss_of(self, model: nn.Module, part: Part, count: int) -> Tensor:
+        """What `part` adds to the loss of a batch of `count` comparisons."""
+        values = model(part.layout)
+        losses = []
+        for share in part.shares:
+            term = self.objective.term(values[share.where.to(values.device)], share.comparisons)
+            losses.append((share.weight, term.losses))
+            if share.term == 0:
+                self._recent.append({"accuracy": (term.margins > 0).float(), "margin": term.margins, **term.logs})
+        return objectives.mix(losses, count)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW; what stands beside the language model has groups of its own: own rates, no weight decay."""
@@ -175,7 +201,7 @@ class PersonalizedTrainer(OwnParts, Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs and self._recent:
             for key in self._recent[0]:
-                logs[key] = sum(row[key] for row in self._recent) / len(self._recent)
+                logs[key] = torch.cat([row[key] for row in self._recent]).mean().item()
             self._recent = []
         super().log(logs, start_time)
 
@@ -200,18 +226,6 @@ class PersonalizedTrainer(OwnParts, Trainer):
         personal = self.policy.config.user_model != "uniform"
         as_generic = scored_as([0] * len(data)) if personal else as_user
         return summarise([row.user_id for row in rows], own, as_user, as_generic)
-
-
-def weighted_terms(config: TrainConfig, batch: Sequence[Encoded]) -> list[tuple[float, list[int]]]:
-    """The objective's terms as (weight, user index of each comparison); terms of weight 0 are left out.
-
-    With a uniform user model both terms are the same, so one of weight 1 stands for both.
-    """
-    users, generic = [e.user for e in batch], [0] * len(batch)
-    if config.user_model == "uniform":
-        return [(1.0, users)]
-    terms = [(config.alpha, users), (1.0 - config.alpha, generic)]
-    return [(weight, indices) for weight, indices in terms if weight > 0]
 
 
 def _trained(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:

@@ -15,7 +15,8 @@ from torch import Tensor
 from prlhf.errors import PrlhfError
 from prlhf.model.base import load_base
 from prlhf.model.checkpoint import Policy, assemble, build_policy, load_policy, load_weights, save_policy, save_weights
-from prlhf.model.encoding import policy_rows
+from prlhf.model.engine import padded
+from prlhf.model.scoring import readings_of
 from prlhf.records import read_prepared
 
 MakeConfig = Callable[..., Any]
@@ -27,7 +28,7 @@ def log_probs(policy: Policy, prepared: Path) -> Tensor:
     policy.model.eval()
     with torch.no_grad():
         users = [row.user_index for row in rows]
-        return policy.model(policy_rows(batch, users, policy.config.user_tokens, policy.tokenizer.pad_token_id))
+        return policy.model(padded(readings_of(batch, users), policy.config.user_tokens, policy.tokenizer.pad_token_id))
 
 
 def moved(config: Any, texts: dict[str, str] | None = None) -> Policy:
@@ -79,8 +80,8 @@ def test_the_adapter_loads_with_plain_peft(tmp_path: Path, make_config: MakeConf
     ids = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
         found = plain.eval()(input_ids=ids).logits
-        assert torch.equal(found, policy.model.eval().lm(input_ids=ids).logits)
-        assert not torch.equal(found, load_base(str(tiny_base)).lm(input_ids=ids).logits)
+        torch.testing.assert_close(found, policy.model.eval().lm(input_ids=ids).logits)
+        assert not torch.allclose(found, load_base(str(tiny_base)).lm(input_ids=ids).logits)
     assert plain.peft_config["default"].base_model_name_or_path == str(tiny_base)
 
 

@@ -13,7 +13,9 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from prlhf.errors import PrlhfError
-from prlhf.model.encoding import Encoded, Encoder, pad_rows, policy_rows
+from prlhf.model.encoding import Encoded, Encoder, pad_rows
+from prlhf.model.engine import padded
+from prlhf.model.scoring import readings_of
 from prlhf.records import Comparison, Text
 
 EOS, PAD = 0, 1
@@ -64,7 +66,7 @@ def test_layout_of_rows() -> None:
 
 def test_rows_of_a_batch_are_all_chosen_then_all_rejected() -> None:
     batch = [Encoded([9], [11], [31], [32, 33], 5), Encoded([], [21], [41], [42], 6)]
-    rows = policy_rows(batch, [0, 8], 1, PAD)
+    rows = padded(readings_of(batch, [0, 8]), 1, PAD)
     assert rows.ids.tolist() == [[1, 9, 11, 31, 1], [1, 1, 21, 41, 1], [1, 9, 11, 32, 33], [1, 1, 21, 42, 1]]
     assert rows.slots.int().argmax(1).tolist() == [0, 1, 0, 1]
     assert rows.users.tolist() == [0, 8, 0, 8]  # in place of the comparisons' own

@@ -1,4 +1,4 @@
-"""Padded batches against one row at a time, the reference against the base itself, on five architectures."""
+"""Padded batches against one row at a time, the reference against the base itself, on many architectures."""
 
 from __future__ import annotations
 
@@ -6,68 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
-from torch import Tensor, nn
+from architectures import CONFIGS, PAD, TOKENS, base_of, perturb, policy_of
+from torch import Tensor
 
 from prlhf.config import TrainConfig
-from prlhf.model.base import Base
 from prlhf.model.checkpoint import Policy, assemble
 from prlhf.model.encoding import Rows, pad_rows
 from prlhf.model.personalized import PersonalizedLM
-
-WIDTH, VOCABULARY, PAD, TOKENS = 16, 60, 0, 2
-COMMON: dict[str, Any] = {
-    "vocab_size": VOCABULARY, "pad_token_id": PAD, "bos_token_id": None, "eos_token_id": 1, "initializer_range": 0.3,
-}  # fmt: skip
-ROTARY: dict[str, Any] = COMMON | {
-    "hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
-    "max_position_embeddings": 64,
-}  # fmt: skip
-CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("LlamaConfig", ROTARY | {"num_key_value_heads": 1}),
-    "gpt2": (
-        "GPT2Config",
-        COMMON | {"n_embd": WIDTH, "n_layer": 2, "n_head": 2, "n_positions": 64, "attn_pdrop": 0.5, "resid_pdrop": 0.5},
-    ),
-    "neox": ("GPTNeoXConfig", ROTARY | {"attention_dropout": 0.5, "hidden_dropout": 0.5}),
-    "opt": (
-        "OPTConfig",
-        COMMON | {"hidden_size": WIDTH, "word_embed_proj_dim": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2,
-                  "ffn_dim": 32, "max_position_embeddings": 64, "dropout": 0.5, "attention_dropout": 0.5,
-                  "init_std": 0.3},
-    ),
-    "qwen3": ("Qwen3Config", ROTARY | {"head_dim": 8, "num_key_value_heads": 2}),
-}  # fmt: skip
 
 # prompts (two of them with a text about the user in front), responses and users of unequal lengths
 BEFORE = [[5, 6, 7], [8], [30, 31, 32, 9, 10, 11], [40, 12]]
 RESPONSES = [[20, 21, 1], [22, 1], [1], [23, 24, 25, 26, 1]]
 USERS = [1, 0, 3, 2]
-
-
-def base_of(name: str, seed: int = 0) -> Base:
-    kind, options = CONFIGS[name]
-    torch.manual_seed(seed)
-    lm = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**options))
-    for parameter in lm.parameters():
-        parameter.requires_grad_(False)
-    return Base(name, lm.eval(), None, "")
-
-
-def policy_of(name: str, users: int = 3, **options: Any) -> Policy:
-    """Individual users with random offsets, and a LoRA adapter that has left zero."""
-    values = {"user_tokens": TOKENS, "user_init": "random", "lora_dropout": 0.0, "lora_r": 2} | options
-    policy = assemble(base_of(name), TrainConfig.model_validate(values), [f"u{i}" for i in range(users)], {})
-    perturb(policy.model, "lora_B")
-    return policy
-
-
-def perturb(model: nn.Module, part: str = "", by: float = 0.3) -> None:
-    generator = torch.Generator().manual_seed(7)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad and part in name:
-                parameter.add_(by * torch.randn(parameter.shape, generator=generator))
 
 
 def rows_of(which: list[int], tokens: int = TOKENS) -> Rows:

@@ -26,7 +26,8 @@ from prlhf.model.checkpoint import (
     save_policy,
 )
 from prlhf.model.encoding import Rows, pad_rows
-from prlhf.model.reward import RewardModel, last_real, trunk_of
+from prlhf.model.personalized import trunk_of
+from prlhf.model.reward import RewardModel, last_real
 from prlhf.train.run import train
 
 MakeConfig = Callable[..., Any]

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from prlhf.config import TrainConfig
 from prlhf.model.encoding import Encoded, Rows
+from prlhf.model.engine import Engine
 from prlhf.model.scoring import ImplicitRewards, Reference, Scored, accuracy_by, score, summarise
 from prlhf.model.users import build_user_model
 
@@ -35,6 +36,10 @@ class Counting(nn.Module):
         return -(rows.ids * rows.mask)[:, rows.start :].sum(1).float() - 10 * rows.users
 
 
+def engine_on(model: Any) -> Engine:
+    return Engine(model, pad=0, trees=False)
+
+
 A = Encoded(text=[9], prompt=[1, 2], chosen=[4], rejected=[5, 5], user=1)
 B = Encoded(text=[], prompt=[1, 2], chosen=[4], rejected=[6], user=2)
 C = Encoded(text=[], prompt=[3], chosen=[4], rejected=[8, 8, 8], user=0)
@@ -43,7 +48,7 @@ C = Encoded(text=[], prompt=[3], chosen=[4], rejected=[8, 8, 8], user=0)
 def test_the_reference_reads_each_response_once() -> None:
     """A and B share prompt and chosen response; neither text nor user makes them two."""
     model = Counting()
-    reference = Reference(model, 0)  # type: ignore[arg-type]
+    reference = Reference(engine_on(model))
     assert reference.log_probs([A, B]).tolist() == [-2, -2, -5, -3]
     assert sorted(model.asked) == [(1, 2, 4), (1, 2, 5, 5), (1, 2, 6)]
     assert reference.log_probs([B, C, A]).tolist() == [-2, -2, -2, -3, -12, -5]
@@ -52,7 +57,7 @@ def test_the_reference_reads_each_response_once() -> None:
 
 def test_a_filled_reference_asks_no_more() -> None:
     model = Counting()
-    reference = Reference(model, 0)  # type: ignore[arg-type]
+    reference = Reference(engine_on(model))
     reference.fill([A, B, C], batch_size=2)
     assert len(model.asked) == 5
     reference.log_probs([C, B, A])
@@ -64,7 +69,7 @@ def test_scores_come_in_the_order_given(batch_size: int) -> None:
     """beta 0.5: half of (log pi - log ref) = half of (-sum - 10 u + sum / 2)."""
     model: Any = Counting()
     model.train()
-    rewards = ImplicitRewards(model, Reference(model, 0), beta=0.5, pad=0)
+    rewards = ImplicitRewards(engine_on(model), Reference(engine_on(model)), beta=0.5)
     scored = score(rewards, [A, C, B], [1, 0, 2], batch_size)
     assert scored == [Scored(-6.0, -7.5), Scored(-1.0, -6.0), Scored(-11.0, -11.5)]
     assert [s.margin for s in scored] == [1.5, 5.0, 0.5]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from prlhf.config import TrainConfig
 from prlhf.model.checkpoint import Trained, build_policy, build_reward_model
-from prlhf.model.scoring import Reference
+from prlhf.model.scoring import Reference, engine_of
 from prlhf.records import Comparison, read_prepared
 from prlhf.train.trainer import EncodedSet, PersonalizedTrainer
 
@@ -33,8 +33,9 @@ def moved_policy(config: TrainConfig) -> Trained[Any]:
 def trainer_of(policy: Trained[Any], rows: Sequence[Comparison]) -> PersonalizedTrainer:
     encoder = policy.encoder()
     data = EncodedSet([encoder.comparison(row) for row in rows], rows)
-    reference = None if policy.config.objective == "rm" else Reference(policy.model, policy.tokenizer.pad_token_id)
-    return PersonalizedTrainer(policy, reference, data, data, policy.config.folder, [])
+    engine = engine_of(policy)
+    reference = None if policy.config.objective == "rm" else Reference(engine)
+    return PersonalizedTrainer(policy, engine, reference, data, data, policy.config.folder, [])
 
 
 def loss_of(policy: Trained[Any], rows: Sequence[Comparison]) -> Tensor:

@@ -64,7 +64,7 @@ def fit(ratings: Ratings, alpha: float) -> Tensor:
         optimizer.zero_grad()
         own = objectives.bradley_terry(margin(ratings.users))
         as_generic = objectives.bradley_terry(margin(torch.zeros_like(ratings.users)))
-        value = objectives.mix([(alpha, own), (1 - alpha, as_generic)])
+        value = objectives.mix([(alpha, own), (1 - alpha, as_generic)], len(own))
         value.backward()
         return value
 

@@ -16,7 +16,8 @@ from losses import loss_of, moved_policy, trainer_of
 
 from prlhf.config import SMOOTHED_LOSSES, LossName, TrainConfig, load_recipe, resolve
 from prlhf.errors import PrlhfError
-from prlhf.model.encoding import policy_rows
+from prlhf.model.engine import padded
+from prlhf.model.scoring import readings_of
 from prlhf.records import read_prepared
 from prlhf.train import objectives
 from prlhf.train.losses import LOSSES, PER_TOKEN, preference_loss
@@ -181,7 +182,7 @@ def test_both_terms_take_the_loss(tmp_path: Path, make_config: MakeConfig, prepa
     lengths = torch.tensor([[len(e.chosen) for e in batch], [len(e.rejected) for e in batch]])
     expected = 0.0
     for weight, users in ((0.3, [1, 2, 3]), (0.7, [0, 0, 0])):
-        log_probs = policy.model(policy_rows(batch, users, 2, policy.tokenizer.pad_token_id)).view(2, -1)
+        log_probs = policy.model(padded(readings_of(batch, users), 2, policy.tokenizer.pad_token_id)).view(2, -1)
         c, r = log_probs - reference
         if name == "ipo":
             loss = (c / lengths[0] - r / lengths[1] - 1.0) ** 2

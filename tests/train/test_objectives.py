@@ -40,12 +40,12 @@ def test_dpo_against_numbers() -> None:
 )
 def test_the_mix_of_both_terms(alpha: float, expected: float) -> None:
     generic = objectives.dpo(T([0.0, 2.0]), 0.5)
-    loss = objectives.mix([(alpha, PERSONAL), (1 - alpha, generic)])
+    loss = objectives.mix([(alpha, PERSONAL), (1 - alpha, generic)], len(PERSONAL))
     assert loss.item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_one_term_of_weight_one_is_the_plain_mean() -> None:
-    assert objectives.mix([(1.0, T([1.0, 2.0, 6.0]))]).item() == 3.0
+    assert objectives.mix([(1.0, T([1.0, 2.0, 6.0]))], 3).item() == 3.0
 
 
 def test_nll_is_per_token() -> None:

@@ -14,7 +14,8 @@ from losses import as_users, loss_of, moved_policy, trainer_of
 from safetensors.torch import load_file
 
 from prlhf.model.checkpoint import build_reward_model, load_reward_model
-from prlhf.model.encoding import policy_rows
+from prlhf.model.engine import padded
+from prlhf.model.scoring import readings_of
 from prlhf.progress import Silent
 from prlhf.records import Comparison, Prepared, User, prompt_id, read_prepared, write_prepared
 from prlhf.train import metrics
@@ -54,7 +55,7 @@ def test_the_loss_is_the_mix_of_both_readings(
     trainer = trainer_of(model, rows)
     expected = 0.0
     for weight, users in ((0.3, [1, 2, 3]), (0.7, [0, 0, 0])):
-        layout = policy_rows(trainer.train_dataset.encoded, users, 2, model.tokenizer.pad_token_id)
+        layout = padded(readings_of(trainer.train_dataset.encoded, users), 2, model.tokenizer.pad_token_id)
         chosen, rejected = model.model(layout).view(2, -1)
         expected += weight * -torch.sigmoid(chosen - rejected).log().mean().item()
     assert loss_of(model, rows).item() == pytest.approx(expected, abs=1e-5)

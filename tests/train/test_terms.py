@@ -11,7 +11,8 @@ import pytest
 import torch
 from losses import as_users, loss_of, moved_policy, trainer_of
 
-from prlhf.model.encoding import policy_rows
+from prlhf.model.engine import padded
+from prlhf.model.scoring import readings_of
 from prlhf.records import Comparison, read_prepared
 
 MakeConfig = Callable[..., Any]
@@ -41,7 +42,7 @@ def test_the_loss_is_the_mix_of_both_readings(tmp_path: Path, make_config: MakeC
     lengths = torch.tensor([len(e.chosen) for e in batch])
     expected = 0.0
     for weight, users in ((0.3, [1, 2, 3]), (0.7, [0, 0, 0])):
-        chosen, rejected = policy.model(policy_rows(batch, users, 2, policy.tokenizer.pad_token_id)).view(2, -1)
+        chosen, rejected = policy.model(padded(readings_of(batch, users), 2, policy.tokenizer.pad_token_id)).view(2, -1)
         margin = (chosen - ref[0]) - (rejected - ref[1])
         loss = -torch.nn.functional.logsigmoid(0.5 * margin) - 0.2 * chosen / lengths
         expected += weight * loss.mean().item()

@@ -1,0 +1,360 @@
+"""One training step of P-DPO, three ways, on the same comparisons and the same model; for docs/PERFORMANCE.md.
+
+    python -m benchmarks.train_step --shape tldr --model smollm2-135m
+    python -m benchmarks.train_step --shape psoups --model tiny --repeats 9 --json
+    python -m benchmarks.train_step --shape tldr --model llama3-8b        # on a GPU, in bf16
+
+ours    prefix trees, the reference from the cache
+trl     TRL's DPOTrainer as it comes (gradient checkpointing on), no users, reference precomputed, the rows twice
+trl-nc  the same without gradient checkpointing
+paper   the published algorithm: rows twice, soft prompt before each, reference computed anew, all logits
+
+A step is forward, backward and optimizer (AdamW) over one batch of the shape's comparisons, LoRA r = 8 on all linear
+layers without dropout. Steps of the engines alternate in this process, after a warm-up step each; medians. Peak memory
+is the resident set's maximum (on a GPU the allocator's) of a process of its own per engine, after one step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import platform
+import random
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prlhf.config import TrainConfig
+from prlhf.model.base import TINY, Base, load_base
+from prlhf.model.encoding import Encoded
+
+Step = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Tokens of the prompt and of each response, and what a batch of it is made of."""
+
+    prompt: int
+    response: int
+    responses: int  # to a prompt; the first is chosen over each of the others
+    prompts: int  # different prompts in a batch
+    raters: int = 1  # users who rate the same pairs of a prompt
+    user_tokens: int = 10
+
+    @property
+    def comparisons(self) -> int:
+        return self.prompts * self.raters * (self.responses - 1)
+
+
+SHAPES = {
+    "tldr": Shape(510, 40, 2, prompts=4),
+    "psoups": Shape(60, 300, 2, prompts=1, raters=6),
+    "prism": Shape(460, 300, 2, prompts=2),
+    "prism-first-turn": Shape(460, 300, 4, prompts=1),
+}
+LLAMAS: dict[str, dict[str, Any]] = {
+    "smollm2-135m": {
+        "vocab_size": 49152, "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9,
+        "num_key_value_heads": 3, "intermediate_size": 1536, "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+    },
+    "llama3-8b": {
+        "vocab_size": 128256, "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "num_key_value_heads": 8, "intermediate_size": 14336, "max_position_embeddings": 8192, "rope_theta": 5e5,
+    },
+}  # fmt: skip
+MODELS = ("tiny", *LLAMAS)
+ENGINES = ("ours", "trl", "trl-nc", "paper")
+BETA = 0.1
+MICRO = 4  # rows (half of them comparisons) at a time for `paper`, whose logits of more would not fit into 24 GiB
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="tldr")
+    parser.add_argument("--model", choices=MODELS, default="smollm2-135m")
+    parser.add_argument("--engines", default="ours,trl,paper", help=f"of {', '.join(ENGINES)}")
+    parser.add_argument("--repeats", type=int, default=5, help="timed steps of each engine")
+    parser.add_argument("--pack-tokens", type=int, help="ours: tokens per forward pass")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="ours: any train setting")
+    parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--memory-of", choices=ENGINES, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    engines = args.engines.split(",")
+    if args.memory_of:
+        make_step(args.memory_of, args)()
+        print(peak_bytes())
+        return 0
+    seconds = measure({engine: make_step(engine, args) for engine in engines}, args.repeats)
+    memory = {} if args.no_memory else {engine: memory_of(engine, sys.argv[1:]) for engine in engines}
+    report = summarise(args, seconds, memory)
+    print(json.dumps(report, indent=1) if args.json else table(report))
+    return 0
+
+
+def measure(steps: dict[str, Step], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each step, in turn, after one of each that is not counted."""
+    seconds: dict[str, list[float]] = {engine: [] for engine in steps}
+    for number in range(repeats + 1):
+        for engine, step in steps.items():
+            gc.collect()
+            began = time.perf_counter()
+            step()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if number:
+                seconds[engine].append(time.perf_counter() - began)
+                print(f"{engine} {seconds[engine][-1]:.2f} s", file=sys.stderr, flush=True)
+    return seconds
+
+
+def memory_of(engine: str, options: list[str]) -> int:
+    """Peak bytes of `engine` in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.train_step", *options, "--memory-of", engine]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(done.stdout.split()[-1])
+
+
+def peak_bytes() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status").read_text()  # getrusage's would begin at that of the process that started this
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
+
+
+def summarise(args: argparse.Namespace, seconds: dict[str, list[float]], memory: dict[str, int]) -> dict[str, Any]:
+    shape = SHAPES[args.shape]
+    engines = {
+        engine: {
+            "seconds": statistics.median(found),
+            "all_seconds": found,
+            "comparisons_per_second": shape.comparisons / statistics.median(found),
+        }
+        | ({"peak_gib": memory[engine] / 2**30} if memory else {})
+        for engine, found in seconds.items()
+    }
+    report: dict[str, Any] = {
+        "shape": args.shape,
+        "model": args.model,
+        "comparisons": shape.comparisons,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU",
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "engines": engines,
+    }
+    if "ours" in engines:
+        report["ours_over"] = {
+            name: {"speed": found["seconds"] / engines["ours"]["seconds"]}
+            | ({"memory": engines["ours"]["peak_gib"] / found["peak_gib"]} if memory else {})
+            for name, found in engines.items()
+            if name != "ours"
+        }
+        report["ours_utilisation"] = utilisation(args, shape, engines["ours"]["seconds"])
+    return report
+
+
+def utilisation(args: argparse.Namespace, shape: Shape, seconds: float) -> dict[str, float]:
+    """Of our step: distinct tokens a second, and the floating-point operations a second the step cannot do without.
+
+    Counted are 2 operations per weight and token forward, and as many back to the inputs; frozen weights need no more.
+    """
+    rows = shape.prompts * (shape.raters + 1)
+    tokens = rows * (shape.user_tokens + shape.prompt + shape.responses * shape.response)
+    scored = rows * shape.responses * shape.response
+    lm = load(args.model, torch.device("meta")).lm
+    head = lm.get_output_embeddings().weight.numel()
+    body = sum(p.numel() for n, p in lm.named_parameters() if "embed" not in n and "lm_head" not in n)
+    operations = 4 * (body * tokens + head * scored)
+    return {"tokens_per_second": tokens / seconds, "tflops": operations / seconds / 1e12}
+
+
+def table(report: dict[str, Any]) -> str:
+    lines = [f"{report['shape']}, {report['model']}, {report['device']}: {report['comparisons']} comparisons a step"]
+    for name, found in report["engines"].items():
+        over = report.get("ours_over", {}).get(name, {})
+        lines.append(
+            f"{name:7} {found['seconds']:8.2f} s {found['comparisons_per_second']:8.3f} comparisons/s"
+            + (f" {found['peak_gib']:6.2f} GiB" if "peak_gib" in found else "")
+            + (f"   ours is {over['speed']:.2f} times as fast" if over else "")
+            + (f" in {over['memory']:.2f} of the memory" if "memory" in over else "")
+        )
+    if "ours_utilisation" in report:
+        use = report["ours_utilisation"]
+        lines.append(f"ours: {use['tokens_per_second']:.0f} tokens/s, {use['tflops']:.3f} TFLOP/s needed")
+    return "\n".join(lines)
+
+
+# ---- the same comparisons and model for all ----
+
+
+def comparisons(shape: Shape, vocabulary: int) -> list[Encoded]:
+    rng = random.Random(0)
+
+    def words(count: int) -> list[int]:
+        return [rng.randrange(5, vocabulary) for _ in range(count)]
+
+    found = []
+    for _ in range(shape.prompts):
+        prompt, responses = words(shape.prompt), [words(shape.response) for _ in range(shape.responses)]
+        for rater in range(shape.raters):
+            for rejected in responses[1:]:
+                found.append(Encoded([], prompt, responses[0], rejected, 1 + rater))
+    return found
+
+
+def load(name: str, device: torch.device | str) -> Base:
+    """The bundled base, or random weights of a named shape; bf16 on a GPU."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    if name == "tiny" and str(device) != "meta":
+        return load_base("tiny", device, dtype)
+    config = LlamaConfig.from_pretrained(TINY) if name == "tiny" else LlamaConfig(**LLAMAS[name])
+    config.dtype = dtype
+    torch.manual_seed(0)
+    with torch.device(device):
+        lm: Any = LlamaForCausalLM(config).to(dtype)
+    for parameter in lm.parameters():
+        parameter.requires_grad_(False)
+    return Base(name, lm.eval(), AutoTokenizer.from_pretrained(TINY), name)
+
+
+def device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def make_step(engine: str, args: argparse.Namespace) -> Step:
+    if engine == "ours":
+        return our_step(args)
+    if engine == "paper":
+        return paper_step(args)
+    return trl_step(args, checkpointing=engine == "trl")
+
+
+def our_step(args: argparse.Namespace) -> Step:
+    from prlhf.config import parse_overrides, resolve
+    from prlhf.model.checkpoint import assemble
+    from prlhf.model.scoring import Reference, engine_of
+    from prlhf.train.trainer import EncodedSet, PersonalizedTrainer
+
+    shape = SHAPES[args.shape]
+    fixed = {
+        "model": args.model,
+        "nll": 0.0,
+        "beta": BETA,
+        "lora_dropout": 0.0,
+        "device": device(),
+        "user_init": "zero",
+    }
+    fixed |= {"user_tokens": shape.user_tokens, "out": tempfile.mkdtemp(), "pack_tokens": args.pack_tokens}
+    config = resolve(TrainConfig, fixed, parse_overrides(args.set, "train"))
+    base = load(args.model, device())
+    policy = assemble(base, config, [str(i) for i in range(shape.raters)], {})
+    if config.gradient_checkpointing:
+        base.lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    batch = comparisons(shape, base.lm.config.vocab_size)
+    engine = engine_of(policy)
+    reference = Reference(engine)
+    reference.fill(batch, len(batch))
+    trainer = PersonalizedTrainer(
+        policy, engine, reference, EncodedSet(batch, []), EncodedSet([], []), config.folder, []
+    )
+    trainer.create_optimizer_and_scheduler(1)
+    trainer.current_gradient_accumulation_steps = 1
+
+    def step() -> None:
+        trainer.training_step(trainer.model, {"comparisons": batch})
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+
+    return step
+
+
+def trl_step(args: argparse.Namespace, checkpointing: bool) -> Step:
+    from datasets import Dataset
+    from peft import LoraConfig
+    from trl import DPOConfig, DPOTrainer
+
+    shape, base = SHAPES[args.shape], load(args.model, device())
+    batch = comparisons(shape, base.lm.config.vocab_size)
+    settings = DPOConfig(
+        tempfile.mkdtemp(), beta=BETA, bf16=torch.cuda.is_available(), use_cpu=not torch.cuda.is_available(),
+        per_device_train_batch_size=2 * len(batch), precompute_ref_log_probs=True, report_to="none", max_length=None,
+        gradient_checkpointing=checkpointing,
+    )  # fmt: skip
+    words = Dataset.from_list([{"prompt": "my", "chosen": " boss", "rejected": " uncle"}])  # to be built on; not used
+    lora = LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+    trainer = DPOTrainer(base.lm, args=settings, train_dataset=words, processing_class=base.tokenizer, peft_config=lora)
+    rows = [
+        {"prompt_ids": e.prompt, "chosen_ids": e.chosen, "rejected_ids": e.rejected,
+         "ref_chosen_logps": -400.0, "ref_rejected_logps": -400.0}
+        for e in batch for _term in range(2)
+    ]  # fmt: skip
+    inputs = trainer.data_collator(rows)
+    trainer.create_optimizer_and_scheduler(1)
+    trainer.current_gradient_accumulation_steps = 1
+
+    def step() -> None:
+        trainer.training_step(trainer.model, dict(inputs))
+        trainer.optimizer.step()
+        trainer.optimizer.zero_grad()
+
+    return step
+
+
+def paper_step(args: argparse.Namespace) -> Step:
+    from peft import LoraConfig, get_peft_model
+
+    shape, base = SHAPES[args.shape], load(args.model, device())
+    batch = comparisons(shape, base.lm.config.vocab_size)
+    torch.manual_seed(0)
+    lora = LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
+    lm: Any = get_peft_model(base.lm, lora)
+    lm.train()
+    width = base.lm.config.hidden_size
+    prompts = torch.nn.Parameter(torch.zeros(shape.raters + 1, shape.user_tokens, width, device=device()))
+    optimizer = torch.optim.AdamW([*(p for p in lm.parameters() if p.requires_grad), prompts])
+    rows = [(e, user) for e in batch for user in (e.user, 0)]
+
+    def log_probs(ids: Tensor, users: Tensor, personal: bool) -> Tensor:
+        embeds = lm.get_input_embeddings()(ids)
+        extra = shape.user_tokens if personal else 0
+        if personal:
+            embeds = torch.cat([prompts[users].to(embeds.dtype), embeds], 1)
+        logits = lm(inputs_embeds=embeds, use_cache=False).logits[:, extra:-1]
+        picked = logits.float().log_softmax(-1).gather(2, ids[:, 1:].unsqueeze(2)).squeeze(2)
+        return picked[:, shape.prompt - 1 :].sum(1)
+
+    def step() -> None:
+        for start in range(0, len(rows), MICRO):
+            some = rows[start : start + MICRO]
+            users = torch.tensor([user for _, user in some] * 2, device=device())
+            ids = torch.tensor([e.prompt + e.chosen for e, _ in some] + [e.prompt + e.rejected for e, _ in some])
+            ids = ids.to(device())
+            with torch.no_grad(), lm.disable_adapter():
+                reference = log_probs(ids, users, personal=False)
+            chosen, rejected = (log_probs(ids, users, personal=True) - reference).chunk(2)
+            (-torch.nn.functional.logsigmoid(BETA * (chosen - rejected)).sum() / len(rows)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+if __name__ == "__main__":
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    sys.exit(main())

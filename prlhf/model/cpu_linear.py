@@ -1,0 +1,62 @@
+"""Linear layers through oneDNN on CPUs.
+
+PyTorch multiplies fp32 matrices with MKL, which on AMD's AVX-512 chips reaches less than half of what oneDNN, shipped
+with PyTorch as well, gets out of them (docs/PERFORMANCE.md). Same precision, sums in another order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def speed_up(lm: nn.Module) -> None:
+    """Let all fp32 linear layers of `lm`, adapters' included, multiply through oneDNN, where this PyTorch has it."""
+    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+        return
+    for module in lm.modules():
+        if type(module) is nn.Linear and module.weight.device.type == "cpu" and module.weight.dtype == torch.float32:
+            module.__class__ = OneDnnLinear
+
+
+class OneDnnLinear(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        if not input.numel() or input.dtype != torch.float32:
+            return super().forward(input)
+        return Multiply.apply(input, self.weight, self.bias)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def times(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
+    """left [..., k] @ right [n, k]^T + bias [n]."""
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
+    return found
+
+
+class Multiply(torch.autograd.Function):
+    """x W^T + b, and the gradients of those that want one."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
+        return times(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        x, weight = ctx.saved_tensors
+        grad_x = times(grad, weight.t()) if ctx.needs_input_grad[0] else None
+        grad_weight = grad_bias = None
+        flat = grad.reshape(-1, grad.shape[-1])
+        if ctx.needs_input_grad[1]:
+            grad_weight = outer(flat, x.reshape(-1, x.shape[-1]))
+        if ctx.needs_input_grad[2]:
+            grad_bias = flat.sum(0)
+        return grad_x, grad_weight, grad_bias
+
+
+def outer(left: Tensor, right: Tensor) -> Tensor:
+    """left [t, m]^T @ right [t, n] -> [m, n]; oneDNN is much faster with the shorter side first."""
+    if left.shape[1] > right.shape[1]:
+        return times(right.t(), left.t()).t().contiguous()
+    return times(left.t(), right.t())

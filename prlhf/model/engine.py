@@ -1,0 +1,97 @@
+"""How a model is run over readings: laid out as prefix trees where it can take them, as padded rows otherwise.
+
+Both give the same values to rounding. That a model can take trees is proved on made-up readings when it is first run:
+layers that carry a state along the row, attention with terms of its own and heads that bend the logits cannot, and
+would be wrong without a word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from prlhf.model.encoding import Rows, pad_rows
+from prlhf.model.personalized import Personalized, PersonalizedLM, unwrapped
+from prlhf.model.prefix_tree import Pack, Reading, families, pack
+from prlhf.progress import SILENT, Progress
+
+CPU_BUDGET, GPU_BUDGET = 2048, 16384  # tokens in a forward pass, where nothing is set
+
+
+class Engine:
+    """Runs `model` in parts of about `budget` tokens (None: by the device), as trees if `trees` and it can."""
+
+    def __init__(
+        self, model: Personalized, pad: int, budget: int | None = None, trees: bool = True, progress: Progress = SILENT
+    ) -> None:
+        self.model, self._pad = model, pad
+        self.device: torch.device = unwrapped(model.lm).device
+        self.budget = budget or (CPU_BUDGET if self.device.type == "cpu" else GPU_BUDGET)
+        why = tree_fault(model, pad) if trees else ""
+        self.trees = trees and not why
+        if why:
+            progress.note(f"prefix trees are off for this model, which is slower: {why}")
+
+    def parts(self, readings: Sequence[Reading], user_tokens: int) -> Iterator[tuple[list[int], Rows | Pack]]:
+        """Distinct `readings` in parts to run one after the other: their numbers, and their layout on the device."""
+        for numbers in families(readings, user_tokens, self.budget, self.trees):
+            some = [readings[number] for number in numbers]
+            layout = pack(some, user_tokens) if self.trees else padded(some, user_tokens, self._pad)
+            yield numbers, layout.to(self.device)
+
+    def values(self, readings: Sequence[Reading]) -> Tensor:
+        """The model's output [n] for `readings`, on the CPU: log-probs of responses, or rewards."""
+        return self._over(readings, self.model.users.tokens, self.model)
+
+    def reference(self, readings: Sequence[Reading]) -> Tensor:
+        """Log-probs [n] under the base alone, on the CPU; who reads plays no part."""
+        return self._over(readings, 0, cast(PersonalizedLM, self.model).reference)
+
+    def _over(self, readings: Sequence[Reading], user_tokens: int, run: Callable[[Rows | Pack], Tensor]) -> Tensor:
+        distinct = list(dict.fromkeys(readings))
+        found: dict[Reading, Tensor] = {}
+        for numbers, layout in self.parts(distinct, user_tokens):
+            found |= zip((distinct[number] for number in numbers), run(layout).cpu(), strict=True)
+        return torch.stack([found[reading] for reading in readings])
+
+
+def padded(readings: Sequence[Reading], user_tokens: int, pad: int) -> Rows:
+    """A row for each reading."""
+    befores, responses = [list(r.before) for r in readings], [list(r.response) for r in readings]
+    return pad_rows(befores, responses, [r.user for r in readings], user_tokens, pad)
+
+
+def tree_fault(model: Personalized, pad: int) -> str:
+    """Why `model` must not be given trees, empty where nothing speaks against it; costs two small forward passes."""
+    readings = made_up(model)
+    tokens = model.users.tokens
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            device = unwrapped(model.lm).device
+            expected = model(padded(readings, tokens, pad).to(device))
+            found = model(pack(readings, tokens, min_shared=1).to(device))
+    except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError, NotImplementedError) as error:
+        return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    finally:
+        model.train(training)
+    tolerance = 1e-4 if unwrapped(model.lm).dtype == torch.float32 else 0.05
+    off = ((found - expected).abs() / (1 + expected.abs())).max().item()
+    return "" if off <= tolerance else f"its log-probs differ by {off:.1e} of their size from those without"
+
+
+def made_up(model: Personalized) -> list[Reading]:
+    """Two prompts with three and two responses, two of which begin alike, longer than an attention window, if any."""
+    config = unwrapped(model.lm).config.get_text_config()
+    window = getattr(config, "sliding_window", None) or 0
+    context = getattr(config, "max_position_embeddings", None) or 2048
+    length = max(4, min(window + 8, 8192, context - model.users.tokens - 12))
+    words = torch.randint(config.vocab_size, (2 * length + 40,), generator=torch.Generator().manual_seed(0)).tolist()
+    first, second = tuple(words[:length]), tuple(words[length : length + 4])
+    stem, tails = tuple(words[-40:-36]), [tuple(words[-36 + 4 * i : -32 + 4 * i]) for i in range(4)]
+    found = [Reading(0, first, response) for response in (stem + tails[0], stem + tails[1], tails[2])]
+    return found + [Reading(0, second, response) for response in tails[2:]]

@@ -1,0 +1,171 @@
+"""Sequences that begin alike, read once: token columns packed without padding, and who may see whom.
+
+A reading is one response to one prompt as one user. Readings that share their beginning (the user's vectors, text
+about the user, the prompt, the first words of responses) share its columns; what follows hangs off it as branches:
+
+    readings of user 3:  u u A B C . d e f           columns   u u A B C | d e f | g h
+                         u u A B C . g h             positions 0 1 2 3 4 | 5 6 7 | 5 6
+
+A segment is a run of columns; it sees itself causally and, whole, the segments it hangs off. Positions continue from
+what a segment hangs off, so every reading is computed as if it stood alone (DESIGN.md, decision 5).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+SLOT = -1  # in a sequence of token ids: a column that the user model fills
+MIN_SHARED = 8  # tokens; a shorter common beginning costs more as a segment of its own than reading it twice
+
+
+class Reading(NamedTuple):
+    """One response to one prompt as one user; `before` is text about the user + prompt."""
+
+    user: int
+    before: tuple[int, ...]
+    response: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Columns `start` to `end`, hanging off those at `above` (numbers of segments, from the root down)."""
+
+    start: int
+    end: int
+    above: tuple[int, ...]
+    depth: int  # tokens above, the position of its first column
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Readings as one row of T columns without padding.
+
+    `ids`, `positions`, `slots` are [1, T]; `users` [n] is the user of each run of T_u slots, in their order.
+    Of the S scored tokens, `targets` [S], `columns` [S] says which column predicts each, and `owners` [S] whose
+    reading it belongs to, of `readings`. `lasts` [readings] is the column of each reading's last token.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    slots: Tensor
+    users: Tensor
+    segments: tuple[Segment, ...]
+    columns: Tensor
+    targets: Tensor
+    owners: Tensor
+    lasts: Tensor
+
+    @property
+    def readings(self) -> int:
+        return len(self.lasts)
+
+    def to(self, device: torch.device | str) -> Pack:
+        moved: dict[str, Any] = {k: value.to(device) for k, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
+
+
+def pack(readings: Sequence[Reading], user_tokens: int, min_shared: int = MIN_SHARED) -> Pack:
+    """Lay out distinct `readings`, each behind `user_tokens` slots, in one row."""
+    sequences = [(*(SLOT,) * user_tokens, *r.before, *r.response) for r in readings]
+    by_user: defaultdict[int, list[int]] = defaultdict(list)
+    for number, reading in enumerate(readings):
+        by_user[reading.user].append(number)
+    forest = Forest(sequences, max(min_shared, 1))
+    users: list[int] = []
+    for user, numbers in by_user.items():
+        forest.grow(numbers, 0, ())
+        roots = sum(not segment.above for segment in forest.segments)
+        users += [user] * (roots - len(users))
+    columns: list[int] = []
+    targets: list[int] = []
+    owners: list[int] = []
+    for number, reading in enumerate(readings):
+        path = forest.path(number)
+        first = user_tokens + len(reading.before)
+        columns += path[first - 1 : -1]
+        targets += reading.response
+        owners += [number] * len(reading.response)
+    slots = torch.tensor([[token == SLOT for token in forest.ids]])
+    return Pack(
+        ids=torch.tensor([[max(token, 0) for token in forest.ids]]),
+        positions=torch.tensor([forest.positions]),
+        slots=slots,
+        users=torch.tensor(users),
+        segments=tuple(forest.segments),
+        columns=torch.tensor(columns),
+        targets=torch.tensor(targets),
+        owners=torch.tensor(owners),
+        lasts=torch.tensor([forest.path(number)[-1] for number in range(len(readings))]),
+    )
+
+
+class Forest:
+    """Columns and segments as they are laid down, trunk before branches."""
+
+    def __init__(self, sequences: Sequence[tuple[int, ...]], min_shared: int) -> None:
+        self._sequences, self._min_shared = sequences, min_shared
+        self._tips: dict[int, tuple[int, ...]] = {}  # sequence -> its segments
+        self.ids: list[int] = []
+        self.positions: list[int] = []
+        self.segments: list[Segment] = []
+
+    def grow(self, numbers: Sequence[int], depth: int, above: tuple[int, ...]) -> None:
+        """Lay down what the sequences `numbers`, equal in their first `depth` tokens, have beyond them."""
+        groups: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
+        for number in numbers:
+            rest = self._sequences[number][depth:]
+            alone = () if len(rest) >= self._min_shared else (number,)
+            groups[rest[: self._min_shared] + alone].append(number)
+        for group in groups.values():
+            shared = common([self._sequences[number][depth:] for number in group])
+            path = above
+            if shared:
+                path = (*above, len(self.segments))
+                self.segments.append(Segment(len(self.ids), len(self.ids) + len(shared), above, depth))
+                self.ids += shared
+                self.positions += range(depth, depth + len(shared))
+            end = depth + len(shared)
+            self._tips |= dict.fromkeys(group, path)
+            longer = [number for number in group if len(self._sequences[number]) > end]
+            if longer:
+                self.grow(longer, end, path)
+
+    def path(self, number: int) -> list[int]:
+        """The columns of a sequence, in its order."""
+        parts = (self.segments[i] for i in self._tips[number])
+        return [column for part in parts for column in range(part.start, part.end)]
+
+
+def common(sequences: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """What all `sequences` begin with: what the first and the last of them in order do."""
+    first, last = min(sequences), max(sequences)
+    return first[: next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
+
+
+def families(readings: Sequence[Reading], user_tokens: int, budget: int, trees: bool = True) -> Iterator[list[int]]:
+    """The numbers of `readings` in parts of about `budget` tokens each, at least one family a part.
+
+    Readings of one user and prompt are a family and stay together; as `trees` they read the prompt once. Families of
+    one user stand next to each other, for they may begin alike; what they share is not discounted, so parts are
+    rather too small.
+    """
+    by_family: defaultdict[tuple[int, tuple[int, ...]], list[int]] = defaultdict(list)
+    for number, reading in enumerate(readings):
+        by_family[reading.user, reading.before].append(number)
+    part: list[int] = []
+    size = 0
+    for (_, before), numbers in sorted(by_family.items()):
+        copies = 1 if trees else len(numbers)
+        tokens = copies * (user_tokens + len(before)) + sum(len(readings[number].response) for number in numbers)
+        if part and size + tokens > budget:
+            yield part
+            part, size = [], 0
+        part, size = part + numbers, size + tokens
+    if part:
+        yield part

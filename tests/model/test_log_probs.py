@@ -1,0 +1,88 @@
+"""Chunked log-probs against log-softmax, for frozen and trained heads, and the oneDNN layers against MKL's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from prlhf.model.cpu_linear import OneDnnLinear, speed_up
+from prlhf.model.log_probs import token_log_probs
+
+
+def head_of(kind: str) -> nn.Linear:
+    torch.manual_seed(0)
+    head = nn.Linear(6, 11, bias="bias" in kind)
+    head.requires_grad_("trained" in kind)
+    holder = nn.Sequential(head)
+    if "onednn" in kind:
+        speed_up(holder)
+        assert isinstance(head, OneDnnLinear)
+    return head
+
+
+KINDS = ["frozen", "frozen bias", "frozen onednn", "frozen bias onednn", "trained", "trained bias onednn"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("chunk", [1, 25, 10**6])
+def test_chunks_are_log_softmax(kind: str, chunk: int) -> None:
+    head = head_of(kind)
+    hidden = torch.randn(7, 6, generator=torch.Generator().manual_seed(1), requires_grad=True)
+    targets, weights = torch.tensor([3, 0, 10, 3, 5, 5, 1]), torch.linspace(-2, 3, 7)
+
+    def gradients(log_probs: Tensor) -> list[Tensor]:
+        wanted = [hidden, *(p for p in head.parameters() if p.requires_grad)]
+        return list(torch.autograd.grad((log_probs * weights).sum(), wanted))
+
+    plain = nn.functional.linear(hidden, head.weight, head.bias).log_softmax(-1)[torch.arange(7), targets]
+    found = token_log_probs(head, hidden, targets, chunk)
+    torch.testing.assert_close(found, plain)
+    for a, b in zip(gradients(found), gradients(plain), strict=True):
+        torch.testing.assert_close(a, b)
+    with torch.no_grad():
+        torch.testing.assert_close(token_log_probs(head, hidden, targets, chunk), plain)
+
+
+def test_no_more_logits_than_a_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
+    head, rows = head_of("frozen"), []
+    forward = nn.Linear.forward
+    monkeypatch.setattr(nn.Linear, "forward", lambda self, x: rows.append(len(x)) or forward(self, x))
+    token_log_probs(head, torch.randn(10, 6, requires_grad=True), torch.zeros(10, dtype=torch.long), chunk=11 * 4)
+    assert rows == [4, 4, 2]
+
+
+def test_bf16_heads_give_fp32_log_probs() -> None:
+    head = head_of("frozen").to(torch.bfloat16)
+    hidden = torch.randn(5, 6, dtype=torch.bfloat16, requires_grad=True)
+    found = token_log_probs(head, hidden, torch.tensor([1, 2, 3, 4, 5]))
+    assert found.dtype == torch.float32
+    found.sum().backward()
+    assert hidden.grad is not None
+    assert hidden.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("frozen", [True, False])
+@pytest.mark.parametrize("shape", [(5,), (2, 5), (1, 1, 5), (0, 5)])
+def test_onednn_layers_are_linear_layers(shape: tuple[int, ...], frozen: bool, bias: bool) -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(5, 3, bias=bias), torch.randn(shape, requires_grad=True)
+    layer.weight.requires_grad_(not frozen)
+
+    def run() -> list[Tensor]:
+        out = layer(x)
+        wanted = [x, *(p for p in layer.parameters() if p.requires_grad)]
+        return [out, *torch.autograd.grad(out.square().sum(), wanted)]
+
+    expected = run()
+    speed_up(nn.ModuleList([layer]))
+    assert isinstance(layer, OneDnnLinear)
+    for a, b in zip(run(), expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_only_fp32_layers_on_the_cpu_change() -> None:
+    half, meta = nn.Linear(2, 2).to(torch.bfloat16), nn.Linear(2, 2, device="meta")
+    speed_up(nn.ModuleList([half, meta]))
+    assert type(half) is type(meta) is nn.Linear
