@@ -14,11 +14,15 @@ from torch import Tensor, nn
 
 def speed_up(lm: nn.Module) -> None:
     """Let all fp32 linear layers of `lm`, adapters' included, multiply through oneDNN, where this PyTorch has it."""
-    if not (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+    if not has_onednn():
         return
     for module in lm.modules():
         if type(module) is nn.Linear and module.weight.device.type == "cpu" and module.weight.dtype == torch.float32:
             module.__class__ = OneDnnLinear
+
+
+def has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 class OneDnnLinear(nn.Linear):
@@ -30,8 +34,13 @@ class OneDnnLinear(nn.Linear):
 
 def times(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
     """left [..., k] @ right [n, k]^T + bias [n]."""
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(left, right, bias, "none", [], "")
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(dense(left), dense(right), bias, "none", [], "")
     return found
+
+
+def dense(x: Tensor) -> Tensor:
+    """`x`, copied if it is a view with gaps: oneDNN takes a thousand times as long over those."""
+    return x if x.is_contiguous() or (x.ndim == 2 and x.t().is_contiguous()) else x.contiguous()
 
 
 class Multiply(torch.autograd.Function):

@@ -17,9 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from prlhf.model.cpu_attention import SegmentAttention
+from prlhf.model.cpu_linear import has_onednn
 from prlhf.model.prefix_tree import Pack, Segment
 
 NAME = "prlhf_tree"
+LONG = 256  # columns of a reading, from where on CPUs profit from attention of our own
 
 
 def install(lm: Any) -> str:
@@ -55,6 +58,7 @@ class Layout:
 
     def __init__(self, pack: Pack, flex: bool) -> None:
         self.segments, self.flex, self._device = pack.segments, flex, pack.ids.device
+        self.long = max(segment.depth + segment.end - segment.start for segment in pack.segments) >= LONG
         self._masks: dict[Any, Any] = {}
 
     def tail_mask(self, queries: int, depth: int, window: int | None) -> Tensor:
@@ -127,6 +131,10 @@ def attend(
         mask = prefix_tree.block_mask(sliding_window)
         shared_heads = query.shape[1] != key.shape[1]
         out = _flex()(query, key, value, block_mask=mask, scale=scaling, enable_gqa=shared_heads)
+    elif prefix_tree.long and query.dtype == torch.float32 and query.device.type == "cpu" and has_onednn():
+        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+        rows = (query[0], key[0], value[0])
+        out = SegmentAttention.apply(*rows, prefix_tree.segments, scale, sliding_window).unsqueeze(0)  # type: ignore
     else:
         out = over_segments(query, key, value, prefix_tree, scaling, sliding_window)
     return out.transpose(1, 2).contiguous(), None

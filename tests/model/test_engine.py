@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prlhf.config import TrainConfig
+from prlhf.model import cpu_attention
 from prlhf.model.checkpoint import Policy, assemble
 from prlhf.model.engine import Engine, padded, tree_fault
 from prlhf.model.personalized import Personalized
@@ -182,3 +183,18 @@ def test_other_rows_go_through_sdpa() -> None:
     after = policy.model.lm(row, attention_mask=torch.tensor([[0, 1, 1, 1]])).logits
     torch.testing.assert_close(after, before)
     assert NAME not in base.lm.config.to_json_string()
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "gpt2", "neox", "mistral with window", "gemma3"])
+@pytest.mark.parametrize("queries", [3, 256])
+def test_long_readings_on_a_cpu(monkeypatch: pytest.MonkeyPatch, name: str, queries: int) -> None:
+    """Attention of our own, a few queries at a time, as it is for readings of hundreds of tokens."""
+    monkeypatch.setattr("prlhf.model.tree_attention.LONG", 1)
+    monkeypatch.setattr("prlhf.model.cpu_attention.QUERIES", queries)
+    used: list[int] = []
+    own = cpu_attention.SegmentAttention.backward
+    monkeypatch.setattr(
+        cpu_attention.SegmentAttention, "backward", staticmethod(lambda ctx, grad: used.append(1) or own(ctx, grad))
+    )
+    assert_same(policy_of(name).model, readings_with(3), min_shared=1)
+    assert used

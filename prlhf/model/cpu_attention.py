@@ -1,0 +1,114 @@
+"""Attention over the segments of a prefix tree in fp32 on CPUs, multiplied by oneDNN.
+
+For long readings only: PyTorch's own kernel multiplies through MKL (see cpu_linear.py) and its backward pass takes
+twice as long as this one. Keys and values are neither repeated for the heads that share them nor kept once more for
+each segment; scores are computed anew in the backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prlhf.model.cpu_linear import times
+from prlhf.model.prefix_tree import Segment
+
+Segments = tuple[Segment, ...]
+QUERIES = 256  # at a time: what lies beyond the last one's sight is not computed
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some queries of a segment, columns `start` to `end`, and the keys they may see: runs of columns, the last of
+    which ends with the queries' own."""
+
+    start: int
+    end: int
+    seen: tuple[slice, ...]
+
+    def gather(self, x: Tensor) -> Tensor:
+        """x [H, T, d] -> [H, m, d] at the seen columns, contiguous."""
+        found = torch.cat([x[:, part] for part in self.seen], 1) if len(self.seen) > 1 else x[:, self.seen[0]]
+        return found.contiguous()
+
+    def add_to(self, total: Tensor, part: Tensor) -> None:
+        """Add part [m, d] to total [T, d] at the seen columns."""
+        start = 0
+        for columns in self.seen:
+            end = start + columns.stop - columns.start
+            total[columns] += part[start:end]
+            start = end
+
+
+def blocks(segments: Segments) -> Iterator[Block]:
+    for segment in segments:
+        above = tuple(slice(segments[i].start, segments[i].end) for i in segment.above)
+        for start in range(segment.start, segment.end, QUERIES):
+            end = min(start + QUERIES, segment.end)
+            yield Block(start, end, (*above, slice(segment.start, end)))
+
+
+class SegmentAttention(torch.autograd.Function):
+    """softmax(scale Q K^T) V with query [H, T, d], key and value [H_kv, T, d]; a window is a number of positions."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        segments: Segments,
+        scale: float,
+        window: int | None,
+    ) -> Tensor:
+        out = torch.empty_like(query, memory_format=torch.contiguous_format)
+        for block, _, heads, keys, values in _tasks(query, key, value, segments):
+            weights = _weights(query, heads, block, keys, scale, window)
+            out[heads, block.start : block.end] = times(weights, values.t()).view_as(
+                out[heads, block.start : block.end]
+            )
+        ctx.save_for_backward(query, key, value, out)
+        ctx.segments, ctx.scale, ctx.window = segments, scale, window
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        query, key, value, out = ctx.saved_tensors
+        grad_query, grad_key, grad_value = (torch.zeros_like(x) for x in (query, key, value))
+        inner = (grad * out).sum(-1)
+        for block, head, heads, keys, values in _tasks(query, key, value, ctx.segments):
+            rows = slice(block.start, block.end)
+            weights = _weights(query, heads, block, keys, ctx.scale, ctx.window)
+            own_grad, own_query = (x[heads, rows].reshape(-1, x.shape[-1]) for x in (grad, query))
+            block.add_to(grad_value[head], times(weights.t(), own_grad.t()))
+            slope = times(own_grad, values).sub_(inner[heads, rows].reshape(-1, 1)).mul_(weights).mul_(ctx.scale)
+            grad_query[heads, rows] = times(slope, keys.t()).view_as(grad_query[heads, rows])
+            block.add_to(grad_key[head], times(slope.t(), own_query.t()))
+        return grad_query, grad_key, grad_value, None, None, None
+
+
+def _tasks(
+    query: Tensor, key: Tensor, value: Tensor, segments: Segments
+) -> Iterator[tuple[Block, int, slice, Tensor, Tensor]]:
+    """Each block for each head of keys: the block, that head, the query heads that share it, its keys and values."""
+    group = len(query) // len(key)
+    for block in blocks(segments):
+        for head, (keys, values) in enumerate(zip(block.gather(key), block.gather(value), strict=True)):
+            yield block, head, slice(head * group, (head + 1) * group), keys, values
+
+
+def _weights(query: Tensor, heads: slice, block: Block, keys: Tensor, scale: float, window: int | None) -> Tensor:
+    """Attention weights [heads x n, m] of a block's queries; the last n of the m keys are their own columns."""
+    own = query[heads, block.start : block.end]
+    rows, columns = own.shape[1], len(keys)
+    scores = times((own * scale).reshape(-1, own.shape[-1]), keys).view(len(own), rows, columns)
+    hidden = torch.ones(rows, rows, dtype=torch.bool).triu_(1)
+    scores[:, :, columns - rows :].masked_fill_(hidden, -torch.inf)
+    if window is not None and window < columns:
+        away = torch.arange(columns - rows, columns).unsqueeze(1) - torch.arange(columns)
+        scores.masked_fill_(away >= window, -torch.inf)
+    return scores.softmax(-1).view(-1, columns)
