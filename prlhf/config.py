@@ -109,6 +109,8 @@ class TrainConfig(Stage):
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     gradient_checkpointing: bool = False
+    reference_cache: bool = True  # dpo: keep the base's log-probs on disk, for all runs on this base
+    reference_first: bool = False  # dpo: compute them all before the first step; full_finetune does so anyway
 
     # Following the run
     eval_every: int = Field(0, ge=0)  # optimizer steps between evaluations; 0: only at the end

@@ -17,43 +17,13 @@ import torch
 from torch import Tensor
 
 from prlhf.model.checkpoint import Trained, kind_of, load_policy, load_reward_model, reference_model
-from prlhf.model.encoding import Encoded, pad_rows, policy_rows
+from prlhf.model.encoding import Encoded, policy_rows
 from prlhf.model.personalized import Personalized, PersonalizedLM
+from prlhf.model.reference import Reference
+from prlhf.model.reference_cache import open_cache
 from prlhf.model.reward import RewardModel
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Comparison, Text
-
-
-class Reference:
-    """Log-probs of responses under the base, computed once per (prompt, response) and kept in memory.
-
-    The reference sees neither the user's id nor text about the user, so one value serves every user and both
-    terms. Filled as batches come by; with full fine-tuning it must be filled before the first step.
-    """
-
-    def __init__(self, model: PersonalizedLM, pad: int) -> None:
-        self._model, self._pad = model, pad
-        self._known: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {}
-
-    def log_probs(self, batch: Sequence[Encoded]) -> Tensor:
-        """[2B] for B comparisons: chosen first, then rejected."""
-        wanted = [(tuple(e.prompt), tuple(e.chosen)) for e in batch]
-        wanted += [(tuple(e.prompt), tuple(e.rejected)) for e in batch]
-        missing = [pair for pair in dict.fromkeys(wanted) if pair not in self._known]
-        if missing:
-            rows = pad_rows(
-                [list(p) for p, _ in missing], [list(r) for _, r in missing], [0] * len(missing), 0, self._pad
-            )
-            values = self._model.reference(rows.to(self._model.lm.device)).tolist()
-            self._known.update(zip(missing, values, strict=True))
-        return torch.tensor([self._known[pair] for pair in wanted])
-
-    def fill(self, data: Sequence[Encoded], batch_size: int, progress: Progress = SILENT) -> None:
-        progress.start("reference", len(data))
-        for start in range(0, len(data), batch_size):
-            self.log_probs(data[start : start + batch_size])
-            progress.advance(len(data[start : start + batch_size]))
-        progress.finish()
 
 
 class Rewards(Protocol):
@@ -95,14 +65,15 @@ class ModelRewards:
 def load_rewards(
     run: Path, device: str = "auto", base: str | None = None, trust_remote_code: bool = False
 ) -> tuple[Trained[Any], Rewards]:
-    """A trained run of either kind, and its rewards."""
+    """A trained run of either kind, and its rewards; a policy's with the reference cache if it was trained with it."""
     if kind_of(run) == "reward model":
         trained = load_reward_model(run, device, "auto", base, trust_remote_code)
         return trained, ModelRewards(trained.model, trained.tokenizer.pad_token_id)
     policy = load_policy(run, device, "auto", base, trust_remote_code)
     pad = policy.tokenizer.pad_token_id
-    reference = Reference(reference_model(policy, run, base, trust_remote_code), pad)
-    return policy, ImplicitRewards(policy.model, reference, policy.config.beta, pad)
+    model = reference_model(policy, run, base, trust_remote_code)
+    cache = open_cache(model.lm) if policy.config.reference_cache else None
+    return policy, ImplicitRewards(policy.model, Reference(model, pad, cache), policy.config.beta, pad)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,9 @@ from torch import Tensor
 from prlhf.model.checkpoint import Trained
 from prlhf.model.encoding import Encoded
 from prlhf.model.personalized import PersonalizedLM
+from prlhf.model.reference import Reference
 from prlhf.model.reward import RewardModel
-from prlhf.model.scoring import ImplicitRewards, ModelRewards, Reference, Rewards
+from prlhf.model.scoring import ImplicitRewards, ModelRewards, Rewards
 from prlhf.train import objectives
 from prlhf.train.losses import preference_loss
 
