@@ -64,7 +64,7 @@ def base_key(lm: Any) -> str:
 
 
 def _content(value: Tensor) -> str:
-    return _hash(memoryview(value.detach().cpu().flatten().view(torch.uint8).numpy())).hexdigest()
+    return _hash(value.detach().cpu().flatten().view(torch.uint8).numpy().data).hexdigest()
 
 
 def _hash(data: bytes | memoryview = b"") -> hashlib.blake2b:
