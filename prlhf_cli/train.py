@@ -70,7 +70,7 @@ def command(
         bool | None,
         typer.Option(
             "--reference-cache/--no-reference-cache",
-            help="dpo: keep the base's log-probs on disk for all runs on it (default: on).",
+            help="dpo: whether the base's log-probs are kept on disk, for all runs on it. They are by default.",
         ),
     ] = None,
     report_to: Annotated[str | None, typer.Option(help="tensorboard, wandb, … as in transformers.")] = None,

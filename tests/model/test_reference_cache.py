@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -47,6 +47,7 @@ def found(folder: Path, keys: Any) -> list[float | None]:
 # ---- keys ----
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(IDS, IDS, st.integers(0, 12), IDS, IDS)
 def test_pairs_have_one_key_if_they_are_one(p: list[int], r: list[int], cut: int, q: list[int], s: list[int]) -> None:
     """Against other pairs, and against the same tokens split elsewhere."""
@@ -218,9 +219,7 @@ def test_a_damaged_segment_is_computed_again(tmp_path: Path, damage: Any) -> Non
 
 
 @pytest.mark.parametrize("gone", ["at once", "each time"])
-def test_a_reader_that_loses_the_race_lists_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str
-) -> None:
+def test_a_reader_that_loses_the_race_lists_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str) -> None:
     """A segment that is listed and then gone has been merged into another, or else is no loss."""
     ReferenceCache(tmp_path).add(entries(0, 1))
     listed, times = Path.glob, []

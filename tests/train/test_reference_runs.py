@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import shutil
 from collections.abc import Callable
@@ -10,10 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from losses import numbers
 from test_resume import OPTIONS, Killed, StopAt
 
-from prlhf.errors import PrlhfError
 from prlhf.model.personalized import PersonalizedLM
 from prlhf.model.scoring import load_rewards, score
 from prlhf.progress import Silent
@@ -52,6 +51,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache/reference"
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, make_config: MakeConfig) -> Path:
+    """A run that was never stopped, on values of its own: those of the batches in their order."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    train(make_config(folder, reference_cache=False, **OPTIONS))
+    return folder
+
+
 def heard(config: Any, resume: bool = False) -> Heard:
     progress = Heard()
     train(config, resume, progress)
@@ -64,13 +71,15 @@ def pairs_of(folder: Path) -> int:
     return len({(row.prompt, text) for row in [*data.train, *data.eval] for text in (row.chosen, row.rejected)})
 
 
-def same_files(a: Path, b: Path) -> bool:
-    def drop(rows: list[dict[str, Any]]) -> list[Any]:
-        return [numbers(row) for row in rows]
+def rewards_of(run: Path, prepared: Path) -> None:
+    trained, rewards = load_rewards(run, "cpu")
+    data = [trained.encoder().comparison(row) for row in read_prepared(prepared).eval]
+    assert len(score(rewards, data, [0] * len(data), 4)) == len(data)
 
-    names = ("adapter_model.safetensors", "user_model.safetensors")
-    weights = all((a / "model" / name).read_bytes() == (b / "model" / name).read_bytes() for name in names)
-    return weights and drop(metrics.read(a / "metrics.jsonl")) == drop(metrics.read(b / "metrics.jsonl"))
+
+def same_files(a: Path, b: Path) -> bool:
+    names = ("metrics.jsonl", "model/adapter_model.safetensors", "model/user_model.safetensors")
+    return all((a / name).read_bytes() == (b / name).read_bytes() for name in names)
 
 
 def test_other_users_seeds_and_losses_compute_nothing(tmp_path: Path, prepared: Path, make_config: MakeConfig) -> None:
@@ -79,8 +88,7 @@ def test_other_users_seeds_and_losses_compute_nothing(tmp_path: Path, prepared: 
     for name, changes in {
         "seed": {"seed": 4, "lora_r": 4, "batch_size": 3},
         "cluster": {"user_model": "cluster", "user_tokens": 5, "user_text": False},
-        "uniform": {"user_model": "uniform", "user_tokens": 0, "loss": "ipo", "beta": 0.3},
-        "full": {"full_finetune": True, "lr": 1e-3},
+        "full": {"user_model": "uniform", "user_tokens": 0, "loss": "ipo", "full_finetune": True, "lr": 1e-3},
     }.items():
         assert heard(make_config(tmp_path / name, **changes)).counts == (every, 0), name
 
@@ -102,47 +110,56 @@ def test_another_base_or_precision_computes_all(
     assert len(list(cache.iterdir())) == 3
 
 
-def test_with_and_without_are_the_same_run(tmp_path: Path, make_config: MakeConfig, cache: Path) -> None:
-    """The first run on a base computes in the same batches with the cache as without, which touches no disk."""
-    without = heard(make_config(tmp_path / "without", reference_cache=False, **OPTIONS))
-    assert without.lines == []
-    assert not cache.parent.exists()
+def test_with_and_without_are_the_same_run(
+    tmp_path: Path, prepared: Path, make_config: MakeConfig, whole: Path, cache: Path
+) -> None:
+    """The first run on a base computes in the same batches with the cache as without."""
     train(make_config(tmp_path / "with", **OPTIONS))
     assert cache.is_dir()
-    assert same_files(tmp_path / "with", tmp_path / "without")
-    _, rewards = load_rewards(tmp_path / "without", "cpu")
-    assert rewards._reference._cache is None  # type: ignore[attr-defined]
+    assert same_files(tmp_path / "with", whole)
 
 
-@pytest.mark.parametrize("at", [1, 4, 7])
-@pytest.mark.parametrize("how", ["error", "power"])
-@pytest.mark.parametrize("full", [False, True])
-def test_resumed_to_the_last_bit(
-    tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, at: int, how: str, full: bool
+def test_without_the_cache_no_disk_is_touched(
+    tmp_path: Path, prepared: Path, make_config: MakeConfig, cache: Path
 ) -> None:
-    """Killed before the first checkpoint; after one; and later: by an error, and by what leaves no time to save."""
-    options = OPTIONS | ({"full_finetune": True, "lr": 1e-3, "lora_dropout": 0.0} if full else {})
-    if full and how == "power":
-        pytest.skip("all is saved before the first step")
-    train(make_config(tmp_path / "whole", **options))
-    monkeypatch.setenv("PRLHF_CACHE", str(tmp_path / "cache2"))
+    """Neither in training nor when the run's rewards are used."""
+    assert heard(make_config(tmp_path / "run", reference_cache=False, full_finetune=True, max_steps=1)).lines == []
+    rewards_of(tmp_path / "run", prepared)
+    gc.collect()
+    assert not cache.parent.exists()
+
+
+@pytest.mark.parametrize(("how", "at"), [("error", 2), ("error", 5), ("power", 2), ("power", 5)])
+def test_resumed_to_the_last_bit(
+    tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, whole: Path, how: str, at: int
+) -> None:
+    """Killed before the first checkpoint, and after it: by an error, and by what leaves no time to save."""
 
     def die() -> None:
-        if (tmp_path / "cache2").exists():
-            shutil.copytree(tmp_path / "cache2", tmp_path / "cache3")
+        (tmp_path / "cache").mkdir(exist_ok=True)
+        shutil.copytree(tmp_path / "cache", tmp_path / "as it was")
         raise Killed
 
-    config = make_config(tmp_path / "run", **options)
+    config = make_config(tmp_path / "run", **OPTIONS)
     with pytest.raises(Killed):
         train(config, progress=StopAt(at, die))
     if how == "power":
-        monkeypatch.setenv("PRLHF_CACHE", str(tmp_path / "cache3"))
-    progress = heard(config, resume=True)
-    assert (progress.counts[0] > 0) == (how == "error" or at > 3)
-    if full:
-        assert metrics.read(tmp_path / "run/metrics.jsonl") == metrics.read(tmp_path / "whole/metrics.jsonl")
-    else:
-        assert same_files(tmp_path / "run", tmp_path / "whole")
+        monkeypatch.setenv("PRLHF_CACHE", str(tmp_path / "as it was"))
+    cached, _ = heard(config, resume=True).counts
+    assert (cached > 0) == (how == "error" or at > OPTIONS["save_every"])
+    assert same_files(tmp_path / "run", whole)
+
+
+def test_full_finetuning_resumes_to_the_last_bit(
+    tmp_path: Path, prepared: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = OPTIONS | {"full_finetune": True, "lr": 1e-3, "lora_dropout": 0.0}
+    with pytest.raises(Killed):
+        train(make_config(tmp_path / "run", **options), progress=StopAt(5))
+    assert heard(make_config(tmp_path / "run", **options), resume=True).counts == (pairs_of(prepared), 0)
+    monkeypatch.setenv("PRLHF_CACHE", str(tmp_path / "elsewhere"))
+    train(make_config(tmp_path / "whole", **options))
+    assert (tmp_path / "run/metrics.jsonl").read_bytes() == (tmp_path / "whole/metrics.jsonl").read_bytes()
 
 
 def test_all_at_first(tmp_path: Path, prepared: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +204,7 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_a_line(tmp_path: Path,
     assert (tmp_path / "run/model").is_dir()
 
 
-def test_judging_reads_what_training_computed(
+def test_rewards_read_what_training_computed(
     tmp_path: Path, prepared: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(make_config(tmp_path / "run"))
@@ -196,14 +213,4 @@ def test_judging_reads_what_training_computed(
         raise AssertionError("computed again")
 
     monkeypatch.setattr(PersonalizedLM, "reference", refuse)
-    trained, rewards = load_rewards(tmp_path / "run", "cpu")
-    data = [trained.encoder().comparison(row) for row in read_prepared(prepared).eval]
-    assert len(score(rewards, data, [0] * len(data), 4)) == len(data)
-
-
-@pytest.mark.parametrize("broken", ["yes please", 3])
-def test_what_is_no_switch_is_refused(tmp_path: Path, broken: Any) -> None:
-    from prlhf.config import TrainConfig, resolve
-
-    with pytest.raises(PrlhfError, match="set reference_cache to true or false"):
-        resolve(TrainConfig, {"reference_cache": broken})
+    rewards_of(tmp_path / "run", prepared)
