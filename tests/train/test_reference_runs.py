@@ -12,13 +12,16 @@ from typing import Any
 import pytest
 import torch
 from test_resume import OPTIONS, Killed, StopAt
+from typer.testing import CliRunner
 
+from prlhf.model.checkpoint import read_about
 from prlhf.model.personalized import PersonalizedLM
 from prlhf.model.scoring import load_rewards, score
 from prlhf.progress import Silent
 from prlhf.records import read_prepared
 from prlhf.train import metrics
 from prlhf.train.run import train
+from prlhf_cli.main import app
 
 MakeConfig = Callable[..., Any]
 
@@ -188,11 +191,14 @@ def test_all_at_first(tmp_path: Path, prepared: Path, make_config: MakeConfig, m
 
 
 def test_it_may_change_on_resume(tmp_path: Path, make_config: MakeConfig) -> None:
-    config = make_config(tmp_path / "run", **OPTIONS)
+    out = tmp_path / "run"
     with pytest.raises(Killed):
-        train(config, progress=StopAt(4))
-    train(config.model_copy(update={"reference_cache": False, "reference_first": True}), resume=True)
-    assert (tmp_path / "run/model").is_dir()
+        train(make_config(out, **OPTIONS), progress=StopAt(4))
+    flags = ["--no-reference-cache", "--set", "reference_first=true"]
+    done = CliRunner().invoke(app, ["train", "--resume", "--out", str(out), *flags])
+    assert done.exit_code == 0, done.stderr
+    settings = read_about(out / "model")["train"]
+    assert (settings["reference_cache"], settings["reference_first"]) == (False, True)
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing_but_a_line(tmp_path: Path, make_config: MakeConfig) -> None:
