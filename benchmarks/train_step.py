@@ -248,7 +248,8 @@ def make_step(engine: str, args: argparse.Namespace) -> Step:
 def our_step(args: argparse.Namespace) -> Step:
     from prlhf.config import parse_overrides, resolve
     from prlhf.model.checkpoint import assemble
-    from prlhf.model.scoring import Reference, engine_of
+    from prlhf.model.reference import Reference
+    from prlhf.model.scoring import engine_of
     from prlhf.train.trainer import EncodedSet, PersonalizedTrainer
 
     shape = SHAPES[args.shape]

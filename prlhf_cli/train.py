@@ -66,6 +66,13 @@ def command(
     trust_remote_code: Annotated[
         bool | None, typer.Option("--trust-remote-code", help="Run code that comes with the base model.")
     ] = None,
+    reference_cache: Annotated[
+        bool | None,
+        typer.Option(
+            "--reference-cache/--no-reference-cache",
+            help="dpo: whether the base's log-probs are kept on disk, for all runs on it. They are by default.",
+        ),
+    ] = None,
     report_to: Annotated[str | None, typer.Option(help="tensorboard, wandb, … as in transformers.")] = None,
     per_user: Annotated[
         bool, typer.Option("--per-user", help="A baseline for few users: one vanilla adapter for each, no user model.")

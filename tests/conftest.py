@@ -4,6 +4,7 @@ random base, prepared data and a trained run, each made once. Heavy imports stay
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ os.environ["COLUMNS"] = "200"  # rich wraps at 80 otherwise, in the middle of wh
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is first imported: tiny models are slower on many threads
 
 import pytest
+
+CACHE = tempfile.TemporaryDirectory(prefix="prlhf-tests-")  # removed at exit
+os.environ["PRLHF_CACHE"] = CACHE.name  # no test reads or writes the user's
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -21,37 +21,10 @@ from prlhf.model.encoding import Encoded
 from prlhf.model.engine import Engine
 from prlhf.model.personalized import Personalized
 from prlhf.model.prefix_tree import Reading
+from prlhf.model.reference import Reference
+from prlhf.model.reference_cache import open_cache
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Comparison, Text
-
-
-class Reference:
-    """Log-probs of responses under the base, computed once per (prompt, response) and kept in memory.
-
-    The reference sees neither the user's id nor text about the user, so one value serves every user and both
-    terms. Filled as batches come by; with full fine-tuning it must be filled before the first step.
-    """
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._known: dict[tuple[tuple[int, ...], tuple[int, ...]], float] = {}
-
-    def log_probs(self, batch: Sequence[Encoded]) -> Tensor:
-        """[2B] for B comparisons: chosen first, then rejected."""
-        wanted = [(tuple(e.prompt), tuple(e.chosen)) for e in batch]
-        wanted += [(tuple(e.prompt), tuple(e.rejected)) for e in batch]
-        missing = [pair for pair in dict.fromkeys(wanted) if pair not in self._known]
-        if missing:
-            values = self._engine.reference([Reading(0, *pair) for pair in missing]).tolist()
-            self._known.update(zip(missing, values, strict=True))
-        return torch.tensor([self._known[pair] for pair in wanted])
-
-    def fill(self, data: Sequence[Encoded], batch_size: int, progress: Progress = SILENT) -> None:
-        progress.start("reference", len(data))
-        for start in range(0, len(data), batch_size):
-            self.log_probs(data[start : start + batch_size])
-            progress.advance(len(data[start : start + batch_size]))
-        progress.finish()
 
 
 def readings_of(batch: Sequence[Encoded], users: Sequence[int]) -> list[Reading]:
@@ -97,15 +70,16 @@ class ModelRewards:
 def load_rewards(
     run: Path, device: str = "auto", base: str | None = None, trust_remote_code: bool = False
 ) -> tuple[Trained[Any], Rewards]:
-    """A trained run of either kind, and its rewards."""
+    """A trained run of either kind, and its rewards; a policy's with the reference cache if it was trained with it."""
     if kind_of(run) == "reward model":
         trained = load_reward_model(run, device, "auto", base, trust_remote_code)
         return trained, ModelRewards(engine_of(trained))
     policy = load_policy(run, device, "auto", base, trust_remote_code)
     engine = engine_of(policy)
-    base_model = reference_model(policy, run, base, trust_remote_code)
-    own = engine if base_model is policy.model else engine_of(replace(policy, model=base_model))
-    return policy, ImplicitRewards(engine, Reference(own), policy.config.beta)
+    model = reference_model(policy, run, base, trust_remote_code)
+    own = engine if model is policy.model else engine_of(replace(policy, model=model))
+    cache = open_cache(model.lm) if policy.config.reference_cache else None
+    return policy, ImplicitRewards(engine, Reference(own, cache), policy.config.beta)
 
 
 def engine_of(trained: Trained[Any], progress: Progress = SILENT) -> Engine:

@@ -25,13 +25,19 @@ from prlhf.config import DEMO_DATASETS, HUB_DEFAULT_MODEL, TrainConfig, load_rec
 from prlhf.errors import Interrupted, PrlhfError
 from prlhf.model.checkpoint import Trained, build_policy, build_reward_model, save_policy
 from prlhf.model.encoding import Encoder
-from prlhf.model.scoring import Reference, engine_of
+from prlhf.model.engine import Engine
+from prlhf.model.reference import Reference
+from prlhf.model.reference_cache import open_cache
+from prlhf.model.scoring import engine_of
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Comparison, Prepared, read_prepared
 from prlhf.train import metrics
 from prlhf.train.trainer import EncodedSet, Follow, PersonalizedTrainer, StopOnInterrupt
 
-MAY_CHANGE_ON_RESUME = {"out", "device", "report_to", "save_every", "keep_checkpoints", "eval_every", "eval_limit"}
+MAY_CHANGE_ON_RESUME = {
+    "out", "device", "report_to", "save_every", "keep_checkpoints", "eval_every", "eval_limit", "reference_cache",
+    "reference_first",
+}  # fmt: skip
 
 
 def train(config: TrainConfig, resume: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
@@ -60,11 +66,24 @@ def train(config: TrainConfig, resume: bool = False, progress: Progress = SILENT
     if not resume:
         write_recipe(folder, config, data)
     encoder.note_cut(progress)
-    return _run(policy, train_set, eval_set, encoder, data, resume, progress)
+    engine = engine_of(policy, progress)
+    reference = None if config.objective == "rm" else reference_of(engine, config, progress)
+    try:
+        return _run(policy, engine, reference, train_set, eval_set, encoder, data, resume, progress)
+    finally:
+        if reference:
+            reference.save()
+
+
+def reference_of(engine: Engine, config: TrainConfig, progress: Progress) -> Reference:
+    """The log-probs of the base under the engine's policy, which is not trained yet; on disk where `config` says so."""
+    return Reference(engine, open_cache(engine.model.lm, progress) if config.reference_cache else None)
 
 
 def _run(
     policy: Trained[Any],
+    engine: Engine,
+    reference: Reference | None,
     train_set: EncodedSet,
     eval_set: EncodedSet,
     encoder: Encoder,
@@ -73,9 +92,7 @@ def _run(
     progress: Progress,
 ) -> dict[str, Any]:
     config, folder = policy.config, policy.config.folder
-    engine = engine_of(policy, progress)
-    reference = None if config.objective == "rm" else Reference(engine)
-    if reference and config.full_finetune:  # there is no adapter to turn off later
+    if reference and (config.reference_first or config.full_finetune):  # then there is no adapter to turn off later
         reference.fill([*train_set.encoded, *eval_set.encoded], config.batch_size, progress)
     follow = Follow(folder / "metrics.jsonl", progress)
     trainer = PersonalizedTrainer(policy, engine, reference, train_set, eval_set, folder, [follow])
@@ -86,6 +103,8 @@ def _run(
         progress.start("evaluating", len(eval_set) * (1 if config.user_model == "uniform" else 2))
         results["eval"] = trainer.evaluate_once(progress)
         progress.finish()
+    if reference and config.reference_cache:
+        progress.note(f"reference: {reference.cached} responses from the cache, {reference.computed} computed")
     finish(folder, results, lambda model: write_model(policy, results, model))
     return results
 

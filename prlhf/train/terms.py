@@ -16,7 +16,8 @@ from torch import Tensor
 from prlhf.config import TrainConfig
 from prlhf.model.encoding import Encoded
 from prlhf.model.engine import Engine
-from prlhf.model.scoring import ImplicitRewards, ModelRewards, Reference, Rewards
+from prlhf.model.reference import Reference
+from prlhf.model.scoring import ImplicitRewards, ModelRewards, Rewards
 from prlhf.train import objectives
 from prlhf.train.losses import preference_loss
 

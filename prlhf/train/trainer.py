@@ -19,7 +19,8 @@ from prlhf.config import TrainConfig
 from prlhf.model.checkpoint import Trained, load_weights, save_weights
 from prlhf.model.encoding import Encoded
 from prlhf.model.engine import Engine
-from prlhf.model.scoring import Reference, Scored, score, summarise
+from prlhf.model.reference import Reference
+from prlhf.model.scoring import Scored, score, summarise
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Comparison
 from prlhf.train import metrics, objectives
@@ -214,6 +215,11 @@ class PersonalizedTrainer(OwnParts, Trainer):
         self.log(dict(numbers))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, numbers)
         return numbers
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if self.reference:  # before the checkpoint is whole: who goes on from it knows what was known here
+            self.reference.save()
+        super()._save(output_dir, state_dict)
 
     def evaluate_held_out(self, progress: Progress) -> dict[str, Any]:
         data, rows = self.held_out.encoded, self.held_out.rows

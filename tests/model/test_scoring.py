@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from prlhf.config import TrainConfig
 from prlhf.model.encoding import Encoded, Rows
 from prlhf.model.engine import Engine
-from prlhf.model.scoring import ImplicitRewards, Reference, Scored, accuracy_by, score, summarise
+from prlhf.model.reference import Reference
+from prlhf.model.scoring import ImplicitRewards, Scored, accuracy_by, score, summarise
 from prlhf.model.users import build_user_model
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from prlhf.config import TrainConfig
 from prlhf.model.checkpoint import Trained, build_policy, build_reward_model
-from prlhf.model.scoring import Reference, engine_of
+from prlhf.model.reference import Reference
+from prlhf.model.scoring import engine_of
 from prlhf.records import Comparison, read_prepared
 from prlhf.train.trainer import EncodedSet, PersonalizedTrainer
 
