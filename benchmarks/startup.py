@@ -17,7 +17,6 @@ import argparse
 import json
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,8 +25,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
+from typing import Any
 
-EVERY, PATIENCE = 0.002, 300.0  # seconds
+EVERY = 0.002  # seconds
 
 
 @dataclass(frozen=True)
@@ -42,20 +42,21 @@ class Measure:
 
 PRLHF = "-m prlhf_cli.main"
 TRAIN = f"{PRLHF} train --recipe {{tree}}/recipes/smoke.yaml --out smoke"
+TRAIN_LITTLE = f"{TRAIN} --max-steps 1 --set eval_limit=1"
+GENERATE = f"{PRLHF} generate smoke --max-prompts 1 --max-new-tokens 1 --out new.jsonl"
 MEASURES = {
     "import torch": Measure("-c 'import torch'"),
     "import transformers": Measure("-c 'import transformers'"),
-    "import Trainer, Llama": Measure("-c 'from transformers import LlamaForCausalLM, Trainer'"),
+    "import a Llama, peft": Measure("-c 'from transformers import LlamaForCausalLM; import peft'"),
+    "import Trainer": Measure("-c 'from transformers import Trainer'"),
     "prlhf --help": Measure(f"{PRLHF} --help"),
     "train: first step": Measure(TRAIN, "smoke/metrics.jsonl"),
-    "generate: first token": Measure(
-        f"{PRLHF} generate smoke --max-prompts 1 --max-new-tokens 1 --out new.jsonl",
-        "new.jsonl*",
-        after=f"{TRAIN} --max-steps 1",
-    ),
+    "generate: first token": Measure(GENERATE, "new.jsonl*", after=TRAIN_LITTLE),
+    "generate: end": Measure(GENERATE, after=TRAIN_LITTLE),
 }
 
 Seconds = tuple[float, float]  # wall, CPU
+Found = dict[str, dict[str, dict[str, Any]]]  # measure -> tree -> medians, and all runs
 
 
 def main() -> int:
@@ -63,7 +64,7 @@ def main() -> int:
     parser.add_argument("--tree", type=Path, action="append", help="a source tree; repeatable (default: here)")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--only", action="append", choices=list(MEASURES), help="this measure; repeatable")
-    parser.add_argument("--json", action="store_true", help="every run's seconds in place of a table of medians")
+    parser.add_argument("--json", action="store_true", help="medians and every run, in place of a table")
     args = parser.parse_args()
     trees = [tree.resolve() for tree in args.tree or [Path()]]
     found = measure(args.only or list(MEASURES), trees, args.repeats)
@@ -71,26 +72,25 @@ def main() -> int:
     return 0
 
 
-def measure(names: Sequence[str], trees: Sequence[Path], repeats: int) -> dict[str, dict[str, list[Seconds]]]:
-    """Measure -> tree -> seconds of each run; the trees take turns."""
-    found: dict[str, dict[str, list[Seconds]]] = {name: {str(tree): [] for tree in trees} for name in names}
-    with tempfile.TemporaryDirectory(prefix="prlhf-startup-") as scratch:
-        for name in names:
-            what = MEASURES[name]
-            before = {tree: Path(scratch, f"{i}-{len(what.after)}") for i, tree in enumerate(trees)}
-            for tree, folder in before.items():
-                if not folder.exists():
-                    folder.mkdir()
-                    if what.after:
-                        time_one(what.after, tree, folder)
-            for turn in range(1 + repeats):
-                for tree, folder in before.items():
-                    with tempfile.TemporaryDirectory(prefix="prlhf-startup-") as copy:
-                        shutil.copytree(folder, copy, dirs_exist_ok=True)
-                        seconds = time_one(what.given, tree, Path(copy), what.until)
-                    if turn:  # the first fills the page cache
-                        found[name][str(tree)].append(seconds)
+def measure(names: Sequence[str], trees: Sequence[Path], repeats: int) -> Found:
+    """The trees take turns."""
+    found: Found = {}
+    for name in names:
+        runs = [[measure_once(MEASURES[name], tree) for tree in trees] for _ in range(1 + repeats)]
+        columns = zip(*runs[1:], strict=True)  # the first filled the page cache
+        found[name] = {str(tree): summary(column) for tree, column in zip(trees, columns, strict=True)}
     return found
+
+
+def summary(runs: Sequence[Seconds]) -> dict[str, Any]:
+    return {"wall": median(wall for wall, _ in runs), "cpu": median(cpu for _, cpu in runs), "runs": runs}
+
+
+def measure_once(what: Measure, tree: Path) -> Seconds:
+    with tempfile.TemporaryDirectory(prefix="prlhf-startup-") as folder:
+        if what.after:
+            time_one(what.after, tree, Path(folder))
+        return time_one(what.given, tree, Path(folder), what.until)
 
 
 def time_one(given: str, tree: Path, folder: Path, until: str = "") -> Seconds:
@@ -115,24 +115,29 @@ def time_one(given: str, tree: Path, folder: Path, until: str = "") -> Seconds:
 
 def _wait(process: int, folder: Path, until: str) -> bool:
     """Until a file of the pattern `until` has a whole line (true) or the process, left to be reaped, has ended."""
-    end = time.monotonic() + PATIENCE
-    while time.monotonic() < end:
+    while True:
         ended = os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        if until and any(b"\n" in path.read_bytes() for path in folder.glob(until)):
+        if until and any(_has_line(path) for path in folder.glob(until)):
             return True
         if ended:
             return False
         time.sleep(EVERY)
-    raise SystemExit(f"nothing came in {PATIENCE:.0f} s")
 
 
-def table(found: dict[str, dict[str, list[Seconds]]]) -> str:
+def _has_line(path: Path) -> bool:
+    try:
+        return b"\n" in path.read_bytes()
+    except FileNotFoundError:  # renamed since it was listed
+        return False
+
+
+def table(found: Found) -> str:
     """Medians in Markdown: wall and CPU seconds of each tree."""
     trees = list(next(iter(found.values())))
-    head = [f"{Path(tree).name}: {kind}" for tree in trees for kind in ("wall s", "CPU s")]
-    lines = [["median", *head], ["---", *["---:"] * len(head)]]
+    lines = [["", *(f"{Path(tree).name}: {kind} s" for tree in trees for kind in ("wall", "CPU"))]]
+    lines.append(["---", *["---:"] * (2 * len(trees))])
     for name, by_tree in found.items():
-        lines.append([name, *(f"{median(one[i] for one in by_tree[tree]):.2f}" for tree in trees for i in (0, 1))])
+        lines.append([name, *(f"{by_tree[tree][kind]:.2f}" for tree in trees for kind in ("wall", "cpu"))])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
