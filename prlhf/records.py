@@ -174,7 +174,8 @@ def _read_lines(path: Path, *keys: str) -> list[dict[str, Any]]:
 
 def _read_table(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
     try:
-        table = pq.read_table(path)
+        with pq.ParquetFile(path) as file:  # pq.read_table would import pyarrow.dataset, and with it pandas
+            table = file.read()
     except (OSError, pa.ArrowException) as error:
         raise PrlhfError(f"cannot read {path}: {one_line(error)}", "run `prlhf prep` again") from error
     for part in schema:

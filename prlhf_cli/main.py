@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from prlhf import __version__
-from prlhf_cli import demo, generate, judge, prep, sweep, train
+from prlhf_cli import demo, garbage, generate, judge, prep, sweep, train
 from prlhf_cli.usage import OneLine
 
 app = typer.Typer(
@@ -31,7 +31,7 @@ def main(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    garbage.seldom()
 
 
 for module in (prep, train, generate, judge, sweep, demo):

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from prlhf.errors import PrlhfError
-from prlhf_cli import show
+from prlhf_cli import garbage, show
 
 NO_KEYS = ("recipe", "set_", "resume", "per_user", "dry_run", "as_json")  # options that are no keys of TrainConfig
 
@@ -141,6 +141,7 @@ def command(
             return train_per_user(config, resume, bars)
         from prlhf.train.run import train
 
+        garbage.spare_imports()
         return train(config, resume, bars)
 
     show.run(work, show_plan if dry_run else show_run, as_json)

@@ -64,6 +64,7 @@ class Encoder:
     prompt_limit: int | None = None
     use_text: bool = True
     cut: dict[str, int] = field(default_factory=lambda: {"prompts": 0, "histories": 0, "responses": 0})
+    _last: tuple[Text, list[int]] | None = field(default=None, init=False, repr=False)  # the prompt in hand, its ids
 
     def comparison(self, row: Comparison) -> Encoded:
         text = self.text(row.user_text)
@@ -117,6 +118,12 @@ class Encoder:
         )
 
     def _prompt_ids(self, prompt: Text) -> list[int]:
+        """A comparison asks for its prompt by itself and before each response; it is tokenised once."""
+        if self._last is None or self._last[0] != prompt:
+            self._last = (prompt, self._read_prompt(prompt))
+        return list(self._last[1])
+
+    def _read_prompt(self, prompt: Text) -> list[int]:
         if isinstance(prompt, str):
             return list(self.tokenizer(prompt).input_ids)
         return self._template(prompt, add_generation_prompt=True)

@@ -120,6 +120,33 @@ def test_an_empty_response_is_the_end_of_text() -> None:
     assert encoder().comparison(comparison(chosen="")).chosen == [EOS]
 
 
+@pytest.mark.parametrize("prompt", ["cd", said("cd", "user")], ids=["plain", "conversation"])
+def test_a_prompt_is_tokenised_once(prompt: Text) -> None:
+    seen: list[str] = []
+
+    class Counted(PreTrainedTokenizerFast):
+        def __call__(self, text: str, **options: Any) -> Any:  # apply_chat_template comes by here too
+            seen.append(text)
+            return super().__call__(text, **options)
+
+    plain = isinstance(prompt, str)
+    tokenizer = Counted(tokenizer_object=letters()._tokenizer, eos_token="<eos>", pad_token="<pad>", chat_template=CHAT)
+    chosen, rejected = ("e", "fg") if plain else (said("e"), said("fg"))
+    encoded = Encoder(tokenizer, 2, 100).comparison(comparison(prompt, chosen, rejected))
+    assert seen.count("cd" if plain else "u:cd\na:") == 1
+    assert encoded == encoder(chat=not plain).comparison(comparison(prompt, chosen, rejected))
+
+
+def test_one_comparison_leaves_nothing_to_the_next() -> None:
+    """Though the prompt in hand is remembered: changing what was returned changes no later answer."""
+    rows = [comparison("cd"), comparison("cd", chosen="h"), comparison("cdef"), comparison("cd")]
+    one = encoder(prompt_limit=3)
+    for row in rows:
+        encoded = one.comparison(row)
+        assert encoded == encoder(prompt_limit=3).comparison(row)
+        encoded.prompt.clear()
+
+
 # ---- budgets ----
 
 
