@@ -168,9 +168,10 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, trained: Path, whole: bytes) -
 def test_a_finished_file_is_left_as_it_is(
     tmp_path: Path, trained: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generating, "write_batch", None)
+    asked: list[Any] = []
+    monkeypatch.setattr(generating, "write", lambda policy, jobs, *_: asked.extend(jobs) or iter(()))
     result = generate(trained, config(tmp_path, out=tmp_path / "whole.jsonl"))
-    assert (result["responses"], result["new"]) == (12, 0)
+    assert (result["responses"], result["new"], asked) == (12, 0, [])
     assert (tmp_path / "whole.jsonl").read_bytes() == whole
 
 
