@@ -96,9 +96,7 @@ class DecodeLoop:
         if embeds.shape[1]:
             self.cache.begin(self._tensor([slot for slot, _ in group]))
             positions = torch.arange(embeds.shape[1], device=embeds.device).expand(len(group), -1)
-            self.lm.base_model(
-                inputs_embeds=embeds, position_ids=positions, past_key_values=self.cache, use_cache=True
-            )
+            self.lm.base_model(inputs_embeds=embeds, position_ids=positions, past_key_values=self.cache, use_cache=True)
 
     def _embed(self, rows: Sequence[Row]) -> Tensor:
         """Embeddings [N, L, d] of whole beginnings, padded on the right."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from prlhf.generate.probe import serves
 from prlhf.generate.sampling import choose
 from prlhf.model.checkpoint import Policy
 from prlhf.model.encoding import pad_rows
+from prlhf.model.personalized import unwrapped
 from prlhf.records import Text
 
 
@@ -82,9 +83,7 @@ def by_loop(policy: Policy, rows: Sequence[Row], config: GenerateConfig) -> Iter
     def ended(row: Row) -> bool:
         return row.written[-1] == eos or stopped(row.tag[0].stop, row.written, policy.tokenizer)
 
-    loop = DecodeLoop(
-        policy.model, config.batch_size, config.max_new_tokens, ended, config.temperature, config.top_p
-    )
+    loop = DecodeLoop(policy.model, config.batch_size, config.max_new_tokens, ended, config.temperature, config.top_p)
     yield from filter(None, loop.run(rows))
 
 
@@ -98,9 +97,8 @@ def stopped(stop: str, ids: Sequence[int], tokenizer: Any) -> bool:
 
 @torch.no_grad()
 def by_generate(policy: Policy, rows: Sequence[Row], config: GenerateConfig) -> Iterator[list[Row]]:
-    """Batches of similar length, which wait for their longest response. What a model's own generation settings say
-    beside the end of text (a repetition penalty, say) does not hold, as it does not in the loop."""
-    model, tokenizer = policy.model, policy.tokenizer
+    """Batches of similar length, which wait for their longest response."""
+    model, tokenizer, lm = policy.model, policy.tokenizer, unwrapped(policy.model.lm)
     options = GenerationConfig(
         max_new_tokens=config.max_new_tokens,
         do_sample=False,  # the choice is in the scores
@@ -112,17 +110,29 @@ def by_generate(policy: Policy, rows: Sequence[Row], config: GenerateConfig) -> 
         tokens = 0 if batch[0].user is None else policy.config.user_tokens
         padded = pad_rows([list(row.ids) for row in batch], [[]] * len(batch), users, tokens, tokenizer.pad_token_id)
         padded = padded.to(policy.device)
-        embeds = model.embed(padded) if tokens else model.lm.get_input_embeddings()(padded.ids)
+        embeds = model.embed(padded) if tokens else lm.get_input_embeddings()(padded.ids)
         choice = LogitsProcessorList([Choice(batch, config)])
-        out = model.lm.generate(
-            inputs_embeds=embeds, attention_mask=padded.mask, generation_config=options, logits_processor=choice
-        )
+        with plain_settings(lm):
+            out = lm.generate(
+                inputs_embeds=embeds, attention_mask=padded.mask, generation_config=options, logits_processor=choice
+            )
         for row, ids in zip(batch, out.tolist(), strict=True):
             row.written[:] = ids
         yield batch
 
 
-class Choice(LogitsProcessor):  # type: ignore[misc]
+@contextmanager
+def plain_settings(lm: Any) -> Iterator[None]:
+    """A model's own generation settings (a repetition penalty, say), which `generate` mixes into those it is given,
+    out of the way: responses are samples of the policy itself, as in the loop."""
+    own, lm.generation_config = lm.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        lm.generation_config = own
+
+
+class Choice(LogitsProcessor):
     """Leaves each row the one token that the loop would choose, so that the arg-max takes it."""
 
     def __init__(self, rows: Sequence[Row], config: GenerateConfig) -> None:

@@ -56,13 +56,14 @@ def gumbel(seeds: Sequence[int], steps: Sequence[int], count: int) -> NDArray[np
 def uniform(seeds: Sequence[int], steps: Sequence[int], count: int) -> NDArray[np.float64]:
     """Numbers [N, count] between 0 and 1, neither of them: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) from each
     row's seed, entered at its step."""
-    start = np.array(steps, dtype=np.uint64) * np.uint64(STRIDE) + np.uint64(1)
-    counter = start[:, None] + np.arange(count, dtype=np.uint64)
-    z = np.array(seeds, dtype=np.uint64)[:, None] + counter * np.uint64(0x9E3779B97F4A7C15)
+    numbers: NDArray[np.uint64] = np.arange(1, count + 1).astype(np.uint64)
+    counter = np.array(steps, dtype=np.uint64)[:, None] * np.uint64(STRIDE) + numbers
+    z: NDArray[np.uint64] = np.array(seeds, dtype=np.uint64)[:, None] + counter * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    z ^= z >> np.uint64(31)
-    return ((z >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+    z = z ^ (z >> np.uint64(31))
+    found: NDArray[np.float64] = ((z >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+    return found
 
 
 def nucleus(scores: Tensor, top_p: float) -> Tensor:

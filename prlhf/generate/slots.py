@@ -14,11 +14,12 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 
-class Slots(Cache):  # type: ignore[misc]
+class Slots(Cache):
     """Room for `rows` rows of `columns` columns in every layer. Say what a forward is, then run it."""
 
     def __init__(self, rows: int) -> None:
-        super().__init__(layer_class_to_replicate=lambda: SlotLayer(self))
+        new_layer: Any = lambda: SlotLayer(self)  # noqa: E731  (typed as a class, and only called)
+        super().__init__(layer_class_to_replicate=new_layer)
         self.rows, self.columns = rows, 0
         self.slots = torch.empty(0, dtype=torch.long)  # of the forward's rows [N]
         self.lengths: Tensor | None = None  # columns that its rows have had so far [N]; None: it is their beginning
@@ -36,15 +37,15 @@ class Slots(Cache):  # type: ignore[misc]
     def copy(self, source: Tensor, target: Tensor, columns: int) -> None:
         """What stands in the first `columns` columns of slots `source` [M], in slots `target` [M] too."""
         for layer in self.layers:
-            layer.keys[target, :, :columns] = layer.keys[source, :, :columns]
-            layer.values[target, :, :columns] = layer.values[source, :, :columns]
+            for states in (layer.keys, layer.values):  # type: ignore[union-attr]
+                states[target, :, :columns] = states[source, :, :columns]  # type: ignore[index]
 
 
-class SlotLayer(DynamicLayer):  # type: ignore[misc]
+class SlotLayer(DynamicLayer):
     """One layer's keys and values: [rows, heads, columns, d_head] each."""
 
     def __init__(self, cache: Slots) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.cache = cache
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
