@@ -11,10 +11,10 @@ the spread. With the defaults a run takes minutes on two cores.
 - ours: `prlhf generate`'s decoding for a policy with individual users (T_u = 10) and a LoRA adapter.
 - plain: the same language model, adapter included, without users: transformers' `generate` on batches sorted by length
   (its best; unsorted is slower) and padded on the left.
-- released: one prompt at a time, the user's vectors in front, without a KV cache, as the authors' code does it. (The
-  loop is written out: today's `generate` loses the embeddings it was given after the first token where it has no cache.)
-  It is slow, so it writes a sample of the prompts, evenly over the lengths, and only their first tokens, which are
-  its cheapest: its rate is overstated, and the ratio understated.
+- released: one prompt at a time, the user's vectors in front, no KV cache, as the authors' code does it; the loop is
+  written out, since today's `generate` without a cache forgets embeddings after the first token. It is slow, so it
+  writes a sample of the prompts, evenly over the lengths, and only their first tokens, which are its cheapest: its rate
+  is overstated, and the ratio understated.
 
 In the case "mixed ends" the responses end after 8 to 64 tokens, spread evenly: a random model never ends by itself, so
 where each ends is told to both, to `generate` as a stopping criterion.

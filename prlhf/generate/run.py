@@ -44,7 +44,9 @@ def generate(run: Path | None, config: GenerateConfig, progress: Progress = SILE
     with full_disk_named(config.out):
         config.out.parent.mkdir(parents=True, exist_ok=True)
     if wanted and not serves(writer.policy.model):
-        progress.note("this model's cache is not one to write in by rows: batches wait for their longest response")
+        progress.note(
+            "this kind of model is decoded by transformers' generate: batches wait for their longest response"
+        )
     progress.start("generating", len(jobs))
     progress.advance(len(jobs) - len(wanted))
     counts = {"responses": len(jobs), "new": len(wanted), "tokens": 0}

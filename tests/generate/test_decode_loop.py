@@ -148,6 +148,14 @@ def test_what_the_loop_cannot_serve_generate_does(name: str) -> None:
         assert found[job.prompt_id] == Tokens().decode(written)
 
 
+@pytest.mark.parametrize("name", sorted(SERVED))
+def test_half_precision_is_served(name: str) -> None:
+    policy = policy_of(name)
+    policy.model.lm.to(torch.bfloat16)
+    assert serves(policy.model)
+    assert {tag: len(ids) for tag, ids in run(policy, rows()).items()} == dict(enumerate(ROOMS))
+
+
 def test_the_probe_finds_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that says nothing of its windows: their masks would be those of whole attention."""
     policy = policy_of("mistral")
