@@ -44,7 +44,8 @@ class BestOf:
             for one in ended:
                 found[one.job.prompt_id, one.job.user_id].append(one)
             whole = [key for key, some in found.items() if len(some) == config.best_of]
-            yield [self._best(sorted(found.pop(key), key=lambda one: one.job.candidate)) for key in whole]
+            if whole:
+                yield [self._best(sorted(found.pop(key), key=lambda one: one.job.candidate)) for key in whole]
 
     def _best(self, candidates: Sequence[Written]) -> Written:
         rewards = self._rewards_of(candidates)

@@ -83,7 +83,8 @@ def by_loop(policy: Policy, rows: Sequence[Row], config: GenerateConfig) -> Iter
     def ended(row: Row) -> bool:
         return row.written[-1] == eos or stopped(row.tag[0].stop, row.written, policy.tokenizer)
 
-    loop = DecodeLoop(policy.model, config.batch_size, config.max_new_tokens, ended, config.temperature, config.top_p)
+    size = min(config.batch_size, len(rows))  # slots are allocated ahead
+    loop = DecodeLoop(policy.model, size, config.max_new_tokens, ended, config.temperature, config.top_p)
     yield from filter(None, loop.run(rows))
 
 
