@@ -7,14 +7,15 @@ for, so a personalized reward model makes any policy's choice personal; ids it d
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from prlhf.config import GenerateConfig
 from prlhf.errors import PrlhfError
-from prlhf.generate.decoding import Job, Written, write_batch
+from prlhf.generate.decoding import Job, Written, write
 from prlhf.generate.models import digest
 from prlhf.model.checkpoint import Policy, model_folder, read_about
 from prlhf.model.scoring import ResponseReader, Rewards, load_rewards, score
@@ -28,17 +29,23 @@ def reward_settings(config: GenerateConfig) -> dict[str, Any]:
 
 
 class BestOf:
-    """Writes as `write_batch` does, `config.best_of` candidates for each job, and keeps the best."""
+    """Writes as `write` does, `config.best_of` candidates for each job, and keeps the best."""
 
     def __init__(self, reward: Path, reader: ResponseReader, rewards: Rewards) -> None:
         self.reward, self._reader, self._rewards = reward, reader, rewards
 
-    def __call__(self, policy: Policy, jobs: Sequence[Job], config: GenerateConfig, base: bool) -> list[Written]:
+    def __call__(
+        self, policy: Policy, jobs: Sequence[Job], config: GenerateConfig, base: bool = False
+    ) -> Iterator[list[Written]]:
+        """Each job's best as soon as the last of its candidates has ended."""
         candidates = [replace(job, candidate=i) for job in jobs for i in range(config.best_of)]
-        found: list[Written] = []
-        for start in range(0, len(candidates), config.batch_size):
-            found += write_batch(policy, candidates[start : start + config.batch_size], config, base)
-        return [self._best(found[i : i + config.best_of]) for i in range(0, len(found), config.best_of)]
+        found = defaultdict[tuple[str, str], list[Written]](list)
+        for ended in write(policy, candidates, config, base):
+            for one in ended:
+                found[one.job.prompt_id, one.job.user_id].append(one)
+            whole = [key for key, some in found.items() if len(some) == config.best_of]
+            if whole:
+                yield [self._best(sorted(found.pop(key), key=lambda one: one.job.candidate)) for key in whole]
 
     def _best(self, candidates: Sequence[Written]) -> Written:
         rewards = self._rewards_of(candidates)

@@ -1,4 +1,4 @@
-"""Write responses for many (prompt, user) pairs in one batch, with a KV cache.
+"""Write responses for many (prompt, user) pairs at once, with a KV cache.
 
 Every pair draws its own random numbers from (seed, prompt, user, candidate), so a response does not depend on the batch
 it was written in, and a resumed run writes what an uninterrupted one would have.
@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from prlhf.config import GenerateConfig
+from prlhf.generate.decode_loop import DecodeLoop, Row
+from prlhf.generate.probe import serves
+from prlhf.generate.sampling import choose
 from prlhf.model.checkpoint import Policy
 from prlhf.model.encoding import pad_rows
+from prlhf.model.personalized import unwrapped
 from prlhf.records import Text
 
 
@@ -42,64 +48,109 @@ class Written:
     reward: float | None = None  # of best-of-N's choice
 
 
-class GumbelNoise(LogitsProcessor):
-    """Adds to each row noise of its own, so that the arg-max is a sample from that row's softmax."""
-
-    def __init__(self, seeds: Sequence[int]) -> None:
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        noise = torch.stack([torch.empty(scores.shape[1]).exponential_(generator=g) for g in self.generators])
-        return scores.float() - noise.log().to(scores.device)
-
-
 def row_seed(seed: int, job: Job) -> int:
     candidate = f"\0{job.candidate}" if job.candidate else ""
     digest = hashlib.sha256(f"{seed}\0{job.prompt_id}\0{job.user_id}{candidate}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
-def processors(jobs: Sequence[Job], config: GenerateConfig) -> LogitsProcessorList:
-    """Temperature, nucleus, noise, in this order; none when greedy."""
-    if config.temperature == 0:
-        return LogitsProcessorList()
-    steps: list[LogitsProcessor] = [TemperatureLogitsWarper(config.temperature)]
-    if config.top_p < 1:
-        steps.append(TopPLogitsWarper(config.top_p))
-    return LogitsProcessorList([*steps, GumbelNoise([row_seed(config.seed, job) for job in jobs])])
+def write(policy: Policy, jobs: Sequence[Job], config: GenerateConfig, base: bool = False) -> Iterator[list[Written]]:
+    """Responses to `jobs`, as they end: by the decode loop, or for a model that it cannot serve by transformers'
+    `generate`. `base`: the base model alone, adapter and user tokens off.
+
+    Jobs that nothing tells apart are written once: all that begin alike where decoding is greedy.
+    """
+    groups: dict[Any, list[Job]] = {}
+    for job in jobs:
+        user = None if base or policy.config.user_tokens == 0 else vectors_of(policy, job)
+        key = (user, tuple(job.ids), job.stop, row_seed(config.seed, job) if config.temperature else 0)
+        groups.setdefault(key, []).append(job)
+    rows = [Row(ids, user, seed, tag=same) for (user, ids, _, seed), same in groups.items()]
+    decode = by_loop if serves(policy.model) else by_generate
+    with policy.model.as_base() if base else nullcontext():
+        for ended in decode(policy, rows, config):
+            yield [written(job, row.written, policy.tokenizer) for row in ended for job in row.tag]
 
 
-def batches(jobs: Sequence[Job], size: int) -> Iterator[list[Job]]:
-    """Jobs of similar length together, so that little is padded."""
-    ordered = sorted(jobs, key=lambda job: len(job.ids))
-    for start in range(0, len(ordered), size):
-        yield ordered[start : start + size]
+def vectors_of(policy: Policy, job: Job) -> int:
+    """Whose vectors the job begins with: the uniform user model's are everyone's."""
+    return 0 if policy.config.user_model == "uniform" else job.user
+
+
+def by_loop(policy: Policy, rows: Sequence[Row], config: GenerateConfig) -> Iterator[list[Row]]:
+    eos = policy.tokenizer.eos_token_id
+
+    def ended(row: Row) -> bool:
+        return row.written[-1] == eos or stopped(row.tag[0].stop, row.written, policy.tokenizer)
+
+    size = min(config.batch_size, len(rows))  # slots are allocated ahead
+    loop = DecodeLoop(policy.model, size, config.max_new_tokens, ended, config.temperature, config.top_p)
+    yield from filter(None, loop.run(rows))
+
+
+def stopped(stop: str, ids: Sequence[int], tokenizer: Any) -> bool:
+    """Whether `stop` (none where empty) is in the text of `ids`. Asked after each token, so the last few are asked
+    first: a character is at most four bytes, and so four tokens."""
+    if not stop or stop not in tokenizer.decode(ids[-4 * len(stop) - 4 :], skip_special_tokens=True):
+        return False
+    return stop in tokenizer.decode(ids, skip_special_tokens=True)
 
 
 @torch.no_grad()
-def write_batch(policy: Policy, jobs: Sequence[Job], config: GenerateConfig, base: bool = False) -> list[Written]:
-    """Responses to `jobs`, in their order. `base`: the base model alone, adapter and user tokens off."""
-    model, tokenizer = policy.model, policy.tokenizer
-    tokens = 0 if base else policy.config.user_tokens
-    rows = pad_rows(
-        [job.ids for job in jobs], [[]] * len(jobs), [job.user for job in jobs], tokens, tokenizer.pad_token_id
+def by_generate(policy: Policy, rows: Sequence[Row], config: GenerateConfig) -> Iterator[list[Row]]:
+    """Batches of similar length, which wait for their longest response."""
+    model, tokenizer, lm = policy.model, policy.tokenizer, unwrapped(policy.model.lm)
+    options = GenerationConfig(
+        max_new_tokens=config.max_new_tokens,
+        do_sample=False,  # the choice is in the scores
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
     )
-    rows = rows.to(policy.device)
-    options = {
-        "attention_mask": rows.mask,
-        "max_new_tokens": config.max_new_tokens,
-        "do_sample": False,  # the noise is in the scores
-        "logits_processor": processors(jobs, config),
-        "pad_token_id": tokenizer.pad_token_id,
-        "eos_token_id": tokenizer.eos_token_id,
-        "use_cache": True,
-    }
-    if base:
-        with model.as_base():
-            out = model.lm.generate(inputs_embeds=model.lm.get_input_embeddings()(rows.ids), **options)
-    else:
-        out = model.lm.generate(inputs_embeds=model.embed(rows), **options)
-    return [written(job, ids, tokenizer) for job, ids in zip(jobs, out.tolist(), strict=True)]
+    for batch in batches(rows, config.batch_size):
+        users = [row.user or 0 for row in batch]
+        tokens = 0 if batch[0].user is None else policy.config.user_tokens
+        padded = pad_rows([list(row.ids) for row in batch], [[]] * len(batch), users, tokens, tokenizer.pad_token_id)
+        padded = padded.to(policy.device)
+        embeds = model.embed(padded) if tokens else lm.get_input_embeddings()(padded.ids)
+        choice = LogitsProcessorList([Choice(batch, config)])
+        with plain_settings(lm):
+            out = lm.generate(
+                inputs_embeds=embeds, attention_mask=padded.mask, generation_config=options, logits_processor=choice
+            )
+        for row, ids in zip(batch, out.tolist(), strict=True):
+            row.written[:] = ids
+        yield batch
+
+
+@contextmanager
+def plain_settings(lm: Any) -> Iterator[None]:
+    """A model's own generation settings (a repetition penalty, say), which `generate` mixes into those it is given,
+    out of the way: responses are samples of the policy itself, as in the loop."""
+    own, lm.generation_config = lm.generation_config, GenerationConfig()
+    try:
+        yield
+    finally:
+        lm.generation_config = own
+
+
+class Choice(LogitsProcessor):
+    """Leaves each row the one token that the loop would choose, so that the arg-max takes it."""
+
+    def __init__(self, rows: Sequence[Row], config: GenerateConfig) -> None:
+        self.seeds, self.config, self.step = [row.seed for row in rows], config, 0
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        steps = [self.step] * len(self.seeds)
+        tokens = choose(scores, self.seeds, steps, self.config.temperature, self.config.top_p)
+        self.step += 1
+        return torch.full_like(scores, float("-inf")).scatter(1, tokens[:, None], 0.0)
+
+
+def batches(rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
+    """Rows of similar length together, so that little is padded."""
+    ordered = sorted(rows, key=lambda row: len(row.ids))
+    for start in range(0, len(ordered), size):
+        yield ordered[start : start + size]
 
 
 def written(job: Job, ids: list[int], tokenizer: object) -> Written:

@@ -11,10 +11,11 @@ from prlhf.config import GenerateConfig
 from prlhf.errors import Interrupted, PrlhfError
 from prlhf.generate.baselines import check_preferences, chosen_responses
 from prlhf.generate.best_of import best_of, reward_settings
-from prlhf.generate.decoding import Written, batches, write_batch
+from prlhf.generate.decoding import Written, write
 from prlhf.generate.jobs import plan
 from prlhf.generate.models import open_writer, trained_on, turns
 from prlhf.generate.pairs import choose_pairs, choose_readers, known_readers
+from prlhf.generate.probe import serves
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Prepared, is_prepared, prompt_id, read_prepared
 from prlhf.responses import Response, read_responses, to_line
@@ -39,20 +40,24 @@ def generate(run: Path | None, config: GenerateConfig, progress: Progress = SILE
     readers = choose_readers(known_readers(writer.policy.user_ids, writer.policy.user_texts, data), config)
     jobs = plan(writer.policy, choose_pairs(data, readers, config), data, config, progress)
     wanted = [job for job in jobs if (job.prompt_id, job.user_id) not in done]
-    write = best_of(config.reward, config, writer.policy.base.fingerprint) if config.reward else write_batch
+    writes = best_of(config.reward, config, writer.policy.base.fingerprint) if config.reward else write
     with full_disk_named(config.out):
         config.out.parent.mkdir(parents=True, exist_ok=True)
+    if wanted and not serves(writer.policy.model):
+        progress.note(
+            "this kind of model is decoded by transformers' generate: batches wait for their longest response"
+        )
     progress.start("generating", len(jobs))
     progress.advance(len(jobs) - len(wanted))
     counts = {"responses": len(jobs), "new": len(wanted), "tokens": 0}
     try:
         for policy, base, group in turns(writer, wanted, config):
-            for batch in batches(group, config.batch_size):
-                rows = [as_response(w, settings) for w in write(policy, batch, config, base)]
+            for ended in writes(policy, group, config, base):
+                rows = [as_response(one, settings) for one in ended]
                 append(partial(config.out), rows)
                 done |= {(row.prompt_id, row.user_id): row for row in rows}
                 counts["tokens"] += sum(row.response_tokens for row in rows)
-                progress.advance(len(batch))
+                progress.advance(len(rows))
     except KeyboardInterrupt as error:
         raise Interrupted(
             f"stopped with {len(done)} of {len(jobs)} responses written; run it again to go on"

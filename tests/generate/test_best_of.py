@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,17 +69,19 @@ def test_the_arg_max_of_a_planted_reward_stays(
     policy = load_policy(trained, "cpu", "fp32")
     written: list[Written] = []
 
-    def spy(*args: Any) -> list[Written]:
-        written.extend(rows := best_of_write_batch(*args))
-        return rows
+    def spy(*args: Any) -> Iterator[list[Written]]:
+        for rows in best_of_write(*args):
+            written.extend(rows)
+            yield rows
 
-    best_of_write_batch = best_of.write_batch
-    monkeypatch.setattr(best_of, "write_batch", spy)
+    best_of_write = best_of.write
+    monkeypatch.setattr(best_of, "write", spy)
     planted = Planted()
     jobs = [Job("p", "my boss", [5, 6, 7], user, i) for i, user in enumerate(("generic", "ann", "bob"))]
     settings = config(tmp_path, best_of=count, reward=trained)
-    chosen = BestOf(trained, ResponseReader(policy), planted)(policy, jobs, settings, False)
-    assert planted.asked == [((count + 1) // 2, user) for user in (0, 1, 2)]
+    ended = BestOf(trained, ResponseReader(policy), planted)(policy, jobs, settings)
+    chosen = sorted((row for rows in ended for row in rows), key=lambda row: row.job.user)
+    assert sorted(planted.asked) == [((count + 1) // 2, user) for user in (0, 1, 2)]
     assert len(written) == 3 * count
     for job, best in zip(jobs, chosen, strict=True):
         candidates = [row for row in written if row.job.user_id == job.user_id]
@@ -97,7 +99,7 @@ def test_a_reward_that_is_no_number_is_refused(tmp_path: Path, trained: Path) ->
     policy = load_policy(trained, "cpu", "fp32")
     writer = BestOf(Path("runs/r"), ResponseReader(policy), Diverged())
     with pytest.raises(PrlhfError, match="runs/r gives responses to 'p' for 'ann' no reward but nan"):
-        writer(policy, [Job("p", "my", [5], "ann", 1)], config(tmp_path, best_of=2, reward=trained), False)
+        list(writer(policy, [Job("p", "my", [5], "ann", 1)], config(tmp_path, best_of=2, reward=trained)))
 
 
 def test_each_candidate_has_random_numbers_of_its_own() -> None:

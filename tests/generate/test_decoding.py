@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ import pytest
 import torch
 
 from prlhf.config import GenerateConfig
-from prlhf.generate.decoding import GumbelNoise, Job, Written, batches, row_seed, write_batch, written
+from prlhf.generate.decode_loop import Row
+from prlhf.generate.decoding import Job, Written, batches, row_seed, write, written
 from prlhf.model.checkpoint import Policy, load_policy
 
 PROMPTS = ["POST: my boss lost rings.\nTL;DR:", "my", "POST: my uncle hid doors. thanks for reading.\nTL;DR:", "so"]
@@ -40,9 +40,8 @@ def config(**options: Any) -> GenerateConfig:
 def texts(
     policy: Policy, jobs: list[Job], size: int = 8, base: bool = False, **options: Any
 ) -> dict[tuple[str, str], Written]:
-    chunks = [jobs[i : i + size] for i in range(0, len(jobs), size)]
-    rows = [row for chunk in chunks for row in write_batch(policy, chunk, config(**options), base)]
-    return {(row.job.prompt_id, row.job.user_id): row for row in rows}
+    ended = write(policy, jobs, config(batch_size=size, **options), base)
+    return {(row.job.prompt_id, row.job.user_id): row for rows in ended for row in rows}
 
 
 def one_token_at_a_time(policy: Policy, job: Job, steps: int) -> list[int]:
@@ -98,14 +97,6 @@ def test_random_numbers_belong_to_prompt_and_user() -> None:
     assert all(0 <= s < 2**63 for s in seeds)
 
 
-def test_noise_samples_the_softmax() -> None:
-    """4,000 rows of the same scores: arg-max frequencies within four standard errors of the probabilities."""
-    probabilities, rows = torch.tensor([0.5, 0.3, 0.15, 0.05]), 4000
-    chosen = GumbelNoise(range(rows))(torch.zeros(rows, 0), probabilities.log().expand(rows, 4)).argmax(1)
-    for token, p in enumerate(probabilities.tolist()):
-        assert (chosen == token).float().mean().item() == pytest.approx(p, abs=4 * math.sqrt(p * (1 - p) / rows))
-
-
 def test_a_small_nucleus_is_greedy(policy: Policy, jobs: list[Job]) -> None:
     assert texts(policy, jobs, top_p=1e-6) == texts(policy, jobs, temperature=0)
 
@@ -157,5 +148,5 @@ def test_a_model_that_ends_says_so(policy: Policy, jobs: list[Job]) -> None:
 
 
 def test_batches_put_equal_lengths_together() -> None:
-    jobs = [Job(str(n), "", [0] * n, "ann", 1) for n in (5, 1, 4, 2, 3)]
-    assert [[len(job.ids) for job in batch] for batch in batches(jobs, 2)] == [[1, 2], [3, 4], [5]]
+    rows = [Row([0] * n, None, 0) for n in (5, 1, 4, 2, 3)]
+    assert [[len(row.ids) for row in batch] for batch in batches(rows, 2)] == [[1, 2], [3, 4], [5]]

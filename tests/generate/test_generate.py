@@ -13,6 +13,7 @@ import pytest
 
 from prlhf.config import GenerateConfig
 from prlhf.errors import Interrupted, PrlhfError
+from prlhf.generate import decoding
 from prlhf.generate import run as generating
 from prlhf.generate.prompts import read_prompts
 from prlhf.generate.run import generate
@@ -168,9 +169,10 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, trained: Path, whole: bytes) -
 def test_a_finished_file_is_left_as_it_is(
     tmp_path: Path, trained: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(generating, "write_batch", None)
+    asked: list[Any] = []
+    monkeypatch.setattr(generating, "write", lambda policy, jobs, *_: asked.extend(jobs) or iter(()))
     result = generate(trained, config(tmp_path, out=tmp_path / "whole.jsonl"))
-    assert (result["responses"], result["new"]) == (12, 0)
+    assert (result["responses"], result["new"], asked) == (12, 0, [])
     assert (tmp_path / "whole.jsonl").read_bytes() == whole
 
 
@@ -208,6 +210,24 @@ def test_another_runs_responses_are_not_mixed_in(tmp_path: Path, trained: Path, 
     generate(trained, config(tmp_path))
     with pytest.raises(PrlhfError, match="holds responses with run = "):
         generate(tmp_path / "r", config(tmp_path))
+
+
+@pytest.mark.parametrize("served", [True, False])
+def test_a_model_that_the_loop_cannot_serve_is_told_of(
+    tmp_path: Path, trained: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch, served: bool
+) -> None:
+    """One line, and the same responses."""
+
+    class Notes(Silent):
+        def note(self, line: str) -> None:
+            lines.append(line)
+
+    lines: list[str] = []
+    monkeypatch.setattr(generating, "serves", lambda model: served)
+    monkeypatch.setattr(decoding, "serves", lambda model: served)
+    generate(trained, config(tmp_path), Notes())
+    assert ["wait for their longest" in line for line in lines] == ([] if served else [True])
+    assert (tmp_path / "out.jsonl").read_bytes() == whole
 
 
 # ---- prompts ----

@@ -1,0 +1,170 @@
+"""The decode loop: rows join as others end, so that nobody waits for the longest.
+
+A row's beginning (the user's vectors, the text about them, the prompt) is read in one forward without logits, all but
+its last place; the loop then reads one place of every row at a time, and what comes out is the row's next token. Rows
+that begin alike (candidates of best-of-N, users whom the model does not tell apart) have their beginning read once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from prlhf.generate.masks import decode_masks
+from prlhf.generate.sampling import choose
+from prlhf.generate.slots import Slots
+from prlhf.model.personalized import PersonalizedLM, unwrapped
+
+T = TypeVar("T")
+SIMILAR = 0.9  # of the longest in the batch: less is read apart from it
+Ended = Callable[["Row"], bool]
+
+
+@dataclass(eq=False)
+class Row:
+    """One response being written, after `ids` and, in front of them, the vectors of `user` (None: none)."""
+
+    ids: Sequence[int]
+    user: int | None
+    seed: int
+    tag: Any = None  # the caller's
+    written: list[int] = field(default_factory=list)
+
+    @property
+    def beginning(self) -> tuple[int | None, tuple[int, ...]]:
+        return self.user, tuple(self.ids)
+
+
+class DecodeLoop:
+    """Writes rows with `model`, `size` of them at a time."""
+
+    def __init__(
+        self, model: PersonalizedLM, size: int, room: int, ended: Ended, temperature: float = 0.0, top_p: float = 1.0
+    ) -> None:
+        """`room`: the most tokens a row may get; `ended`: whether it has got its last."""
+        self.model, self.lm, self.size, self.room, self.ended = model, unwrapped(model.lm), size, room, ended
+        self.config = self.lm.config.get_text_config()
+        self.temperature, self.top_p = temperature, top_p
+        self.cache = Slots(size)
+        self.active: list[Row] = []  # in the order of their slots
+        self.next = torch.empty(0)  # the embeddings [N, d] that the active rows go on with
+
+    @torch.no_grad()
+    def run(self, rows: Sequence[Row]) -> Iterator[list[Row]]:
+        """The rows, as they end. The longest go first: those that begin alike stand together, the cache never grows,
+        and what is left at the end is short."""
+        queue = deque(sorted(rows, key=lambda row: (-self._length(row), row.user or 0, row.ids)))
+        patience = max(1, self.size // 8)  # joining costs a forward: not for each row that leaves
+        while queue or self.active:
+            free = self.size - len(self.active)
+            if queue and (free >= min(patience, len(queue)) or not self.active):
+                self.join([queue.popleft() for _ in range(min(free, len(queue)))])
+            yield self._step()
+
+    # ---- rows join ----
+
+    def join(self, rows: Sequence[Row]) -> None:
+        """Put rows beside the active ones, their beginnings read."""
+        slot_of = {row.beginning: slot for slot, row in enumerate(self.active)}
+        fresh, source, target = [], [], []
+        for slot, row in enumerate(rows, start=len(self.active)):
+            if row.beginning in slot_of:
+                source.append(slot_of[row.beginning])
+                target.append(slot)
+            else:
+                slot_of[row.beginning] = slot
+                fresh.append((slot, row))
+        longest = max(map(self._length, rows))
+        self.cache.columns = max(self.cache.columns, longest + self.room - 1)
+        for group in alike(fresh, lambda item: self._length(item[1])):
+            self._read(group)
+        if target and longest > 1:
+            self.cache.copy(self._tensor(source), self._tensor(target), longest - 1)
+        last = [self._embed([row])[0, -1] for row in rows]
+        self.next = torch.stack([*self.next, *last])
+        self.active += rows
+
+    def _read(self, group: Sequence[tuple[int, Row]]) -> None:
+        """The beginnings of some rows, but for the last place, into their slots. No row looks at padding, which comes
+        after it, and the loop writes over it."""
+        embeds = self._embed([row for _, row in group])[:, :-1]
+        if embeds.shape[1]:
+            self.cache.begin(self._tensor([slot for slot, _ in group]))
+            positions = torch.arange(embeds.shape[1], device=embeds.device).expand(len(group), -1)
+            self.lm.base_model(inputs_embeds=embeds, position_ids=positions, past_key_values=self.cache, use_cache=True)
+
+    def _embed(self, rows: Sequence[Row]) -> Tensor:
+        """Embeddings [N, L, d] of whole beginnings, padded on the right."""
+        words = self.lm.get_input_embeddings()
+        ids = torch.nn.utils.rnn.pad_sequence([self._tensor(row.ids) for row in rows], batch_first=True)
+        embeds: Tensor = words(ids)
+        if rows[0].user is not None:
+            vectors = self.model.users(self._tensor([row.user for row in rows]))
+            embeds = torch.cat([vectors.to(embeds.dtype), embeds], 1)
+        return embeds
+
+    # ---- one token each ----
+
+    def _step(self) -> list[Row]:
+        """One more token for every active row; those that ended, which leave."""
+        seeds, steps = [row.seed for row in self.active], [len(row.written) for row in self.active]
+        self.advance(choose(self.logits(), seeds, steps, self.temperature, self.top_p))
+        leaving = [slot for slot, row in enumerate(self.active) if len(row.written) == self.room or self.ended(row)]
+        return self._leave(leaving) if leaving else []
+
+    def logits(self) -> Tensor:
+        """Of the next token of every active row [N, V]."""
+        lengths = [self._length(row) + len(row.written) - 1 for row in self.active]
+        columns = self._tensor(lengths)
+        self.cache.go_on(columns, max(lengths))
+        return self.lm(  # type: ignore[no-any-return]
+            inputs_embeds=self.next[:, None],
+            attention_mask=decode_masks(self.config, columns, max(lengths) + 1, self.next.dtype),
+            position_ids=columns[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+        ).logits[:, -1]
+
+    def advance(self, tokens: Tensor) -> None:
+        """Every active row has got its token of `tokens` [N]."""
+        self.next = self.lm.get_input_embeddings()(tokens)
+        for row, token in zip(self.active, tokens.tolist(), strict=True):
+            row.written.append(token)
+
+    def _leave(self, leaving: Sequence[int]) -> list[Row]:
+        """The rows in these slots go; the last of those that stay take the slots that stand before them."""
+        gone = [self.active[slot] for slot in leaving]
+        staying = [slot for slot in range(len(self.active)) if slot not in set(leaving)]
+        holes = [slot for slot in leaving if slot < len(staying)]
+        movers = staying[len(staying) - len(holes) :]
+        order = list(range(len(staying)))
+        for hole, mover in zip(holes, movers, strict=True):
+            order[hole] = mover
+        if holes:
+            self.cache.copy(self._tensor(movers), self._tensor(holes), self.cache.end)
+        self.active = [self.active[slot] for slot in order]
+        self.next = self.next[self._tensor(order)]
+        return gone
+
+    def _length(self, row: Row) -> int:
+        return len(row.ids) + (0 if row.user is None else self.model.users.tokens)
+
+    def _tensor(self, numbers: Sequence[Any]) -> Tensor:
+        return torch.tensor(numbers, dtype=torch.long, device=self.lm.device)
+
+
+def alike(items: Sequence[T], length: Callable[[T], int]) -> Iterator[list[T]]:
+    """Neighbours among `items` (the longest first) of similar length, so that little is padded."""
+    group: list[T] = []
+    for item in items:
+        if group and length(item) < SIMILAR * length(group[0]):
+            yield group
+            group = []
+        group.append(item)
+    if group:
+        yield group

@@ -1,0 +1,83 @@
+"""Which token comes next, for all rows at once.
+
+A token is the winner of a Gumbel race, held in two heats: V tokens stand in blocks of about sqrt(V); the blocks race
+with their total probabilities, then the tokens of the winning block. The winner is a sample from the softmax, as in
+one race of all (P(block) P(token | block)), for 2 sqrt(V) random numbers instead of V. Unlike sampling by the inverse
+of the cumulative distribution it is not sensitive to rounding: a winner changes only where two come in within rounding
+of each other, while each of the V boundaries of a cumulative distribution moves with every sum before it.
+
+Random numbers are a function of (the row's seed, the step, their number), so that a row draws the same ones in
+whatever batch and slot it stands.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+STRIDE = 2**32  # random numbers there are for one step
+FEW = 256  # a nucleus is first looked for among so many tokens
+
+
+def choose(
+    logits: Tensor, seeds: Sequence[int], steps: Sequence[int], temperature: float = 1.0, top_p: float = 1.0
+) -> Tensor:
+    """The next token [N] of each row of `logits` [N, V]. `seeds`, `steps`: of each row, non-negative, below 2**64 and
+    2**32. Temperature 0 is arg-max, whatever the seeds."""
+    if temperature == 0:
+        return logits.argmax(1)
+    scores = logits.float() / temperature
+    return race(scores if top_p == 1 else nucleus(scores, top_p), seeds, steps)
+
+
+def race(scores: Tensor, seeds: Sequence[int], steps: Sequence[int]) -> Tensor:
+    """A sample [N] from the softmax of each row of `scores` [N, V]; -inf excludes a token."""
+    rows, vocabulary = scores.shape
+    width = 1 << math.ceil(math.log2(vocabulary) / 2)
+    blocks = math.ceil(vocabulary / width)
+    noise = torch.from_numpy(gumbel(seeds, steps, blocks + width)).to(scores.device)
+    laid_out = torch.nn.functional.pad(scores, (0, blocks * width - vocabulary), value=-math.inf)
+    laid_out = laid_out.view(rows, blocks, width)
+    block = (laid_out.logsumexp(2) + noise[:, :blocks]).argmax(1)
+    finalists = laid_out[torch.arange(rows, device=scores.device), block]
+    return block * width + (finalists + noise[:, blocks:]).argmax(1)
+
+
+def gumbel(seeds: Sequence[int], steps: Sequence[int], count: int) -> NDArray[np.float32]:
+    """Standard Gumbel numbers [N, count]: -log(-log(u))."""
+    return (-np.log(-np.log(uniform(seeds, steps, count)))).astype(np.float32)
+
+
+def uniform(seeds: Sequence[int], steps: Sequence[int], count: int) -> NDArray[np.float64]:
+    """Numbers [N, count] between 0 and 1, neither of them: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) from each
+    row's seed, entered at its step."""
+    numbers: NDArray[np.uint64] = np.arange(1, count + 1).astype(np.uint64)
+    counter = np.array(steps, dtype=np.uint64)[:, None] * np.uint64(STRIDE) + numbers
+    z: NDArray[np.uint64] = np.array(seeds, dtype=np.uint64)[:, None] + counter * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    z = z ^ (z >> np.uint64(31))
+    found: NDArray[np.float64] = ((z >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+    return found
+
+
+def nucleus(scores: Tensor, top_p: float) -> Tensor:
+    """`scores` [N, V] with -inf for all but the fewest most probable tokens that hold `top_p` of the probability."""
+    probabilities = scores.softmax(1)
+    top = probabilities.topk(min(FEW, scores.shape[1])).values
+    least = _least(top, top_p)
+    wide = top.sum(1) < top_p
+    if wide.any():
+        least[wide] = _least(probabilities[wide].sort(descending=True).values, top_p)
+    return scores.masked_fill(probabilities < least, -math.inf)
+
+
+def _least(falling: Tensor, top_p: float) -> Tensor:
+    """The smallest probability [N, 1] in the nucleus; `falling`: [N, k], the largest first."""
+    within = falling.cumsum(1) - falling < top_p  # what comes before a token does not hold it yet
+    return falling.gather(1, within.sum(1, keepdim=True) - 1)

@@ -1,0 +1,73 @@
+"""A key-value cache with a slot for each row that is being written.
+
+Unlike transformers' own it is allocated ahead and written in place: theirs copies itself whole for each token. Rows
+start at column 0 and have lengths of their own, so none is padded, a row that ends frees its slot, and a row that
+joins disturbs no other. Sliding windows are the masks' affair: every layer keeps all columns.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+
+class Slots(Cache):
+    """Room for `rows` rows of `columns` columns in every layer. Say what a forward is, then run it."""
+
+    def __init__(self, rows: int) -> None:
+        new_layer: Any = lambda: SlotLayer(self)  # noqa: E731  (typed as a class, and only called)
+        super().__init__(layer_class_to_replicate=new_layer)
+        self.rows, self.columns = rows, 0
+        self.slots = torch.empty(0, dtype=torch.long)  # of the forward's rows [N]
+        self.lengths: Tensor | None = None  # columns that its rows have had so far [N]; None: it is their beginning
+        self.end = 0  # columns of the longest row after it
+
+    def begin(self, slots: Tensor) -> None:
+        """The next forward is the beginnings of the rows in `slots` [N], padded on the right."""
+        self.slots, self.lengths, self.end = slots, None, 0
+
+    def go_on(self, lengths: Tensor, longest: int) -> None:
+        """The next forward is one token for each of the first N slots, of `lengths` [N] up to `longest` so far."""
+        self.slots = torch.arange(len(lengths), device=lengths.device)
+        self.lengths, self.end = lengths, longest + 1
+
+    def copy(self, source: Tensor, target: Tensor, columns: int) -> None:
+        """What stands in the first `columns` columns of slots `source` [M], in slots `target` [M] too."""
+        for layer in self.layers:
+            for states in (layer.keys, layer.values):  # type: ignore[union-attr]
+                states[target, :, :columns] = states[source, :, :columns]  # type: ignore[index]
+
+
+class SlotLayer(DynamicLayer):
+    """One layer's keys and values: [rows, heads, columns, d_head] each."""
+
+    def __init__(self, cache: Slots) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.cache = cache
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        self.keys, self.values = self._roomy(self.keys, key_states), self._roomy(self.values, value_states)
+        self.is_initialized = True
+        slots, lengths = self.cache.slots, self.cache.lengths
+        if lengths is None:
+            self.keys[slots, :, : key_states.shape[2]] = key_states
+            self.values[slots, :, : key_states.shape[2]] = value_states
+            return key_states, value_states
+        self.keys[slots, :, lengths] = key_states[:, :, 0]
+        self.values[slots, :, lengths] = value_states[:, :, 0]
+        return self.keys[: len(slots), :, : self.cache.end], self.values[: len(slots), :, : self.cache.end]
+
+    def _roomy(self, have: Tensor | None, new: Tensor) -> Tensor:
+        """`have`, or a larger copy of it where it is too small. Zeros, for what is masked must still be finite."""
+        if have is not None and have.shape[2] >= self.cache.columns:
+            return have
+        larger = new.new_zeros(self.cache.rows, new.shape[1], self.cache.columns, new.shape[3])
+        if have is not None:
+            larger[:, :, : have.shape[2]] = have
+        return larger
+
+    def get_seq_length(self) -> int:
+        return max(self.cache.end - 1, 0)
