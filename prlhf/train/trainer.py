@@ -21,6 +21,7 @@ from prlhf.model.scoring import Reference, Scored, score, summarise
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Comparison
 from prlhf.train import metrics, objectives
+from prlhf.train.optimizer import RowAdamW, clip_grad_norm
 from prlhf.train.terms import Objective, objective_of
 
 
@@ -167,8 +168,12 @@ class PersonalizedTrainer(OwnParts, Trainer):
             groups += [
                 {"params": _trained(some), "lr": rate, "weight_decay": 0.0} for some, rate in parts.rates(config)
             ]
-            self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr)
+            self.optimizer = RowAdamW([g for g in groups if g["params"]], lr=config.lr)
         return self.optimizer
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        """Trainer's own refuses the sparse gradients of users' tables."""
+        return clip_grad_norm(model.parameters(), self.args.max_grad_norm)
 
     # ---- following the run ----
 
