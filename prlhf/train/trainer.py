@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,9 +15,10 @@ from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from prlhf.config import TrainConfig
-from prlhf.model.checkpoint import Trained, load_weights, save_weights
+from prlhf.model.checkpoint import Trained
 from prlhf.model.encoding import Encoded, policy_rows
 from prlhf.model.scoring import Reference, Scored, score, summarise
+from prlhf.model.weights import load_weights, save_weights
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Comparison
 from prlhf.train import metrics, objectives
@@ -82,6 +83,7 @@ class OwnParts:
     metrics_path: Path
     state: TrainerState
     args: TrainingArguments
+    touched: Callable[[Tensor], Tensor] | None = None  # which rows of a users' table training has moved
     _evaluated: tuple[int, dict[str, Any]] | None = None  # at which step, and what came out
 
     def evaluate_held_out(self, progress: Progress) -> dict[str, Any]:
@@ -103,7 +105,7 @@ class OwnParts:
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        save_weights(self.policy.model, folder)
+        save_weights(self.policy.model, folder, self.touched)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_weights(self.policy.model, Path(resume_from_checkpoint))
@@ -168,7 +170,8 @@ class PersonalizedTrainer(OwnParts, Trainer):
             groups += [
                 {"params": _trained(some), "lr": rate, "weight_decay": 0.0} for some, rate in parts.rates(config)
             ]
-            self.optimizer = RowAdamW([g for g in groups if g["params"]], lr=config.lr)
+            self.optimizer = optimizer = RowAdamW([g for g in groups if g["params"]], lr=config.lr)
+            self.touched = optimizer.touched
         return self.optimizer
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
