@@ -9,7 +9,7 @@ users.json                                       seen users: ids (position i has
 prlhf.json                                       kind, base, its fingerprint, settings, checksums of the weights
 
 With more than 1,000 users, so that a few of them can be loaded without the others:
-users.arrow                                      instead of users.json: columns id and text
+users.sqlite                                     instead of users.json: a table of position, id and text
 user_model.sha256                                a checksum a line for each MiB of user_model.safetensors
 """
 

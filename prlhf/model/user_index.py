@@ -1,21 +1,20 @@
-"""Who the users of a checkpoint are: users.json, to be read by anyone, or for many users users.arrow, in which a few of
-a million are found without reading all."""
+"""Who the users of a checkpoint are: users.json, to be read by anyone, or for many users users.sqlite, in which a few
+of a million are found without reading all."""
 
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Collection
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from prlhf.errors import PrlhfError, one_line
 
 MANY = 1000  # users, beyond which a checkpoint is made for reading in part
-PLAIN, MAPPED = "users.json", "users.arrow"
-COLUMNS = pa.schema([("id", pa.large_string()), ("text", pa.large_string())])
+PLAIN, INDEXED = "users.json", "users.sqlite"
+TABLE = "CREATE TABLE users (position INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, text TEXT)"
 
 
 @dataclass(frozen=True)
@@ -29,42 +28,36 @@ class Users:
 
 
 def write_users(folder: Path, ids: list[str], texts: dict[str, str]) -> None:
-    """Position i holds the user of index i + 1."""
+    """Position i holds the user of index i + 1. No users are there yet."""
     if len(ids) <= MANY:
         text = json.dumps({"ids": ids, "texts": texts}, ensure_ascii=False)
         (folder / PLAIN).write_text(text + "\n", encoding="utf-8")
         return
-    table = pa.table([ids, [texts.get(user) for user in ids]], schema=COLUMNS)
-    with pa.ipc.new_file(folder / MAPPED, COLUMNS) as file:
-        file.write_table(table)
-
-
-def made_for_parts(folder: Path) -> bool:
-    return (folder / MAPPED).is_file()
+    with closing(sqlite3.connect(folder / INDEXED)) as database:
+        database.execute(TABLE)
+        rows = ((index, user, texts.get(user)) for index, user in enumerate(ids, start=1))
+        database.executemany("INSERT INTO users VALUES (?, ?, ?)", rows)
+        database.commit()
 
 
 def read_users(folder: Path, wanted: Collection[str] | None = None) -> Users:
     """All users of the checkpoint; of one made for reading in part those of `wanted` that it knows, where given."""
-    if not made_for_parts(folder):
+    path = folder / INDEXED
+    if not path.is_file():
         return _read_plain(folder)
     try:
-        with pa.memory_map(str(folder / MAPPED)) as file:
-            table = pa.ipc.open_file(file).read_all()
-            if not table.schema.equals(COLUMNS):
-                raise ValueError(f"its columns are {table.schema.names}, not {COLUMNS.names}")
-            table["id"].validate(full=True)  # before anything follows its offsets
-            found = None if wanted is None else pc.indices_nonzero(pc.is_in(table["id"], _strings(wanted)))
-            chosen = table if found is None else table.take(found)
-            ids, texts = chosen["id"].to_pylist(), chosen["text"].to_pylist()
-            count = len(table)
-    except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
-        raise _damaged(folder / MAPPED, one_line(error)) from error
-    indices = None if found is None else [position + 1 for position in found.to_pylist()]
-    return Users(ids, {user: text for user, text in zip(ids, texts, strict=True) if text is not None}, indices, count)
-
-
-def _strings(values: Collection[str]) -> pa.Array:
-    return pa.array(sorted(values), COLUMNS.field("id").type)
+        # immutable: no locks and no files beside it, on a file that nobody writes to
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)) as database:
+            count = database.execute("SELECT max(position) FROM users").fetchone()[0]
+            if wanted is None:
+                rows = database.execute("SELECT * FROM users ORDER BY position").fetchall()
+            else:
+                one = "SELECT * FROM users WHERE id = ?"
+                rows = sorted(row for user in wanted for row in database.execute(one, (user,)))
+    except (sqlite3.Error, TypeError) as error:
+        raise _damaged(path, one_line(error)) from error
+    indices = None if wanted is None else [position for position, _, _ in rows]
+    return Users([user for _, user, _ in rows], {u: text for _, u, text in rows if text is not None}, indices, count)
 
 
 def _read_plain(folder: Path) -> Users:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from prlhf.config import TrainConfig
 from prlhf.errors import PrlhfError, nearest
-from prlhf.model.table import Table
+from prlhf.model.table import Table, zeros
 
 Start = Callable[[int], Tensor]  # how many d-vectors -> [n, d] to start from
 DRAWN_AT_ONCE = 2**16  # vocabulary rows; the indices of a million users' would be many
@@ -56,8 +56,8 @@ class Individual(UserModel):
         self.tokens = config.user_tokens
         self.generic = nn.Parameter(start(self.tokens))
         width = self.generic.shape[1]
-        if config.user_init == "zero":  # takes no memory before a row is written
-            offsets = torch.zeros(users, self.tokens * width)
+        if config.user_init == "zero":
+            offsets = zeros(users, self.tokens * width)
         else:
             offsets = start(users * self.tokens).reshape(users, self.tokens * width)
         self.offsets = Table(offsets, first=1)
@@ -81,8 +81,9 @@ class Cluster(UserModel):
         centers = start(config.k * self.tokens)
         self.centers = nn.Parameter(centers.reshape(config.k, self.tokens, centers.shape[1]))
         if config.user_init == "zero":  # everyone starts at the mean of the clusters
-            shape = users + 1, config.k
-            weights = torch.zeros(shape) if self.softmax else torch.full(shape, 1.0 / config.k)
+            weights = zeros(users + 1, config.k)
+            if not self.softmax:
+                weights += 1.0 / config.k
         else:
             weights = torch.randn(users + 1, config.k)
         self.weights = Table(weights, first=0)
