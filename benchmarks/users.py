@@ -3,17 +3,19 @@
     python -m benchmarks.users                        # a table; --json FILE for the numbers
     python -m benchmarks.users --users 10 100000 --base tiny
 
-For individual users (`zero` start, and the default `vocabulary`, which fills the table) and for 100 clusters:
+For individual users (from zeros, and from the vocabulary, which fills the table) and for 100 clusters:
 
-step        median seconds of an optimizer step of 8 comparisons of users drawn at random: forward, backward, clipping,
-            AdamW; all sizes take turns in one process, after a warm-up
-memory      peak resident GiB of a process that builds the policy and makes those steps, and MiB of its checkpoint for
-            --resume (the rows that were touched); one process a size
-checkpoint  GiB of the finished model's user part
-load        median seconds to load all users, once, and to load one user, all sizes in turns in one process (files in
-            the page cache); peak resident GiB of a process that loads one user
+step_s          an optimizer step of 8 comparisons of users drawn at random: forward, backward, clipping, AdamW; the
+                median, all sizes taking turns in one process after a warm-up
+step_gib        peak resident memory of a process that builds the policy and makes these steps; a process a size
+resume_mib      the user model in a checkpoint for --resume: the rows that were touched
+checkpoint_gib  users and user model in the finished model
+load_all_s      to load it for all users; median for the fewest, once for the others (all files in the page cache)
+load_one_s      to load it for one user; the median, all sizes taking turns in one process
+load_one_gib    peak resident memory of a process that loads it for one user
 
-Ratios are to the fewest users; that of `load one` is to loading the fewest users' whole checkpoint.
+Ratios are of the most users to the fewest; for load_one_s to load_all_s of the fewest. Where the table starts makes
+no difference once it is written: what follows the steps is measured from zeros only.
 """
 
 from __future__ import annotations
@@ -36,8 +38,9 @@ KINDS: dict[str, dict[str, Any]] = {
     "individual, from the vocabulary": {"user_model": "individual"},
     "cluster, K = 100": {"user_model": "cluster", "k": 100, "user_init": "zero"},
 }
-COLUMNS = ("step_s", "step_gib", "resume_mib", "checkpoint_gib", "load_all_s", "load_one_s", "load_one_gib")
-WARM_UP, STEPS, LOADS, COMPARISONS = 3, 15, 7, 8
+STEPPED = ("step_s", "step_gib")
+STORED = ("resume_mib", "checkpoint_gib", "load_all_s", "load_one_s", "load_one_gib")
+WARM_UP, STEPS, LOADS, COMPARISONS = 3, 15, 15, 8
 
 
 def main() -> int:
@@ -63,27 +66,34 @@ def measure(kind: str, base: str, users: list[int]) -> dict[str, dict[str, float
     folder = Path(tempfile.mkdtemp(prefix="prlhf-users-"))
 
     def part(what: str, sizes: list[int]) -> Any:
-        line = [sys.executable, "-m", "benchmarks.users", "--base", base, "--part", what, kind, str(folder), "--users"]
+        line = [sys.executable, "-W", "ignore", "-m", "benchmarks.users", "--base", base]
+        line += ["--part", what, kind, str(folder), "--users"]
         done = subprocess.run([*line, *map(str, sizes)], stdout=subprocess.PIPE, text=True, check=True)
         return json.loads(done.stdout.splitlines()[-1])
 
+    stored = KINDS[kind].get("user_init") == "zero"
     try:
-        rows = {str(count): part("write", [count]) for count in users}
-        for found in (part("steps", users), part("loads", users)):
-            for count, values in found.items():
-                rows[count] |= values
-        for count in users:
-            rows[str(count)] |= part("load_one", [count])
+        rows = {str(count): part("train", [count]) for count in users}
+        spread(part("steps", users), rows)
+        if stored:
+            spread(part("loads", users), rows)
+            spread({str(count): part("load_one", [count]) for count in users}, rows)
     finally:
         shutil.rmtree(folder)
     few, many = rows[str(users[0])], rows[str(users[-1])]
-    ratio = {name: many[name] / few[name] for name in COLUMNS}
-    return rows | {"ratio": ratio | {"load_one_s": many["load_one_s"] / few["load_all_s"]}}
+    ratio = {name: many[name] / few[name] for name in few}
+    return rows | {"ratio": ratio | ({"load_one_s": many["load_one_s"] / few["load_all_s"]} if stored else {})}
+
+
+def spread(found: dict[str, dict[str, float]], rows: dict[str, dict[str, float]]) -> None:
+    for count, values in found.items():
+        rows[count] |= values
 
 
 def as_table(kind: str, rows: dict[str, dict[str, float]]) -> str:
-    lines = [f"{kind:32}" + "".join(f"{name:>16}" for name in COLUMNS)]
-    lines += [f"{count:>32}" + "".join(f"{values[name]:16.4g}" for name in COLUMNS) for count, values in rows.items()]
+    columns = [name for name in (*STEPPED, *STORED) if name in rows["ratio"]]
+    lines = [f"{kind:32}" + "".join(f"{name:>16}" for name in columns)]
+    lines += [f"{count:>32}" + "".join(f"{values[name]:16.4g}" for name in columns) for count, values in rows.items()]
     return "\n".join(lines)
 
 
@@ -99,20 +109,22 @@ def steps(base: str, options: dict[str, Any], users: list[int], folder: Path) ->
     return {str(count): {"step_s": statistics.median(values[WARM_UP:])} for count, values in seconds.items()}
 
 
-def write(base: str, options: dict[str, Any], users: list[int], folder: Path) -> dict[str, float]:
+def train(base: str, options: dict[str, Any], users: list[int], folder: Path) -> dict[str, float]:
     from prlhf.model.checkpoint import save_policy
 
     step, trainer = stepper(base, options, users[0], folder)
     for _ in range(WARM_UP + STEPS):
         step()
-    peak = peak_gib()
+    found = {"step_gib": peak_gib()}
+    if options.get("user_init") != "zero":
+        return found
     trainer._save(str(folder / "resume"))
     resume = (folder / "resume/user_model.safetensors").stat().st_size
     model = folder / str(users[0])
     model.mkdir()
     save_policy(trainer.policy, model)
     own = sum(path.stat().st_size for path in model.glob("user*"))
-    return {"step_gib": peak, "resume_mib": resume / 2**20, "checkpoint_gib": own / 2**30}
+    return found | {"resume_mib": resume / 2**20, "checkpoint_gib": own / 2**30}
 
 
 def loads(base: str, options: dict[str, Any], users: list[int], folder: Path) -> dict[str, dict[str, float]]:
@@ -139,7 +151,7 @@ def load_one(base: str, options: dict[str, Any], users: list[int], folder: Path)
     return {"load_one_gib": peak_gib()}
 
 
-PARTS: dict[str, Callable[..., Any]] = {"steps": steps, "write": write, "loads": loads, "load_one": load_one}
+PARTS: dict[str, Callable[..., Any]] = {"steps": steps, "train": train, "loads": loads, "load_one": load_one}
 
 
 def stepper(base: str, options: dict[str, Any], users: int, folder: Path) -> tuple[Callable[[], None], Any]:
