@@ -11,19 +11,13 @@ from pathlib import Path
 from prlhf.config import GenerateConfig, TrainConfig
 from prlhf.errors import PrlhfError
 from prlhf.generate.decoding import Job
+from prlhf.generate.pairs import named_users
 from prlhf.model.base import load_base, pick_device, pick_dtype
-from prlhf.model.checkpoint import (
-    Policy,
-    check_weights,
-    load_policy,
-    load_weights,
-    model_folder,
-    read_about,
-    reference_model,
-)
+from prlhf.model.checkpoint import Policy, load_policy, model_folder, read_about, reference_model
 from prlhf.model.per_user import is_per_user, read_per_user, run_of
 from prlhf.model.personalized import PersonalizedLM
 from prlhf.model.users import build_user_model
+from prlhf.model.weights import check_weights, load_weights
 
 
 @dataclass(frozen=True)
@@ -56,7 +50,7 @@ def open_writer(run: Path | None, config: GenerateConfig, users: Sequence[str]) 
     if is_per_user(run):
         return _open_per_user(run, config)
     weights = digest([run])
-    policy = _load(run, config)
+    policy = _load(run, config, named_users(config))
     return Writer(_as_base(policy, run, config) if base else policy, weights, base)
 
 
@@ -91,8 +85,8 @@ def _open_per_user(run: Path, config: GenerateConfig) -> Writer:
     return Writer(policy, weights, adapters=adapters)
 
 
-def _load(run: Path, config: GenerateConfig) -> Policy:
-    return load_policy(run, config.device, config.precision, config.model, config.trust_remote_code)
+def _load(run: Path, config: GenerateConfig, users: set[str] | None = None) -> Policy:
+    return load_policy(run, config.device, config.precision, config.model, config.trust_remote_code, users)
 
 
 def _as_base(policy: Policy, run: Path, config: GenerateConfig) -> Policy:

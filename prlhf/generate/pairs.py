@@ -33,12 +33,12 @@ def own_prompts(config: GenerateConfig) -> bool:
     return config.prompts in ("own", "judging") or (config.prompts == "eval" and config.baseline == "chosen")
 
 
-def known_readers(seen: Sequence[str], texts: Mapping[str, str], data: Prepared | None) -> dict[str, Reader]:
-    """Everyone a response can be written for: the generic user, the `seen` users, whose indices count from 1, and
-    the data's other users, of index 0 but perhaps with a text."""
+def known_readers(seen: Mapping[str, int], texts: Mapping[str, str], data: Prepared | None) -> dict[str, Reader]:
+    """Everyone a response can be written for: the generic user, the `seen` users with their indices, and the data's
+    other users, of index 0 but perhaps with a text."""
     preferences = {user.id: user.preference for user in data.users} if data else {}
     known = {GENERIC: Reader(GENERIC, 0, "")}
-    for index, user in enumerate(seen, start=1):
+    for user, index in seen.items():
         known[user] = Reader(user, index, texts.get(user, ""), preferences.get(user, ""))
     for other in data.users if data else []:
         known.setdefault(other.id, Reader(other.id, 0, other.text, other.preference))
@@ -60,7 +60,7 @@ def choose_readers(known: Mapping[str, Reader], config: GenerateConfig) -> list[
         "unseen": [reader for reader in people if reader.index == 0],
     }
     chosen: dict[str, Reader] = {}
-    for name in filter(None, (part.strip() for part in config.users.split(","))):
+    for name in _names(config):
         if name not in groups and name not in known and not config.unknown_as_generic:
             hint = nearest(name, [*known, *GROUPS])
             raise PrlhfError(f"user '{name}' is unknown to this model", f"{hint} or --unknown-as-generic")
@@ -70,6 +70,16 @@ def choose_readers(known: Mapping[str, Reader], config: GenerateConfig) -> list[
             f"users = '{config.users}' names no user", "use all, seen, unseen, generic, or ids separated by commas"
         )
     return list(chosen.values())
+
+
+def named_users(config: GenerateConfig) -> set[str] | None:
+    """The ids among `config.users`, as far as only they are asked for; None where a group is."""
+    names = set(_names(config))
+    return None if names & set(GROUPS) else names - {GENERIC}
+
+
+def _names(config: GenerateConfig) -> list[str]:
+    return [name for part in config.users.split(",") if (name := part.strip())]
 
 
 def choose_pairs(data: Prepared | None, readers: Sequence[Reader], config: GenerateConfig) -> list[Pair]:

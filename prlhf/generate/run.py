@@ -37,7 +37,7 @@ def generate(run: Path | None, config: GenerateConfig, progress: Progress = SILE
     writer = open_writer(run, config, data.user_ids if data else [])
     settings = settings_of(str(run or config.model), writer.weights, data, config)
     done = already_written(config.out, settings)
-    readers = choose_readers(known_readers(writer.policy.user_ids, writer.policy.user_texts, data), config)
+    readers = choose_readers(known_readers(writer.policy.index_of(), writer.policy.user_texts, data), config)
     jobs = plan(writer.policy, choose_pairs(data, readers, config), data, config, progress)
     wanted = [job for job in jobs if (job.prompt_id, job.user_id) not in done]
     writes = best_of(config.reward, config, writer.policy.base.fingerprint) if config.reward else write
@@ -72,7 +72,8 @@ def copy_chosen(data: Prepared, config: GenerateConfig, progress: Progress) -> d
     """The responses that the data's users chose, as a file like any other; token counts are 0, there is no model."""
     settings = settings_of("chosen", data.manifest["content_hash"], data, config)
     done = already_written(config.out, settings)
-    readers = choose_readers(known_readers(data.user_ids, {}, data), config)
+    seen = {user: index for index, user in enumerate(data.user_ids, start=1)}
+    readers = choose_readers(known_readers(seen, {}, data), config)
     pairs = choose_pairs(data, readers, config)
     found = [
         Response(prompt_id(prompt), reader.id, reader.index, prompt, response, 0, 0, "stop", settings)

@@ -7,21 +7,21 @@ user_model.safetensors                           the user model's parameters
 reward_head.safetensors                          the scalar head, of a reward model
 users.json                                       seen users: ids (position i has index i + 1) and texts
 prlhf.json                                       kind, base, its fingerprint, settings, checksums of the weights
+
+With more than 1,000 users, so that a few of them can be loaded without the others:
+users.sqlite                                     instead of users.json: a table of position, id and text
+user_model.sha256                                a checksum a line for each MiB of user_model.safetensors
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import nn
 
 from prlhf.config import TrainConfig
 from prlhf.errors import PrlhfError, one_line
@@ -30,10 +30,11 @@ from prlhf.model.base import Base, load_base, pick_device, pick_dtype
 from prlhf.model.encoding import Encoder
 from prlhf.model.personalized import Personalized, PersonalizedLM
 from prlhf.model.reward import RewardModel
+from prlhf.model.user_index import MANY, Users, read_users, write_users
 from prlhf.model.users import UserModel, build_user_model
+from prlhf.model.weights import check_weights, load_weights, save_weights, sum_weights
 
 ABOUT = "prlhf.json"
-WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "user_model.safetensors", "reward_head.safetensors")
 KINDS: dict[str, type[Personalized]] = {"policy": PersonalizedLM, "reward model": RewardModel}
 
 M = TypeVar("M", bound=Personalized)
@@ -46,8 +47,9 @@ class Trained(Generic[M]):
     model: M
     base: Base
     config: TrainConfig
-    user_ids: list[str]  # position i holds the user of index i + 1
+    user_ids: list[str]  # position i holds the user of index i + 1, where `indices` says nothing else
     user_texts: dict[str, str]  # text about the user, for those who have one
+    indices: list[int] | None = None  # of the users in `user_ids`, where these are but some
 
     @property
     def tokenizer(self) -> Any:
@@ -58,7 +60,7 @@ class Trained(Generic[M]):
         return self.base.lm.device  # type: ignore[no-any-return]
 
     def index_of(self) -> dict[str, int]:
-        return {user: i for i, user in enumerate(self.user_ids, start=1)}
+        return dict(zip(self.user_ids, self.indices or range(1, len(self.user_ids) + 1), strict=True))
 
     def encoder(self) -> Encoder:
         limit = min(self.config.max_tokens or self.base.context, self.base.context)
@@ -100,35 +102,17 @@ def assemble(
     return Trained(kind(make_trainable(base.lm, config), users), base, config, user_ids, user_texts)
 
 
-def save_weights(model: Personalized, folder: Path) -> None:
-    """Adapter (or full weights), user model and head, where there is one, as safetensors."""
-    # PEFT would ask the hub, every time, whether the base's vocabulary has changed: its table is not trained here
-    options = {"save_embedding_layers": False} if hasattr(model.lm, "peft_config") else {}
-    model.lm.save_pretrained(folder, **options)
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card; ours is written with the results
-    for name, part in _own_parts(model).items():
-        state = {key: value.detach().cpu().contiguous() for key, value in part.state_dict().items()}
-        save_file(state, folder / name)
-
-
-def _own_parts(model: Personalized) -> dict[str, nn.Module]:
-    """What stands beside the language model, by the name of its file."""
-    heads = {"reward_head.safetensors": model.head} if isinstance(model, RewardModel) else {}
-    return {"user_model.safetensors": model.users, **heads}
-
-
 def save_policy(policy: Trained[Any], folder: Path) -> None:
     """Everything `load_policy` or `load_reward_model` needs, into an existing folder."""
     save_weights(policy.model, folder)
     policy.tokenizer.save_pretrained(folder)
-    users = {"ids": policy.user_ids, "texts": policy.user_texts}
-    (folder / "users.json").write_text(json.dumps(users, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_users(folder, policy.user_ids, policy.user_texts)
     about = {
         "kind": next(name for name, kind in KINDS.items() if isinstance(policy.model, kind)),
         "base": policy.base.name,
         "base_fingerprint": policy.base.fingerprint,
         "train": policy.config.model_dump(mode="json"),
-        "sha256": {name: _sha256(folder / name) for name in WEIGHTS if (folder / name).exists()},
+        "sha256": sum_weights(folder, by_block=len(policy.user_ids) > MANY),
     }
     (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
 
@@ -139,12 +123,21 @@ def model_folder(run: Path) -> Path:
 
 
 def load_policy(
-    run: Path, device: str = "auto", precision: str = "auto", base: str | None = None, trust_remote_code: bool = False
+    run: Path,
+    device: str = "auto",
+    precision: str = "auto",
+    base: str | None = None,
+    trust_remote_code: bool = False,
+    users: Collection[str] | None = None,
 ) -> Policy:
-    """Load a trained policy; `base` gives the base model's place where it has moved."""
+    """Load a trained policy; `base` gives the base model's place where it has moved.
+
+    `users`: ids of those it is to serve besides the generic user. Of a checkpoint of many users only these are read,
+    and those it does not know are left out.
+    """
     if kind_of(run) == "reward model":
         raise PrlhfError(f"{run} is a reward model, which writes nothing", "give the run of a policy (--objective dpo)")
-    return _load(run, PersonalizedLM, device, precision, base, trust_remote_code)
+    return _load(run, PersonalizedLM, device, precision, base, trust_remote_code, users)
 
 
 def load_reward_model(
@@ -168,22 +161,30 @@ def _load(
     precision: str,
     base: str | None,
     trust_remote_code: bool,
+    wanted: Collection[str] | None = None,
 ) -> Trained[M]:
     folder = model_folder(run)
     about = read_about(folder)
     config = TrainConfig.model_validate(about["train"])
-    user_ids, user_texts = _read_users(folder)
-    check_weights(folder, about)
+    users = read_users(folder, wanted)
+    check_weights(folder, about, rows=users.indices is None)
     where = pick_device(device)
     dtype = pick_dtype(precision, where)
     if config.full_finetune:
         loaded = load_base(str(folder), where, dtype, trust_remote_code)
     else:
         loaded = _own_base(run, about, base or about["base"], where, dtype, trust_remote_code)
-    trained = assemble(loaded, config, user_ids, user_texts, kind)
-    load_weights(trained.model, folder)
-    trained.model.eval()
-    return trained
+    model = kind(make_trainable(loaded.lm, config), _blank_users(config, users, loaded))
+    load_weights(model, folder, None if users.indices is None else (users.indices, users.count))
+    model.eval()
+    return Trained(model, loaded, config, users.ids, users.texts, users.indices)
+
+
+def _blank_users(config: TrainConfig, users: Users, base: Base) -> UserModel:
+    """A user model to load `users` into: from zeros, which are not filled in before the weights are."""
+    vocabulary = base.lm.get_input_embeddings().weight
+    blank = config.model_copy(update={"user_init": "zero"})
+    return build_user_model(blank, users.count if users.indices is None else 0, vocabulary).to(base.lm.device)
 
 
 def reference_model(
@@ -212,26 +213,6 @@ def _own_base(
     return loaded
 
 
-def load_weights(model: Personalized, folder: Path) -> None:
-    """Read what `save_weights` wrote into `model`, in place."""
-    try:
-        if hasattr(model.lm, "peft_config"):
-            from peft import set_peft_model_state_dict
-
-            missing = set_peft_model_state_dict(model.lm, load_file(folder / "adapter_model.safetensors"))
-            if missing.unexpected_keys:
-                raise PrlhfError(f"{folder} holds adapter weights this base has no place for", "use its own base")
-        else:
-            # strict=False: tied weights are stored once
-            model.lm.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
-        for name, part in _own_parts(model).items():
-            part.load_state_dict(load_file(folder / name))
-    except (SafetensorError, RuntimeError, FileNotFoundError) as error:
-        raise PrlhfError(
-            f"the weights in {folder} are damaged: {one_line(error)}", "train again, or use a copy"
-        ) from error
-
-
 def read_about(folder: Path) -> dict[str, Any]:
     try:
         about: dict[str, Any] = json.loads((folder / ABOUT).read_text())
@@ -251,34 +232,3 @@ def _why_no_checkpoint(folder: Path) -> tuple[str, str]:
         if (base / "config.json").is_file():
             return f"{folder} is no policy but a base model", f"train one on it with: prlhf train --model {base}"
     return f"{folder} is no checkpoint: it has no {ABOUT}", "give the folder of a finished run"
-
-
-def _read_users(folder: Path) -> tuple[list[str], dict[str, str]]:
-    """Ids of the seen users, and the texts of those who have one."""
-    try:
-        users = json.loads((folder / "users.json").read_text(encoding="utf-8"))
-        ids, texts = users["ids"], users["texts"]
-    except FileNotFoundError as error:
-        raise PrlhfError(f"{folder} lacks users.json", "train again, or use a copy") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise PrlhfError(f"{folder}/users.json is damaged: {one_line(error)}", "train again, or use a copy") from error
-    if not (isinstance(ids, list) and isinstance(texts, dict)):
-        raise PrlhfError(f"{folder}/users.json is damaged: no list of ids with texts", "train again, or use a copy")
-    return ids, texts
-
-
-def check_weights(folder: Path, about: dict[str, Any]) -> None:
-    """Compare every weight file with the checksum taken when it was saved."""
-    for name, expected in about["sha256"].items():
-        path = folder / name
-        if not path.is_file():
-            raise PrlhfError(f"{folder} lacks {name}", "train again, or use a copy")
-        if _sha256(path) != expected:
-            raise PrlhfError(
-                f"{path} was changed or cut short after it was saved (SHA-256 differs)", "train again, or use a copy"
-            )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

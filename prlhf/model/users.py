@@ -1,7 +1,11 @@
 """User models: user index [B] -> soft-prompt vectors [B, T_u, d] (paper, section 4.3, Examples 1-3).
 
 Index 0 is the generic user, 1..m are the users seen in training. Parameters are fp32 whatever the base's
-precision. To add one: a class with this `forward`, and a line in `USER_MODELS`.
+precision. What belongs to one user is a row of a `Table`, with sparse gradients; what all share is a dense parameter.
+To add one: a class with this `forward`, and a line in `USER_MODELS`.
+
+A low-rank individual model, o_i = a_i B, is not among them: with r = K - 1 it is `cluster` with linear weights and one
+of them held at 1 (e_0), and as large: 4 r bytes per user against 4 K.
 """
 
 from __future__ import annotations
@@ -13,8 +17,10 @@ from torch import Tensor, nn
 
 from prlhf.config import TrainConfig
 from prlhf.errors import PrlhfError, nearest
+from prlhf.model.table import Table, zeros
 
 Start = Callable[[int], Tensor]  # how many d-vectors -> [n, d] to start from
+DRAWN_AT_ONCE = 2**16  # vocabulary rows; the indices of a million users' would be many
 
 
 class UserModel(nn.Module):
@@ -51,14 +57,15 @@ class Individual(UserModel):
         self.generic = nn.Parameter(start(self.tokens))
         width = self.generic.shape[1]
         if config.user_init == "zero":
-            offsets = torch.zeros(users, self.tokens * width)
+            offsets = zeros(users, self.tokens * width)
         else:
             offsets = start(users * self.tokens).reshape(users, self.tokens * width)
-        self.offsets = nn.Embedding(users, self.tokens * width, _weight=offsets)
+        self.offsets = Table(offsets, first=1)
 
     def forward(self, users: Tensor) -> Tensor:
-        offsets: Tensor = self.offsets((users - 1).clamp(min=0)).view(len(users), *self.generic.shape)
-        return self.generic + offsets * (users > 0).view(-1, 1, 1)
+        seen = users.nonzero().squeeze(1)  # the generic user has no row, nor may it touch another's
+        offsets = self.offsets(users[seen]).view(len(seen), *self.generic.shape)
+        return self.generic.expand(len(users), *self.generic.shape).index_add(0, seen, offsets)
 
 
 class Cluster(UserModel):
@@ -74,10 +81,12 @@ class Cluster(UserModel):
         centers = start(config.k * self.tokens)
         self.centers = nn.Parameter(centers.reshape(config.k, self.tokens, centers.shape[1]))
         if config.user_init == "zero":  # everyone starts at the mean of the clusters
-            weights = torch.full((users + 1, config.k), 0.0 if self.softmax else 1.0 / config.k)
+            weights = zeros(users + 1, config.k)
+            if not self.softmax:
+                weights += 1.0 / config.k
         else:
             weights = torch.randn(users + 1, config.k)
-        self.weights = nn.Embedding(users + 1, config.k, _weight=weights)
+        self.weights = Table(weights, first=0)
 
     def forward(self, users: Tensor) -> Tensor:
         weights: Tensor = self.weights(users)
@@ -105,10 +114,13 @@ def build_user_model(config: TrainConfig, users: int, vocabulary: Tensor) -> Use
     generator = torch.Generator().manual_seed(config.seed)
 
     def start(count: int) -> Tensor:
+        drawn = torch.empty(count, vocabulary.shape[1])  # filled in place: it may be most of the memory there is
         if config.user_init == "random":
-            return torch.randn(count, vocabulary.shape[1], generator=generator) * vocabulary.std()
-        rows = torch.randint(len(vocabulary), (count,), generator=generator)
-        return vocabulary[rows].clone()
+            return drawn.normal_(0, vocabulary.std().item(), generator=generator)
+        for part in drawn.split(DRAWN_AT_ONCE):
+            rows = torch.randint(len(vocabulary), (len(part),), generator=generator)
+            torch.index_select(vocabulary, 0, rows, out=part)
+        return drawn
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)

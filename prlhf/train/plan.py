@@ -3,8 +3,8 @@
 Peak memory in bytes, of one process, is estimated as the sum of
 
     weights        parameters of base, adapter, user model and head, each at its own width
-    gradients      as many bytes as the trained parameters
-    optimizer      AdamW's two moments: twice the trained parameters
+    gradients      as many bytes as the trained parameters, of users' rows those of one step
+    optimizer      AdamW's two moments: twice the trained parameters, of users' rows those met in the whole run
     activations    N L (layers + 1) [a (8 h + 4 f + L) + x]           all layers are kept for the backward pass
                    N L (layers a h + a (8 h + 4 f + L) + x)           with gradient checkpointing: inputs, and one layer
     logits         N (R + 1) V (16 + [a < 4] a)                       forward in a, fp32 copy, backward's temporaries
@@ -97,7 +97,8 @@ def plan(config: TrainConfig, progress: Progress = SILENT) -> dict[str, Any]:
     shape = shape_of(base, lm)
     users = user_parameters(config, len(data.user_ids), shape.h)
     head = shape.h if config.objective == "rm" else 0
-    bytes_by_part = memory(config, shape, users + head, largest_batch(config, lengths))
+    idle = idle_parameters(config, len(data.user_ids), shape.h, steps(config, len(rows)))
+    by_part = memory(config, shape, users + head, largest_batch(config, lengths), idle)
     return {
         "run": str(config.folder),
         "settings": config.model_dump(mode="json"),
@@ -120,7 +121,7 @@ def plan(config: TrainConfig, progress: Progress = SILENT) -> dict[str, Any]:
             "head": head,
             "trained": shape.trained + users + head,
         },
-        "memory_gib": {part: size / GIB for part, size in bytes_by_part.items()},
+        "memory_gib": {part: size / GIB for part, size in by_part.items()},
         "available_gib": available(device) / GIB,
         "missing": missing,
     }
@@ -200,13 +201,23 @@ def user_parameters(config: TrainConfig, users: int, width: int) -> int:
     return config.k * (vectors + 1 + users)
 
 
-def memory(config: TrainConfig, shape: Shape, others: int, batch: Batch) -> dict[str, float]:
-    """Bytes by part, and their sum as `peak`; `others` are the parameters of user model and head, in fp32."""
+def idle_parameters(config: TrainConfig, users: int, width: int, steps: int) -> tuple[int, int]:
+    """Parameters in the rows of users who cannot all be met: in one step, and in the run's `steps`."""
+    row = {"uniform": 0, "individual": config.user_tokens * width, "cluster": config.k}[config.user_model]
+    a_step = config.batch_size * config.accumulation  # a comparison is one user's
+    return row * max(0, users - a_step), row * max(0, users - a_step * steps)
+
+
+def memory(
+    config: TrainConfig, shape: Shape, others: int, batch: Batch, idle: tuple[int, int] = (0, 0)
+) -> dict[str, float]:
+    """Bytes by part, and their sum as `peak`; `others` are the parameters of user model and head, in fp32, of which
+    `idle` have no gradient in a step, and no moments at the end."""
     trained = shape.trained_bytes + 4 * others
     parts = {
         "weights": shape.weight_bytes + 4 * others,
-        "gradients": trained,
-        "optimizer": 2 * trained,
+        "gradients": trained - 4 * idle[0],
+        "optimizer": 2 * (trained - 4 * idle[1]),
         "activations": batch.rows * batch.length * _kept_per_token(config, shape, batch.length),
         "logits": _logits(config, shape, batch),
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
@@ -16,15 +16,17 @@ from torch.utils.data import Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from prlhf.config import TrainConfig
-from prlhf.model.checkpoint import Trained, load_weights, save_weights
+from prlhf.model.checkpoint import Trained
 from prlhf.model.encoding import Encoded
 from prlhf.model.engine import Engine
 from prlhf.model.reference import Reference
 from prlhf.model.scoring import Scored, score, summarise
+from prlhf.model.weights import load_weights, save_weights
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Comparison
 from prlhf.train import metrics, objectives
 from prlhf.train.batching import Part, parts_of, weighted_terms
+from prlhf.train.optimizer import RowAdamW, clip_grad_norm
 from prlhf.train.terms import Objective, objective_of
 
 
@@ -85,6 +87,7 @@ class OwnParts:
     metrics_path: Path
     state: TrainerState
     args: TrainingArguments
+    touched: Callable[[Tensor], Tensor] | None = None  # which rows of a users' table training has moved
     _evaluated: tuple[int, dict[str, Any]] | None = None  # at which step, and what came out
 
     def evaluate_held_out(self, progress: Progress) -> dict[str, Any]:
@@ -106,7 +109,7 @@ class OwnParts:
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        save_weights(self.policy.model, folder)
+        save_weights(self.policy.model, folder, self.touched)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_weights(self.policy.model, Path(resume_from_checkpoint))
@@ -194,8 +197,13 @@ class PersonalizedTrainer(OwnParts, Trainer):
             groups += [
                 {"params": _trained(some), "lr": rate, "weight_decay": 0.0} for some, rate in parts.rates(config)
             ]
-            self.optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=config.lr)
+            self.optimizer = optimizer = RowAdamW([g for g in groups if g["params"]], lr=config.lr)
+            self.touched = optimizer.touched
         return self.optimizer
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        """Trainer's own refuses the sparse gradients of users' tables."""
+        return clip_grad_norm(model.parameters(), self.args.max_grad_norm)
 
     # ---- following the run ----
 

@@ -34,7 +34,7 @@ DATA = Prepared(
     [], held_out(("p", "ann"), ("q", "ann"), ("p", "ann"), ("q", "zoe"), ("r", "zoe"), ("q", "bob")), USERS, {},
     judging=[{"prompt": "q", "user_id": "zoe"}, {"prompt": "s", "user_id": "yan"}, {"prompt": "q", "user_id": "zoe"}],
 )  # fmt: skip
-KNOWN = known_readers(["ann", "bob"], {"ann": "text of ann"}, DATA)
+KNOWN = known_readers({"ann": 1, "bob": 2}, {"ann": "text of ann"}, DATA)
 
 
 def users(**options: Any) -> list[str]:
@@ -43,7 +43,7 @@ def users(**options: Any) -> list[str]:
 
 def pairs(data: Prepared | None = DATA, **options: Any) -> list[tuple[Any, str]]:
     config = GenerateConfig.model_validate(options)
-    found = choose_pairs(data, choose_readers(known_readers(["ann", "bob"], {}, data), config), config)
+    found = choose_pairs(data, choose_readers(known_readers({"ann": 1, "bob": 2}, {}, data), config), config)
     return [(prompt, reader.id) for prompt, reader in found]
 
 
@@ -52,7 +52,7 @@ def test_who_is_known() -> None:
     assert KNOWN["ann"] == Reader("ann", 1, "text of ann", "taste of ann")
     assert KNOWN["bob"] == Reader("bob", 2, "", "taste of bob")  # the model's own texts, not the data's
     assert KNOWN["zoe"] == Reader("zoe", 0, "text of zoe", "taste of zoe")
-    assert list(known_readers(["ann"], {}, None)) == ["generic", "ann"]
+    assert list(known_readers({"ann": 1}, {}, None)) == ["generic", "ann"]
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_an_unknown_group_is_told_the_nearest() -> None:
 
 
 def test_a_group_of_nobody() -> None:
-    known = known_readers(["ann"], {}, None)
+    known = known_readers({"ann": 1}, {}, None)
     with pytest.raises(PrlhfError, match="users = 'unseen' names no user; use all, seen, unseen, generic"):
         choose_readers(known, GenerateConfig(users="unseen"))
 

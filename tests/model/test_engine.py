@@ -40,7 +40,7 @@ def run(model: Personalized, layout: Any) -> tuple[Tensor, dict[str, Tensor]]:
     values = model(layout)
     weights = torch.linspace(-1, 1, len(values))
     (values * weights).sum().backward()
-    return values.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+    return values.detach(), {n: p.grad.to_dense().clone() for n, p in model.named_parameters() if p.grad is not None}
 
 
 def assert_same(model: Personalized, readings: list[Reading], **options: Any) -> None:

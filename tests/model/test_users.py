@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from prlhf.config import TrainConfig
 from prlhf.errors import PrlhfError
+from prlhf.model import users as user_models
+from prlhf.model.table import Table
 from prlhf.model.users import UserModel, build_user_model
 
 KINDS = ("uniform", "individual", "cluster")
@@ -83,19 +86,19 @@ def test_offsets_learn_from_their_own_user_only() -> None:
     model(torch.tensor([2, 0, 4, 2])).sum().backward()
     offsets = model.get_parameter("offsets.weight").grad
     assert offsets is not None
-    assert offsets.sum(1).tolist() == [0, 16, 0, 8]  # two rows of user 2, one of user 4, T_u * d = 8 each
+    assert offsets.to_dense().sum(1).tolist() == [0, 16, 0, 8]  # two rows of user 2, one of user 4, T_u * d = 8 each
     generic = model.get_parameter("generic").grad
     assert generic is not None
     assert torch.equal(generic, torch.full((2, 4), 4.0))  # every row, the generic user's included
 
 
 def test_the_generic_user_moves_no_offset() -> None:
-    """Index 0 borrows row 0 of the table for its shape; it must not learn there, whatever it holds."""
+    """Index 0 has no row of the table; it must not learn in another's, nor count as a step of theirs."""
     model = build("individual", users=2, user_init="random")
     model(torch.tensor([0, 0])).square().sum().backward()
     offsets = model.get_parameter("offsets.weight").grad
     assert offsets is not None
-    assert not offsets.any()
+    assert offsets.coalesce().indices().tolist() == [[]]
 
 
 @pytest.mark.parametrize("weights", ["softmax", "linear"])
@@ -104,7 +107,8 @@ def test_cluster_weights_learn_from_their_own_user_only(weights: str) -> None:
     model(torch.tensor([3, 0, 3])).square().sum().backward()
     grad = model.get_parameter("weights.weight").grad
     assert grad is not None
-    assert (grad != 0).any(1).tolist() == [True, False, False, True, False]
+    assert grad.coalesce().indices().tolist() == [[0, 3]]
+    assert (grad.to_dense() != 0).any(1).tolist() == [True, False, False, True, False]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -164,3 +168,43 @@ def test_an_unknown_user_model_is_refused() -> None:
     config = TrainConfig().model_copy(update={"user_model": "individuall"})
     with pytest.raises(PrlhfError, match="user model 'individuall' is not known; did you mean 'individual'"):
         build_user_model(config, 1, VOCABULARY)
+
+
+# ---- tables ----
+
+
+@pytest.mark.parametrize("kind", ["individual", "cluster"])
+def test_a_million_users_start_without_memory(kind: str) -> None:
+    """From zeros that nobody has written; 5 GB where torch had written them."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    model = build(kind, users=1_000_000, tokens=10, vocabulary=torch.randn(8, 128), user_init="zero", k=1280)
+    users = torch.tensor([0, 1, 1_000_000])
+    out = model(users)
+    assert torch.equal(out, out[:1].expand_as(out))
+    out.sum().backward()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**18  # KiB
+
+
+@pytest.mark.parametrize("kind", ["individual", "cluster"])
+@pytest.mark.parametrize("held", [[], [2], [6, 3]])
+def test_a_model_of_some_users_is_the_whole_ones(kind: str, held: list[int]) -> None:
+    whole, part = build(kind, users=6, user_init="random"), build(kind, users=0, user_init="random")
+    table = next(module for module in part.modules() if isinstance(module, Table))
+    state = whole.state_dict()
+    rows = table.hold(held)
+    name = next(name for name in state if name.endswith(".weight"))
+    part.load_state_dict(state | {name: state[name][rows]})
+    users = torch.tensor([0, *held, 0])
+    assert torch.equal(part(users), whole(users))
+    for other in (1, 4, 5):
+        with pytest.raises(ValueError, match="were not loaded"):
+            part(torch.tensor([0, other]))
+
+
+@pytest.mark.parametrize("init", ["vocabulary", "random"])
+def test_drawn_in_parts_is_drawn_at_once(init: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    vocabulary = torch.randn(50, 4, generator=torch.Generator().manual_seed(1))
+    whole = build("individual", users=40, vocabulary=vocabulary, user_init=init)
+    monkeypatch.setattr(user_models, "DRAWN_AT_ONCE", 7)
+    parts = build("individual", users=40, vocabulary=vocabulary, user_init=init)
+    assert torch.equal(whole.get_parameter("offsets.weight"), parts.get_parameter("offsets.weight"))

@@ -20,7 +20,7 @@ from prlhf.model.checkpoint import build_policy, build_reward_model
 from prlhf.model.skeleton import load_skeleton
 from prlhf.records import Prepared, read_prepared, write_prepared
 from prlhf.train import plan as planning
-from prlhf.train.plan import Batch, Shape, largest_batch, memory, plan, user_parameters
+from prlhf.train.plan import Batch, Shape, idle_parameters, largest_batch, memory, plan, user_parameters
 from prlhf.train.run import train
 from prlhf_cli.main import app
 
@@ -150,6 +150,27 @@ def test_the_formula_by_hand(options: dict[str, Any], shape: dict[str, Any], act
     assert parts["activations"] == activations
     assert parts["logits"] == logits
     assert parts["peak"] == 4500 + 500 + 1000 + activations + logits
+
+
+@pytest.mark.parametrize(
+    ("options", "idle"),
+    [
+        # 2 x 3 users met in a step, 6 x 10 in ten; rows of T_u d = 4 x 8 numbers, or of K = 5
+        ({"user_model": "individual"}, (94 * 32, 40 * 32)),
+        ({"user_model": "cluster", "k": 5}, (94 * 5, 40 * 5)),
+        ({"user_model": "individual", "batch_size": 20}, (40 * 32, 0)),
+        ({"user_model": "uniform"}, (0, 0)),
+    ],
+)
+def test_only_users_who_are_met_have_gradients_and_moments(options: dict[str, Any], idle: tuple[int, int]) -> None:
+    config = TrainConfig.model_validate({"batch_size": 2, "accumulation": 3, "user_tokens": 4} | options)
+    assert idle_parameters(config, users=100, width=8, steps=10) == idle
+    others = user_parameters(config, 100, 8)
+    parts, all_met = (memory(config, SHAPE, others, BATCH, found) for found in (idle, (0, 0)))
+    assert parts["weights"] == all_met["weights"] == 4400 + 4 * others
+    assert parts["gradients"] == 400 + 4 * (others - idle[0])
+    assert parts["optimizer"] == 2 * (400 + 4 * (others - idle[1]))
+    assert all_met["peak"] - parts["peak"] == 4 * idle[0] + 8 * idle[1]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,126 @@
+"""The weights of a personalized model in a folder: written, checked, and read whole or, of users' tables, in part."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from prlhf.errors import PrlhfError, one_line
+from prlhf.model.blocks import Some, block_sums, changed, read_rows
+from prlhf.model.personalized import Personalized
+from prlhf.model.reward import RewardModel
+from prlhf.model.table import Table
+
+USER_MODEL, BLOCK_SUMS = "user_model.safetensors", "user_model.sha256"
+WEIGHTS = ("adapter_model.safetensors", "model.safetensors", USER_MODEL, "reward_head.safetensors")
+ROWS = ".rows"  # after a table's name: which of its rows a checkpoint of a run in progress holds
+
+
+def save_weights(model: Personalized, folder: Path, touched: Callable[[Tensor], Tensor] | None = None) -> None:
+    """Adapter (or full weights), user model and head, where there is one, as safetensors.
+
+    `touched`: the rows of a table that training has moved; of users' tables only they are written then, and such a
+    folder is for `load_weights` into a model of the same start.
+    """
+    # PEFT would ask the hub, every time, whether the base's vocabulary has changed: its table is not trained here
+    options = {"save_embedding_layers": False} if hasattr(model.lm, "peft_config") else {}
+    model.lm.save_pretrained(folder, **options)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card; ours is written with the results
+    for name, part in _own_parts(model).items():
+        state = part.state_dict()
+        if touched:
+            for key, table in _tables(part).items():
+                rows = touched(table.weight).to(table.weight.device)
+                state |= {key: state[key][rows], key + ROWS: rows}
+        save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, folder / name)
+
+
+def _tables(part: nn.Module) -> dict[str, Table]:
+    """The users' tables, by the names of their weights."""
+    return {f"{name}.weight": table for name, table in part.named_modules() if isinstance(table, Table)}
+
+
+def _own_parts(model: Personalized) -> dict[str, nn.Module]:
+    """What stands beside the language model, by the name of its file."""
+    heads = {"reward_head.safetensors": model.head} if isinstance(model, RewardModel) else {}
+    return {USER_MODEL: model.users, **heads}
+
+
+def load_weights(model: Personalized, folder: Path, some: tuple[Sequence[int], int] | None = None) -> None:
+    """Read what `save_weights` wrote into `model`, in place.
+
+    `some`: the indices of some users, and how many there are in all; the model is made to hold these, and their rows
+    alone are read, and checked, from a folder with checksums by block.
+    """
+    try:
+        if hasattr(model.lm, "peft_config"):
+            from peft import set_peft_model_state_dict
+
+            missing = set_peft_model_state_dict(model.lm, load_file(folder / "adapter_model.safetensors"))
+            if missing.unexpected_keys:
+                raise PrlhfError(f"{folder} holds adapter weights this base has no place for", "use its own base")
+        else:
+            # strict=False: tied weights are stored once
+            model.lm.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+        for name, part in _own_parts(model).items():
+            if some is not None and name == USER_MODEL:
+                rows = {key: Some(t.hold(some[0]), some[1] + 1 - t.first) for key, t in _tables(part).items()}
+                part.load_state_dict(read_rows(folder / name, _block_sums(folder), rows))
+            else:
+                _load_part(part, load_file(folder / name))
+    except (SafetensorError, RuntimeError, IndexError, FileNotFoundError) as error:
+        raise PrlhfError(
+            f"the weights in {folder} are damaged: {one_line(error)}", "train again, or use a copy"
+        ) from error
+
+
+def _load_part(part: nn.Module, state: dict[str, Tensor]) -> None:
+    """All of `state`; where it has some rows of a table only, the others stay as they are."""
+    partial = [key.removesuffix(ROWS) for key in state if key.endswith(ROWS)]
+    for name in partial:
+        weight = part.get_parameter(name).detach()
+        weight[state.pop(name + ROWS).to(weight.device)] = state.pop(name).to(weight.device)
+    found = part.load_state_dict(state, strict=False)
+    if found.unexpected_keys or set(found.missing_keys) != set(partial):
+        raise RuntimeError(f"it lacks {found.missing_keys} and has {found.unexpected_keys} besides")
+
+
+def sum_weights(folder: Path, by_block: bool) -> dict[str, str]:
+    """The checksums of the weight files; `by_block` the user model's stand in a file of their own, whose is given."""
+    names = [name for name in WEIGHTS if (folder / name).exists()]
+    if by_block:
+        (folder / BLOCK_SUMS).write_text("".join(f"{line}\n" for line in block_sums(folder / USER_MODEL)))
+        names[names.index(USER_MODEL)] = BLOCK_SUMS
+    return {name: _sha256(folder / name) for name in names}
+
+
+def check_weights(folder: Path, about: dict[str, Any], rows: bool = True) -> None:
+    """Compare every weight file with the checksum taken when it was saved; without `rows` not those of the user model's
+    blocks, where it has checksums for each."""
+    for name, expected in about["sha256"].items():
+        path = folder / name
+        if not path.is_file():
+            raise PrlhfError(f"{folder} lacks {name}", "train again, or use a copy")
+        if _sha256(path) != expected:
+            raise changed(path)
+    if BLOCK_SUMS in about["sha256"]:
+        path = folder / USER_MODEL
+        if not path.is_file():
+            raise PrlhfError(f"{folder} lacks {USER_MODEL}", "train again, or use a copy")
+        if rows and list(block_sums(path)) != _block_sums(folder):
+            raise changed(path)
+
+
+def _block_sums(folder: Path) -> list[str]:
+    return (folder / BLOCK_SUMS).read_text().split()
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
