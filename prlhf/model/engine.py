@@ -18,6 +18,7 @@ from prlhf.model.personalized import Personalized, PersonalizedLM, unwrapped
 from prlhf.model.prefix_tree import Pack, Reading, families, pack
 from prlhf.progress import SILENT, Progress
 
+FLEX_BUCKET = 1024  # FlexAttention is compiled once for each multiple of so many columns
 CPU_BUDGET, GPU_BUDGET = 2048, 16384  # tokens in a forward pass, where nothing is set
 
 
@@ -29,8 +30,12 @@ class Engine:
     ) -> None:
         self.model, self._pad = model, pad
         self.device: torch.device = unwrapped(model.lm).device
-        self.budget = budget or (CPU_BUDGET if self.device.type == "cpu" else GPU_BUDGET)
+        self.budget = budget_on(self.device, budget)
         why = tree_fault(model, pad) if trees else ""
+        if why and model.attention == "flex":
+            progress.note(f"FlexAttention is not used: {why}")
+            model.attention = "segments"
+            why = tree_fault(model, pad)
         self.trees = trees and not why
         if why:
             progress.note(f"prefix trees are off for this model, which is slower: {why}")
@@ -39,7 +44,8 @@ class Engine:
         """Distinct `readings` in parts to run one after the other: their numbers, and their layout on the device."""
         for numbers in families(readings, user_tokens, self.budget, self.trees):
             some = [readings[number] for number in numbers]
-            layout = pack(some, user_tokens) if self.trees else padded(some, user_tokens, self._pad)
+            bucket = FLEX_BUCKET if self.model.attention == "flex" else 1
+            layout = pack(some, user_tokens, multiple=bucket) if self.trees else padded(some, user_tokens, self._pad)
             yield numbers, layout.to(self.device)
 
     def values(self, readings: Sequence[Reading]) -> Tensor:
@@ -56,6 +62,11 @@ class Engine:
         for numbers, layout in self.parts(distinct, user_tokens):
             found |= zip((distinct[number] for number in numbers), run(layout).cpu(), strict=True)
         return torch.stack([found[reading] for reading in readings])
+
+
+def budget_on(device: torch.device, budget: int | None = None) -> int:
+    """Tokens in a forward pass; a single user's readings of a prompt may be more."""
+    return budget or (CPU_BUDGET if device.type == "cpu" else GPU_BUDGET)
 
 
 def padded(readings: Sequence[Reading], user_tokens: int, pad: int) -> Rows:

@@ -70,8 +70,9 @@ class Pack:
         return replace(self, **moved)
 
 
-def pack(readings: Sequence[Reading], user_tokens: int, min_shared: int = MIN_SHARED) -> Pack:
-    """Lay out distinct `readings`, each behind `user_tokens` slots, in one row."""
+def pack(readings: Sequence[Reading], user_tokens: int, min_shared: int = MIN_SHARED, multiple: int = 1) -> Pack:
+    """Lay out distinct `readings`, each behind `user_tokens` slots, in one row, filled up to a `multiple` of columns
+    that nobody sees, for kernels that are compiled anew for every length."""
     sequences = [(*(SLOT,) * user_tokens, *r.before, *r.response) for r in readings]
     by_user: defaultdict[int, list[int]] = defaultdict(list)
     for number, reading in enumerate(readings):
@@ -82,6 +83,7 @@ def pack(readings: Sequence[Reading], user_tokens: int, min_shared: int = MIN_SH
         forest.grow(numbers, 0, ())
         roots = sum(not segment.above for segment in forest.segments)
         users += [user] * (roots - len(users))
+    forest.fill(-len(forest.ids) % multiple)
     columns: list[int] = []
     targets: list[int] = []
     owners: list[int] = []
@@ -135,6 +137,13 @@ class Forest:
             longer = [number for number in group if len(self._sequences[number]) > end]
             if longer:
                 self.grow(longer, end, path)
+
+    def fill(self, columns: int) -> None:
+        """Add columns of nobody's, which see themselves only."""
+        if columns:
+            self.segments.append(Segment(len(self.ids), len(self.ids) + columns, (), 0))
+            self.ids += [0] * columns
+            self.positions += range(columns)
 
     def path(self, number: int) -> list[int]:
         """The columns of a sequence, in its order."""

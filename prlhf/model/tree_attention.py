@@ -26,21 +26,23 @@ LONG = 256  # columns of a reading, from where on CPUs profit from attention of 
 
 
 def install(lm: Any) -> str:
-    """Make `lm` attend over packs; returns `segments`, or `dense` where its attention cannot be replaced.
+    """Make `lm` attend over packs; returns `segments`, on a GPU `flex`, or `dense` where its attention cannot be
+    replaced.
 
     Anything that is no pack goes on through transformers' own `sdpa`.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
+    own = "flex" if lm.device.type == "cuda" else "segments"
     if lm.config._attn_implementation == NAME:
-        return "segments"
+        return own
     if lm.config._attn_implementation != "sdpa":
         return "dense"
     AttentionInterface.register(NAME, attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)
     lm.set_attn_implementation(NAME)
-    return "segments" if lm.config._attn_implementation == NAME else "dense"
+    return own if lm.config._attn_implementation == NAME else "dense"
 
 
 def tree_inputs(pack: Pack, way: str, dtype: torch.dtype) -> dict[str, Any]:
@@ -162,8 +164,8 @@ def over_segments(
 
 @cache
 def _flex() -> Callable[..., Any]:
-    """FlexAttention: compiled on a GPU, for every shape once; as it stands on a CPU, where it is for tests."""
+    """FlexAttention: compiled on a GPU, once for each length of a pack; as it stands on a CPU, for tests."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    compiled: Callable[..., Any] = torch.compile(flex_attention, dynamic=True)
+    compiled: Callable[..., Any] = torch.compile(flex_attention, dynamic=False)
     return compiled if torch.cuda.is_available() else flex_attention  # type: ignore[return-value]

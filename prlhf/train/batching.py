@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.utils.data import Sampler
 
 from prlhf.config import TrainConfig
 from prlhf.model.encoding import Encoded, Rows
@@ -61,3 +63,26 @@ def parts_of(engine: Engine, batch: Sequence[Encoded], terms: Sequence[WeightedT
                 where = torch.tensor([[place[side[i]] for i in here] for side in (chosen, rejected)])
                 shares.append(Share(term, weight, [batch[i] for i in here], where))
         yield Part(layout, shares)
+
+
+class ByPrompt(Sampler[int]):
+    """Comparisons in random order, those of one prompt next to each other, so that a batch shares their prompts.
+
+    `prompts` [n] says which prompt each comparison is of. Every epoch has an order of its own, the same for the same
+    seed.
+    """
+
+    def __init__(self, prompts: Sequence[str], seed: int) -> None:
+        self._prompts, self._seed, self._epoch = prompts, seed, 0
+
+    def __len__(self) -> int:
+        return len(self._prompts)
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        rng = random.Random(f"{self._seed} {self._epoch}")
+        order = rng.sample(range(len(self)), len(self))
+        place = {prompt: rng.random() for prompt in sorted(set(self._prompts))}
+        return iter(sorted(order, key=lambda i: place[self._prompts[i]]))

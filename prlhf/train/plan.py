@@ -5,19 +5,21 @@ Peak memory in bytes, of one process, is estimated as the sum of
     weights        parameters of base, adapter, user model and head, each at its own width
     gradients      as many bytes as the trained parameters, of users' rows those of one step
     optimizer      AdamW's two moments: twice the trained parameters, of users' rows those met in the whole run
-    activations    N L (layers + 1) [a (8 h + 4 f + L) + x]           all layers are kept for the backward pass
-                   N L (layers a h + a (8 h + 4 f + L) + x)           with gradient checkpointing: inputs, and one layer
-    logits         N (R + 1) V (16 + [a < 4] a)                       forward in a, fp32 copy, backward's temporaries
+    activations    T (layers + 1) [a (8 h + 4 f + L) + x]             all layers are kept for the backward pass
+                   T (layers a h + a (8 h + 4 f + L) + x)             with gradient checkpointing: inputs, and one layer
+    logits         S V (16 + [a < 4] a)                               forward in a, fp32 copy, backward's temporaries
 
-with a = bytes per number of the base (4 or 2), h its width, f the width inside its MLP, V its vocabulary. N is the
-rows of a forward pass: a comparison has two responses and is read as its user and as the generic one (2 or 4 rows),
-a demonstration of supervised fine-tuning has one. L and R are the padded row and response of the largest batch
-found when the data is shuffled. x stands for what training itself keeps of the inputs of linear layers, per token and
-layer: with LoRA, whose weights are fp32, a copy of each adapted layer's input (4 bytes a number, nothing when a = 4)
-and with dropout the dropped copy and its mask (4 + 4); all weights trained: 3 a h. Eager attention keeps 6 bytes for
-each of heads x L probabilities more. TRL scores demonstrations in pieces of at most 4096 tokens x 32768 words; a
-reward model has no logits. Not counted: Python and its libraries, the CUDA context, and what an allocator holds on
-to (measured on CPUs: 0.8 to 1.4 times the tensors' own peak, 0.6 to 0.9 times what glibc makes of it).
+with a = bytes per number of the base (4 or 2), h its width, f the width inside its MLP, V its vocabulary. T are the
+tokens of a forward pass, S those of them whose logits exist at a time, L the padded row (0 for prefix trees, which
+have no mask), all of the largest forward pass found when the data is shuffled. A comparison is read as its user and
+as the generic one: as prefix trees its prompt stands once for both responses, and logits come in chunks; padded it
+makes four rows. Either is run in parts of `pack_tokens`. A demonstration of supervised fine-tuning is one row. x
+stands for what training itself keeps of the inputs of linear layers, per token and layer: with LoRA, whose weights
+are fp32, a copy of each adapted layer's input (4 bytes a number, nothing when a = 4) and with dropout the dropped
+copy and its mask (4 + 4); all weights trained: 3 a h. Eager attention keeps 6 bytes for each of heads x L
+probabilities more. TRL scores demonstrations in pieces of at most 4096 tokens x 32768 words; a reward model has no
+logits. Not counted: Python and its libraries, the CUDA context, and what an allocator holds on to (measured on CPUs:
+0.8 to 1.4 times the tensors' own peak, 0.6 to 0.9 times what glibc makes of it).
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ from prlhf.model.adapter import make_trainable
 from prlhf.model.base import Base, pick_device, pick_dtype
 from prlhf.model.checkpoint import Trained
 from prlhf.model.encoding import Encoder
+from prlhf.model.engine import budget_on
+from prlhf.model.log_probs import CHUNK
 from prlhf.model.personalized import trunk_of
 from prlhf.model.skeleton import load_skeleton
 from prlhf.progress import SILENT, Progress
@@ -70,11 +74,11 @@ class Shape:
 
 @dataclass(frozen=True)
 class Batch:
-    """The padded size of a forward pass: N rows of L tokens, of which R are the response's."""
+    """The size of a forward pass: tokens, tokens whose logits exist at a time, and the length of a padded row."""
 
-    rows: int
-    length: int
-    response: int
+    tokens: int
+    scored: int
+    row: int = 0
 
 
 def plan(config: TrainConfig, progress: Progress = SILENT) -> dict[str, Any]:
@@ -98,7 +102,8 @@ def plan(config: TrainConfig, progress: Progress = SILENT) -> dict[str, Any]:
     users = user_parameters(config, len(data.user_ids), shape.h)
     head = shape.h if config.objective == "rm" else 0
     idle = idle_parameters(config, len(data.user_ids), shape.h, steps(config, len(rows)))
-    by_part = memory(config, shape, users + head, largest_batch(config, lengths), idle)
+    batch = largest_batch(config, lengths, budget_on(device, config.pack_tokens), shape.vocabulary)
+    by_part = memory(config, shape, users + head, batch, idle)
     return {
         "run": str(config.folder),
         "settings": config.model_dump(mode="json"),
@@ -159,14 +164,24 @@ def _characters(row: Comparison) -> int:
     return len(row.user_text) + len(str(row.prompt)) + max(len(str(row.chosen)), len(str(row.rejected)))
 
 
-def largest_batch(config: TrainConfig, lengths: Sequence[tuple[int, int]]) -> Batch:
-    """The batch of the most padded tokens when `lengths` are shuffled by the run's seed and cut into batches."""
+def largest_batch(config: TrainConfig, lengths: Sequence[tuple[int, int]], budget: int, vocabulary: int) -> Batch:
+    """The largest forward pass when `lengths` are shuffled by the run's seed and cut into batches, and these into
+    parts of `budget` tokens; a comparison is never cut."""
     shuffled = random.Random(config.seed).sample(lengths, len(lengths))
-    chunks = (shuffled[start : start + config.batch_size] for start in range(0, len(shuffled), config.batch_size))
+    chunks = [shuffled[start : start + config.batch_size] for start in range(0, len(shuffled), config.batch_size)]
+    readers = len(weighted_terms(config, []))
+    if config.objective != "sft" and config.prefix_tree:
+        families = [[before + 2 * response for before, response in chunk] for chunk in chunks]
+        tokens = max(min(readers * sum(sizes), max(budget, *sizes)) for sizes in families)
+        scored = max(2 * readers * sum(response for _, response in chunk) for chunk in chunks)
+        return Batch(tokens, min(tokens, scored, max(1, CHUNK // vocabulary)))
     sizes = [(len(chunk), max(before for before, _ in chunk), max(end for _, end in chunk)) for chunk in chunks]
     count, before, response = max(sizes, key=lambda size: size[0] * (size[1] + size[2]))
-    rows = 1 if config.objective == "sft" else 2 * len(weighted_terms(config, []))
-    return Batch(rows * count, before + response, response)
+    row = before + response
+    if config.objective == "sft":
+        return Batch(count * row, count * row, row)
+    rows = min(2 * readers * count, 2 * max(1, budget // (2 * row)))
+    return Batch(rows * row, rows * (response + 1), row)
 
 
 def shape_of(base: Base, lm: Any) -> Shape:
@@ -218,7 +233,7 @@ def memory(
         "weights": shape.weight_bytes + 4 * others,
         "gradients": trained - 4 * idle[0],
         "optimizer": 2 * (trained - 4 * idle[1]),
-        "activations": batch.rows * batch.length * _kept_per_token(config, shape, batch.length),
+        "activations": batch.tokens * _kept_per_token(config, shape, batch.row),
         "logits": _logits(config, shape, batch),
     }
     return parts | {"peak": sum(parts.values())}
@@ -242,8 +257,8 @@ def _logits(config: TrainConfig, shape: Shape, batch: Batch) -> int:
     if config.objective == "rm":
         return 0
     if config.objective == "sft":
-        return min(batch.rows * batch.length, 4096) * min(shape.vocabulary, 32768) * each
-    return batch.rows * (batch.response + 1) * shape.vocabulary * each
+        return min(batch.scored, 4096) * min(shape.vocabulary, 32768) * each
+    return batch.scored * shape.vocabulary * each
 
 
 def available(device: torch.device) -> int:

@@ -25,7 +25,7 @@ from prlhf.model.weights import load_weights, save_weights
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Comparison
 from prlhf.train import metrics, objectives
-from prlhf.train.batching import Part, parts_of, weighted_terms
+from prlhf.train.batching import ByPrompt, Part, parts_of, weighted_terms
 from prlhf.train.optimizer import RowAdamW, clip_grad_norm
 from prlhf.train.terms import Objective, objective_of
 
@@ -188,6 +188,12 @@ class PersonalizedTrainer(OwnParts, Trainer):
             if share.term == 0:
                 self._recent.append({"accuracy": (term.margins > 0).float(), "margin": term.margins, **term.logs})
         return objectives.mix(losses, count)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if not self.policy.config.group_by_prompt:
+            return super()._get_train_sampler(train_dataset)
+        data: EncodedSet = train_dataset or self.train_dataset  # type: ignore[assignment]
+        return ByPrompt([row.prompt_id for row in data.rows], self.policy.config.seed)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW; what stands beside the language model has groups of its own: own rates, no weight decay."""

@@ -86,6 +86,25 @@ def test_flex_attention_is_the_same(name: str) -> None:
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_columns_that_fill_up_change_nothing() -> None:
+    assert_same(policy_of("llama").model, readings_with(2), multiple=64)
+
+
+def test_without_flex_attention_segments_take_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it cannot be compiled, say."""
+    model = policy_of("llama").model
+    model.attention = "flex"
+
+    def refuse() -> None:
+        raise RuntimeError("no triton")
+
+    monkeypatch.setattr("prlhf.model.tree_attention._flex", refuse)
+    notes: list[str] = []
+    engine = Engine(model, PAD, progress=Notes(notes))
+    assert (engine.trees, model.attention) == (True, "segments")
+    assert notes == ["FlexAttention is not used: RuntimeError: no triton"]
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3"])
 def test_dense_masks_are_the_same(name: str) -> None:
     model = policy_of(name).model

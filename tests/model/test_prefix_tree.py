@@ -112,3 +112,14 @@ def test_an_empty_response_scores_nothing(count: int) -> None:
     found = pack([Reading(i, (7, 8), ()) for i in range(count)], 1)
     assert found.columns.tolist() == found.targets.tolist() == []
     assert found.lasts.tolist() == [3 * i + 2 for i in range(count)]
+
+
+def test_filled_up_with_columns_nobody_sees() -> None:
+    readings = [Reading(3, (11, 12), (4, 5)), Reading(0, (11, 12), (7,))]
+    plain, filled = pack(readings, 2), pack(readings, 2, multiple=8)
+    assert filled.ids.shape == (1, 16)
+    assert filled.segments == (*plain.segments, Segment(11, 16, (), 0))
+    assert not filled.slots[0, 11:].any()
+    for name in ("users", "columns", "targets", "owners", "lasts"):
+        assert torch.equal(getattr(filled, name), getattr(plain, name))
+    assert torch.equal(pack(readings, 2, multiple=11).ids, plain.ids)

@@ -124,7 +124,7 @@ SHAPE = Shape(
     layers=2, h=8, f=16, heads=2, vocabulary=100, a=4, parameters=1000, weight_bytes=4400, trained=100,
     trained_bytes=400, adapted=2 * (6 * 8 + 16), eager=False,
 )  # fmt: skip
-BATCH = Batch(rows=4, length=10, response=3)
+BATCH = Batch(tokens=40, scored=16, row=10)  # padded: four rows of 10 tokens, of which the response has 3
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ BATCH = Batch(rows=4, length=10, response=3)
         ({"gradient_checkpointing": True, "lora_dropout": 0.0}, {}, 40 * (2 * 32 + 552), 4 * 4 * 100 * 16),
         ({"lora_dropout": 0.0}, {"eager": True}, 40 * 3 * (552 + 120), 4 * 4 * 100 * 16),
         ({"objective": "rm", "lora_dropout": 0.0}, {}, 40 * 3 * 552, 0),
-        ({"objective": "sft", "lora_dropout": 0.0}, {}, 40 * 3 * 552, 40 * 100 * 16),
+        ({"objective": "sft", "lora_dropout": 0.0}, {}, 40 * 3 * 552, 4 * 4 * 100 * 16),
     ],
 )
 def test_the_formula_by_hand(options: dict[str, Any], shape: dict[str, Any], activations: int, logits: int) -> None:
@@ -175,13 +175,31 @@ def test_only_users_who_are_met_have_gradients_and_moments(options: dict[str, An
 
 @pytest.mark.parametrize(
     ("options", "rows"),
-    [({}, 8), ({"alpha": 1.0}, 4), ({"user_model": "uniform"}, 4), ({"objective": "rm"}, 8), ({"objective": "sft"}, 2)],
+    [({}, 8), ({"alpha": 1.0}, 4), ({"user_model": "uniform"}, 4), ({"objective": "rm"}, 8)],
 )
-def test_the_largest_batch(options: dict[str, Any], rows: int) -> None:
+def test_the_largest_padded_batch(options: dict[str, Any], rows: int) -> None:
     """Prompts and responses are padded apart; the last batch of three rows is a short one."""
+    config = TrainConfig(batch_size=2, prefix_tree=False, **options)
+    assert largest_batch(config, [(5, 1), (2, 7)], 1000, 100) == Batch(rows * 12, rows * 8, 12)
+    assert largest_batch(config, [(5, 1)] * 3, 1000, 100) == Batch(rows * 6, rows * 2, 6)
+    assert largest_batch(config, [(5, 1)] * 3, 13, 100) == Batch(2 * 6, 2 * 2, 6)
+
+
+@pytest.mark.parametrize(
+    ("options", "readers"),
+    [({}, 2), ({"alpha": 1.0}, 1), ({"user_model": "uniform"}, 1), ({"objective": "rm"}, 2)],
+)
+def test_the_largest_batch_of_trees(options: dict[str, Any], readers: int) -> None:
+    """A prompt and both responses for each reader, in parts; one family may be more than the budget."""
     config = TrainConfig(batch_size=2, **options)
-    assert largest_batch(config, [(5, 1), (2, 7)]) == Batch(rows, 12, 7)
-    assert largest_batch(config, [(5, 1)] * 3) == Batch(rows, 6, 1)
+    assert largest_batch(config, [(5, 1), (2, 7)], 1000, 100) == Batch(readers * 23, readers * 16)
+    assert largest_batch(config, [(5, 1), (2, 7)], 20, 100) == Batch(20, min(readers * 16, 20))
+    assert largest_batch(config, [(5, 1), (2, 7)], 3, 2**21) == Batch(16, 4)
+
+
+def test_the_largest_batch_of_demonstrations() -> None:
+    config = TrainConfig(batch_size=2, objective="sft")
+    assert largest_batch(config, [(5, 1), (2, 7)], 1, 100) == Batch(24, 24, 12)
 
 
 def measured_peak(config: TrainConfig, tmp_path: Path) -> float:

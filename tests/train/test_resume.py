@@ -103,6 +103,14 @@ def test_without_the_reference_cache(tmp_path: Path, make_config: MakeConfig, mo
         assert (tmp_path / "run/model" / name).read_bytes() == (tmp_path / "whole/model" / name).read_bytes()
 
 
+def test_grouped_by_prompt(tmp_path: Path, make_config: MakeConfig, uninterrupted: Path) -> None:
+    """In the second epoch of an order of its own."""
+    train(make_config(tmp_path / "whole", group_by_prompt=True, **OPTIONS))
+    train(killed(tmp_path / "run", make_config, at=5, group_by_prompt=True), resume=True)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert metrics.read(tmp_path / "run/metrics.jsonl") != metrics.read(uninterrupted / "metrics.jsonl")
+
+
 def test_killed_twice(tmp_path: Path, make_config: MakeConfig, uninterrupted: Path) -> None:
     config = killed(tmp_path / "run", make_config, at=4)
     with pytest.raises(Killed):
