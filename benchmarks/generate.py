@@ -40,7 +40,7 @@ from prlhf.model.base import Base, load_base
 from prlhf.model.checkpoint import Policy, assemble
 from prlhf.model.personalized import unwrapped
 
-PROMPTS, NEW, BATCH, LONGEST = 64, 64, 32, {"tiny": 512}  # of other models: 128
+PROMPTS, NEW, BATCH, LONGEST = 64, 64, 32, {"tiny": 512}  # of other models: 96
 SAMPLE, FIRST = 4, 8  # prompts and tokens of the released way
 SMOLLM2 = {
     "vocab_size": 49152, "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9,
@@ -52,10 +52,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny", help="tiny, smollm2-135m, or what `prlhf train --model` takes")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--longest", type=int, help="tokens of the longest prompt (512; 128 but for tiny)")
+    parser.add_argument("--longest", type=int, help="tokens of the longest prompt (512; 96 but for tiny)")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    found = measure(open_policy(args.model), args.rounds, args.longest or LONGEST.get(args.model, 128))
+    found = measure(open_policy(args.model), args.rounds, args.longest or LONGEST.get(args.model, 96))
     print(json.dumps({"model": args.model, **found}) if args.json else table(args.model, found))
 
 
@@ -78,6 +78,7 @@ def measure(policy: Policy, rounds: int, longest: int) -> dict[str, Any]:
     context = policy.base.context - NEW - policy.config.user_tokens
     vocabulary = policy.model.lm.get_input_embeddings().num_embeddings
     rows = [Row(ids, user, seed=user) for user, ids in enumerate(prompts(min(longest, context), vocabulary), start=1)]
+    ours(policy, rows[:8], [4] * 8), plain(policy, rows[:8], [4] * 8)  # to warm up
     cases = {
         "equal lengths": [NEW] * PROMPTS,
         "mixed ends": [8 + 56 * (29 * i % PROMPTS) // 63 for i in range(PROMPTS)],
@@ -104,14 +105,13 @@ def prompts(longest: int, vocabulary: int) -> list[tuple[int, ...]]:
 
 
 def compare(contestants: dict[str, Callable[[], int]], rounds: int) -> dict[str, Any]:
-    """Tokens per second of each, in turns, after a round to warm up; ratios of ours to the others, round by round."""
+    """Tokens per second of each, in turns; ratios of ours to the others, round by round."""
     rates: dict[str, list[float]] = {name: [] for name in contestants}
-    for turn in range(rounds + 1):  # the first warms up
+    for _ in range(rounds):
         for name, write in contestants.items():
             began = time.perf_counter()
             tokens = write()
-            if turn:
-                rates[name].append(tokens / (time.perf_counter() - began))
+            rates[name].append(tokens / (time.perf_counter() - began))
     ratios = {
         name: [our / other for our, other in zip(rates["ours"], some, strict=True)]
         for name, some in rates.items()
