@@ -60,9 +60,9 @@ class Shape:
 
 
 SHAPES = {
-    "tldr": Shape(510, 40, 2, prompts=4),
+    "tldr": Shape(510, 40, 2, prompts=1),
     "psoups": Shape(60, 300, 2, prompts=1, raters=6),
-    "prism": Shape(460, 300, 2, prompts=2),
+    "prism": Shape(460, 300, 2, prompts=1),
     "prism-first-turn": Shape(460, 300, 4, prompts=1),
 }
 LLAMAS: dict[str, dict[str, Any]] = {
@@ -306,6 +306,8 @@ def trl_step(args: argparse.Namespace, checkpointing: bool) -> Step:
         for e in batch for _term in range(2)
     ]  # fmt: skip
     inputs = trainer.data_collator(rows)
+    if checkpointing:  # as `trainer.train` does before its first step
+        trainer.model.gradient_checkpointing_enable(settings.gradient_checkpointing_kwargs)
     trainer.create_optimizer_and_scheduler(1)
     trainer.current_gradient_accumulation_steps = 1
 

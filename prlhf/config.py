@@ -110,7 +110,7 @@ class TrainConfig(Stage):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     gradient_checkpointing: bool = False
     prefix_tree: bool = True  # read what responses have in common once; false: a padded row for each response
-    pack_tokens: int | None = Field(None, ge=1)  # tokens per forward pass; default: 2048 on a CPU, 16384 on a GPU
+    pack_tokens: int | None = Field(None, ge=1)  # tokens per forward pass; default: 1024 on a CPU, 16384 on a GPU
     group_by_prompt: bool = False  # comparisons of one prompt go into one batch, where the tree shares the prompt
     reference_cache: bool = True  # dpo: keep the base's log-probs on disk, for all runs on this base
     reference_first: bool = False  # dpo: compute them all before the first step; full_finetune does so anyway

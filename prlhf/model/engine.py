@@ -19,7 +19,7 @@ from prlhf.model.prefix_tree import Pack, Reading, families, pack
 from prlhf.progress import SILENT, Progress
 
 FLEX_BUCKET = 1024  # FlexAttention is compiled once for each multiple of so many columns
-CPU_BUDGET, GPU_BUDGET = 2048, 16384  # tokens in a forward pass, where nothing is set
+CPU_BUDGET, GPU_BUDGET = 1024, 16384  # tokens in a forward pass, where nothing is set
 
 
 class Engine:
