@@ -5,6 +5,7 @@
     python -m benchmarks.train_step --shape tldr --model llama3-8b        # on a GPU, in bf16
 
 ours    prefix trees, the reference from the cache
+ours-gc the same with gradient checkpointing
 trl     TRL's DPOTrainer as it comes (gradient checkpointing on), no users, reference precomputed, the rows twice
 trl-nc  the same without gradient checkpointing
 paper   the published algorithm: rows twice, soft prompt before each, reference computed anew, all logits
@@ -77,7 +78,7 @@ LLAMAS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 MODELS = ("tiny", *LLAMAS)
-ENGINES = ("ours", "trl", "trl-nc", "paper")
+ENGINES = ("ours", "ours-gc", "trl", "trl-nc", "paper")
 BETA = 0.1
 MICRO = 4  # rows (half of them comparisons) at a time for `paper`, whose logits of more would not fit into 24 GiB
 
@@ -238,14 +239,14 @@ def device() -> str:
 
 
 def make_step(engine: str, args: argparse.Namespace) -> Step:
-    if engine == "ours":
-        return our_step(args)
+    if engine in ("ours", "ours-gc"):
+        return our_step(args, checkpointing=engine == "ours-gc")
     if engine == "paper":
         return paper_step(args)
     return trl_step(args, checkpointing=engine == "trl")
 
 
-def our_step(args: argparse.Namespace) -> Step:
+def our_step(args: argparse.Namespace, checkpointing: bool) -> Step:
     from prlhf.config import parse_overrides, resolve
     from prlhf.model.checkpoint import assemble
     from prlhf.model.reference import Reference
@@ -262,6 +263,7 @@ def our_step(args: argparse.Namespace) -> Step:
         "user_init": "zero",
     }
     fixed |= {"user_tokens": shape.user_tokens, "out": tempfile.mkdtemp(), "pack_tokens": args.pack_tokens}
+    fixed |= {"gradient_checkpointing": checkpointing}
     config = resolve(TrainConfig, fixed, parse_overrides(args.set, "train"))
     base = load(args.model, device())
     policy = assemble(base, config, [str(i) for i in range(shape.raters)], {})

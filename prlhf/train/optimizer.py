@@ -1,10 +1,10 @@
-"""AdamW that moves the rows of a table one by one: what a step costs, and what is kept, grows with the rows that have
-had a gradient and not with the rows there are.
+"""torch's AdamW for tables of users' rows, at a cost that grows with the rows met and not with the rows there are.
 
-A row without a gradient keeps its value and its state; in torch's AdamW it would drift on by its momentum. A row's
-bias correction counts the steps at which that row had a gradient, so that its first step is of the size `lr` whenever
-it comes (with the run's count, as in torch's SparseAdam, it would grow with the step at which the user is first met).
-Where every row has a gradient at every step this is torch's AdamW.
+AdamW moves a row also in steps in which it has no gradient: by its momentum, which fades. Here such a row is left
+alone until somebody asks for it, and then makes up for all it has missed at once (`catch_up`, `settle`): the result is
+that of dense gradients. Left out for good, the drift is missed: on demo-crowd (1,500 users, 8 comparisons each), where
+it is most of what a rare user learns from a comparison, accuracy for seen users fell from 80 to 75 % without it.
+A row without state, never met, has no drift.
 """
 
 from __future__ import annotations
@@ -15,12 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+FADED = 1e-8  # momentum that has shrunk to this part of itself moves nothing any more
+
 
 class RowState:
-    """AdamW's state of those rows of a table that have had a gradient, in the order in which they first had one."""
+    """AdamW's state of those rows of a table that have had a gradient, in the order in which they first had one.
+
+    `rates` are the learning rates of the table's steps so far; a row's `step` is the one up to which it has moved.
+    """
 
     def __init__(self, saved: dict[str, Tensor] | None = None) -> None:
-        saved = saved or {}
+        saved = dict(saved or {})
+        self.rates: list[float] = saved.pop("rates").tolist() if saved else []
         self._slots = {row: slot for slot, row in enumerate(saved["rows"].tolist())} if saved else {}
         self._kept = {name: value for name, value in saved.items() if name != "rows"}
 
@@ -40,12 +46,17 @@ class RowState:
             self._kept[name] = kept
         return torch.tensor(found, dtype=torch.long, device=like.device)
 
+    def known(self, rows: Iterable[int]) -> Tensor:
+        """Those of `rows` that have a state."""
+        return torch.tensor([row for row in rows if row in self._slots], dtype=torch.long)
+
     def __getitem__(self, name: str) -> Tensor:
         return self._kept[name]
 
     def to_save(self) -> dict[str, Tensor]:
         """Tensors of as many rows as have a state, without the room for more."""
-        return {"rows": self.rows} | {name: kept[: len(self._slots)].clone() for name, kept in self._kept.items()}
+        found = {"rows": self.rows, "rates": torch.tensor(self.rates, dtype=torch.float64)}
+        return found | {name: kept[: len(self._slots)].clone() for name, kept in self._kept.items()}
 
 
 class RowAdamW(torch.optim.AdamW):
@@ -64,6 +75,18 @@ class RowAdamW(torch.optim.AdamW):
         for table, grad, group in tables:
             table.grad = grad
             _step_rows(table, grad.coalesce(), self._rows.setdefault(table, RowState()), group)
+
+    def catch_up(self, table: Tensor, rows: Iterable[int]) -> None:
+        """Let `rows` of `table` make the steps they have missed, before their values are read."""
+        state = self._rows.get(table)
+        if state:
+            group = next(group for group in self.param_groups if any(p is table for p in group["params"]))
+            _catch_up(table, state, state.known(rows), group)
+
+    def settle(self) -> None:
+        """Let all rows make the steps they have missed, before the tables are saved or used."""
+        for table, state in self._rows.items():
+            self.catch_up(table, state.rows.tolist())
 
     def touched(self, table: Tensor) -> Tensor:
         """The rows of `table` that have had a gradient."""
@@ -88,16 +111,46 @@ class RowAdamW(torch.optim.AdamW):
 
 @torch.no_grad()
 def _step_rows(table: Tensor, grad: Tensor, state: RowState, group: dict[str, Any]) -> None:
-    """Loshchilov & Hutter (2019), algorithm 2, on the rows of `grad`, which is coalesced."""
+    """One step of the rows of `grad`, which is coalesced."""
     rows, g, (beta1, beta2) = grad.indices()[0], grad.values(), group["betas"]
+    _catch_up(table, state, state.known(rows.tolist()), group)
+    state.rates.append(group["lr"])
     at = state.slots(rows, like=g)
-    step = state["step"][at] + 1
-    first = state["exp_avg"][at].lerp(g, 1 - beta1)
-    second = state["exp_avg_sq"][at].mul(beta2).addcmul(g, g, value=1 - beta2)
-    state["step"][at], state["exp_avg"][at], state["exp_avg_sq"][at] = step, first, second
+    state["step"][at] = float(len(state.rates))
+    state["exp_avg"][at] = first = state["exp_avg"][at].lerp(g, 1 - beta1)
+    state["exp_avg_sq"][at] = second = state["exp_avg_sq"][at].mul(beta2).addcmul(g, g, value=1 - beta2)
+    table[rows] = _moved(table[rows], first, second, state["step"][at], state["step"].new_tensor(group["lr"]), group)
+
+
+@torch.no_grad()
+def _catch_up(table: Tensor, state: RowState, rows: Tensor, group: dict[str, Any]) -> None:
+    """The steps without a gradient that `rows`, all with a state, have not made yet."""
+    rows, now, (beta1, beta2) = rows.to(table.device), len(state.rates), group["betas"]
+    if not len(rows):
+        return
+    at = state.slots(rows, like=table)
+    value, first, second, step = table[rows], state["exp_avg"][at], state["exp_avg_sq"][at], state["step"][at]
+    rates = step.new_tensor([*state.rates, 0.0])
+    last = step.clone()
+    for passed in range(1, int(now - step.min()) + 1):
+        if beta1**passed < FADED and not group["weight_decay"]:
+            break
+        step = last + passed
+        missed = step <= now
+        faded = first * beta1**passed, second * beta2**passed
+        value = torch.where(missed, _moved(value, *faded, step, rates[(step.long() - 1).clamp(max=now)], group), value)
+    behind = now - last
+    table[rows] = value
+    state["exp_avg"][at], state["exp_avg_sq"][at] = first * beta1**behind, second * beta2**behind
+    state["step"][at] = float(now)
+
+
+def _moved(value: Tensor, first: Tensor, second: Tensor, step: Tensor, rate: Tensor, group: dict[str, Any]) -> Tensor:
+    """Rows [n, width] after step number `step` [n, 1] at `rate` (Loshchilov & Hutter 2019, algorithm 2)."""
+    beta1, beta2 = group["betas"]
     spread = (second / (1 - beta2**step)).sqrt() + group["eps"]
-    moved = group["lr"] * (first / (1 - beta1**step)) / spread
-    table[rows] = table[rows] * (1 - group["lr"] * group["weight_decay"]) - moved
+    moved: Tensor = value * (1 - rate * group["weight_decay"]) - rate * (first / (1 - beta1**step)) / spread
+    return moved
 
 
 @torch.no_grad()

@@ -99,6 +99,7 @@ def _run(
     if config.gradient_checkpointing:
         policy.base.lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     results = fit(trainer, config, resume, progress, "comparisons") | {"cut": encoder.cut}
+    trainer.settle()
     if len(eval_set):
         progress.start("evaluating", len(eval_set) * (1 if config.user_model == "uniform" else 2))
         results["eval"] = trainer.evaluate_once(progress)

@@ -21,6 +21,7 @@ from prlhf.model.encoding import Encoded
 from prlhf.model.engine import Engine
 from prlhf.model.reference import Reference
 from prlhf.model.scoring import Scored, score, summarise
+from prlhf.model.table import Table
 from prlhf.model.weights import load_weights, save_weights
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Comparison
@@ -119,6 +120,8 @@ class PersonalizedTrainer(OwnParts, Trainer):
     """Trains user model and adapter together on comparisons with users: a policy against its reference, or, where
     there is no reference, a reward model."""
 
+    row_optimizer: RowAdamW | None = None
+
     def __init__(
         self,
         policy: Trained[Any],
@@ -163,6 +166,7 @@ class PersonalizedTrainer(OwnParts, Trainer):
     ) -> Tensor:
         """Forward and backward a part at a time, so that no more than one part's activations are in memory."""
         model.train()
+        self.catch_up({0, *(e.user for e in inputs["comparisons"])})
         parts = list(self.parts_of(inputs["comparisons"]))
         total = torch.zeros((), device=self.args.device)
         for number, part in enumerate(parts, start=1):
@@ -174,6 +178,17 @@ class PersonalizedTrainer(OwnParts, Trainer):
                 self.accelerator.backward(loss)
             total += loss.detach()
         return total
+
+    def catch_up(self, users: set[int]) -> None:
+        """Bring the rows of `users` to where AdamW would have them by now; see optimizer.py."""
+        for table in self.policy.model.users.modules():
+            if self.row_optimizer and isinstance(table, Table):
+                self.row_optimizer.catch_up(table.weight, sorted(u - table.first for u in users if u >= table.first))
+
+    def settle(self) -> None:
+        """The same for all users, before they are saved or scored."""
+        if self.row_optimizer:
+            self.row_optimizer.settle()
 
     def parts_of(self, batch: list[Encoded]) -> Iterator[Part]:
         return parts_of(self.engine, batch, weighted_terms(self.policy.config, batch))
@@ -204,7 +219,7 @@ class PersonalizedTrainer(OwnParts, Trainer):
                 {"params": _trained(some), "lr": rate, "weight_decay": 0.0} for some, rate in parts.rates(config)
             ]
             self.optimizer = optimizer = RowAdamW([g for g in groups if g["params"]], lr=config.lr)
-            self.touched = optimizer.touched
+            self.row_optimizer, self.touched = optimizer, optimizer.touched
         return self.optimizer
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
@@ -233,9 +248,11 @@ class PersonalizedTrainer(OwnParts, Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if self.reference:  # before the checkpoint is whole: who goes on from it knows what was known here
             self.reference.save()
+        self.settle()
         super()._save(output_dir, state_dict)
 
     def evaluate_held_out(self, progress: Progress) -> dict[str, Any]:
+        self.settle()
         data, rows = self.held_out.encoded, self.held_out.rows
 
         def scored_as(users: list[int]) -> list[Scored]:
