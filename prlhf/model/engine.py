@@ -37,6 +37,7 @@ class Engine:
             model.attention = "segments"
             why = tree_fault(model, pad)
         self.trees = trees and not why
+        self._multiple = FLEX_BUCKET if self.trees and model.attention == "flex" else 1
         if why:
             progress.note(f"prefix trees are off for this model, which is slower: {why}")
 
@@ -44,8 +45,9 @@ class Engine:
         """Distinct `readings` in parts to run one after the other: their numbers, and their layout on the device."""
         for numbers in families(readings, user_tokens, self.budget, self.trees):
             some = [readings[number] for number in numbers]
-            bucket = FLEX_BUCKET if self.model.attention == "flex" else 1
-            layout = pack(some, user_tokens, multiple=bucket) if self.trees else padded(some, user_tokens, self._pad)
+            layout = (
+                pack(some, user_tokens, multiple=self._multiple) if self.trees else padded(some, user_tokens, self._pad)
+            )
             yield numbers, layout.to(self.device)
 
     def values(self, readings: Sequence[Reading]) -> Tensor:
