@@ -162,7 +162,7 @@ def families(readings: Sequence[Reading], user_tokens: int, budget: int, trees: 
 
     Readings of one user and prompt are a family and stay together; as `trees` they read the prompt once. Families of
     one user stand next to each other, for they may begin alike; what they share is not discounted, so parts are
-    rather too small.
+    rather too small; beginnings too short to be shared (`MIN_SHARED`) are counted once, so they may be a little over.
     """
     by_family: defaultdict[tuple[int, tuple[int, ...]], list[int]] = defaultdict(list)
     for number, reading in enumerate(readings):
