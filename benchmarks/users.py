@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import shutil
 import statistics
 import subprocess
@@ -163,7 +162,8 @@ def stepper(base: str, options: dict[str, Any], users: int, folder: Path) -> tup
     from prlhf.config import TrainConfig
     from prlhf.model.base import load_base
     from prlhf.model.checkpoint import assemble
-    from prlhf.model.scoring import Reference
+    from prlhf.model.reference import Reference
+    from prlhf.model.scoring import engine_of
     from prlhf.records import Comparison
     from prlhf.train.optimizer import clip_grad_norm
     from prlhf.train.trainer import EncodedSet, PersonalizedTrainer
@@ -180,14 +180,15 @@ def stepper(base: str, options: dict[str, Any], users: int, folder: Path) -> tup
             f"{i}", prompt, " my sister lost boats.", " my boss found them.", f"u{user}", user, "", "", True
         )
 
-    reference = Reference(policy.model, policy.tokenizer.pad_token_id)
-    trainer = PersonalizedTrainer(policy, reference, EncodedSet([], []), EncodedSet([], []), config.folder, [])
+    engine, nothing = engine_of(policy), EncodedSet([], [])
+    trainer = PersonalizedTrainer(policy, engine, Reference(engine), nothing, nothing, config.folder, [])
     optimizer = trainer.create_optimizer()
+    trainer.current_gradient_accumulation_steps = 1
 
     def step() -> None:
         batch = [encoder.comparison(comparison(i)) for i in range(COMPARISONS)]  # the same texts: other users
         optimizer.zero_grad()
-        trainer.compute_loss(trainer.model, {"comparisons": batch}).backward()
+        trainer.training_step(trainer.model, {"comparisons": batch})
         clip_grad_norm(trainer.model.parameters(), config.max_grad_norm)
         optimizer.step()
 
@@ -201,7 +202,9 @@ def timed(work: Callable[[], Any]) -> float:
 
 
 def peak_gib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 2**30  # Linux counts KiB
+    from benchmarks.train_step import peak_bytes
+
+    return peak_bytes() / 2**30
 
 
 if __name__ == "__main__":

@@ -13,18 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-FULL, SLIDING = "full_attention", "sliding_attention"
-
-
-def window_of(config: Any) -> int | None:
-    """How many tokens, itself among them, a token looks at in the layers that have a window."""
-    if getattr(config, "use_sliding_window", True) is False:
-        return None
-    kinds = getattr(config, "layer_types", None)
-    if kinds is not None and SLIDING not in kinds:
-        return None
-    window = getattr(config, "sliding_window", None)
-    return None if window is None else int(window)
+from prlhf.model.windows import FULL, SLIDING, window_of
 
 
 def decode_masks(config: Any, lengths: Tensor, end: int, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:

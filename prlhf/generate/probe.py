@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from prlhf.generate.decode_loop import DecodeLoop, Row
-from prlhf.generate.masks import known_kinds, window_of
+from prlhf.generate.masks import known_kinds
+from prlhf.model.engine import REFUSALS
 from prlhf.model.personalized import PersonalizedLM, unwrapped
+from prlhf.model.windows import window_of
 
 LONGEST = 24  # tokens in the probe; a wider window is taken on trust
 _known: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
@@ -24,8 +26,8 @@ def serves(model: PersonalizedLM) -> bool:
     if lm not in _known:
         try:
             _known[lm] = known_kinds(lm.config.get_text_config()) and _agree(model, lm)
-        except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError):
-            _known[lm] = False  # it knows no cache of this kind, or no such mask, and says so in some way of its own
+        except REFUSALS:
+            _known[lm] = False  # it knows no cache of this kind, or no such mask
     return _known[lm]
 
 

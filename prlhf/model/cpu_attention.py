@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from prlhf.model.cpu_linear import times
-from prlhf.model.prefix_tree import Segment
+from prlhf.model.prefix_tree import Segment, above
 
 Segments = tuple[Segment, ...]
 QUERIES = 256  # at a time: what lies beyond the last one's sight is not computed
@@ -46,10 +46,9 @@ class Block:
 
 def blocks(segments: Segments) -> Iterator[Block]:
     for segment in segments:
-        above = tuple(slice(segments[i].start, segments[i].end) for i in segment.above)
         for start in range(segment.start, segment.end, QUERIES):
             end = min(start + QUERIES, segment.end)
-            yield Block(start, end, (*above, slice(segment.start, end)))
+            yield Block(start, end, (*above(segments, segment), slice(segment.start, end)))
 
 
 class SegmentAttention(torch.autograd.Function):

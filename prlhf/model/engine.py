@@ -13,11 +13,15 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from prlhf.errors import one_line
 from prlhf.model.encoding import Rows, pad_rows
 from prlhf.model.personalized import Personalized, PersonalizedLM, unwrapped
 from prlhf.model.prefix_tree import Pack, Reading, families, pack
+from prlhf.model.windows import window_of
 from prlhf.progress import SILENT, Progress
 
+# how models of all makes say, each in a way of its own, that they cannot take what a probe gives them
+REFUSALS = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 FLEX_BUCKET = 1024  # FlexAttention is compiled once for each multiple of so many columns
 CPU_BUDGET, GPU_BUDGET = 1024, 16384  # tokens in a forward pass, where nothing is set
 
@@ -88,8 +92,8 @@ def tree_fault(model: Personalized, pad: int) -> str:
             device = unwrapped(model.lm).device
             expected = model(padded(readings, tokens, pad).to(device))
             found = model(pack(readings, tokens, min_shared=1).to(device))
-    except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError, NotImplementedError) as error:
-        return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    except REFUSALS as error:
+        return f"{type(error).__name__}: {one_line(error)}"
     finally:
         model.train(training)
     tolerance = 1e-4 if unwrapped(model.lm).dtype == torch.float32 else 0.05
@@ -100,7 +104,7 @@ def tree_fault(model: Personalized, pad: int) -> str:
 def made_up(model: Personalized) -> list[Reading]:
     """Two prompts with three and two responses, two of which begin alike, longer than an attention window, if any."""
     config = unwrapped(model.lm).config.get_text_config()
-    window = getattr(config, "sliding_window", None) or 0
+    window = window_of(config) or 0
     context = getattr(config, "max_position_embeddings", None) or 2048
     length = max(4, min(window + 8, 8192, context - model.users.tokens - 12))
     words = torch.randint(config.vocab_size, (2 * length + 40,), generator=torch.Generator().manual_seed(0)).tolist()

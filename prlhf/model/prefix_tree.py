@@ -42,6 +42,11 @@ class Segment:
     depth: int  # tokens above, the position of its first column
 
 
+def above(segments: Sequence[Segment], segment: Segment) -> list[slice]:
+    """The columns that all of `segment` may see beside its own, from the root down."""
+    return [slice(segments[i].start, segments[i].end) for i in segment.above]
+
+
 @dataclass(frozen=True)
 class Pack:
     """Readings as one row of T columns without padding.

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from prlhf.model.cpu_attention import SegmentAttention
 from prlhf.model.cpu_linear import has_onednn
-from prlhf.model.prefix_tree import Pack, Segment
+from prlhf.model.prefix_tree import Pack, Segment, above
 
 NAME = "prlhf_tree"
 LONG = 256  # columns of a reading, from where on CPUs profit from attention of our own
@@ -60,6 +60,7 @@ class Layout:
 
     def __init__(self, pack: Pack, flex: bool) -> None:
         self.segments, self.flex, self._device = pack.segments, flex, pack.ids.device
+        self._positions = pack.positions[0]
         self.long = max(segment.depth + segment.end - segment.start for segment in pack.segments) >= LONG
         self._masks: dict[Any, Any] = {}
 
@@ -77,8 +78,8 @@ class Layout:
         if window not in self._masks:
             from torch.nn.attention.flex_attention import create_block_mask
 
-            columns = self.segments[-1].end
-            sees, of, position = (t.to(self._device) for t in who_sees_whom(self.segments))
+            columns, position = self.segments[-1].end, self._positions
+            sees, of = (t.to(self._device) for t in who_sees_whom(self.segments))
 
             def may(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
                 seen = sees[of[query], of[key]] & (key <= query)
@@ -88,22 +89,19 @@ class Layout:
         return self._masks[window]
 
 
-def who_sees_whom(segments: Sequence[Segment]) -> tuple[Tensor, Tensor, Tensor]:
-    """Which segment [n] may see which [n], the segment [T] of each column, and each column's position [T]."""
+def who_sees_whom(segments: Sequence[Segment]) -> tuple[Tensor, Tensor]:
+    """Which segment [n] may see which [n], and the segment [T] of each column."""
     sees = torch.eye(len(segments), dtype=torch.bool)
     of: list[int] = []
-    position: list[int] = []
     for number, segment in enumerate(segments):
         sees[number, list(segment.above)] = True
-        length = segment.end - segment.start
-        of += [number] * length
-        position += range(segment.depth, segment.depth + length)
-    return sees, torch.tensor(of), torch.tensor(position)
+        of += [number] * (segment.end - segment.start)
+    return sees, torch.tensor(of)
 
 
 def dense_mask(segments: Sequence[Segment], device: torch.device, dtype: torch.dtype) -> Tensor:
     """Added to attention scores [1, 1, T, T]: 0 where a column may look, the least number elsewhere."""
-    sees, of, _ = who_sees_whom(segments)
+    sees, of = who_sees_whom(segments)
     may = sees[of][:, of].tril()
     mask = torch.zeros(may.shape, dtype=dtype).masked_fill(~may, torch.finfo(dtype).min)
     return mask.to(device).view(1, 1, *may.shape)
@@ -152,7 +150,7 @@ def over_segments(
     parts = []
     for segment in layout.segments:
         own = slice(segment.start, segment.end)
-        seen = [slice(layout.segments[i].start, layout.segments[i].end) for i in segment.above] + [own]
+        seen = [*above(layout.segments, segment), own]
         keys, values = (torch.cat([x[:, :, part] for part in seen], 2) for x in (key, value))
         length, total = segment.end - segment.start, keys.shape[2]
         window_here = None if window is None or window >= total else window

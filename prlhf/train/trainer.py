@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
@@ -88,7 +88,7 @@ class OwnParts:
     metrics_path: Path
     state: TrainerState
     args: TrainingArguments
-    touched: Callable[[Tensor], Tensor] | None = None  # which rows of a users' table training has moved
+    row_optimizer: RowAdamW | None = None  # of users' tables, where there are any
     _evaluated: tuple[int, dict[str, Any]] | None = None  # at which step, and what came out
 
     def evaluate_held_out(self, progress: Progress) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class OwnParts:
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        save_weights(self.policy.model, folder, self.touched)
+        save_weights(self.policy.model, folder, self.row_optimizer.touched if self.row_optimizer else None)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_weights(self.policy.model, Path(resume_from_checkpoint))
@@ -119,8 +119,6 @@ class OwnParts:
 class PersonalizedTrainer(OwnParts, Trainer):
     """Trains user model and adapter together on comparisons with users: a policy against its reference, or, where
     there is no reference, a reward model."""
-
-    row_optimizer: RowAdamW | None = None
 
     def __init__(
         self,
@@ -219,7 +217,7 @@ class PersonalizedTrainer(OwnParts, Trainer):
                 {"params": _trained(some), "lr": rate, "weight_decay": 0.0} for some, rate in parts.rates(config)
             ]
             self.optimizer = optimizer = RowAdamW([g for g in groups if g["params"]], lr=config.lr)
-            self.row_optimizer, self.touched = optimizer, optimizer.touched
+            self.row_optimizer = optimizer
         return self.optimizer
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:

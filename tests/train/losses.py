@@ -12,9 +12,10 @@ from torch import Tensor
 
 from prlhf.config import TrainConfig
 from prlhf.model.checkpoint import Trained, build_policy, build_reward_model
-from prlhf.model.reference import Reference
 from prlhf.model.scoring import engine_of
+from prlhf.progress import SILENT
 from prlhf.records import Comparison, read_prepared
+from prlhf.train.run import reference_of
 from prlhf.train.trainer import EncodedSet, PersonalizedTrainer
 
 
@@ -35,7 +36,8 @@ def trainer_of(policy: Trained[Any], rows: Sequence[Comparison]) -> Personalized
     encoder = policy.encoder()
     data = EncodedSet([encoder.comparison(row) for row in rows], rows)
     engine = engine_of(policy)
-    reference = None if policy.config.objective == "rm" else Reference(engine)
+    # with the cache that runs have: what it holds was rounded once, in whatever batch
+    reference = None if policy.config.objective == "rm" else reference_of(engine, policy.config, SILENT)
     return PersonalizedTrainer(policy, engine, reference, data, data, policy.config.folder, [])
 
 

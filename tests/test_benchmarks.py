@@ -1,0 +1,40 @@
+"""The benchmarks behind docs/PERFORMANCE.md still fit the library: each makes a step, small."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+
+def test_a_step_of_the_users_benchmark(tmp_path: Path) -> None:
+    from benchmarks.users import KINDS, STORED, loads, train
+
+    for number, options in enumerate(KINDS.values()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        found: dict[str, Any] = train("tiny", options, [10], folder)
+        assert found["step_gib"] > 0
+        if options.get("user_init") == "zero":
+            found |= loads("tiny", options, [10], folder)["10"]
+            assert {name for name in STORED if name != "load_one_gib"} <= set(found)
+            assert all(value > 0 for value in found.values())
+
+
+@pytest.mark.parametrize("engine", ["ours", "ours-gc", "paper"])
+def test_a_training_step_moves_the_model(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import train_step
+
+    monkeypatch.setitem(train_step.SHAPES, "small", replace(train_step.SHAPES["psoups"], prompt=9, response=4))
+    args = argparse.Namespace(shape="small", model="tiny", pack_tokens=None, set=[])
+    seconds = train_step.measure({engine: train_step.make_step(engine, args)}, repeats=2)
+    report = train_step.summarise(args, seconds, {engine: train_step.peak_bytes()})
+    assert report["comparisons"] == 6
+    assert len(report["engines"][engine]["all_seconds"]) == 2
+    assert engine in train_step.table(report)
