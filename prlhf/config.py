@@ -203,11 +203,28 @@ class JudgeConfig(Stage):
     device: str = "auto"
 
 
+class ClusterConfig(Stage):
+    """Where a stage runs: in this process, or by Ray on `workers` processes of one machine or of many.
+
+    Nothing here changes what comes out, but for rounding.
+    """
+
+    workers: int = Field(0, ge=0)  # Ray workers; 0: this process, without Ray
+    gpus_per_worker: float | None = Field(None, ge=0)  # default: 1 where the cluster has GPUs, else none
+    cpus_per_worker: float = Field(1, gt=0)
+    ray_address: str | None = None  # auto, HOST:PORT or ray://HOST:PORT of a running cluster; default: start one here
+    storage: str | None = None  # folder or s3://… that all machines reach, for checkpoints; default: the run folder
+    parallel: Literal["ddp", "fsdp"] = "ddp"  # train: every worker has the whole model, or a shard of it
+    max_failures: int = Field(3, ge=0)  # train: how many lost workers a run goes on after
+    verbose: bool = False  # show Ray's own messages
+
+
 STAGES: dict[str, type[Stage]] = {
     "prep": PrepConfig,
     "train": TrainConfig,
     "generate": GenerateConfig,
     "judge": JudgeConfig,
+    "cluster": ClusterConfig,
 }
 S = TypeVar("S", bound=Stage)
 

@@ -16,7 +16,7 @@ LAYERS = [
     ["errors"],
     ["atomic", "progress", "world", "config"],
     ["records", "taste"],
-    ["responses", "figure"],
+    ["responses", "figure", "cluster"],
     ["model"],
     ["data", "train", "generate", "judge"],
     ["sweep", "demo", "pretrain"],

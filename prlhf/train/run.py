@@ -32,7 +32,7 @@ from prlhf.model.scoring import engine_of
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Comparison, Prepared, read_prepared
 from prlhf.train import metrics
-from prlhf.train.trainer import EncodedSet, Follow, PersonalizedTrainer, StopOnInterrupt
+from prlhf.train.trainer import EncodedSet, Follow, PersonalizedTrainer, Report, StopOnInterrupt
 
 MAY_CHANGE_ON_RESUME = {
     "out", "device", "report_to", "save_every", "keep_checkpoints", "eval_every", "eval_limit", "reference_cache",
@@ -40,8 +40,10 @@ MAY_CHANGE_ON_RESUME = {
 }  # fmt: skip
 
 
-def train(config: TrainConfig, resume: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
-    """Train and evaluate; returns the summary that stands in results.json.
+def train(
+    config: TrainConfig, resume: bool = False, progress: Progress = SILENT, report: Report | None = None
+) -> dict[str, Any]:
+    """Train and evaluate; returns the summary that stands in results.json. `report` is told of every evaluation.
 
     Raises PrlhfError for input the user can mend and Interrupted after a saved Ctrl-C.
     """
@@ -59,7 +61,7 @@ def train(config: TrainConfig, resume: bool = False, progress: Progress = SILENT
     if config.objective == "sft":
         from prlhf.train.sft import train_sft  # TRL takes a while to import
 
-        return train_sft(config, data, resume, progress)
+        return train_sft(config, data, resume, progress, report)
     build = build_reward_model if config.objective == "rm" else build_policy
     policy: Trained[Any] = build(config, data.user_ids, {u.id: u.text for u in data.users if u.seen and u.text})
     train_set, eval_set, encoder = encode(policy, data)
@@ -69,7 +71,7 @@ def train(config: TrainConfig, resume: bool = False, progress: Progress = SILENT
     engine = engine_of(policy, progress)
     reference = None if config.objective == "rm" else reference_of(engine, config, progress)
     try:
-        return _run(policy, engine, reference, train_set, eval_set, encoder, data, resume, progress)
+        return _run(policy, engine, reference, train_set, eval_set, encoder, resume, progress, report)
     finally:
         if reference:
             reference.save()
@@ -87,14 +89,14 @@ def _run(
     train_set: EncodedSet,
     eval_set: EncodedSet,
     encoder: Encoder,
-    data: Prepared,
     resume: bool,
     progress: Progress,
+    report: Report | None,
 ) -> dict[str, Any]:
     config, folder = policy.config, policy.config.folder
     if reference and (config.reference_first or config.full_finetune):  # then there is no adapter to turn off later
         reference.fill([*train_set.encoded, *eval_set.encoded], config.batch_size, progress)
-    follow = Follow(folder / "metrics.jsonl", progress)
+    follow = Follow(folder / "metrics.jsonl", progress, report)
     trainer = PersonalizedTrainer(policy, engine, reference, train_set, eval_set, folder, [follow])
     if config.gradient_checkpointing:
         policy.base.lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -23,12 +23,18 @@ from prlhf.progress import SILENT, Progress
 from prlhf.records import Prepared
 from prlhf.train.demonstrations import Demonstration, demonstrations
 from prlhf.train.run import finish, fit, write_recipe
-from prlhf.train.trainer import Follow, OwnParts, training_arguments
+from prlhf.train.trainer import Follow, OwnParts, Report, training_arguments
 
 IGNORED = -100  # a label that counts for nothing, in transformers and TRL
 
 
-def train_sft(config: TrainConfig, data: Prepared, resume: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
+def train_sft(
+    config: TrainConfig,
+    data: Prepared,
+    resume: bool = False,
+    progress: Progress = SILENT,
+    report: Report | None = None,
+) -> dict[str, Any]:
     """Train on the chosen responses and evaluate; returns the summary that stands in results.json.
 
     `config` is one without users. Raises Interrupted after a saved Ctrl-C.
@@ -40,7 +46,7 @@ def train_sft(config: TrainConfig, data: Prepared, resume: bool = False, progres
     if not resume:
         write_recipe(folder, config, data)
     encoder.note_cut(progress)
-    trainer = ImitationTrainer(policy, train_rows, held_out, folder, progress)
+    trainer = ImitationTrainer(policy, train_rows, held_out, folder, progress, report)
     before = trainer.evaluate_held_out(progress)
     results = fit(trainer, config, resume, progress, "demonstrations")
     results |= {"demonstrations": len(train_rows), "cut": encoder.cut}
@@ -84,6 +90,7 @@ class ImitationTrainer(OwnParts, SFTTrainer):  # type: ignore[misc]
         held_out: Sequence[Demonstration],
         folder: Path,
         progress: Progress = SILENT,
+        report: Report | None = None,
     ) -> None:
         self.policy, self.held_out = policy, held_out
         self.metrics_path = folder / "metrics.jsonl"
@@ -93,7 +100,7 @@ class ImitationTrainer(OwnParts, SFTTrainer):  # type: ignore[misc]
             train_dataset=as_dataset(train),
             eval_dataset=as_dataset(held_out) if policy.config.eval_every else None,
             processing_class=policy.tokenizer,
-            callbacks=[FollowTokens(self.metrics_path, progress)],
+            callbacks=[FollowTokens(self.metrics_path, progress, report)],
         )
         self.remove_callback(PrinterCallback)
 

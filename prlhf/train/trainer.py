@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from types import FrameType
@@ -29,6 +29,8 @@ from prlhf.train import metrics, objectives
 from prlhf.train.batching import ByPrompt, Part, parts_of, weighted_terms
 from prlhf.train.optimizer import RowAdamW, clip_grad_norm
 from prlhf.train.terms import Objective, objective_of
+
+Report = Callable[[dict[str, float]], None]  # is told of every evaluation: `step`, and its numbers as `eval/NAME`
 
 
 class EncodedSet(Dataset[Encoded]):
@@ -268,10 +270,10 @@ def _trained(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
 
 
 class Follow(TrainerCallback):
-    """Writes metrics.jsonl and moves the progress bar."""
+    """Writes metrics.jsonl, moves the progress bar and hands evaluations on."""
 
-    def __init__(self, metrics_path: Path, progress: Progress) -> None:
-        self.path, self.progress = metrics_path, progress
+    def __init__(self, metrics_path: Path, progress: Progress, report: Report | None = None) -> None:
+        self.path, self.progress, self.report = metrics_path, progress, report
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -291,6 +293,17 @@ class Follow(TrainerCallback):
             return
         metrics.append(self.path, {"step": state.global_step, **logs})
         self.progress.advance(1, **{name: logs[name] for name in ("loss", "accuracy") if name in logs})
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if self.report and metrics:
+            self.report({"step": state.global_step} | {k.replace("eval_", "eval/", 1): v for k, v in metrics.items()})
 
 
 class StopOnInterrupt(TrainerCallback):
