@@ -9,6 +9,7 @@ import importlib
 import logging
 import os
 import queue
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,11 +22,13 @@ from prlhf.progress import Progress
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AIR_NEW_OUTPUT": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 HANDED_ON = ("PRLHF_CACHE", "HF_HOME", "HF_HUB_OFFLINE")  # settings that workers on other machines need as well
 POLL_SECONDS = 0.2
+ANSWER_SECONDS = 5  # for a cluster's machine to answer; Ray itself tries for minutes, with warnings of its own
 
 
 @contextmanager
 def connected(config: ClusterConfig) -> Iterator[None]:
-    """With a Ray cluster: the one this process is already in, the one at `config.ray_address`, or one started here.
+    """With a Ray cluster: the one this process is already in, the one at `config.ray_address` (or at $RAY_ADDRESS,
+    which Ray sets for jobs that are submitted to it), or one started here, whatever else runs on this machine.
 
     What is started here ends here. Raises PrlhfError where no cluster answers.
     """
@@ -36,26 +39,39 @@ def connected(config: ClusterConfig) -> Iterator[None]:
         return
     level = logging.INFO if config.verbose else logging.ERROR
     options: dict[str, Any] = {"log_to_driver": config.verbose, "logging_level": level, "configure_logging": True}
-    if config.ray_address:
+    address = config.ray_address or os.environ.get("RAY_ADDRESS")
+    if address:
         settings = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
-        options |= {"address": config.ray_address, "runtime_env": {"env_vars": settings}}
+        options |= {"address": address, "runtime_env": {"env_vars": settings}}
     else:
-        options |= {"include_dashboard": False}
+        options |= {"address": "local", "include_dashboard": False}
     try:
+        if address:
+            _check_answers(address)
         ray.init(**options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        if not config.ray_address:
+        if not address:
             raise PrlhfError(
                 f"Ray does not start: {one_line(error)}", "see --verbose, or leave out --workers"
             ) from error
         raise PrlhfError(
-            f"no Ray cluster answers at ray_address = {config.ray_address}: {one_line(error)}",
+            f"no Ray cluster answers at ray_address = {address}: {one_line(error)}",
             "start one there with `ray start --head`, or leave it out to start one here",
         ) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise OSError where nothing listens at `address`, ValueError where it is none."""
+    if address == "auto":  # the cluster that was started last on this machine, which may be gone
+        address = str(importlib.import_module("ray._private.services").canonicalize_bootstrap_address(address))
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not separator or not port.isdigit():
+        raise ValueError("it is neither auto nor HOST:PORT nor ray://HOST:PORT")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
 
 
 def worker_resources(config: ClusterConfig) -> dict[str, float]:

@@ -147,16 +147,18 @@ def command(
     show.run(work, show_plan if dry_run else show_run, as_json)
 
 
-def plan_of(config: Any, recipe: dict[str, Any], bars: show.Bars) -> dict[str, Any]:
-    """The plan of a run. Data that training would prepare first is prepared for the moment, in a temporary folder."""
+def plan_of(config: Any, recipe: dict[str, Any], bars: show.Bars, cluster: Any = None) -> dict[str, Any]:
+    """The plan of a run, on `cluster` (None: in this process).
+
+    Data that training would prepare first is prepared for the moment, in a temporary folder."""
     from tempfile import TemporaryDirectory
 
     from prlhf.data import locate
-    from prlhf.train.plan import plan
+    from prlhf.train.plan import ALONE, plan
 
     with TemporaryDirectory(prefix="prlhf-") as scratch:
         folder = locate(config.dataset, recipe, bars, Path(scratch))
-        found = plan(config.model_copy(update={"dataset": str(folder)}), bars)
+        found = plan(config.model_copy(update={"dataset": str(folder)}), bars, cluster or ALONE)
     if not folder.exists():
         found["settings"]["dataset"] = config.dataset
         found["missing"].append(f"the data set {config.dataset} is not prepared yet: training will do that first")
@@ -204,18 +206,22 @@ def show_plan(plan: dict[str, Any]) -> None:
     kind, settings = plan["settings"]["objective"], plan["settings"]
     unit = "demonstrations" if kind == "sft" else "comparisons"
     seen = f"{plan['looked_at']} {unit} looked at"
+    whose = "memory of a worker" if plan["workers"] else "memory"
+    there = plan["available_gib"]
     rows: list[tuple[str, object]] = [
         ("objective, user model", kind if kind == "sft" else f"{kind}, {settings['user_model']}"),
         ("base", settings["model"]),
         ("device, precision", f"{plan['device']}, {plan['precision']}"),
+        *([("workers", f"{plan['workers']}, {plan['parallel'] or 'alone'}")] if plan["workers"] else []),
         (f"{unit}, held out", f"{plan['train']:,}, {plan['eval']:,}"),
         ("users", f"{plan['users']:,}"),
         (f"steps of {plan['rows_per_step']} {unit}", f"{plan['steps']:,}"),
         ("tokens, mean and most", f"{plan['tokens_mean']:.0f}, {plan['tokens_max']} of {plan['tokens_allowed']}"),
         *((f"{what} cut ({seen})", count) for what, count in plan["cut"].items() if count),
         *((f"parameters: {part.replace('_', ' ')}", f"{n:,}") for part, n in plan["parameters"].items() if n),
-        *((f"memory: {part}", f"{size:.2f} GiB") for part, size in plan["memory_gib"].items()),
-        (f"memory of {plan['device']}", f"{plan['available_gib']:.2f} GiB"),
+        *((f"{whose}: {part}", f"{size:.2f} GiB") for part, size in plan["memory_gib"].items()),
+        *((f"peak with {flag}", f"{size:.2f} GiB") for flag, size in plan["peak_gib_with"].items()),
+        (f"memory of {plan['device']}", "unknown" if there is None else f"{there:.2f} GiB"),
     ]
     show.table(f"{plan['run']}: what `prlhf train` would do", ["what", "value"], rows)
     for line in plan["missing"]:
