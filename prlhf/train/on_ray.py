@@ -26,7 +26,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from prlhf.atomic import atomic_dir, atomic_file
 from prlhf.cluster import Relay, check_fits, connected, shown_by, worker_resources
-from prlhf.config import ClusterConfig, TrainConfig, load_recipe, resolve
+from prlhf.config import ClusterConfig, TrainConfig, load_recipe
 from prlhf.errors import Interrupted, PrlhfError, one_line
 from prlhf.model import workers
 from prlhf.progress import SILENT, Progress
@@ -100,7 +100,7 @@ class Store:
         if "://" in self.where:
             try:
                 self.files, self.path = fs.FileSystem.from_uri(self.where)
-            except (fs.FileSystem and ValueError, OSError) as error:
+            except (ValueError, OSError) as error:
                 raise PrlhfError(f"storage = {storage} cannot be reached: {one_line(error)}", "mend it") from error
         else:
             self.where = str(Path(self.where).resolve())

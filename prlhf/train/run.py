@@ -12,13 +12,14 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import yaml
+from transformers import TrainerCallback
 
 from prlhf.atomic import atomic_dir, atomic_file
 from prlhf.config import DEMO_DATASETS, HUB_DEFAULT_MODEL, TrainConfig, load_recipe, resolve
@@ -77,13 +78,19 @@ def finished(folder: Path, progress: Progress) -> dict[str, Any] | None:
 
 
 def learn(
-    config: TrainConfig, data: Prepared, resume: bool, progress: Progress, report: Report | None, stop: Stop
+    config: TrainConfig,
+    data: Prepared,
+    resume: bool,
+    progress: Progress,
+    report: Report | None,
+    stop: Stop,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, Any]:
     """The training function: the same in one process and in every worker of many, each with a folder of its own."""
     if config.objective == "sft":
         from prlhf.train.sft import train_sft  # TRL takes a while to import
 
-        return train_sft(config, data, resume, progress, report, stop)
+        return train_sft(config, data, resume, progress, report, stop, callbacks)
     build = build_reward_model if config.objective == "rm" else build_policy
     policy: Trained[Any] = build(config, data.user_ids, {u.id: u.text for u in data.users if u.seen and u.text})
     train_set, eval_set, encoder = encode(policy, data)
@@ -94,7 +101,9 @@ def learn(
     reference = None if config.objective == "rm" else reference_of(engine, config, progress)
     try:
         follow = Follow(config.folder / "metrics.jsonl", progress, report)
-        trainer = PersonalizedTrainer(policy, engine, reference, train_set, eval_set, config.folder, [follow])
+        trainer = PersonalizedTrainer(
+            policy, engine, reference, train_set, eval_set, config.folder, [follow, *callbacks]
+        )
         return _run(trainer, encoder, resume, progress, stop)
     finally:
         if reference:

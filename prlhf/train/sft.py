@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
 from prlhf.config import TrainConfig
@@ -36,6 +36,7 @@ def train_sft(
     progress: Progress = SILENT,
     report: Report | None = None,
     stop: Stop | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, Any]:
     """Train on the chosen responses and evaluate; returns the summary that stands in results.json.
 
@@ -49,6 +50,8 @@ def train_sft(
         write_recipe(folder, config, data)
     encoder.note_cut(progress)
     trainer = ImitationTrainer(policy, train_rows, held_out, folder, progress, report)
+    for callback in callbacks:
+        trainer.add_callback(callback)
     before = trainer.evaluate_held_out(progress)
     results = fit(trainer, config, resume, progress, "demonstrations", stop or Stop())
     results |= {"demonstrations": len(train_rows), "cut": encoder.cut}

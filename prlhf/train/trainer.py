@@ -283,11 +283,11 @@ class PersonalizedTrainer(OwnParts, Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, numbers)
         return numbers
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
         if self.reference:  # before the checkpoint is whole: who goes on from it knows what was known here
             self.reference.save()
-        self.settle()
-        super()._save(output_dir, state_dict)
+        self.settle()  # on every worker: a row that catches up in two steps is rounded otherwise than in one
+        super()._save_checkpoint(model, trial)
 
     def evaluate_held_out(self, progress: Progress) -> dict[str, Any]:
         self.settle()
