@@ -74,7 +74,8 @@ def train_on_ray(
     if "stopped" in outcome:
         raise Interrupted(outcome["stopped"])
     fetch_results(store, config.folder)
-    return outcome["results"] | {"run": str(config.folder)}
+    results: dict[str, Any] = outcome["results"]
+    return results | {"run": str(config.folder)}
 
 
 def check_share(config: TrainConfig, cluster: ClusterConfig) -> None:
