@@ -57,7 +57,8 @@ def connected(config: ClusterConfig) -> Iterator[None]:
             ) from error
         raise PrlhfError(
             f"no Ray cluster answers at ray_address = {address}: {one_line(error)}",
-            "start one there with `ray start --head`, or leave it out to start one here",
+            "start one there with `ray start --head`, with RAY_AUTH_MODE=token and the same ~/.ray/auth_token there as "
+            "here (docs/CLUSTER.md); or leave it out to start one here",
         ) from error
     try:
         yield

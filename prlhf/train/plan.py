@@ -124,7 +124,7 @@ def plan(config: TrainConfig, progress: Progress = SILENT, cluster: ClusterConfi
         return memory(config, shape, users + head, batch, idle, cluster)
 
     by_part = parts(config, cluster)
-    others = ((flag, parts(*changed)["peak"]) for flag, *changed in changes(config, cluster, device))
+    others = ((flag, parts(*changed)["peak"]) for flag, changed in changes(config, cluster, device))
     return {
         "run": str(config.folder),
         "settings": config.model_dump(mode="json"),
@@ -178,7 +178,7 @@ def share_of(config: TrainConfig, cluster: ClusterConfig) -> TrainConfig:
 
 def changes(
     config: TrainConfig, cluster: ClusterConfig, device: torch.device
-) -> Iterator[tuple[str, TrainConfig, ClusterConfig]]:
+) -> Iterator[tuple[str, tuple[TrainConfig, ClusterConfig]]]:
     """Settings that change the memory of a worker and not what is learned, each as a flag and alone."""
     budget, workers = budget_on(device, config.pack_tokens), max(1, cluster.workers)
     toggled = not config.gradient_checkpointing
@@ -190,11 +190,11 @@ def changes(
         half = {"batch_size": config.batch_size // 2, "accumulation": 2 * config.accumulation}
         found["--batch-size {batch_size} --accumulation {accumulation}".format(**half)] = half
     for flag, change in found.items():
-        yield flag, config.model_copy(update=change), cluster
+        yield flag, (config.model_copy(update=change), cluster)
     if workers > 1:
         other = "ddp" if cluster.parallel == "fsdp" else "fsdp"
-        yield f"--parallel {other}", config, cluster.model_copy(update={"parallel": other})
-    yield f"--workers {2 * workers}", config, cluster.model_copy(update={"workers": 2 * workers})
+        yield f"--parallel {other}", (config, cluster.model_copy(update={"parallel": other}))
+    yield f"--workers {2 * workers}", (config, cluster.model_copy(update={"workers": 2 * workers}))
 
 
 def steps(config: TrainConfig, rows: int) -> int:
@@ -283,7 +283,7 @@ def _bytes(module: Any) -> tuple[int, int]:
 def _decoder_layers(lm: Any, count: int) -> Sequence[Any]:
     """The list of `count` modules that holds most parameters; without one all counts as a single layer."""
     found = [m for m in lm.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count]
-    return max(found, key=_bytes, default=[lm])
+    return list(max(found, key=_bytes)) if found else [lm]
 
 
 def user_parameters(config: TrainConfig, users: int, width: int) -> int:
