@@ -214,6 +214,7 @@ def _fit(
                 "data": ray.put(data),
                 "store": (cluster.storage, str(config.folder)),
                 "relay": relay,
+                "sharded": cluster.parallel == "fsdp",
                 "stopping": stopping.box,
             },
             torch_config=torch.TorchConfig(backend="nccl" if each.get("GPU") else "gloo"),
@@ -264,7 +265,8 @@ def work(setup: dict[str, Any]) -> dict[str, Any]:
         try:
             data = ray.get(setup["data"])
             progress: Progress = relay if first else SILENT
-            results = learn(config, data, step > 0, progress, relay.report if first else None, stop, [ship])
+            report = relay.report if first else None
+            results = learn(config, data, step > 0, progress, report, stop, [ship], setup["sharded"])
         except Interrupted:
             said = f"stopped after step {ship.step}; go on with: prlhf train --resume --out {setup['store'][1]}"
             return {"stopped": said}

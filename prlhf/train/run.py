@@ -31,6 +31,7 @@ from prlhf.model.engine import Engine
 from prlhf.model.reference import Reference
 from prlhf.model.reference_cache import open_cache
 from prlhf.model.scoring import engine_of
+from prlhf.model.sharding import whole
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Comparison, Prepared, read_prepared
 from prlhf.train import metrics
@@ -85,8 +86,12 @@ def learn(
     report: Report | None,
     stop: Stop,
     callbacks: Sequence[TrainerCallback] = (),
+    sharded: bool = False,
 ) -> dict[str, Any]:
-    """The training function: the same in one process and in every worker of many, each with a folder of its own."""
+    """The training function: the same in one process and in every worker of many, each with a folder of its own.
+
+    `sharded`: each worker is to hold but a shard of the language model (FSDP2).
+    """
     if config.objective == "sft":
         from prlhf.train.sft import train_sft  # TRL takes a while to import
 
@@ -120,7 +125,8 @@ def _run(
 ) -> dict[str, Any]:
     policy, reference, held_out = trainer.policy, trainer.reference, trainer.held_out.encoded
     config, folder = policy.config, policy.config.folder
-    if reference and (config.reference_first or config.full_finetune):  # then there is no adapter to turn off later
+    # with all weights trained there is no adapter to turn off later; shards would need all workers for each
+    if reference and (config.reference_first or config.full_finetune or trainer.engine.in_step):
         reference.fill([*trainer.train_set.encoded, *held_out], config.batch_size, progress)
     if config.gradient_checkpointing:
         policy.base.lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -136,7 +142,8 @@ def _run(
             progress.note(
                 "reference: {cached} responses from the cache, {computed} computed".format(**results["reference"])
             )
-    finish(folder, results, lambda model: write_model(policy, results, model))
+    with whole(policy.model):
+        finish(folder, results, lambda model: write_model(policy, results, model))
     return results
 
 

@@ -20,6 +20,7 @@ from prlhf.model.encoding import Encoded
 from prlhf.model.engine import Engine
 from prlhf.model.reference import Reference
 from prlhf.model.scoring import Scored, score, summarise
+from prlhf.model.sharding import shard, whole
 from prlhf.model.table import Table
 from prlhf.model.weights import load_weights, save_weights
 from prlhf.progress import SILENT, Progress
@@ -139,10 +140,12 @@ class PersonalizedTrainer(OwnParts, Trainer):
         train: EncodedSet,
         held_out: EncodedSet,
         folder: Path,
-        callbacks: list[TrainerCallback],
+        callbacks: Sequence[TrainerCallback],
+        sharded: bool = False,
     ) -> None:
-        self.policy, self.reference, self.train_set, self.held_out = policy, reference, train, held_out
         self.engine = engine
+        engine.in_step = sharded
+        self.policy, self.reference, self.train_set, self.held_out = policy, reference, train, held_out
         self.objective: Objective = objective_of(engine, reference, policy.config)
         self.metrics_path = folder / "metrics.jsonl"
         self._recent: list[dict[str, Tensor]] = []  # of each comparison, since the last log
@@ -153,7 +156,7 @@ class PersonalizedTrainer(OwnParts, Trainer):
             train_dataset=train,
             eval_dataset=held_out,
             data_collator=as_batch,
-            callbacks=callbacks,
+            callbacks=list(callbacks),
         )
         self.remove_callback(PrinterCallback)
         policy.model._ddp_params_and_buffers_to_ignore = list(self._own_parameters())
@@ -193,9 +196,12 @@ class PersonalizedTrainer(OwnParts, Trainer):
         return total
 
     def own_parts(self, batch: list[Encoded]) -> list[tuple[Part, bool]]:
-        """This worker's share of `batch` as parts that count; or, where there is none for it, as one that does not."""
+        """This worker's share of `batch` as parts that count; or, where there is none for it, as one that does not.
+        Where the workers hold shards of the model, all get as many parts."""
         own = workers.own(batch)
-        return [(part, bool(own)) for part in self.parts_of(own or batch[:1])]
+        parts = [(part, bool(own)) for part in self.parts_of(own or batch[:1])]
+        missing = workers.most(len(parts)) - len(parts) if self.engine.in_step else 0
+        return parts + [(parts[0][0], False)] * missing
 
     def catch_up(self, users: set[int]) -> None:
         """Bring the rows of `users` to where AdamW would have them by now; see optimizer.py."""
@@ -246,6 +252,8 @@ class PersonalizedTrainer(OwnParts, Trainer):
         """AdamW; what stands beside the language model has groups of its own: own rates, no weight decay."""
         if self.optimizer is None:
             config, parts = self.policy.config, self.policy.model
+            if self.engine.in_step:
+                shard(parts)
             groups = [{"params": _trained(parts.lm.parameters()), "lr": config.lr, "weight_decay": config.weight_decay}]
             groups += [
                 {"params": _trained(some), "lr": rate, "weight_decay": 0.0} for some, rate in parts.rates(config)
@@ -287,7 +295,13 @@ class PersonalizedTrainer(OwnParts, Trainer):
         if self.reference:  # before the checkpoint is whole: who goes on from it knows what was known here
             self.reference.save()
         self.settle()  # on every worker: a row that catches up in two steps is rounded otherwise than in one
-        super()._save_checkpoint(model, trial)
+        with whole(self.policy.model):
+            super()._save_checkpoint(model, trial)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.engine.in_step and not self.args.should_save:
+            self.optimizer.state_dict()  # the first worker, who writes it, gathers it from all
+        super()._save_optimizer_and_scheduler(output_dir)
 
     def evaluate_held_out(self, progress: Progress) -> dict[str, Any]:
         self.settle()
