@@ -352,21 +352,22 @@ class Stopping:
     def wait_for(self, fit: Any) -> Any:
         """What `fit` returns or raises. In a thread: Ray would take Ctrl-C for itself, and throw steps away."""
         found: dict[str, Any] = {}
+        over = threading.Event()  # Python 3.11 takes a thread for ended when its join was interrupted
 
         def run() -> None:
             try:
                 found["result"] = fit()
             except BaseException as error:  # raised below, where somebody waits for it
                 found["error"] = error
+            over.set()
 
-        thread = threading.Thread(target=run, daemon=True)
-        thread.start()
+        threading.Thread(target=run, daemon=True).start()
         try:
-            thread.join()
+            over.wait()
         except KeyboardInterrupt:
             self._progress.note("stopping after the step in hand; once more stops at once")
             self.box.ask.remote()
-            thread.join()
+            over.wait()
         if "error" in found:
             raise found["error"]
         return found["result"]

@@ -179,7 +179,7 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
             values.append(parameter.grad.values() if parameter.grad.is_sparse else parameter.grad)
     kinds = [[v for v in values if isinstance(v, DTensor) == sharded] for sharded in (False, True)]
     norms = [_whole(torch.nn.utils.get_total_norm(some)) for some in kinds if some]
-    norm = torch.linalg.vector_norm(torch.stack([one.to(norms[0].device) for one in norms]))
+    norm: Tensor = torch.linalg.vector_norm(torch.stack([one.to(norms[0].device) for one in norms]))
     for value in values:
         value.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0).item())
     return norm

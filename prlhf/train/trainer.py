@@ -299,7 +299,7 @@ class PersonalizedTrainer(OwnParts, Trainer):
             super()._save_checkpoint(model, trial)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if self.engine.in_step and not self.args.should_save:
+        if self.engine.in_step and self.optimizer and not self.args.should_save:
             self.optimizer.state_dict()  # the first worker, who writes it, gathers it from all
         super()._save_optimizer_and_scheduler(output_dir)
 

@@ -157,8 +157,10 @@ def test_a_killed_driver_and_a_damaged_checkpoint(undisturbed: Path, make_config
         assert time.monotonic() < until
         time.sleep(0.2)
     store = Store(None, tmp_path / "run")
-    whole = (tmp_path / "run/checkpoints" / name for name in store.checkpoints())
-    newest = next(path for path in whole if fault(path) == "")  # the kill may have come in the midst of a later one
+    there = [tmp_path / "run/checkpoints" / name for name in store.checkpoints()]
+    faults = {path: fault(path) for path in there}
+    assert "" in faults.values(), faults
+    newest = next(path for path in there if faults[path] == "")  # the kill may have come in the midst of a later one
     weights = newest / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"?")
     _, err = ended(started("--resume", "--out", tmp_path / "run"))
