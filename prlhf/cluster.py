@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import os
 import socket
 import threading
@@ -77,11 +78,15 @@ def _check_answers(address: str) -> None:
 
 
 def worker_resources(config: ClusterConfig) -> dict[str, float]:
-    """What one worker takes, by Ray's names; asks the cluster whether it has GPUs where the config leaves it open."""
+    """What one worker takes, by Ray's names; asks the cluster whether it has GPUs where the config leaves it open.
+
+    A cluster that can grow has those that may still come.
+    """
     ray = importlib.import_module("ray")
     gpus = config.gpus_per_worker
     if gpus is None:
-        gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
+        later = any(machine.get("GPU") and count for machine, count in _to_come())
+        gpus = 1.0 if later or ray.cluster_resources().get("GPU") else 0.0
     return {"CPU": config.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
 
 
@@ -109,10 +114,15 @@ def _room(node: dict[str, float], each: dict[str, float]) -> int:
 
 
 def _can_grow(workers: int, each: dict[str, float]) -> bool:
-    """Whether an autoscaler could add enough machines; a cluster without one has no such plan."""
-    state = importlib.import_module("ray._private.state").state
-    most = state.get_max_resources_from_cluster_config() or {}
-    return bool(most) and all(most.get(name, 0) >= workers * amount for name, amount in each.items())
+    """Whether an autoscaler could start machines enough; a cluster without one starts none."""
+    return sum(_room(machine, each) * count for machine, count in _to_come()) >= workers
+
+
+def _to_come() -> list[tuple[dict[str, float], float]]:
+    """The kinds of machines that an autoscaler may run: what one has, and how many there can be."""
+    config = importlib.import_module("ray._private.state").state.get_cluster_config()
+    kinds = config.node_group_configs if config else []
+    return [(dict(kind.resources), math.inf if kind.max_count < 0 else kind.max_count) for kind in kinds]
 
 
 class Mailbox:
