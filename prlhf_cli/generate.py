@@ -9,6 +9,8 @@ import typer
 
 from prlhf_cli import show
 
+CLUSTER = ("workers", "gpus_per_worker", "cpus_per_worker", "ray_address", "verbose")
+
 
 def command(
     run: Annotated[Path | None, typer.Argument(help="Folder of a finished run; a baseline can do without.")] = None,
@@ -26,7 +28,19 @@ def command(
             "with own and judging seen and unseen (default: all)."
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="File to write (default: responses.jsonl).")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="NAME.jsonl, NAME.parquet, or, without an ending, a folder of shards (default: responses.jsonl)."
+        ),
+    ] = None,
+    shards: Annotated[
+        Literal["parquet", "jsonl"] | None,
+        typer.Option(help="Write a folder of shards, whatever its name, in this format (default: by the name)."),
+    ] = None,
+    block: Annotated[
+        int | None, typer.Option(help="Responses a shard; also the most a worker takes at a time (default: 256).")
+    ] = None,
     dataset: Annotated[
         str | None, typer.Option(help="Where eval, own and judging come from (default: the run's).")
     ] = None,
@@ -63,8 +77,18 @@ def command(
         bool | None, typer.Option("--trust-remote-code", help="Run code that comes with the base model.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Ray workers; 0: this process, without Ray (default: 0).")] = None,
+    gpus_per_worker: Annotated[
+        float | None, typer.Option(help="GPUs of each worker (default: 1 where the cluster has any).")
+    ] = None,
+    cpus_per_worker: Annotated[float | None, typer.Option(help="CPUs of each worker (default: 1).")] = None,
+    ray_address: Annotated[
+        str | None, typer.Option(help="auto, or the address of a running Ray cluster (default: start one here).")
+    ] = None,
+    verbose: Annotated[bool | None, typer.Option("--verbose", help="Show Ray's own messages.")] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="Recipe (a file, or a shipped one's name) whose `generate` section to use.")
+        str | None,
+        typer.Option(help="Recipe (a file, or a shipped one's name) whose `generate` and `cluster` sections to use."),
     ] = None,
     as_json: Annotated[bool, show.Json] = False,
 ) -> None:
@@ -76,19 +100,24 @@ def command(
 
     prlhf generate runs/sft --best-of 8 --reward runs/demo-rm-individual
 
+    prlhf generate runs/demo --workers 4 --out responses
+
     prlhf generate --baseline oracle --model tiny --dataset data/demo-profiles --out oracle.jsonl
 
     prlhf generate --baseline chosen --dataset data/demo --out chosen.jsonl
     """
     flags = {key: value for key, value in locals().items() if key not in ("run", "recipe", "as_json")}
+    where = {key: flags.pop(key) for key in CLUSTER}
 
     def work(bars: show.Bars) -> dict[str, Any]:
-        from prlhf.config import GenerateConfig, load_recipe, resolve
+        from prlhf.config import ClusterConfig, GenerateConfig, load_recipe, resolve
 
-        config = resolve(GenerateConfig, load_recipe(recipe).get("generate", {}), flags)
+        sections = load_recipe(recipe)
+        config = resolve(GenerateConfig, sections.get("generate", {}), flags)
+        cluster = resolve(ClusterConfig, sections.get("cluster", {}), where)
         from prlhf.generate.run import generate
 
-        return generate(run, config, bars)
+        return generate(run, config, bars, cluster)
 
     show.run(work, _show, as_json)
 
