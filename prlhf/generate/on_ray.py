@@ -10,17 +10,18 @@ import importlib
 import json
 import logging
 import os
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from prlhf.cluster import Relay, check_fits, connected, shown_by, worker_resources
 from prlhf.config import ClusterConfig
-from prlhf.errors import PrlhfError, one_line
+from prlhf.errors import PrlhfError
 from prlhf.generate.author import Assignment, Author
 from prlhf.generate.decoding import Job
 from prlhf.generate.output import Block
@@ -32,8 +33,6 @@ def write_on_ray(
     given: Assignment, blocks: Sequence[Block], cluster: ClusterConfig, progress: Progress
 ) -> Iterator[tuple[int, list[Response]]]:
     """(block, its rows) as blocks end, in any order. The bar that `progress` shows moves with every response."""
-    if not cluster.verbose:  # the core's own lines; read when Ray starts
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     with connected(cluster):
         each = resources(given, cluster)
         check_fits(cluster.workers, each)
@@ -43,8 +42,9 @@ def write_on_ray(
         device = given.config.device if given.config.device != "auto" else "cuda" if each.get("GPU") else "cpu"
         given = replace(given, config=given.config.model_copy(update={"device": device}))
         tally = Tally(progress)
-        with quiet(cluster), shown_by(tally) as relay, failures_named(cluster):
-            for number, lines in _pool(given, blocks, workers, each, cluster.max_failures, relay):
+        with quiet(cluster), shown_by(tally) as relay:
+            deaths = Deaths(workers, cluster.max_failures)
+            for number, lines in _pool(given, blocks, workers, each, deaths, relay):
                 rows = [parse_line(line, f"block {number}") for line in lines.split("\n") if line]
                 tally.settle(number, len(rows))
                 yield number, rows
@@ -58,22 +58,18 @@ def resources(given: Assignment, cluster: ClusterConfig) -> dict[str, float]:
 
 
 def _pool(
-    given: Assignment, blocks: Sequence[Block], workers: int, each: dict[str, float], max_failures: int, relay: Relay
+    given: Assignment, blocks: Sequence[Block], workers: int, each: dict[str, float], deaths: Deaths, relay: Relay
 ) -> Iterator[tuple[int, str]]:
     """(block, its rows as lines) from a pool of `workers` actors."""
     data = importlib.import_module("ray.data")
-    context = data.DataContext.get_current()
-    context.max_consecutive_actor_init_deaths = max_failures
     items = [{"block": block.number, "jobs": json.dumps([asdict(job) for job in block.jobs])} for block in blocks]
     rows = data.from_items(items, override_num_blocks=len(items)).map_batches(
         Worker,
-        fn_constructor_args=(given, os.getcwd(), relay),
+        fn_constructor_args=(given, os.getcwd(), deaths, relay),
         batch_size=1,
         compute=data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),  # none waits behind another's
         num_cpus=each["CPU"],
         num_gpus=each.get("GPU", 0),
-        max_restarts=max_failures,
-        max_task_retries=max_failures,
     )
     batches = iter(rows.iter_batches(batch_size=None, prefetch_batches=0))
     try:
@@ -89,27 +85,80 @@ def _pool(
 class Worker:
     """In an actor: writes blocks with a model that is loaded once."""
 
-    def __init__(self, given: Assignment, folder: str, relay: Relay) -> None:
+    def __init__(self, given: Assignment, folder: str, deaths: Deaths, relay: Relay) -> None:
         if Path(folder).is_dir():  # names of bases and runs may be relative
             os.chdir(folder)
-        self.relay, self.refusal, self.author = relay, "", None
-        try:
+        self.relay, self.deaths, self.refusal = relay, deaths, ""
+        with self.refusals():  # raised here, it would be one of many lines of an actor's death
+            deaths.loading()
             self.author = Author(given, relay)
-        except PrlhfError as error:  # would be one of many lines of an actor's death
-            self.refusal = json.dumps([error.message, error.hint])
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
         """One block's jobs to its rows, or to what is to be said instead."""
-        number, jobs = int(batch["block"][0]), [Job(**job) for job in json.loads(batch["jobs"][0])]
-        lines: list[str] = []
+        number, lines = int(batch["block"][0]), list[str]()
+        if not self.refusal:
+            with self.refusals():
+                if self.deaths.beginning(number):
+                    self.relay.note(f"a worker was lost: block {number} is written again")
+                self.relay.advance(0, block=number)
+                for rows in self.author.write([Job(**job) for job in json.loads(batch["jobs"][0])]):
+                    lines += map(to_line, rows)
+                    self.relay.advance(len(rows), block=number)
+        return {"block": [number], "lines": ["".join(lines)], "refusal": [self.refusal]}
+
+    @contextmanager
+    def refusals(self) -> Iterator[None]:
         try:
-            self.relay.advance(0, block=number)
-            for rows in self.author.write(jobs) if self.author else ():
-                lines += map(to_line, rows)
-                self.relay.advance(len(rows), block=number)
+            yield
         except PrlhfError as error:
             self.refusal = json.dumps([error.message, error.hint])
-        return {"block": [number], "lines": ["".join(lines)], "refusal": [self.refusal]}
+
+
+class Deaths:
+    """Told to workers: how often one may be lost. Ray Data starts lost ones anew for ever."""
+
+    def __init__(self, workers: int, most: int) -> None:
+        ray = importlib.import_module("ray")
+        self.workers, self.most = workers, most
+        self.counts = ray.remote(num_cpus=0)(Counts).remote()
+
+    def loading(self) -> None:
+        """A worker loads the model. Raises PrlhfError where more did so than were lost while no block was begun."""
+        self._check(self._ask("load") - self.workers, "loading the model")
+
+    def beginning(self, block: int) -> bool:
+        """Whether `block` was begun before. Raises PrlhfError where that was too often."""
+        again: int = self._ask("begin", block) - 1
+        self._check(again, f"writing block {block}")
+        return again > 0
+
+    def _ask(self, name: str, *args: Any) -> int:
+        return int(importlib.import_module("ray").get(getattr(self.counts, name).remote(*args)))
+
+    def _check(self, lost: int, where: str) -> None:
+        if lost > self.most:
+            raise PrlhfError(
+                f"{lost} workers in a row were lost {where}, more than max_failures = {self.most}",
+                "they may have had too little memory: fewer workers, or a smaller --batch-size; a rerun goes on",
+            )
+
+
+class Counts:
+    """The actor behind `Deaths`."""
+
+    def __init__(self) -> None:
+        self.loads, self.begun = 0, Counter[int]()
+
+    def load(self) -> int:
+        """How many loads since a block was begun."""
+        self.loads += 1
+        return self.loads
+
+    def begin(self, block: int) -> int:
+        """How often `block` was begun."""
+        self.loads = 0
+        self.begun[block] += 1
+        return self.begun[block]
 
 
 class Tally:
@@ -150,19 +199,16 @@ class Tally:
 
 @contextmanager
 def quiet(cluster: ClusterConfig) -> Iterator[None]:
-    """Ray Data's bars and lines on the terminal off, unless asked for; its files stay."""
-    data = importlib.import_module("ray.data")
-    context = data.DataContext.get_current()
-    consoles = [
-        handler for handler in logging.getLogger("ray.data").handlers if type(handler).__name__ == "PlainRayHandler"
-    ]
+    """Without Ray Data's bars, and unless they are asked for without its lines and the core's; its files stay."""
+    context = importlib.import_module("ray.data").DataContext.get_current()
+    consoles = [h for h in logging.getLogger("ray.data").handlers if type(h).__name__ == "PlainRayHandler"]
     before = context.enable_progress_bars, [handler.level for handler in consoles]
     context.enable_progress_bars = False  # there is one of ours
-    if not cluster.verbose:
-        for handler in consoles:
-            handler.setLevel(logging.CRITICAL)
+    for handler in consoles:
+        handler.setLevel(handler.level if cluster.verbose else logging.CRITICAL)
     try:
-        yield
+        with nullcontext() if cluster.verbose else stderr_of_python_alone():
+            yield
     finally:
         context.enable_progress_bars = before[0]
         for handler, level in zip(consoles, before[1], strict=True):
@@ -170,15 +216,23 @@ def quiet(cluster: ClusterConfig) -> Iterator[None]:
 
 
 @contextmanager
-def failures_named(cluster: ClusterConfig) -> Iterator[None]:
-    """Workers that die again and again in one line. An error of ours in a worker stays a traceback."""
-    errors = importlib.import_module("ray.exceptions")
+def stderr_of_python_alone() -> Iterator[None]:
+    """What Ray's C++ says of every actor that may be started anew goes nowhere; `sys.stderr` goes on."""
+    saved, python = os.dup(2), sys.stderr
+    try:
+        ours = python.fileno() == 2
+    except (OSError, ValueError, AttributeError):  # a notebook's, or a test's
+        ours = False
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    if ours:
+        sys.stderr = os.fdopen(os.dup(saved), "w", buffering=1, encoding=python.encoding, errors="backslashreplace")
     try:
         yield
-    except (errors.ActorDiedError, errors.ActorUnavailableError, errors.OutOfMemoryError) as error:
-        if isinstance(getattr(error, "cause", None), Exception):
-            raise
-        raise PrlhfError(
-            f"workers died, more than max_failures = {cluster.max_failures} times: {one_line(error)}",
-            "what is written is kept: run it again with fewer workers or a smaller --batch-size; --verbose says more",
-        ) from error
+    finally:
+        os.dup2(saved, 2)
+        if ours:
+            sys.stderr.close()
+            sys.stderr = python
+        os.close(saved)
+        os.close(nowhere)
