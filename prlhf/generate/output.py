@@ -185,11 +185,12 @@ class Shards:
         if (self.out / MANIFEST).exists():
             there = read_manifest(self.out)
             refuse_other(self.out, there["settings"], settings)
-            if different := [key for key in about if key != "settings" and there.get(key) != about[key]]:
-                what = "users or prompts" if different[0] in ("pairs", "responses") else f"--{different[0]}"
-                raise PrlhfError(
-                    f"{self.out} holds shards that were begun with other {what}", "choose another --out, or remove it"
-                )
+            for key, what in (("format", "--shards"), ("block", "--block"), ("pairs", "users or prompts")):
+                if there.get(key) != about[key]:
+                    raise PrlhfError(
+                        f"{self.out} holds shards that were begun with other {what}",
+                        "choose another --out, or remove it",
+                    )
             return
         if any(self.out.iterdir()):
             raise PrlhfError(f"{self.out} holds other files than shards of responses", "choose another --out")

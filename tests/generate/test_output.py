@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from prlhf.config import GenerateConfig
 from prlhf.errors import Interrupted, PrlhfError
+from prlhf.generate import run as generating
 from prlhf.generate.author import Author
 from prlhf.generate.output import even_blocks, form_of
 from prlhf.generate.run import generate
@@ -96,19 +97,18 @@ def test_prompts_that_no_column_holds(prompts: list[Any], why: str) -> None:
         prompt_type(prompts)
 
 
-def test_they_are_refused_before_anything_is_written(tmp_path: Path, trained: Path) -> None:
+def test_they_are_refused_before_anything_is_written(
+    tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": [TALK[0] | {"name": "x"}]}) + "\n")
-    template = {"chat_template": "{% for m in messages %}{{ m.content }}{% endfor %}"}
-    import prlhf.generate.run as run
-
-    plan = run.plan
+    plan = generating.plan
 
     def with_template(policy: Any, *args: Any) -> Any:
-        policy.tokenizer.chat_template = template["chat_template"]
+        policy.tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
         return plan(policy, *args)
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(PrlhfError, match="more than role and content"):
-        patch.setattr(run, "plan", with_template)
+    monkeypatch.setattr(generating, "plan", with_template)
+    with pytest.raises(PrlhfError, match="more than role and content"):
         generate(trained, config(tmp_path, prompts=str(tmp_path / "p.jsonl"), out=tmp_path / "a.parquet"))
     assert [path.name for path in tmp_path.iterdir()] == ["p.jsonl"]
 
@@ -181,7 +181,7 @@ def test_a_killed_folder_goes_on_with_the_missing_shards(
     tmp_path: Path, trained: Path, rows: list[Response], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(Interrupted, match="stopped with 5 of 12 responses written; run it again to go on"):
-        generate(trained, config(tmp_path, batch_size=5), Stop(3))  # in the second block
+        generate(trained, config(tmp_path, batch_size=1), Stop(8))  # in the second block
     with pytest.raises(PrlhfError, match="is not finished: 1 of 3 shards are there; run `prlhf generate` again"):
         read_responses(tmp_path / "out")
     first = tmp_path / "out/part-00000.parquet"
@@ -206,10 +206,10 @@ def test_a_lost_shard_is_written_again(tmp_path: Path, trained: Path, rows: list
     ("option", "message"),
     [
         ({"seed": 1}, "holds responses with seed = 0, not 1"),
-        ({"users": "ann"}, "begun with other --?users or prompts|begun with other --shards"),
+        ({"users": "ann"}, "begun with other users or prompts"),
         ({"users": "cat,ann,bob,generic"}, "begun with other users or prompts"),
-        ({"block": 4}, "begun with other --(block|shards)"),
-        ({"shards": "jsonl"}, "begun with other --format"),
+        ({"block": 4}, "begun with other --block"),
+        ({"shards": "jsonl"}, "begun with other --shards"),
     ],
 )
 def test_shards_of_another_plan_are_not_mixed_in(

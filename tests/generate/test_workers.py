@@ -4,6 +4,8 @@ a real Ray are in test_on_ray.py."""
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -280,10 +282,8 @@ def test_resources_leave_gpus_alone_that_are_not_used(monkeypatch: pytest.Monkey
 
 
 def test_in_this_process_there_is_no_ray(tmp_path: Path, trained: Path) -> None:
-    import subprocess
-    import sys
-
-    code = "import sys\nfrom prlhf_cli.main import app\ntry:\n    app()\nexcept SystemExit:\n    assert 'ray' not in sys.modules"
+    code = "import sys\nfrom prlhf_cli.main import app\n"
+    code += "try:\n    app()\nexcept SystemExit:\n    assert 'ray' not in sys.modules"
     line = ["generate", str(trained), "--max-prompts", "1", "--max-new-tokens", "1", "--out", str(tmp_path / "o")]
     subprocess.run([sys.executable, "-c", code, *line], check=True, capture_output=True)
     assert len(read_responses(tmp_path / "o")) == 4
