@@ -175,6 +175,10 @@ class GenerateConfig(Stage):
     seed: int = 0
     best_of: int = Field(1, ge=1)  # candidates per (prompt, user), of which the one with the highest reward stays
     reward: Path | None = None  # best_of: the run that gives rewards, a reward model or a policy (implicit rewards)
+    block: int = Field(256, ge=1)  # responses a shard holds; with workers, also the most one takes at a time
+    shards: Literal["parquet", "jsonl"] | None = (
+        None  # out is a folder of shards; default: parquet, if out has no ending
+    )
     device: str = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
 
