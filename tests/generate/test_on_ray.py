@@ -119,7 +119,7 @@ def test_what_a_worker_refuses_is_one_line(
     shutil.copytree(trained, tmp_path / "run")
     weights = tmp_path / "run/model/adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8] + b"\1" * 8)
-    with pytest.raises(PrlhfError, match="adapter_model.safetensors"):
+    with pytest.raises(PrlhfError, match=r"adapter_model.safetensors"):
         generate(tmp_path / "run", config(tmp_path), cluster=ClusterConfig(workers=1))
 
 
