@@ -6,13 +6,14 @@ n alone, and Optuna's sampler starts anew from (seed, n) with the history it is 
 
 from __future__ import annotations
 
+import random
 import warnings
 from typing import Any
 
 from prlhf.config import SweepConfig
 from prlhf.errors import PrlhfError
 from prlhf.sweep.settings import Sections, Settings, all_settings, settings_at
-from prlhf.sweep.space import Point, Range, Space, draw, grid, size
+from prlhf.sweep.space import Point, Range, Space, contains, corners, draw, grid, size
 from prlhf.sweep.trials import Trial, new_trial, next_number, numbers, plan
 
 ATTEMPTS = 1000  # at a point that is not there yet, before the space counts as used up
@@ -33,9 +34,10 @@ def how(space: Space, sweep: SweepConfig) -> str:
 
 def search_for(space: Space, sections: Sections, sweep: SweepConfig, known: list[Trial], concurrent: bool) -> Search:
     """The search that the sweep asks for, with the trials that earlier runs of it left."""
-    if how(space, sweep) == "optuna":
+    name = how(space, sweep)
+    if name == "optuna":
         return Asked(space, sections, sweep, known, concurrent)
-    return Planned(_points(space, sections, sweep), sections, sweep, known)
+    return Planned(name, space, sections, sweep, known)
 
 
 def _points(space: Space, sections: Sections, sweep: SweepConfig) -> list[Point]:
@@ -54,8 +56,11 @@ def _points(space: Space, sections: Sections, sweep: SweepConfig) -> list[Point]
 
 def _listed(space: Space) -> Space:
     """Ranges of whole numbers as lists, so that a space that is to be run completely has a grid."""
-    whole = {key: axis for key, axis in space.items() if isinstance(axis, Range)}
-    return space | {key: list(range(int(axis.low), int(axis.high) + 1)) if axis.whole else [axis.low] for key, axis in whole.items()}
+
+    def values(axis: Range) -> list[float]:
+        return list(range(int(axis.low), int(axis.high) + 1)) if axis.whole else [axis.low]
+
+    return {key: values(axis) if isinstance(axis, Range) else axis for key, axis in space.items()}
 
 
 class Search:
@@ -64,8 +69,8 @@ class Search:
     trials: list[Trial]  # of this search: known ones and new ones
     total: int
 
-    def __init__(self, sections: Sections, sweep: SweepConfig) -> None:
-        self.sections, self.sweep = sections, sweep
+    def __init__(self, name: str, space: Space, sections: Sections, sweep: SweepConfig) -> None:
+        self.name, self.space, self.sections, self.sweep = name, space, sections, sweep
         self._waiting: list[Trial] = []
 
     def settings_of(self, trial: Trial) -> Settings:
@@ -86,8 +91,9 @@ class Search:
 class Planned(Search):
     """Points that are all known before the first one is run."""
 
-    def __init__(self, points: list[Point], sections: Sections, sweep: SweepConfig, known: list[Trial]) -> None:
-        super().__init__(sections, sweep)
+    def __init__(self, name: str, space: Space, sections: Sections, sweep: SweepConfig, known: list[Trial]) -> None:
+        super().__init__(name, space, sections, sweep)
+        points = _points(space, sections, sweep)
         self.trials = plan(all_settings(points, sections, sweep), points, known)
         self._waiting = [trial for trial in self.trials if not trial.finished]
         self.total = len(self.trials)
@@ -99,11 +105,11 @@ class Asked(Search):
     def __init__(
         self, space: Space, sections: Sections, sweep: SweepConfig, known: list[Trial], concurrent: bool
     ) -> None:
-        super().__init__(sections, sweep)
+        super().__init__("optuna", space, sections, sweep)
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._optuna, self._space, self._concurrent = optuna, space, concurrent
+        self._optuna, self._concurrent = optuna, concurrent
         self._distributions = {key: _distribution(optuna, axis) for key, axis in space.items()}
         self._study = optuna.create_study(direction="maximize" if sweep.mode == "max" else "minimize")
         self._asked: dict[str, Any] = {}  # name of a trial -> Optuna's
@@ -119,9 +125,9 @@ class Asked(Search):
 
     def _is_ours(self, trial: Trial) -> bool:
         """Whether it is a trial of these settings over this space, and not of another that shares the folder."""
-        if trial.point.keys() != self._space.keys():
+        if trial.point.keys() != self.space.keys():
             return False
-        inside = all(self._distributions[k]._contains(self._distributions[k].to_internal_repr(v)) if not isinstance(self._space[k], list) else v in self._space[k] for k, v in trial.point.items())
+        inside = all(contains(self.space[key], value) for key, value in trial.point.items())
         return inside and trial.config == new_trial(0, trial.point, self.settings_of(trial)).config
 
     def next(self) -> Trial | None:
@@ -137,7 +143,7 @@ class Asked(Search):
     def _new_point(self) -> tuple[Any, Point]:
         """Optuna's next point, or a random one where it comes back to what was asked for already."""
         number = len(self.trials)
-        seed = int.from_bytes(f"{self.sweep.seed} {number}".encode()[-8:].rjust(8, b"\0"), "big") % 2**32
+        seed = random.Random(f"{self.sweep.seed} {number}").getrandbits(32)
         startup = min(STARTUP, max(2, self.total // 3))
         if number >= startup:
             with warnings.catch_warnings():
@@ -152,7 +158,7 @@ class Asked(Search):
                 return asked, point
             self._study.tell(asked, state=self._optuna.trial.TrialState.FAIL)
         for attempt in range(ATTEMPTS):
-            point = draw(self._space, self.sweep.seed, number, attempt)
+            point = draw(self.space, self.sweep.seed, number, attempt)
             if not self._is_known(point):
                 break
         return self._fixed(point), point
@@ -179,11 +185,9 @@ class Asked(Search):
         self._study.tell(asked, state=states.PRUNED if trial.status == "stopped" else states.FAIL)
 
     def ahead(self) -> list[Settings]:
-        from prlhf.sweep.space import corners
-
         if len(self.trials) >= self.total:
             return super().ahead()
-        return [settings_at(point, self.sections, self.sweep) for point in corners(self._space)]
+        return [settings_at(point, self.sections, self.sweep) for point in corners(self.space)]
 
 
 def _distribution(optuna: Any, axis: list[Any] | Range) -> Any:

@@ -90,9 +90,13 @@ def _tried(space: Space) -> list[Point]:
 def _check_metric(checked: list[Settings], sweep: SweepConfig) -> None:
     judged = sweep.metric.startswith(JUDGED)
     if judged and any(settings.train.objective == "rm" for settings in checked):
-        raise PrlhfError(f"{sweep.metric} needs responses, and objective = rm writes none", "rank by eval/accuracy_macro")
+        raise PrlhfError(
+            f"{sweep.metric} needs responses, and objective = rm writes none", "rank by eval/accuracy_macro"
+        )
     if not judged and sweep.against != "base":
-        raise PrlhfError(f"--against {sweep.against} is not used by {sweep.metric}", f"rank by --metric {JUDGED}winrate")
+        raise PrlhfError(
+            f"--against {sweep.against} is not used by {sweep.metric}", f"rank by --metric {JUDGED}winrate"
+        )
     if sweep.against != "base" and not Path(sweep.against).is_file():
         raise PrlhfError(f"no responses at {sweep.against}", "give a file of `prlhf generate`, or base")
 

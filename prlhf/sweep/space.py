@@ -61,7 +61,12 @@ def parse_space(texts: list[str]) -> Space:
 
     Values are YAML, so `lora_targets="q_proj,v_proj",all-linear` has two.
     """
-    given: dict[str, Any] = {}
+    return space_of(texts_by_key(texts))
+
+
+def texts_by_key(texts: list[str]) -> dict[str, str]:
+    """Every `--space` as key and what stands after its `=`."""
+    given: dict[str, str] = {}
     for text in texts:
         name, separator, listed = text.partition("=")
         if not separator or not name.strip():
@@ -70,7 +75,7 @@ def parse_space(texts: list[str]) -> Space:
         if key in given:
             raise PrlhfError(f"--space names '{key}' twice", f"give all values of {key} in one --space")
         given[key] = listed
-    return space_of(given)
+    return given
 
 
 def space_of(given: Mapping[str, Any]) -> Space:
@@ -109,7 +114,9 @@ def _axis(key: str, value: Any) -> Axis:
     if isinstance(value, list):
         return _choices(key, f"{key}={value}", value)
     if not isinstance(value, str):  # to YAML, 1:20 is a number too: 80
-        raise PrlhfError(f"sweep.space.{key} = {value!r} is neither a range nor a list", f'write {key}: "1:20", or [1, 5]')
+        raise PrlhfError(
+            f"sweep.space.{key} = {value!r} is neither a range nor a list", f'write {key}: "1:20", or [1, 5]'
+        )
     match = _RANGE.fullmatch(value)
     if match and all(map(_is_number, match.groups()[:2])):
         return _range(key, *match.groups())
@@ -205,6 +212,12 @@ def _size(axis: Axis) -> float:
     if isinstance(axis, list):
         return len(axis)
     return axis.high - axis.low + 1 if axis.whole else 1 if axis.low == axis.high else math.inf
+
+
+def contains(axis: Axis, value: Any) -> bool:
+    if isinstance(axis, list):
+        return value in axis
+    return isinstance(value, int if axis.whole else int | float) and axis.low <= value <= axis.high
 
 
 def draw(space: Space, seed: int, number: int, attempt: int = 0) -> Point:
