@@ -142,8 +142,9 @@ class Leaderboard:
             table.add_column(escape(name), justify="left" if name == "trial" else "right")
         for trial in [*ranked[: max(0, SHOWN - len(running))], *running, *failed[-3:]]:
             value, result = self._value(trial), trial.result or {}
-            cells = (trial.name, *(_short(v) for v in trial.point.values()), trial.status,
-                     str(result.get("steps", result.get("step", ""))), "" if value is None else f"{value:.4f}")  # fmt: skip
+            step = str(result.get("steps", result.get("step", "")))
+            shown = "" if value is None else f"{value:.4f}"
+            cells = (trial.name, *map(_short, trial.point.values()), trial.status, step, shown)
             table.add_row(*map(escape, cells), style="bold" if ranked and trial is ranked[0] else None)
         return table
 

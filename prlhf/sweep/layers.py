@@ -11,7 +11,7 @@ from prlhf.sweep.space import canonical, texts_by_key
 
 
 def with_sets(sections: Sections, texts: list[str] | None) -> dict[str, dict[str, Any]]:
-    """The sections with every `--set`: `alpha=0.3` is train's, `generate.temperature=0` and `judge.seed=1` say whose."""
+    """The sections with every `--set`: `alpha=0.3` is train's, `generate.temperature=0` says whose it is."""
     layered = {stage: dict(values) for stage, values in sections.items()}
     for text in texts or []:
         stage = next((stage for stage in ("generate", "judge") if text.strip().startswith(f"{stage}.")), "train")

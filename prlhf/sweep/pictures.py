@@ -43,8 +43,8 @@ def against_key(found: Sequence[Scored], key: str, axis: Axis, metric: str, best
         axes.errorbar(where, [_mean(groups[x]) for x in where], spread, color=BLUE, lw=1.2, capsize=3, zorder=2)
     if isinstance(axis, Range) and axis.log:
         axes.set_xscale("log")
-    if _named(axis):
-        axes.set_xticks(range(len(axis)), [str(value) for value in axis])  # type: ignore[arg-type]
+    if isinstance(axis, list) and _named(axis):
+        axes.set_xticks(range(len(axis)), [str(value) for value in axis])
     axes.set_xlabel(key)
     axes.set_ylabel(metric)
     _plain(axes)
@@ -63,9 +63,11 @@ def side_by_side(found: Sequence[Scored], space: Space, metric: str, best: Trial
     last = [(value - low) / (high - low) if high > low else 0.5 for value in values]
     for number, (trial, _) in enumerate(found):
         ys = [*(column[number] for column in columns), last[number]]
-        style = {"color": ORANGE, "lw": 2.4, "zorder": 4} if trial is best else {
-            "color": colormaps["viridis"](last[number]), "lw": 1.2, "alpha": 0.8, "ls": "-" if trial.status == "done" else ":",
-        }  # fmt: skip
+        style: dict[str, Any] = {"color": colormaps["viridis"](last[number]), "lw": 1.2, "alpha": 0.8}
+        if trial is best:
+            style = {"color": ORANGE, "lw": 2.4, "zorder": 4}
+        elif trial.status != "done":
+            style["ls"] = ":"
         axes.plot(range(len(names)), ys, **style)
     for x, key in enumerate(space):
         for y, text in _ticks(space[key]):

@@ -21,7 +21,7 @@ from prlhf.sweep.board import UNSEEN, Board
 from prlhf.sweep.search import Search, how, search_for
 from prlhf.sweep.settings import JUDGED, Sections, check, settings_at
 from prlhf.sweep.space import Space, space_of
-from prlhf.sweep.trials import RECIPE, RESULTS, Trial, read_trials, write_trials
+from prlhf.sweep.trials import RECIPE, RESULTS, Trial, missing_metric, read_trials, write_trials
 
 PATHS = {"train": ("model",), "generate": ("model", "reward")}  # settings that may name a file of this folder
 
@@ -49,6 +49,9 @@ def sweep(
     if config.against != "base":
         config = config.model_copy(update={"against": str(Path(config.against).resolve())})
     search = search_for(space, sections, config, known, config.concurrent != 1)
+    for trial in search.trials:
+        if error := missing_metric(trial, config.metric):
+            raise error
     _write_recipe(out, config, sections, cluster, command)
     others = [trial for trial in known if trial not in search.trials]
     skipped = sum(trial.finished for trial in search.trials)

@@ -141,7 +141,7 @@ def _range(key: str, low: str, high: str, scale: str | None) -> Range:
         if any(end != int(end) for end in ends):
             raise PrlhfError(f"'{text}': {key} is a whole number", f"write whole ends, as in {key}=5:50")
         return Range(int(ends[0]), int(ends[1]), bool(scale), whole=True)
-    return Range(*ends, bool(scale))
+    return Range(ends[0], ends[1], bool(scale))
 
 
 def _is_number(text: str) -> bool:
@@ -175,7 +175,8 @@ def _typed(key: str, value: Any) -> Any:
     """The value as the config has it: `1e-4` is text to YAML. What is refused stays: the check of points says why."""
     field = _field(key)
     try:
-        return TypeAdapter(Annotated[field.annotation, *field.metadata]).validate_python(value)
+        kind: Any = Annotated[field.annotation, *field.metadata]
+        return TypeAdapter(kind).validate_python(value)
     except ValidationError:
         return value
 

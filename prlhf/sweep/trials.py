@@ -13,7 +13,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from prlhf.atomic import atomic_file
-from prlhf.errors import PrlhfError
+from prlhf.errors import PrlhfError, nearest
 from prlhf.sweep.settings import Settings, identity
 from prlhf.sweep.space import Point
 
@@ -124,3 +124,14 @@ def best_of(trials: list[Trial], metric: str, mode: Literal["max", "min"]) -> Tr
     done = [trial for trial in trials if trial.status == "done" and metric in numbers(trial.result)]
     sign = 1 if mode == "max" else -1
     return max(done, key=lambda trial: sign * numbers(trial.result)[metric], default=None)
+
+
+def missing_metric(trial: Trial, metric: str) -> PrlhfError | None:
+    """A trial at its end is to have the metric; null (not a number) is a bad trial, not a bad name."""
+    if trial.status != "done" or metric in numbers(trial.result) or (trial.result or {}).get(metric, "") is None:
+        return None
+    return no_metric(trial.name, metric, trial.result or {})
+
+
+def no_metric(where: str, metric: str, result: dict[str, Any]) -> PrlhfError:
+    return PrlhfError(f"{where} has no metric '{metric}'", nearest(metric, numbers(result)))

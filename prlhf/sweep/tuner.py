@@ -27,11 +27,11 @@ from ray.tune.search import Searcher
 
 from prlhf.cluster import worker_resources
 from prlhf.config import ClusterConfig, SweepConfig
-from prlhf.errors import PrlhfError, nearest
+from prlhf.errors import PrlhfError
 from prlhf.sweep.board import Board
 from prlhf.sweep.search import Search
 from prlhf.sweep.settings import Settings
-from prlhf.sweep.trials import Trial, numbers
+from prlhf.sweep.trials import Trial, missing_metric, no_metric, numbers
 
 SCRATCH = ".tune"  # Tune's own files, in the sweep's folder
 NO_END = 10**9  # ASHA's last step: a trial ends by itself
@@ -138,7 +138,7 @@ class Record(tune.Callback):  # type: ignore[misc]
         if value is not None and "step" in ours.result:
             ours.history = [*ours.history, (int(ours.result["step"]), value)]
         elif self._search.sweep.asha and metric not in result:
-            self._stop.error = _no_metric("an evaluation of " + ours.name, metric, ours.result)
+            self._stop.error = no_metric("an evaluation of " + ours.name, metric, ours.result)
         self._changed(ours)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -176,17 +176,6 @@ class Record(tune.Callback):  # type: ignore[misc]
     def _changed(self, ours: Trial) -> None:
         self._save()
         self._board.changed(self._search.trials, ours)
-
-
-def missing_metric(trial: Trial, metric: str) -> PrlhfError | None:
-    """A trial at its end is to have the metric; null (not a number) is a bad trial, not a bad name."""
-    if trial.status != "done" or metric in numbers(trial.result) or (trial.result or {}).get(metric, "") is None:
-        return None
-    return _no_metric(trial.name, metric, trial.result or {})
-
-
-def _no_metric(where: str, metric: str, result: dict[str, Any]) -> PrlhfError:
-    return PrlhfError(f"{where} has no metric '{metric}'", nearest(metric, numbers(result)))
 
 
 def run_trials(
