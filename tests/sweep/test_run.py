@@ -194,7 +194,7 @@ def test_all_trials_failing_is_an_error_with_the_first_reason(
 @pytest.mark.parametrize(
     ("space", "given", "message"),
     [
-        ({"alpha": "0.5,2"}, {}, "alpha = 2.0 is refused"),
+        ({"alpha": "0.5,2"}, {}, "alpha = 2 is refused"),
         ({"alpha": "0.5:1.5"}, {"trials": 3}, "alpha = 1.5 is refused: it is out of range"),
         ({"alpha": "0.1:0.9"}, {}, "the range alpha = 0.1:0.9 has no grid; sample it with --trials N"),
         ({"alpha": "0.1:0.9"}, {"search": "optuna"}, "search = optuna without a number of trials; add --trials N"),

@@ -162,7 +162,7 @@ def test_two_ways_to_write_one_trial_are_refused() -> None:
 def test_every_value_is_checked_where_there_are_too_many_corners() -> None:
     space = parse_space([f"{key}=1,2,3,4,5,6,7" for key in ("k", "lora_r", "seed", "batch_size", "epochs")])
     space |= {"alpha": [0.1, 0.2, 1.5]}
-    with pytest.raises(PrlhfError, match="alpha = 1.5 is refused"):
+    with pytest.raises(PrlhfError, match=r"alpha = 1\.5 is refused"):
         check(space, {}, SWEEP)
 
 
