@@ -7,9 +7,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from prlhf_cli import show
+from prlhf_cli import cluster, show
 
 OWN = ("trials", "metric", "mode", "search", "seed", "against", "asha", "grace", "reduction", "concurrent")
+MACHINE = ("workers", "gpus_per_worker", "cpus_per_worker", "ray_address", "verbose")
 
 
 def command(
@@ -47,7 +48,8 @@ def command(
         str | None, typer.Option(help="judge/…: rule:longer, rule:shorter, oracle:DATASET or reward:RUN.")
     ] = None,
     against: Annotated[
-        str | None, typer.Option(help="judge/…: the responses to win against, a file (default: the base's).")
+        str | None,
+        typer.Option(help="judge/…: the responses to win against, a file, or base for the base's own (default: base)."),
     ] = None,
     asha: Annotated[
         bool | None, typer.Option("--asha/--no-asha", help="Stop trials that are behind at their evaluations.")
@@ -61,18 +63,16 @@ def command(
         int | None, typer.Option(help="Trials at a time (default: as many as there is room for).")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Ray workers per trial; 0: the trial's own process (default: 0).")
+        int | None, typer.Option(help="Ray workers per trial; 0 is the trial's own process (default: 0).")
     ] = None,
-    cpus_per_trial: Annotated[
-        float | None, typer.Option(help="Cores of a trial, or of each of its workers (default: 1).")
-    ] = None,
-    gpus_per_trial: Annotated[
+    gpus_per_worker: Annotated[
         float | None, typer.Option(help="GPUs of a trial, or of each of its workers (default: 1 where there are any).")
     ] = None,
-    ray_address: Annotated[
-        str | None, typer.Option(help="A running Ray cluster: auto, HOST:PORT or ray://HOST:PORT (default: one here).")
+    cpus_per_worker: Annotated[
+        float | None, typer.Option(help="CPUs of a trial, or of each of its workers (default: 1).")
     ] = None,
-    verbose: Annotated[bool | None, typer.Option("--verbose", help="Show Ray's own messages.")] = None,
+    ray_address: cluster.Address = None,
+    verbose: cluster.Verbose = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write (default: sweep).")] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the sweep in --out; options that are given change it.")
@@ -107,17 +107,10 @@ def command(
         own = sections.get("sweep", {})
         flags = {key: given[key] for key in OWN} | {"out": out, "space": merged_space(own.get("space", {}), space)}
         config = resolve(SweepConfig, own, flags)
-        machine = {
-            "workers": workers,
-            "cpus_per_worker": cpus_per_trial,
-            "gpus_per_worker": gpus_per_trial,
-            "ray_address": ray_address,
-            "verbose": verbose,
-        }
-        cluster = resolve(ClusterConfig, sections.get("cluster", {}), machine)
+        machine = resolve(ClusterConfig, sections.get("cluster", {}), {key: given[key] for key in MACHINE})
         from prlhf.sweep.run import sweep
 
-        return sweep(config, sections, cluster, resume, bars, show.leaderboard(), show.command_line())
+        return sweep(config, sections, machine, resume, bars, show.leaderboard(), show.command_line())
 
     show.run(work, _show, as_json)
 

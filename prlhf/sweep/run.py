@@ -78,7 +78,7 @@ def _run(
             judged = search.sweep.metric.startswith(JUDGED) and search.sweep.against == "base"
             against = settings_at({}, search.sections, search.sweep) if judged else None
             trials = search.ahead() if cluster.parallel == "ddp" else []  # a sharded base has no room in one worker
-            counts = tuner.shared_once(trials, against, out, each, relay)
+            counts = tuner.shared_once(trials, against, out, cluster, relay)
         outcome.add_shared(out, counts)
         board.begin(search.sweep, search.trials, search.total)
         try:

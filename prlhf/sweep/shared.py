@@ -29,9 +29,14 @@ BUDGETS = ("user_tokens", "user_text", "max_tokens", "max_prompt_tokens", "eval_
 ORDERS = ("seed", "batch_size", "accumulation", "max_steps", "epochs", "group_by_prompt")
 
 
-def share(trials: list[Settings], against: Settings | None, out: Path, progress: Progress = SILENT) -> dict[str, int]:
-    """Do it once, before `trials` start at the same time and each does the same. Returns counts of what was done."""
-    counts = fill_reference([settings.train for settings in trials], progress)
+def share(
+    trials: list[Settings], against: Settings | None, out: Path, workers: bool = False, progress: Progress = SILENT
+) -> dict[str, int]:
+    """Do it once, before `trials` start at the same time and each does the same. Returns counts of what was done.
+
+    `workers`: whether each trial has several, which look all of their pairs up before they begin.
+    """
+    counts = fill_reference([settings.train for settings in trials], workers, progress)
     if against:
         data = read_prepared(Path(against.train.dataset))
         counts["base_responses"] = write_base(
@@ -40,9 +45,11 @@ def share(trials: list[Settings], against: Settings | None, out: Path, progress:
     return counts
 
 
-def fill_reference(trials: Iterable[TrainConfig], progress: Progress = SILENT) -> dict[str, int]:
-    """Put into the reference cache what `trials` will look for there, and no more: `computed` pairs of responses,
-    and `cached` ones that were there."""
+def fill_reference(
+    trials: Iterable[TrainConfig], everything: bool = False, progress: Progress = SILENT
+) -> dict[str, int]:
+    """Put into the reference cache what `trials` will look for there, and no more unless `everything` is asked for:
+    `computed` pairs of prompt and response, and `cached` ones that were there."""
     wanted = [config for config in trials if config.objective == "dpo" and config.reference_cache]
     counts = {"computed": 0, "cached": 0}
     for alike in _grouped(wanted, BASES):
@@ -52,7 +59,7 @@ def fill_reference(trials: Iterable[TrainConfig], progress: Progress = SILENT) -
         engine = engine_of(policy, progress)
         reference = reference_of(engine, first, progress)
         for group in _grouped(alike, (*BUDGETS, *ORDERS)):
-            needed = _needed(replace(policy, config=with_base(group[0], data)), engine, reference, data)
+            needed = _needed(replace(policy, config=with_base(group[0], data)), engine, reference, data, everything)
             reference.fill(needed, group[0].batch_size, progress)
         counts = {name: counts[name] + getattr(reference, name) for name in counts}
     return counts
@@ -67,12 +74,13 @@ def _grouped(configs: list[TrainConfig], keys: Iterable[str]) -> list[list[Train
     return list(groups.values())
 
 
-def _needed(policy: Policy, engine: Engine, reference: Reference, data: Prepared) -> list[Encoded]:
+def _needed(policy: Policy, engine: Engine, reference: Reference, data: Prepared, everything: bool) -> list[Encoded]:
     """The comparisons that a run will see: all of them, or where it ends within its first epoch those up to there."""
     config = policy.config
     train_set, held_out, _ = encode(policy, data)
     batches = steps(config, len(train_set)) * config.accumulation
-    if batches * config.batch_size >= len(train_set) or config.reference_first or config.full_finetune:
+    everything = everything or config.reference_first or config.full_finetune
+    if everything or batches * config.batch_size >= len(train_set):
         return [*train_set.encoded, *held_out.encoded]
     with tempfile.TemporaryDirectory(prefix="prlhf-") as scratch:
         trainer = PersonalizedTrainer(policy, engine, reference, train_set, held_out, Path(scratch), [])

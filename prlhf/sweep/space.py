@@ -175,7 +175,7 @@ def _typed(key: str, value: Any) -> Any:
     """The value as the config has it: `1e-4` is text to YAML. What is refused stays: the check of points says why."""
     field = _field(key)
     try:
-        kind: Any = Annotated[field.annotation, *field.metadata]
+        kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
         return TypeAdapter(kind).validate_python(value)
     except ValidationError:
         return value

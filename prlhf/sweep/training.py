@@ -37,7 +37,7 @@ def _train(settings: Settings, cluster: ClusterConfig, report: Report | None) ->
     if not cluster.workers:
         return train(config, resume, SILENT, report)
     on_ray = importlib.import_module("prlhf.train.on_ray")
-    return on_ray.train_on_ray(config, cluster, resume, SILENT)  # type: ignore[no-any-return]  # it reports itself
+    return on_ray.train_on_ray(config, cluster, resume, SILENT, report)  # type: ignore[no-any-return]
 
 
 def _judge(settings: Settings, out: Path) -> dict[str, Any]:

@@ -261,22 +261,25 @@ def in_worker(config: dict[str, Any]) -> None:
 
 
 def shared_once(
-    trials: list[Settings], against: Settings | None, out: Path, resources: dict[str, float], relay: Any
+    trials: list[Settings], against: Settings | None, out: Path, cluster: ClusterConfig, relay: Any
 ) -> dict[str, int]:
     """`shared.share` as one task in the cluster. Raises its PrlhfError."""
+    resources = worker_resources(cluster)
     task = ray.remote(_share).options(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))
     texts = [settings.model_dump_json() for settings in trials]
-    counts, error = ray.get(task.remote(texts, against.model_dump_json() if against else None, str(out), relay))
+    base = against.model_dump_json() if against else None
+    counts, error = ray.get(task.remote(texts, base, str(out), cluster.workers > 0, relay))
     if error:
         raise PrlhfError(*error)
     return counts  # type: ignore[no-any-return]
 
 
-def _share(trials: list[str], against: str | None, out: str, relay: Any) -> tuple[dict[str, int], Any]:
+def _share(trials: list[str], against: str | None, out: str, workers: bool, relay: Any) -> tuple[dict[str, int], Any]:
     from prlhf.sweep.shared import share
 
     found = [Settings.model_validate_json(text) for text in trials]
+    base = Settings.model_validate_json(against) if against else None
     try:
-        return share(found, Settings.model_validate_json(against) if against else None, Path(out), relay), None
+        return share(found, base, Path(out), workers, relay), None
     except PrlhfError as error:
         return {}, (error.message, error.hint)

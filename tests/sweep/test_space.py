@@ -57,7 +57,7 @@ def test_the_grid_holds_every_combination_once(space: dict[str, list[int]]) -> N
         (["alpha=[0.1"], "cannot read the values"),
         (["alpha=0.1,0.2,0.1"], "'alpha=0.1,0.2,0.1' has 0.1 twice"),
         (["lr=1e-4,0.0001"], "'lr=1e-4,0.0001' has 0.0001 twice"),
-        (["generate.tempersture=0.1"], "did you mean 'generate.temperature'?"),
+        (["generate.tempersture=0.1"], "did you mean 'generate.temperature'"),
         (["judge.seed=1,2"], "unknown key 'judge.seed' in --space"),
         (["generate.prompts=a,b"], "'generate.prompts' cannot be swept: all trials write for the same prompts"),
         (["alpha=0.9:0.1"], "'alpha=0.9:0.1' is an empty range; write the lower end first"),

@@ -68,6 +68,9 @@ def test_trials_run_side_by_side_and_share_the_reference(
     assert entries(cache_folder()) - before == counts["computed"]  # no trial had to compute any
 
     table = pq.read_table(tmp_path / "sweep/results.parquet").to_pydict()
+    done = [row == "done" for row in table["status"]]
+    assert table["reference_computed"] == [0 if row else None for row in done]
+    assert table["reference_cached"] == [counts["computed"] if row else None for row in done]
     assert table["config/alpha"] == [p["alpha"] for p in points]
     assert len(set(table["config/alpha"])) == 4
     best = resolve(TrainConfig, load_recipe(tmp_path / "sweep/best.yaml")["train"])
@@ -123,3 +126,14 @@ def test_more_than_the_cluster_has_is_refused(sections: dict[str, Any], tmp_path
             sections,
             ClusterConfig(workers=500),
         )
+
+
+def test_a_trial_can_have_workers_of_its_own(sections: dict[str, Any], tmp_path: Path) -> None:
+    sections["train"] |= {"eval_every": 2}
+    config = SweepConfig(space={"alpha": "0.3"}, out=tmp_path / "sweep")
+    report = sweep(config, sections, ClusterConfig(workers=2))
+    assert [(trial["status"], trial["error"]) for trial in report["trials"]] == [("done", None)]
+    row = (tmp_path / "sweep/results.jsonl").read_text()
+    assert '"history":[[2,' in row
+    assert report["shared"]["in_trials"]["computed"] == 0
+    assert report["shared"]["in_trials"]["cached"] > 0
