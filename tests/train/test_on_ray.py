@@ -182,6 +182,29 @@ def test_ctrl_c_saves_and_the_run_goes_on_elsewhere(undisturbed: Path, make_conf
     assert_same_steps(tmp_path / "there/run", undisturbed, 1e-6)
 
 
+@pytest.mark.slow
+def test_a_node_dies_and_another_takes_its_place(undisturbed: Path, make_config: MakeConfig, tmp_path: Path) -> None:
+    """Two Ray nodes of one CPU each on this machine, so a worker on each; one is killed, and a new one comes."""
+    from ray.cluster_utils import Cluster
+
+    recipe = recipe_of(tmp_path, make_config)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        node = cluster.add_node(num_cpus=1)
+        process = started(
+            "--recipe", recipe, "--workers", 2, "--ray-address", cluster.address, "--storage", tmp_path / "storage",
+            "--out", tmp_path / "run",
+        )  # fmt: skip
+        wait_for_checkpoint(tmp_path / "storage/run", 8, process)
+        cluster.remove_node(node, allow_graceful=False)
+        cluster.add_node(num_cpus=1)
+        _, err = ended(process)
+    finally:
+        cluster.shutdown()
+    assert "going on from step" in err
+    assert_same_steps(tmp_path / "run", undisturbed, 1e-6)
+
+
 def test_a_half_written_checkpoint_on_the_storage_was_never_there(tmp_path: Path) -> None:
     (tmp_path / "run/checkpoints/checkpoint-7-4").mkdir(parents=True)
     (tmp_path / "run/checkpoints/checkpoint-7-4/trainer_state.json").write_text("{}")
