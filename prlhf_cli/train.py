@@ -139,7 +139,8 @@ def command(
         if dry_run and (resume or per_user):
             raise PrlhfError("--dry-run plans one new run", "leave out --resume and --per-user")
         own = dict(flags)
-        where = cluster.config_of(load_recipe(recipe), {}, own)
+        # of a run to be resumed only its own recipe knows, which may have to be fetched from the storage
+        where = cluster.config_of(load_recipe(recipe), {"workers": 1} if resume else {}, own)
         layers = [load_recipe(recipe).get("train", {}), parse_overrides(set_, "train"), own]
         config = resolve(TrainConfig, *layers)
         if per_user and not config.out:
