@@ -11,7 +11,7 @@ import math
 import os
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -90,23 +90,31 @@ def worker_resources(config: ClusterConfig) -> dict[str, float]:
     return {"CPU": config.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
 
 
-def check_fits(workers: int, each: dict[str, float]) -> None:
+def check_fits(workers: int, each: dict[str, float], what: str = "workers") -> None:
     """Raise PrlhfError where the cluster can never place `workers` of `each`; Ray itself would wait for ever.
 
-    A cluster that can grow is taken at its full size.
+    A cluster that can grow is taken at its full size. `what`: the name of the number in the message.
     """
-    ray = importlib.import_module("ray")
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    room = sum(_room(node, each) for node in nodes)
-    if room < workers and not _can_grow(workers, each):
+    there = room(each)
+    if there < workers and not _can_grow(workers, each):
         wanted = " and ".join(f"{amount:g} {name}" for name, amount in each.items())
-        there = "; ".join(
-            ", ".join(f"{node.get(name, 0):g} {name}" for name in sorted({"CPU", "GPU", *each})) for node in nodes
+        nodes = "; ".join(
+            ", ".join(f"{node.get(name, 0):g} {name}" for name in sorted({"CPU", "GPU", *each})) for node in _nodes()
         )
         raise PrlhfError(
-            f"workers = {workers} of {wanted} each do not fit: the cluster has {there}",
-            f"ask for at most {room} workers, or give each less" if room else "give each worker less",
+            f"{what} = {workers} of {wanted} each do not fit: the cluster has {nodes}",
+            f"ask for at most {there} {what}, or give each less" if there else "give each worker less",
         )
+
+
+def room(each: dict[str, float]) -> int:
+    """How many of `each` the cluster has room for when nothing else runs on it."""
+    return sum(_room(node, each) for node in _nodes())
+
+
+def _nodes() -> list[dict[str, float]]:
+    ray = importlib.import_module("ray")
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _room(node: dict[str, float], each: dict[str, float]) -> int:
@@ -164,6 +172,10 @@ class Relay:
     def note(self, line: str) -> None:
         self._wait_for(self._tell("note", line))
 
+    def report(self, row: dict[str, float]) -> None:
+        """A row of an evaluation, for the `report` that `shown_by` was given."""
+        self._wait_for(self._tell("report", row))
+
     def _tell(self, name: str, *args: Any, **values: Any) -> Any:
         return self._mailbox.put.remote((name, args, values))
 
@@ -174,8 +186,8 @@ class Relay:
 
 
 @contextmanager
-def shown_by(progress: Progress) -> Iterator[Relay]:
-    """A relay for workers whose events `progress` shows while the context lasts."""
+def shown_by(progress: Progress, report: Callable[[dict[str, float]], None] | None = None) -> Iterator[Relay]:
+    """A relay for workers whose events `progress` shows while the context lasts; rows they report go to `report`."""
     ray = importlib.import_module("ray")
     mailbox = ray.remote(Mailbox).options(num_cpus=0).remote()
     over = threading.Event()
@@ -191,7 +203,10 @@ def shown_by(progress: Progress) -> Iterator[Relay]:
             except ray.exceptions.RayError:
                 return
             for name, args, values in waiting:
-                getattr(progress, name)(*args, **values)
+                if name != "report":
+                    getattr(progress, name)(*args, **values)
+                elif report:
+                    report(*args)
 
     thread = threading.Thread(target=show, daemon=True)
     thread.start()

@@ -1,18 +1,26 @@
-"""`responses.jsonl`: what a policy wrote, one row per (prompt, user). `generate` writes it, `judge` reads it."""
+"""What a policy wrote, one row per (prompt, user): as JSON lines, as parquet, or as a folder of shards of either.
+
+`generate` writes them, `judge` reads them. A folder holds `part-00000.parquet` (or `.jsonl`) and so on, and a
+`manifest.json` that says how many there are to be: with fewer, the run that writes them has not ended.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, overload
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import Field, TypeAdapter, ValidationError
 
-from prlhf.errors import PrlhfError
-from prlhf.records import Text
+from prlhf.errors import PrlhfError, one_line
+from prlhf.records import MESSAGES, Text
 
 HOW_TO_MAKE = "make one with `prlhf generate`"
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True)
@@ -39,9 +47,54 @@ def words(text: str) -> int:
     return len(text.split())
 
 
+# ---- writing ----
+
+
 def to_line(row: Response) -> str:
     """One row as a line of the file, newline included."""
     return json.dumps(asdict(row), ensure_ascii=False) + "\n"
+
+
+def write_rows(path: Path, rows: Sequence[Response], form: Literal["jsonl", "parquet"]) -> None:
+    """A whole file of rows."""
+    if form == "jsonl":
+        path.write_text("".join(map(to_line, rows)), encoding="utf-8")
+    else:
+        pq.write_table(to_table(rows), path)
+
+
+def to_table(rows: Sequence[Response]) -> pa.Table:
+    """The rows' columns; `settings` is JSON text, prompts are text or lists of messages."""
+    schema = pa.schema(
+        [
+            ("prompt_id", pa.string()),
+            ("user_id", pa.string()),
+            ("user_index", pa.int32()),
+            ("prompt", prompt_type(row.prompt for row in rows)),
+            ("response", pa.string()),
+            ("prompt_tokens", pa.int32()),
+            ("response_tokens", pa.int32()),
+            ("finish_reason", pa.string()),
+            ("settings", pa.string()),
+            ("reward", pa.float64()),
+        ]
+    )
+    columns = [asdict(row) | {"settings": json.dumps(row.settings, ensure_ascii=False)} for row in rows]
+    return pa.Table.from_pylist(columns, schema=schema)
+
+
+def prompt_type(prompts: Iterable[Text]) -> pa.DataType:
+    """Of a parquet column of `prompts`. Raises PrlhfError where it could not give them back as they are."""
+    keys = {None if isinstance(prompt, str) else tuple(sorted({k for m in prompt for k in m})) for prompt in prompts}
+    if keys <= {None}:
+        return pa.string()
+    if keys == {("content", "role")}:
+        return MESSAGES
+    why = "some are text, some conversations" if None in keys else "their messages hold more than role and content"
+    raise PrlhfError(f"these prompts do not fit a parquet column: {why}", "write JSONL: --out NAME.jsonl")
+
+
+# ---- reading ----
 
 
 @overload
@@ -53,23 +106,79 @@ def read_responses(path: Path, partial: Literal[True]) -> tuple[list[Response], 
 
 
 def read_responses(path: Path, partial: bool = False) -> list[Response] | tuple[list[Response], int]:
-    """Read and check a file of responses.
+    """Read and check responses: JSON lines, a `.parquet` file, or a folder of shards.
 
-    `partial`: the file of a killed run. A last line without its newline is left out, and the rows come with
+    `partial`: the JSON lines of a killed run. A last line without its newline is left out, and the rows come with
     the number of bytes up to which the file is whole: truncate there and append.
     """
-    content = _read_bytes(path)
-    whole = content.rfind(b"\n") + 1 if partial else len(content)
-    lines = content[:whole].split(b"\n")  # not splitlines: a response may hold U+2028 and its like
-    if lines[-1] == b"":
-        lines.pop()
-    rows = [_parse(line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
-    _refuse_duplicates(rows, path)
     if partial:
-        return rows, whole
+        content = _read_bytes(path)
+        whole = content.rfind(b"\n") + 1
+        rows = _read_lines(content[:whole], path)
+        _refuse_duplicates(rows)
+        return [row for _, row in rows], whole
+    rows = [row for file in (_shards_of(path) if path.is_dir() else [path]) for row in _read_file(file)]
+    _refuse_duplicates(rows)
     if not rows:
         raise PrlhfError(f"{path} is empty", HOW_TO_MAKE)
-    return rows
+    return [row for _, row in rows]
+
+
+Placed = tuple[str, Response]  # where a row stands, for messages
+
+
+def _read_file(path: Path) -> list[Placed]:
+    return _read_parquet(path) if path.suffix == ".parquet" else _read_lines(_read_bytes(path), path)
+
+
+def _read_lines(content: bytes, path: Path) -> list[Placed]:
+    lines = content.split(b"\n")  # not splitlines: a response may hold U+2028 and its like
+    if lines[-1] == b"":
+        lines.pop()
+    return [(f"{path}:{number}", parse_line(line, f"{path}:{number}")) for number, line in enumerate(lines, start=1)]
+
+
+def _read_parquet(path: Path) -> list[Placed]:
+    try:
+        with pq.ParquetFile(path) as file:  # pq.read_table would import pyarrow.dataset, and with it pandas
+            rows = file.read().to_pylist()
+        for row in rows:
+            row["settings"] = json.loads(row.get("settings") or "null")
+        lines = [json.dumps(row).encode() for row in rows]
+    except FileNotFoundError as error:
+        raise PrlhfError(f"no responses at {path}", HOW_TO_MAKE) from error
+    except (OSError, pa.ArrowException, TypeError, ValueError) as error:
+        raise PrlhfError(f"cannot read {path}: {one_line(error)}", HOW_TO_MAKE) from error
+    return [(f"{path}:{number}", parse_line(line, f"{path}:{number}")) for number, line in enumerate(lines, start=1)]
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What a folder of shards says of itself: their number `shards`, their `format`, and how they were made."""
+    path = folder / MANIFEST
+    try:
+        about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        int(about["shards"]), shard_name(0, str(about["format"])), about["settings"].items()
+    except FileNotFoundError as error:
+        raise PrlhfError(f"cannot read {folder}: it is a folder without {MANIFEST}", HOW_TO_MAKE) from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PrlhfError(f"{path} is damaged: {one_line(error)}", "remove the folder and generate again") from error
+    return about
+
+
+def shard_name(number: int, form: str) -> str:
+    """`part-00012.parquet`"""
+    return f"part-{number:05d}.{form}"
+
+
+def _shards_of(folder: Path) -> list[Path]:
+    about = read_manifest(folder)
+    paths = [folder / shard_name(number, about["format"]) for number in range(about["shards"])]
+    there = sum(path.is_file() for path in paths)
+    if there < len(paths):
+        raise PrlhfError(
+            f"{folder} is not finished: {there} of {len(paths)} shards are there", "run `prlhf generate` again to go on"
+        )
+    return paths
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -81,7 +190,8 @@ def _read_bytes(path: Path) -> bytes:
         raise PrlhfError(f"cannot read {path}: {error.strerror}", "name a responses.jsonl") from error
 
 
-def _parse(line: bytes, where: str) -> Response:
+def parse_line(line: str | bytes, where: str) -> Response:
+    """A row from its line; `where` it stands is named where it is refused."""
     try:
         return _ROW.validate_json(line, strict=True)
     except ValidationError as error:
@@ -104,12 +214,14 @@ def _short(value: object, limit: int = 60) -> str:
     return text if len(text) <= limit else text[:limit] + "…"
 
 
-def _refuse_duplicates(rows: list[Response], path: Path) -> None:
-    first: dict[tuple[str, str], int] = {}
-    for number, row in enumerate(rows, start=1):
-        earlier = first.setdefault((row.prompt_id, row.user_id), number)
-        if earlier != number:
+def _refuse_duplicates(rows: list[Placed]) -> None:
+    first: dict[tuple[str, str], str] = {}
+    for where, row in rows:
+        earlier = first.setdefault((row.prompt_id, row.user_id), where)
+        if earlier != where:
+            same_file = earlier.rpartition(":")[0] == where.rpartition(":")[0]
+            place = f"line {earlier.rpartition(':')[2]}" if same_file else earlier
             raise PrlhfError(
-                f"{path}:{number} repeats line {earlier}: prompt '{row.prompt_id}', user '{row.user_id}'",
+                f"{where} repeats {place}: prompt '{row.prompt_id}', user '{row.user_id}'",
                 "keep one response per prompt and user",
             )

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from prlhf_cli import show
+from prlhf_cli import cluster, show
 
 
 def command(
@@ -26,7 +26,19 @@ def command(
             "with own and judging seen and unseen (default: all)."
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="File to write (default: responses.jsonl).")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="NAME.jsonl, NAME.parquet, or, without an ending, a folder of shards (default: responses.jsonl)."
+        ),
+    ] = None,
+    shards: Annotated[
+        Literal["parquet", "jsonl"] | None,
+        typer.Option(help="Write a folder of shards, whatever its name, in this format (default: by the name)."),
+    ] = None,
+    block: Annotated[
+        int | None, typer.Option(help="Responses a shard; also the most a worker takes at a time (default: 256).")
+    ] = None,
     dataset: Annotated[
         str | None, typer.Option(help="Where eval, own and judging come from (default: the run's).")
     ] = None,
@@ -63,8 +75,14 @@ def command(
         bool | None, typer.Option("--trust-remote-code", help="Run code that comes with the base model.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
+    workers: cluster.Workers = None,
+    gpus_per_worker: cluster.Gpus = None,
+    cpus_per_worker: cluster.Cpus = None,
+    ray_address: cluster.Address = None,
+    verbose: cluster.Verbose = None,
     recipe: Annotated[
-        str | None, typer.Option(help="Recipe (a file, or a shipped one's name) whose `generate` section to use.")
+        str | None,
+        typer.Option(help="Recipe (a file, or a shipped one's name) whose `generate` and `cluster` sections to use."),
     ] = None,
     as_json: Annotated[bool, show.Json] = False,
 ) -> None:
@@ -76,6 +94,8 @@ def command(
 
     prlhf generate runs/sft --best-of 8 --reward runs/demo-rm-individual
 
+    prlhf generate runs/demo --workers 4 --out responses
+
     prlhf generate --baseline oracle --model tiny --dataset data/demo-profiles --out oracle.jsonl
 
     prlhf generate --baseline chosen --dataset data/demo --out chosen.jsonl
@@ -85,10 +105,12 @@ def command(
     def work(bars: show.Bars) -> dict[str, Any]:
         from prlhf.config import GenerateConfig, load_recipe, resolve
 
-        config = resolve(GenerateConfig, load_recipe(recipe).get("generate", {}), flags)
+        sections, own = load_recipe(recipe), dict(flags)
+        where = cluster.config_of(sections, {}, own)
+        config = resolve(GenerateConfig, sections.get("generate", {}), own)
         from prlhf.generate.run import generate
 
-        return generate(run, config, bars)
+        return generate(run, config, bars, where)
 
     show.run(work, _show, as_json)
 

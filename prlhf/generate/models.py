@@ -1,4 +1,7 @@
-"""Whose weights write the responses: a run's, those of one adapter per user, or a base model's alone."""
+"""Whose weights write the responses: a run's, those of one adapter per user, or a base model's alone.
+
+`open_writer` loads them; `open_plan` knows as much of them as it takes to plan the jobs that others write.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
+
 from prlhf.config import GenerateConfig, TrainConfig
 from prlhf.errors import PrlhfError
 from prlhf.generate.decoding import Job
@@ -16,6 +21,8 @@ from prlhf.model.base import load_base, pick_device, pick_dtype
 from prlhf.model.checkpoint import Policy, load_policy, model_folder, read_about, reference_model
 from prlhf.model.per_user import is_per_user, read_per_user, run_of
 from prlhf.model.personalized import PersonalizedLM
+from prlhf.model.skeleton import load_skeleton
+from prlhf.model.user_index import read_users
 from prlhf.model.users import build_user_model
 from prlhf.model.weights import check_weights, load_weights
 
@@ -52,6 +59,34 @@ def open_writer(run: Path | None, config: GenerateConfig, users: Sequence[str]) 
     weights = digest([run])
     policy = _load(run, config, named_users(config))
     return Writer(_as_base(policy, run, config) if base else policy, weights, base)
+
+
+def open_plan(run: Path | None, config: GenerateConfig, users: Sequence[str]) -> Writer:
+    """`open_writer` for a process that only plans: tokenizer, context, users and digest, but no model.
+
+    A base without a run is loaded nevertheless, on the CPU: its weights are its digest.
+    """
+    if run is None:
+        whole = open_writer(run, config.model_copy(update={"device": "cpu"}), users)
+        return replace(whole, policy=replace(whole.policy, model=None))  # type: ignore[arg-type]
+    base = config.baseline != "none"
+    if not is_per_user(run):
+        return Writer(_sketch(run, config, named_users(config)), digest([run]), base)
+    ids = read_per_user(run).users
+    adapters = {index: run_of(run, index) for index in range(1, len(ids) + 1)}
+    policy = replace(_sketch(adapters[1], config), user_ids=ids, user_texts={})
+    return Writer(policy, digest(adapters.values()), base, {} if base else adapters)
+
+
+def _sketch(run: Path, config: GenerateConfig, wanted: set[str] | None = None) -> Policy:
+    """The policy of `run` without a model, its base's weights not read."""
+    folder = model_folder(run)
+    about = read_about(folder)
+    trained = TrainConfig.model_validate(about["train"])
+    name = str(folder) if trained.full_finetune else config.model or about["base"]
+    base, _ = load_skeleton(name, torch.float32, config.trust_remote_code)
+    users = read_users(folder, wanted)
+    return Policy(None, base, trained, users.ids, users.texts, users.indices)  # type: ignore[arg-type]
 
 
 def turns(writer: Writer, jobs: Sequence[Job], config: GenerateConfig) -> Iterator[tuple[Policy, bool, list[Job]]]:

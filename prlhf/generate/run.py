@@ -1,77 +1,103 @@
-"""`prlhf generate` as a function: what is already written, what is to be written, and the file."""
+"""`prlhf generate` as a function: what is to be written, and who writes it."""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prlhf.atomic import atomic_file, full_disk_named
-from prlhf.config import GenerateConfig
+from prlhf.config import ClusterConfig, GenerateConfig
 from prlhf.errors import Interrupted, PrlhfError
+from prlhf.generate.author import Assignment, Author
 from prlhf.generate.baselines import check_preferences, chosen_responses
-from prlhf.generate.best_of import best_of, reward_settings
-from prlhf.generate.decoding import Written, write
+from prlhf.generate.best_of import reward_settings
 from prlhf.generate.jobs import plan
-from prlhf.generate.models import open_writer, trained_on, turns
+from prlhf.generate.models import Writer, open_plan, open_writer, trained_on
+from prlhf.generate.output import Block, open_output
 from prlhf.generate.pairs import choose_pairs, choose_readers, known_readers
-from prlhf.generate.probe import serves
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Prepared, is_prepared, prompt_id, read_prepared
-from prlhf.responses import Response, read_responses, to_line
+from prlhf.responses import Response
 
-Done = dict[tuple[str, str], Response]  # (prompt_id, user_id) -> row
+HERE = ClusterConfig()
 
 
-def generate(run: Path | None, config: GenerateConfig, progress: Progress = SILENT) -> dict[str, Any]:
-    """Write `config.out`, going on where a killed run stopped; returns counts and rates.
+def generate(
+    run: Path | None, config: GenerateConfig, progress: Progress = SILENT, cluster: ClusterConfig = HERE
+) -> dict[str, Any]:
+    """Write `config.out`, going on where a killed run stopped; returns counts.
 
-    Rows are appended to OUT.partial as they come; OUT appears when all are there, ordered by prompt and user.
-    `run` may be None for the baselines that need no training.
+    `run` may be None for the baselines that need no training. With workers, this process plans and keeps the output,
+    and loads no weights but those of a base without a run.
     """
     data = load_data(run, config)
     if config.baseline == "oracle" and data:
         check_preferences(data)
     if config.baseline == "chosen" and data:
+        if cluster.workers:
+            progress.note("the chosen responses are only copied: no workers are started")
         return copy_chosen(data, config, progress)
-    writer = open_writer(run, config, data.user_ids if data else [])
+    users = data.user_ids if data else []
+    writer = (open_plan if cluster.workers else open_writer)(run, config, users)
     settings = settings_of(str(run or config.model), writer.weights, data, config)
-    done = already_written(config.out, settings)
     readers = choose_readers(known_readers(writer.policy.index_of(), writer.policy.user_texts, data), config)
     jobs = plan(writer.policy, choose_pairs(data, readers, config), data, config, progress)
-    wanted = [job for job in jobs if (job.prompt_id, job.user_id) not in done]
-    writes = best_of(config.reward, config, writer.policy.base.fingerprint) if config.reward else write
-    with full_disk_named(config.out):
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-    if wanted and not serves(writer.policy.model):
-        progress.note(
-            "this kind of model is decoded by transformers' generate: batches wait for their longest response"
-        )
+    out = open_output(config, settings, jobs)
+    blocks, before = out.blocks(cluster.workers), out.count
+    work = Work(Assignment(run, config, users, settings), blocks, writer, cluster)
+    tokens = 0
     progress.start("generating", len(jobs))
-    progress.advance(len(jobs) - len(wanted))
-    counts = {"responses": len(jobs), "new": len(wanted), "tokens": 0}
+    progress.advance(before)
     try:
-        for policy, base, group in turns(writer, wanted, config):
-            for ended in writes(policy, group, config, base):
-                rows = [as_response(one, settings) for one in ended]
-                append(partial(config.out), rows)
-                done |= {(row.prompt_id, row.user_id): row for row in rows}
-                counts["tokens"] += sum(row.response_tokens for row in rows)
-                progress.advance(len(rows))
+        with closing(work.results(progress)) as results:  # Ray ends before this function does
+            for block, rows, last in results if blocks else ():
+                out.add(block, rows)
+                tokens += sum(row.response_tokens for row in rows)
+                if last:
+                    out.end_block(block)
     except KeyboardInterrupt as error:
         raise Interrupted(
-            f"stopped with {len(done)} of {len(jobs)} responses written; run it again to go on"
+            f"stopped with {out.count} of {len(jobs)} responses written; run it again to go on"
         ) from error
     finally:
         progress.finish()
-    put_in_place(config.out, done, [(job.prompt_id, job.user_id) for job in jobs])
-    return {"out": str(config.out), "run": settings["run"], **counts, "users": len(readers)}
+    out.finish()
+    counts = {"responses": len(jobs), "new": len(jobs) - before, "tokens": tokens, "users": len(readers)}
+    pieces = {"blocks": len(blocks), "shards": out.shards, "workers": cluster.workers}
+    return {"out": str(config.out), "run": settings["run"], **counts, **pieces}
+
+
+@dataclass(frozen=True)
+class Work:
+    """Blocks, and who writes them: a model that is loaded here, or workers."""
+
+    given: Assignment
+    blocks: list[Block]
+    writer: Writer
+    cluster: ClusterConfig
+
+    def results(self, progress: Progress) -> Generator[tuple[int, list[Response], bool]]:
+        """(block, rows, whether they are its last) as they are written; moves the bar by them."""
+        if self.cluster.workers:
+            from prlhf.generate.on_ray import write_on_ray
+
+            for number, rows in write_on_ray(self.given, self.blocks, self.cluster, progress):
+                yield number, rows, True
+            return
+        author = Author(self.given, progress, self.writer)
+        for block in self.blocks:
+            left = len(block.jobs)
+            for rows in author.write(block.jobs):
+                left -= len(rows)
+                yield block.number, rows, left == 0
+                progress.advance(len(rows))
 
 
 def copy_chosen(data: Prepared, config: GenerateConfig, progress: Progress) -> dict[str, Any]:
     """The responses that the data's users chose, as a file like any other; token counts are 0, there is no model."""
     settings = settings_of("chosen", data.manifest["content_hash"], data, config)
-    done = already_written(config.out, settings)
     seen = {user: index for index, user in enumerate(data.user_ids, start=1)}
     readers = choose_readers(known_readers(seen, {}, data), config)
     pairs = choose_pairs(data, readers, config)
@@ -84,10 +110,15 @@ def copy_chosen(data: Prepared, config: GenerateConfig, progress: Progress) -> d
         progress.note(f"{len(pairs) - len(found)} (prompt, user) pairs have no chosen response in the held-out data")
     if not found:
         raise PrlhfError(f"users = {config.users} chose nothing among prompts = {config.prompts}", "use --prompts own")
-    new = {(row.prompt_id, row.user_id): row for row in found}
-    put_in_place(config.out, done | new, list(new))
-    counts = {"responses": len(new), "new": len(new.keys() - done.keys()), "tokens": 0}
-    return {"out": str(config.out), "run": settings["run"], **counts, "users": len({row.user_id for row in found})}
+    out = open_output(config, settings, found)
+    blocks, before = out.blocks(0), out.count
+    for block in blocks:
+        out.add(block.number, block.jobs)
+        out.end_block(block.number)
+    out.finish()
+    counts = {"responses": len(found), "new": len(found) - before, "tokens": 0}
+    pieces = {"users": len({row.user_id for row in found}), "blocks": len(blocks), "shards": out.shards, "workers": 0}
+    return {"out": str(config.out), "run": settings["run"], **counts, **pieces}
 
 
 def load_data(run: Path | None, config: GenerateConfig) -> Prepared | None:
@@ -101,9 +132,6 @@ def load_data(run: Path | None, config: GenerateConfig) -> Prepared | None:
     return read_prepared(Path(name)) if config.dataset or needed or is_prepared(Path(name)) else None
 
 
-# ---- what is already there ----
-
-
 def settings_of(run: str, weights: str, data: Prepared | None, config: GenerateConfig) -> dict[str, Any]:
     """What a response depends on besides prompt and user; rows with other settings are not mixed in."""
     keys = ["temperature", "top_p", "max_new_tokens", "seed", "baseline"]
@@ -113,57 +141,3 @@ def settings_of(run: str, weights: str, data: Prepared | None, config: GenerateC
     if config.baseline == "in-context":
         settings["examples"] = config.examples
     return settings | reward_settings(config)
-
-
-def partial(out: Path) -> Path:
-    return out.with_name(out.name + ".partial")
-
-
-def already_written(out: Path, settings: dict[str, Any]) -> Done:
-    """Rows of an earlier run with the same settings, whole or killed."""
-    rows = read_responses(out) if out.exists() else []
-    whole = None
-    if partial(out).exists():
-        more, whole = read_responses(partial(out), partial=True)
-        rows += more
-    for row in rows:
-        different = [key for key in settings if row.settings.get(key) != settings[key]]
-        if different:
-            key = different[0]
-            raise PrlhfError(
-                f"{out} holds responses with {key} = {row.settings.get(key)}, not {settings[key]}",
-                "choose another --out, or remove it",
-            )
-    if whole is not None:
-        os.truncate(partial(out), whole)
-    return {(row.prompt_id, row.user_id): row for row in rows}
-
-
-def append(path: Path, rows: list[Response]) -> None:
-    with full_disk_named(path), path.open("a", encoding="utf-8") as file:
-        file.write("".join(map(to_line, rows)))
-
-
-def as_response(written: Written, settings: dict[str, Any]) -> Response:
-    job = written.job
-    return Response(
-        prompt_id=job.prompt_id,
-        user_id=job.user_id,
-        user_index=job.user,
-        prompt=job.prompt,
-        response=written.text,
-        prompt_tokens=len(job.ids),
-        response_tokens=written.tokens,
-        finish_reason="stop" if written.finished else "length",
-        settings=settings,
-        reward=written.reward,
-    )
-
-
-def put_in_place(out: Path, done: Done, first: list[tuple[str, str]]) -> None:
-    """The whole file: rows in the order of `first`, then those of earlier runs; the partial one goes."""
-    order = {key: i for i, key in enumerate(first)}
-    with atomic_file(out) as beside:
-        rows = sorted(done.items(), key=lambda item: order.get(item[0], len(order)))
-        beside.write_text("".join(to_line(row) for _, row in rows), encoding="utf-8")
-    partial(out).unlink(missing_ok=True)

@@ -24,12 +24,12 @@ records.pq.write_table = write
 """
 INTERRUPT_GENERATE = """
 import os, signal
-import prlhf.generate.run as run
-append = run.append
-def append_and_stop(path, rows):
-    append(path, rows)
+from prlhf.generate.output import OneFile
+add = OneFile.add
+def add_and_stop(self, block, rows):
+    add(self, block, rows)
     os.kill(os.getpid(), signal.SIGINT)
-run.append = append_and_stop
+OneFile.add = add_and_stop
 """
 
 

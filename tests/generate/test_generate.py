@@ -13,8 +13,7 @@ import pytest
 
 from prlhf.config import GenerateConfig
 from prlhf.errors import Interrupted, PrlhfError
-from prlhf.generate import decoding
-from prlhf.generate import run as generating
+from prlhf.generate import author, decoding
 from prlhf.generate.prompts import read_prompts
 from prlhf.generate.run import generate
 from prlhf.model.checkpoint import load_policy
@@ -170,7 +169,7 @@ def test_a_finished_file_is_left_as_it_is(
     tmp_path: Path, trained: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(generating, "write", lambda policy, jobs, *_: asked.extend(jobs) or iter(()))
+    monkeypatch.setattr(author, "write", lambda policy, jobs, *_: asked.extend(jobs) or iter(()))
     result = generate(trained, config(tmp_path, out=tmp_path / "whole.jsonl"))
     assert (result["responses"], result["new"], asked) == (12, 0, [])
     assert (tmp_path / "whole.jsonl").read_bytes() == whole
@@ -223,7 +222,7 @@ def test_a_model_that_the_loop_cannot_serve_is_told_of(
             lines.append(line)
 
     lines: list[str] = []
-    monkeypatch.setattr(generating, "serves", lambda model: served)
+    monkeypatch.setattr(author, "serves", lambda model: served)
     monkeypatch.setattr(decoding, "serves", lambda model: served)
     generate(trained, config(tmp_path), Notes())
     assert ["wait for their longest" in line for line in lines] == ([] if served else [True])

@@ -1,0 +1,238 @@
+"""Blocks of jobs on Ray Data: a pool of actors, each with the model loaded once, and their rows back as they come.
+
+The driver plans and keeps the output, so that workers need nothing of its disk but the run, and a block is finished
+when it is the driver's. A block whose worker dies is written again by another.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import os
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from prlhf.cluster import Relay, check_fits, connected, shown_by, worker_resources
+from prlhf.config import ClusterConfig
+from prlhf.errors import PrlhfError
+from prlhf.generate.author import Assignment, Author
+from prlhf.generate.decoding import Job
+from prlhf.generate.output import Block
+from prlhf.progress import Progress
+from prlhf.responses import Response, parse_line, to_line
+
+
+def write_on_ray(
+    given: Assignment, blocks: Sequence[Block], cluster: ClusterConfig, progress: Progress
+) -> Iterator[tuple[int, list[Response]]]:
+    """(block, its rows) as blocks end, in any order. The bar that `progress` shows moves with every response."""
+    with connected(cluster):
+        each = resources(given, cluster)
+        check_fits(cluster.workers, each)
+        workers = min(cluster.workers, len(blocks))
+        if workers < cluster.workers:
+            progress.note(f"{len(blocks)} blocks are left, for as many workers; a smaller --block makes more")
+        device = given.config.device if given.config.device != "auto" else "cuda" if each.get("GPU") else "cpu"
+        given = replace(given, config=given.config.model_copy(update={"device": device}))
+        tally = Tally(progress)
+        with quiet(cluster), shown_by(tally) as relay:
+            deaths = Deaths(workers, cluster.max_failures)
+            for number, lines in _pool(given, blocks, workers, each, deaths, relay):
+                rows = [parse_line(line, f"block {number}") for line in lines.split("\n") if line]
+                tally.settle(number, len(rows))
+                yield number, rows
+
+
+def resources(given: Assignment, cluster: ClusterConfig) -> dict[str, float]:
+    """What a worker takes; no GPU where none is to be used."""
+    if given.config.device == "cpu" and cluster.gpus_per_worker is None:
+        cluster = cluster.model_copy(update={"gpus_per_worker": 0})
+    return worker_resources(cluster)
+
+
+def _pool(
+    given: Assignment, blocks: Sequence[Block], workers: int, each: dict[str, float], deaths: Deaths, relay: Relay
+) -> Iterator[tuple[int, str]]:
+    """(block, its rows as lines) from a pool of `workers` actors."""
+    data = importlib.import_module("ray.data")
+    items = [{"block": block.number, "jobs": json.dumps([asdict(job) for job in block.jobs])} for block in blocks]
+    rows = data.from_items(items, override_num_blocks=len(items)).map_batches(
+        Worker,
+        fn_constructor_args=(given, os.getcwd(), deaths, relay),
+        batch_size=1,
+        compute=data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),  # none waits behind another's
+        num_cpus=each["CPU"],
+        num_gpus=each.get("GPU", 0),
+    )
+    batches = iter(rows.iter_batches(batch_size=None, prefetch_batches=0))
+    try:
+        for batch in batches:
+            for number, lines, refusal in zip(batch["block"], batch["lines"], batch["refusal"], strict=True):
+                if refusal:
+                    raise PrlhfError(*json.loads(refusal))
+                yield int(number), str(lines)
+    finally:
+        getattr(batches, "close", lambda: None)()  # the actors go, where Ray stays
+
+
+class Worker:
+    """In an actor: writes blocks with a model that is loaded once."""
+
+    def __init__(self, given: Assignment, folder: str, deaths: Deaths, relay: Relay) -> None:
+        if Path(folder).is_dir():  # names of bases and runs may be relative
+            os.chdir(folder)
+        self.relay, self.deaths, self.refusal = relay, deaths, ""
+        with self.refusals():  # raised here, it would be one of many lines of an actor's death
+            deaths.loading()
+            self.author = Author(given, relay)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        """One block's jobs to its rows, or to what is to be said instead."""
+        number, lines = int(batch["block"][0]), list[str]()
+        if not self.refusal:
+            with self.refusals():
+                if self.deaths.beginning(number):
+                    self.relay.note(f"a worker was lost: block {number} is written again")
+                self.relay.advance(0, block=number)
+                for rows in self.author.write([Job(**job) for job in json.loads(batch["jobs"][0])]):
+                    lines += map(to_line, rows)
+                    self.relay.advance(len(rows), block=number)
+        return {"block": [number], "lines": ["".join(lines)], "refusal": [self.refusal]}
+
+    @contextmanager
+    def refusals(self) -> Iterator[None]:
+        try:
+            yield
+        except PrlhfError as error:
+            self.refusal = json.dumps([error.message, error.hint])
+
+
+class Deaths:
+    """Told to workers: how often one may be lost. Ray Data starts lost ones anew for ever."""
+
+    def __init__(self, workers: int, most: int) -> None:
+        ray = importlib.import_module("ray")
+        self.workers, self.most = workers, most
+        self.counts = ray.remote(num_cpus=0)(Counts).remote()
+
+    def loading(self) -> None:
+        """A worker loads the model. Raises PrlhfError where more did so than were lost while no block was begun."""
+        self._check(self._ask("load") - self.workers, "loading the model")
+
+    def beginning(self, block: int) -> bool:
+        """Whether `block` was begun before. Raises PrlhfError where that was too often."""
+        again: int = self._ask("begin", block) - 1
+        self._check(again, f"writing block {block}")
+        return again > 0
+
+    def _ask(self, name: str, *args: Any) -> int:
+        return int(importlib.import_module("ray").get(getattr(self.counts, name).remote(*args)))
+
+    def _check(self, lost: int, where: str) -> None:
+        if lost > self.most:
+            raise PrlhfError(
+                f"{lost} workers in a row were lost {where}, more than max_failures = {self.most}",
+                "they may have had too little memory: fewer workers, or a smaller --batch-size; a rerun goes on",
+            )
+
+
+class Counts:
+    """The actor behind `Deaths`."""
+
+    def __init__(self) -> None:
+        self.loads, self.begun = 0, Counter[int]()
+
+    def load(self) -> int:
+        """How many loads since a block was begun."""
+        self.loads += 1
+        return self.loads
+
+    def begin(self, block: int) -> int:
+        """How often `block` was begun."""
+        self.loads = 0
+        self.begun[block] += 1
+        return self.begun[block]
+
+
+class Tally:
+    """Moves a bar with what workers tell of their blocks: what is written again counts once, and a block that is
+    there in full, whatever is still on its way."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress, self.lock = progress, threading.Lock()
+        self.written, self.settled, self.noted = Counter[int](), set[int](), set[str]()
+
+    def start(self, label: str, total: int) -> None:
+        self.progress.start(label, total)
+
+    def advance(self, steps: int = 1, **values: float) -> None:
+        """`steps` more responses of `block`; 0: it begins, perhaps anew."""
+        block = int(values["block"])
+        with self.lock:
+            if block in self.settled:
+                return
+            more = steps or -self.written[block]
+            self.written[block] += more
+            self.progress.advance(more)
+
+    def settle(self, block: int, count: int) -> None:
+        with self.lock:
+            self.settled.add(block)
+            self.progress.advance(count - self.written.pop(block, 0))
+
+    def finish(self) -> None:
+        self.progress.finish()
+
+    def note(self, line: str) -> None:
+        """Said once, whoever says it."""
+        if line not in self.noted:
+            self.noted.add(line)
+            self.progress.note(line)
+
+
+@contextmanager
+def quiet(cluster: ClusterConfig) -> Iterator[None]:
+    """Without Ray Data's bars, and unless they are asked for without its lines and the core's; its files stay."""
+    context = importlib.import_module("ray.data").DataContext.get_current()
+    consoles = [h for h in logging.getLogger("ray.data").handlers if type(h).__name__ == "PlainRayHandler"]
+    before = context.enable_progress_bars, [handler.level for handler in consoles]
+    context.enable_progress_bars = False  # there is one of ours
+    for handler in consoles:
+        handler.setLevel(handler.level if cluster.verbose else logging.CRITICAL)
+    try:
+        with nullcontext() if cluster.verbose else stderr_of_python_alone():
+            yield
+    finally:
+        context.enable_progress_bars = before[0]
+        for handler, level in zip(consoles, before[1], strict=True):
+            handler.setLevel(level)
+
+
+@contextmanager
+def stderr_of_python_alone() -> Iterator[None]:
+    """What Ray's C++ says of every actor that may be started anew goes nowhere; `sys.stderr` goes on."""
+    saved, python = os.dup(2), sys.stderr
+    try:
+        ours = python.fileno() == 2
+    except (OSError, ValueError, AttributeError):  # a notebook's, or a test's
+        ours = False
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    if ours:
+        sys.stderr = os.fdopen(os.dup(saved), "w", buffering=1, encoding=python.encoding, errors="backslashreplace")
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        if ours:
+            sys.stderr.close()
+            sys.stderr = python
+        os.close(saved)
+        os.close(nowhere)

@@ -1,0 +1,222 @@
+"""Where responses go: one file, or a folder of shards; what of them is there already, and what is left to write.
+
+The work is cut into blocks. A file is whole at the end, in the order of the jobs; until then rows are kept in
+OUT.partial, as they come. A folder's shard is a block: it appears when its last response is written, and a run that
+goes on repeats those that are missing. What comes out does not depend on how many workers wrote it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from prlhf.atomic import atomic_file, full_disk_named
+from prlhf.config import GenerateConfig
+from prlhf.errors import PrlhfError
+from prlhf.responses import (
+    MANIFEST,
+    Response,
+    prompt_type,
+    read_manifest,
+    read_responses,
+    shard_name,
+    to_line,
+    write_rows,
+)
+
+Key = tuple[str, str]  # (prompt_id, user_id)
+Form = Literal["jsonl", "parquet"]
+
+
+class Keyed(Protocol):
+    """A job, or a row."""
+
+    @property
+    def prompt_id(self) -> str: ...
+
+    @property
+    def user_id(self) -> str: ...
+
+    @property
+    def prompt(self) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Block:
+    """Jobs that are written together. `number` is the shard's, where there are shards."""
+
+    number: int
+    jobs: Sequence[Any]
+
+
+def key_of(one: Keyed) -> Key:
+    return one.prompt_id, one.user_id
+
+
+def form_of(config: GenerateConfig) -> tuple[Form, bool]:
+    """The format, and whether in shards: `--shards` says it, or the name: without an ending it is a folder."""
+    if config.shards:
+        return config.shards, True
+    return ("jsonl" if config.out.suffix not in ("", ".parquet") else "parquet"), not config.out.suffix
+
+
+def open_output(config: GenerateConfig, settings: dict[str, Any], jobs: Sequence[Keyed]) -> OneFile | Shards:
+    """The output for `jobs`, with what earlier runs with the same settings wrote of it."""
+    form, shards = form_of(config)
+    if config.out.exists() and config.out.is_dir() != shards:
+        wanted = "--shards is for a folder" if shards else "a folder of shards is named without an ending"
+        raise PrlhfError(f"{config.out} is a {'file' if shards else 'folder'}, and {wanted}", "choose another --out")
+    if form == "parquet":
+        prompt_type(job.prompt for job in jobs)
+    with full_disk_named(config.out):
+        (config.out if shards else config.out.parent).mkdir(parents=True, exist_ok=True)
+    return Shards(config, settings, jobs, form) if shards else OneFile(config, settings, jobs, form)
+
+
+# ---- one file ----
+
+
+class OneFile:
+    """`out`, JSONL or parquet. Rows of earlier runs, for other users or prompts, stay at its end."""
+
+    shards = 0
+
+    def __init__(self, config: GenerateConfig, settings: dict[str, Any], jobs: Sequence[Keyed], form: Form) -> None:
+        self.out, self.jobs, self.form, self.most = config.out, jobs, form, config.block
+        self.rows = already_written(config.out, settings)
+
+    @property
+    def count(self) -> int:
+        """How many of the responses are there."""
+        return sum(key_of(job) in self.rows for job in self.jobs)
+
+    def blocks(self, workers: int) -> list[Block]:
+        """What is left: all at once for one process, evenly for several `workers`."""
+        left = [job for job in self.jobs if key_of(job) not in self.rows]
+        size = even_blocks(len(left), workers, self.most) if workers else len(left)
+        return [
+            Block(number, left[start : start + size]) for number, start in enumerate(range(0, len(left), size or 1))
+        ]
+
+    def add(self, block: int, rows: Sequence[Response]) -> None:
+        path = partial(self.out)
+        with full_disk_named(path), path.open("a", encoding="utf-8") as file:
+            file.write("".join(map(to_line, rows)))
+        self.rows |= {key_of(row): row for row in rows}
+
+    def end_block(self, block: int) -> None:
+        pass
+
+    def finish(self) -> None:
+        """The whole file: rows in the order of the jobs, then those of earlier runs; the partial one goes."""
+        put_in_place(self.out, self.rows, map(key_of, self.jobs), self.form)
+
+
+def even_blocks(count: int, workers: int, most: int) -> int:
+    """The size of blocks of at most `most`, as many for each worker."""
+    rounds = math.ceil(count / (workers * most))
+    return max(1, math.ceil(count / (workers * max(rounds, 1))))
+
+
+def partial(out: Path) -> Path:
+    return out.with_name(out.name + ".partial")
+
+
+def already_written(out: Path, settings: dict[str, Any]) -> dict[Key, Response]:
+    """Rows of an earlier run with the same settings, whole or killed."""
+    rows = read_responses(out) if out.exists() else []
+    whole = None
+    if partial(out).exists():
+        more, whole = read_responses(partial(out), partial=True)
+        rows += more
+    for row in rows:
+        refuse_other(out, row.settings, settings)
+    if whole is not None:
+        os.truncate(partial(out), whole)
+    return {key_of(row): row for row in rows}
+
+
+def refuse_other(out: Path, there: dict[str, Any], settings: dict[str, Any]) -> None:
+    for key, value in settings.items():
+        if there.get(key) != value:
+            raise PrlhfError(
+                f"{out} holds responses with {key} = {there.get(key)}, not {value}",
+                "choose another --out, or remove it",
+            )
+
+
+def put_in_place(out: Path, rows: dict[Key, Response], first: Iterable[Key], form: Form) -> None:
+    order = {key: i for i, key in enumerate(first)}
+    with atomic_file(out) as beside:
+        ordered = sorted(rows.items(), key=lambda item: order.get(item[0], len(order)))
+        write_rows(beside, [row for _, row in ordered], form)
+    partial(out).unlink(missing_ok=True)
+
+
+# ---- a folder of shards ----
+
+
+class Shards:
+    """A folder with a shard per `block` jobs and a manifest. It is for these jobs alone: no others can join."""
+
+    def __init__(self, config: GenerateConfig, settings: dict[str, Any], jobs: Sequence[Keyed], form: Form) -> None:
+        self.out, self.jobs, self.form, self.size = config.out, jobs, form, config.block
+        self.cut = [Block(i, jobs[start : start + self.size]) for i, start in enumerate(range(0, len(jobs), self.size))]
+        self.shards = len(self.cut)
+        self.rows: dict[int, list[Response]] = {}  # of blocks that are being written
+        self._introduce(settings)
+
+    def _introduce(self, settings: dict[str, Any]) -> None:
+        """Write the manifest, or compare with the one that is there."""
+        keys = hashlib.sha256(json.dumps([key_of(job) for job in self.jobs]).encode()).hexdigest()[:16]
+        about: dict[str, Any] = {
+            "format": self.form,
+            "shards": self.shards,
+            "block": self.size,
+            "responses": len(self.jobs),
+        }
+        about |= {"pairs": keys, "settings": settings}
+        if (self.out / MANIFEST).exists():
+            there = read_manifest(self.out)
+            refuse_other(self.out, there["settings"], settings)
+            for key, what in (("format", "--shards"), ("block", "--block"), ("pairs", "users or prompts")):
+                if there.get(key) != about[key]:
+                    raise PrlhfError(
+                        f"{self.out} holds shards that were begun with other {what}",
+                        "choose another --out, or remove it",
+                    )
+            return
+        if any(self.out.iterdir()):
+            raise PrlhfError(f"{self.out} holds other files than shards of responses", "choose another --out")
+        with atomic_file(self.out / MANIFEST) as beside:
+            beside.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    @property
+    def count(self) -> int:
+        """How many of the responses are there, in whole shards."""
+        return sum(len(block.jobs) for block in self.cut if self._path(block.number).is_file())
+
+    def blocks(self, workers: int) -> list[Block]:
+        """The blocks whose shards are missing, whoever writes them."""
+        return [block for block in self.cut if not self._path(block.number).is_file()]
+
+    def add(self, block: int, rows: Sequence[Response]) -> None:
+        self.rows.setdefault(block, []).extend(rows)
+
+    def end_block(self, block: int) -> None:
+        """All of its rows were added: the shard takes its place."""
+        rows = {key_of(row): row for row in self.rows.pop(block)}
+        with atomic_file(self._path(block)) as beside:
+            write_rows(beside, [rows[key_of(job)] for job in self.cut[block].jobs], self.form)
+
+    def finish(self) -> None:
+        pass
+
+    def _path(self, number: int) -> Path:
+        return self.out / shard_name(number, self.form)
