@@ -13,8 +13,8 @@ from prlhf.generate.run import generate
 from prlhf.judge.run import judge_responses
 from prlhf.progress import SILENT, Progress
 from prlhf.sweep.settings import Settings
+from prlhf.train.callbacks import Report
 from prlhf.train.run import train
-from prlhf.train.trainer import Report
 
 BASE = "base.jsonl"  # in the sweep's folder: what the base writes, which all trials are judged against
 
