@@ -33,6 +33,7 @@ from prlhf.sweep.trials import Trial, missing_metric, no_metric, numbers
 
 SCRATCH = ".tune"  # Tune's own files, in the sweep's folder
 NO_END = 10**9  # ASHA's last step: a trial ends by itself
+NEXT_TO_NOTHING = {"memory": 2.0**20}  # of a trial that only drives its workers; Tune does not take nothing at all
 SETTINGS_OF_TUNE = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours, see Stop
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -169,8 +170,7 @@ def run_trials(
     Raises PrlhfError where the trials turn out not to have the metric.
     """
     os.environ.update({name: value for name, value in SETTINGS_OF_TUNE.items() if name not in os.environ})
-    # A trial that only drives its workers takes nothing itself.
-    resources = {"CPU": 0} if cluster.workers else worker_resources(cluster)
+    resources = NEXT_TO_NOTHING if cluster.workers else worker_resources(cluster)
     with Stop() as stop:
         record = Record(search, save, board, stop)
         tuner = tune.Tuner(
