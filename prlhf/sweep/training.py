@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from prlhf.judge.run import judge_responses
 from prlhf.progress import SILENT, Progress
 from prlhf.sweep.settings import Settings
 from prlhf.train.callbacks import Report
+from prlhf.train.on_ray import train_on_ray
 from prlhf.train.run import train
 
 BASE = "base.jsonl"  # in the sweep's folder: what the base writes, which all trials are judged against
@@ -36,8 +36,7 @@ def _train(settings: Settings, cluster: ClusterConfig, report: Report | None) ->
     resume = (config.folder / "recipe.yaml").exists()
     if not cluster.workers:
         return train(config, resume, SILENT, report)
-    on_ray = importlib.import_module("prlhf.train.on_ray")
-    return on_ray.train_on_ray(config, cluster, resume, SILENT, report)  # type: ignore[no-any-return]
+    return train_on_ray(config, cluster, resume, SILENT, report)
 
 
 def _judge(settings: Settings, out: Path) -> dict[str, Any]:
