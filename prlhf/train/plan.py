@@ -26,11 +26,12 @@ N workers share a step's comparisons: each has batch_size / N of them in a forwa
 rest. Under fsdp (torch's fully_shard, on every decoder layer and on what is left, the root: embeddings, last norm and
 head) weights, gradients and moments of base and adapter are divided by N; those of user model and reward head are
 not. The root stays gathered from forward to backward, and of the layers the one that computes and the one that is
-fetched meanwhile; gradients are whole until they are divided among the workers, layer by layer.
+fetched meanwhile; gradients are whole until they are divided among the workers, layer by layer. To save a checkpoint
+all have the whole weights beside their own, and the first one the whole moments: the peak, where that is more than a
+step takes. (Each has loaded the whole base before, without any of this.)
 
-Not counted: Python and its libraries, the CUDA context, and what an allocator holds on to (measured on CPUs:
-0.8 to 1.4 times the tensors' own peak, 0.6 to 0.9 times what glibc makes of it), NCCL's buffers, and the memory of the
-machine that holds the whole base while a worker loads it.
+Not counted: Python and its libraries, the CUDA context, NCCL's buffers, and what an allocator holds on to (measured on
+CPUs: 0.8 to 1.4 times the tensors' own peak, 0.6 to 0.9 times what glibc makes of it).
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ from prlhf.progress import SILENT, Progress
 from prlhf.records import Comparison, read_prepared
 from prlhf.train.batching import weighted_terms
 from prlhf.train.demonstrations import demonstrations, distinct
+from prlhf.train.on_ray import check_share
 from prlhf.train.run import check_data, check_new, with_base, without_users
 
 SAMPLE, LONGEST = 2000, 100  # rows looked at: evenly spread, and those of the most characters
@@ -104,6 +106,7 @@ def plan(config: TrainConfig, progress: Progress = SILENT, cluster: ClusterConfi
     data = read_prepared(Path(config.dataset))
     config = with_base(without_users(config), data)
     check_data(config, data, progress)
+    check_share(config, cluster)
     check_new(config.folder)
     device, dtype, elsewhere = device_of(config, cluster)
     base, missing = load_skeleton(str(config.model), dtype, config.trust_remote_code)
@@ -186,7 +189,7 @@ def changes(
         f"--set gradient_checkpointing={str(toggled).lower()}": {"gradient_checkpointing": toggled},
         f"--set pack_tokens={max(1, budget // 2)}": {"pack_tokens": max(1, budget // 2)},
     }
-    if config.batch_size % 2 == 0:
+    if config.batch_size % 2 == 0 and config.batch_size // 2 >= workers:
         half = {"batch_size": config.batch_size // 2, "accumulation": 2 * config.accumulation}
         found["--batch-size {batch_size} --accumulation {accumulation}".format(**half)] = half
     for flag, change in found.items():
@@ -194,7 +197,8 @@ def changes(
     if workers > 1:
         other = "ddp" if cluster.parallel == "fsdp" else "fsdp"
         yield f"--parallel {other}", (config, cluster.model_copy(update={"parallel": other}))
-    yield f"--workers {2 * workers}", (config, cluster.model_copy(update={"workers": 2 * workers}))
+    if config.objective != "sft" and config.batch_size >= 2 * workers:
+        yield f"--workers {2 * workers}", (config, cluster.model_copy(update={"workers": 2 * workers}))
 
 
 def steps(config: TrainConfig, rows: int) -> int:
@@ -311,8 +315,11 @@ def memory(
     idle: tuple[int, int] = (0, 0),
     cluster: ClusterConfig = ALONE,
 ) -> dict[str, float]:
-    """Bytes by part, and their sum as `peak`; `others` are the parameters of user model and head, in fp32, of which
-    `idle` have no gradient in a step, and no moments at the end."""
+    """Bytes by part, and as `peak` their sum, or what saving takes where that is more.
+
+    `others` are the parameters of user model and head, in fp32, of which `idle` have no gradient in a step, and no
+    moments at the end.
+    """
     shards = cluster.workers if cluster.workers > 1 and cluster.parallel == "fsdp" else 1
     trained = shape.trained_bytes / shards + 4 * others
     parts: dict[str, float] = {
@@ -322,11 +329,12 @@ def memory(
         "activations": batch.tokens * _kept_per_token(config, shape, batch.row),
         "logits": _logits(config, shape, batch),
     }
-    if shards > 1:
-        parts["exchange"] = sum(shape.root) + 2 * shape.layer[0] + shape.layer[1]
-    elif cluster.workers > 1:
-        parts["exchange"] = shape.trained_bytes
-    return parts | {"peak": sum(parts.values())}
+    if shards == 1:
+        exchange = {"exchange": shape.trained_bytes} if cluster.workers > 1 else {}
+        return parts | exchange | {"peak": sum(parts.values()) + sum(exchange.values())}
+    parts["exchange"] = sum(shape.root) + 2 * shape.layer[0] + shape.layer[1]
+    saving = shape.weight_bytes + parts["weights"] + 2 * shape.trained_bytes + parts["optimizer"]
+    return parts | {"saving": saving, "peak": max(sum(parts.values()), saving)}
 
 
 def _kept_per_token(config: TrainConfig, shape: Shape, length: int) -> float:

@@ -21,6 +21,7 @@ from prlhf.model.checkpoint import build_policy, build_reward_model
 from prlhf.model.skeleton import load_skeleton
 from prlhf.records import Prepared, read_prepared, write_prepared
 from prlhf.train import plan as planning
+from prlhf.train.on_ray import train_on_ray
 from prlhf.train.plan import Batch, Shape, idle_parameters, largest_batch, memory, plan, share_of, user_parameters
 from prlhf.train.run import train
 from prlhf_cli.main import app
@@ -296,6 +297,9 @@ def test_workers_of_fsdp_share_base_and_adapter_and_not_the_users() -> None:
     assert parts["exchange"] == (2400 + 20) + 2 * 1000 + 40
     assert parts["activations"] == by_part({})["activations"]
     assert parts["peak"] == 1200 + 200 + 400 + 4460 + parts["activations"] + parts["logits"]
+    assert parts["saving"] == 4400 + 1200 + 2 * 400 + 400 < parts["peak"]
+    little = by_part({"workers": 4, "parallel": "fsdp"}, Batch(0, 0))
+    assert little["peak"] == little["saving"] == parts["saving"]
     assert by_part({"workers": 1, "parallel": "fsdp"}) == by_part({})  # one worker has nobody to share with
 
 
@@ -304,7 +308,7 @@ def test_a_batch_is_all_workers(workers: int, share: int) -> None:
     assert share_of(TrainConfig(batch_size=10), ClusterConfig(workers=workers)).batch_size == share
 
 
-@pytest.mark.parametrize("objective", ["dpo", "sft"])
+@pytest.mark.parametrize("objective", ["dpo", "rm"])
 def test_workers_change_nothing_that_is_learned(tmp_path: Path, make_config: MakeConfig, objective: str) -> None:
     config = make_config(tmp_path / "run", objective=objective, batch_size=4, max_steps=None)
     alone, both = plan(config), plan(config, cluster=ClusterConfig(workers=2))
@@ -312,6 +316,25 @@ def test_workers_change_nothing_that_is_learned(tmp_path: Path, make_config: Mak
         assert alone[key] == both[key]
     assert (alone["workers"], both["workers"], both["parallel"]) == (0, 2, "ddp")
     assert both["memory_gib"]["activations"] < alone["memory_gib"]["activations"]
+
+
+@pytest.mark.parametrize(
+    ("options", "workers", "message"),
+    [
+        ({"batch_size": 2}, 3, "batch_size = 2 is less than workers = 3"),
+        ({"objective": "sft"}, 2, "workers = 2 is not for objective = sft"),
+    ],
+)
+def test_it_refuses_workers_as_training_does(
+    tmp_path: Path, make_config: MakeConfig, options: dict[str, Any], workers: int, message: str
+) -> None:
+    """And suggests none that it would refuse."""
+    config = make_config(tmp_path / "run", **options)
+    for work in (plan, train_on_ray):
+        with pytest.raises(PrlhfError, match=message):
+            work(config, cluster=ClusterConfig(workers=workers))
+    flags = plan(config, cluster=ClusterConfig(workers=workers - 1))["peak_gib_with"]
+    assert [flag for flag in flags if "workers" in flag or (workers > 2 and "batch-size" in flag)] == []
 
 
 def test_layers_and_root_are_the_whole(tiny_base: Path) -> None:
@@ -453,7 +476,7 @@ def test_it_is_shown(prepared: Path, tiny_base: Path, tmp_path: Path, objective:
 
 
 def test_a_workers_plan_is_shown(tmp_path: Path, make_config: MakeConfig, capsys: pytest.CaptureFixture[str]) -> None:
-    config = make_config(tmp_path / "run", device="cuda")
+    config = make_config(tmp_path / "run", device="cuda", batch_size=4)
     show_plan(plan(config, cluster=ClusterConfig(workers=2, parallel="fsdp")))
     shown = capsys.readouterr().out
     for text in ("2, fsdp", "memory of a worker: exchange", "peak with --parallel ddp", "peak with --workers 4"):
