@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
 from prlhf.config import TrainConfig
+from prlhf.errors import PrlhfError
 from prlhf.model.checkpoint import Policy, build_policy
 from prlhf.model.encoding import Encoded
 from prlhf.model.engine import Engine
@@ -54,8 +56,10 @@ def fill_reference(
     counts = {"computed": 0, "cached": 0}
     for alike in _grouped(wanted, BASES):
         data = read_prepared(Path(alike[0].dataset))
-        first = with_base(alike[0], data)
-        policy = build_policy(first, data.user_ids, {})
+        policy = _first_that_builds(alike, data)
+        if policy is None:
+            continue
+        first = policy.config
         engine = engine_of(policy, progress)
         reference = reference_of(engine, first, progress)
         for group in _grouped(alike, (*BUDGETS, *ORDERS)):
@@ -63,6 +67,14 @@ def fill_reference(
             reference.fill(needed, group[0].batch_size, progress)
         counts = {name: counts[name] + getattr(reference, name) for name in counts}
     return counts
+
+
+def _first_that_builds(configs: list[TrainConfig], data: Prepared) -> Policy | None:
+    """A policy on the base that `configs` have in common. Where none can be built their trials will say why."""
+    for config in configs:
+        with suppress(PrlhfError):
+            return build_policy(with_base(config, data), data.user_ids, {})
+    return None
 
 
 def _grouped(configs: list[TrainConfig], keys: Iterable[str]) -> list[list[TrainConfig]]:

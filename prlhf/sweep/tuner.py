@@ -10,14 +10,11 @@ import gc
 import json
 import os
 import shutil
-import signal
-import threading
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
-from types import FrameType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import ray
@@ -28,6 +25,7 @@ from ray.tune.search import Searcher
 from prlhf.cluster import worker_resources
 from prlhf.config import ClusterConfig, SweepConfig
 from prlhf.errors import PrlhfError
+from prlhf.interrupt import Interruptible
 from prlhf.sweep.board import Board
 from prlhf.sweep.search import Search
 from prlhf.sweep.settings import Settings
@@ -35,6 +33,7 @@ from prlhf.sweep.trials import Trial, missing_metric, no_metric, numbers
 
 SCRATCH = ".tune"  # Tune's own files, in the sweep's folder
 NO_END = 10**9  # ASHA's last step: a trial ends by itself
+NEXT_TO_NOTHING = {"memory": 2.0**20}  # of a trial that only drives its workers; Tune does not take nothing at all
 SETTINGS_OF_TUNE = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours, see Stop
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -46,27 +45,12 @@ SETTINGS_OF_TUNE = {
 }
 
 
-class Stop(tune.Stopper, AbstractContextManager["Stop"]):  # type: ignore[misc]
-    """Why all trials are to stop: Ctrl-C (`asked`; a second one ends it at once), or an error of the sweep's."""
+class Stop(Interruptible, tune.Stopper):  # type: ignore[misc]
+    """Why all trials are to stop: Ctrl-C, or an error of the sweep's."""
 
     def __init__(self) -> None:
-        self.asked = False
+        super().__init__()
         self.error: PrlhfError | None = None
-        self._before: Any = None
-
-    def __enter__(self) -> Stop:
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._ask)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
@@ -186,8 +170,7 @@ def run_trials(
     Raises PrlhfError where the trials turn out not to have the metric.
     """
     os.environ.update({name: value for name, value in SETTINGS_OF_TUNE.items() if name not in os.environ})
-    # A trial that only drives its workers takes nothing itself.
-    resources = {"CPU": 0} if cluster.workers else worker_resources(cluster)
+    resources = NEXT_TO_NOTHING if cluster.workers else worker_resources(cluster)
     with Stop() as stop:
         record = Record(search, save, board, stop)
         tuner = tune.Tuner(

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from prlhf.interrupt import Interruptible
 from prlhf.model import workers
 from prlhf.progress import Progress
 from prlhf.train import metrics
@@ -55,27 +53,9 @@ class Follow(TrainerCallback):
             self.report({"step": state.global_step} | {k.replace("eval_", "eval/", 1): v for k, v in metrics.items()})
 
 
-class Stop(TrainerCallback):
+class Stop(Interruptible, TrainerCallback):
     """Ends the run after the step in hand, all workers after the same one, and saves a checkpoint; by Ctrl-C, or
-    whatever else sets `asked`. A second Ctrl-C ends it at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: Any = None
-
-    def __enter__(self) -> Stop:
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._ask)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
+    whatever else sets `asked`."""
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -290,7 +290,7 @@ class StopWhenTold(Stop):
             threading.Thread(target=self._look, daemon=True).start()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error: Any) -> None:
         self._over.set()
 
     def _look(self) -> None:

@@ -49,8 +49,8 @@ def test_the_whole_command(tmp_path: Path, trained: Path) -> None:
     assert b"".join(path.read_bytes() for path in shards) == whole
 
 
-def started(run: Path, here: Path, out: Path) -> tuple[subprocess.Popen[str], dict[str, int]]:
-    """The command in a process of its own when its second shard is there, and when each shard was written."""
+def started(run: Path, here: Path, out: Path) -> subprocess.Popen[str]:
+    """The command in a session of its own, when its second shard is there."""
     options = ["--max-new-tokens", "60", "--block", "2", "--batch-size", "1", "--out", str(out)]
     running = subprocess.Popen(
         line(run, *options), cwd=here, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -60,7 +60,7 @@ def started(run: Path, here: Path, out: Path) -> tuple[subprocess.Popen[str], di
         assert running.poll() is None, running.communicate()
         assert time.monotonic() < until
         time.sleep(0.01)
-    return running, {}
+    return running
 
 
 def written(out: Path) -> dict[str, int]:
@@ -82,7 +82,7 @@ def goes_on(run: Path, here: Path, out: Path, before: dict[str, int]) -> None:
 
 @pytest.mark.slow
 def test_a_killed_command_repeats_no_finished_block(tmp_path: Path, trained: Path) -> None:
-    running, _ = started(trained, tmp_path, tmp_path / "out")
+    running = started(trained, tmp_path, tmp_path / "out")
     running.kill()
     running.communicate()
     goes_on(trained, tmp_path, tmp_path / "out", written(tmp_path / "out"))
@@ -90,7 +90,7 @@ def test_a_killed_command_repeats_no_finished_block(tmp_path: Path, trained: Pat
 
 @pytest.mark.slow
 def test_ctrl_c_stops_workers_and_says_how_to_go_on(tmp_path: Path, trained: Path) -> None:
-    running, _ = started(trained, tmp_path, tmp_path / "out")
+    running = started(trained, tmp_path, tmp_path / "out")
     os.killpg(running.pid, signal.SIGINT)  # as a terminal does: everyone in the foreground
     _, shown = running.communicate(timeout=120)
     assert running.returncode == 130, shown
