@@ -19,7 +19,7 @@ from prlhf.generate.output import Block, open_output
 from prlhf.generate.pairs import choose_pairs, choose_readers, known_readers
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Prepared, is_prepared, prompt_id, read_prepared
-from prlhf.responses import Response
+from prlhf.responses import Response, read_manifest
 
 HERE = ClusterConfig()
 
@@ -32,6 +32,8 @@ def generate(
     `run` may be None for the baselines that need no training. With workers, this process plans and keeps the output,
     and loads no weights but those of a base without a run.
     """
+    if config.out.is_dir() and any(config.out.iterdir()):
+        read_manifest(config.out)  # somebody else's folder is refused before anything is loaded
     data = load_data(run, config)
     if config.baseline == "oracle" and data:
         check_preferences(data)
