@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 import os
-import queue
+import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from prlhf.config import ClusterConfig
@@ -21,11 +22,15 @@ from prlhf.progress import Progress
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AIR_NEW_OUTPUT": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 HANDED_ON = ("PRLHF_CACHE", "HF_HOME", "HF_HUB_OFFLINE")  # settings that workers on other machines need as well
 POLL_SECONDS = 0.2
+ANSWER_SECONDS = 5.0  # for a cluster's machine to answer; Ray itself tries for minutes, with warnings of its own
+
+Event = tuple[str, tuple[Any, ...], dict[str, Any]]  # a method of `Progress`, and what it is called with
 
 
 @contextmanager
 def connected(config: ClusterConfig) -> Iterator[None]:
-    """With a Ray cluster: the one this process is already in, the one at `config.ray_address`, or one started here.
+    """With a Ray cluster: the one this process is already in, the one at `config.ray_address` (or at $RAY_ADDRESS,
+    which Ray sets for jobs that are submitted to it), or one started here, whatever else runs on this machine.
 
     What is started here ends here. Raises PrlhfError where no cluster answers.
     """
@@ -36,21 +41,25 @@ def connected(config: ClusterConfig) -> Iterator[None]:
         return
     level = logging.INFO if config.verbose else logging.ERROR
     options: dict[str, Any] = {"log_to_driver": config.verbose, "logging_level": level, "configure_logging": True}
-    if config.ray_address:
+    address = config.ray_address or os.environ.get("RAY_ADDRESS")
+    if address:
         settings = {name: os.environ[name] for name in HANDED_ON if name in os.environ}
-        options |= {"address": config.ray_address, "runtime_env": {"env_vars": settings}}
+        options |= {"address": address, "runtime_env": {"env_vars": settings}}
     else:
-        options |= {"include_dashboard": False}
+        options |= {"address": "local", "include_dashboard": False}
     try:
+        if address:
+            _check_answers(address)
         ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        if not config.ray_address:
+    except (ImportError, RuntimeError, ValueError, OSError) as error:  # ray:// needs ray[client]
+        if not address:
             raise PrlhfError(
                 f"Ray does not start: {one_line(error)}", "see --verbose, or leave out --workers"
             ) from error
         raise PrlhfError(
-            f"no Ray cluster answers at ray_address = {config.ray_address}: {one_line(error)}",
-            "start one there with `ray start --head`, or leave it out to start one here",
+            f"no Ray cluster answers at ray_address = {address}: {one_line(error)}",
+            "start one there with `ray start --head`, with RAY_AUTH_MODE=token and the same ~/.ray/auth_token there as "
+            "here (docs/CLUSTER.md); or leave it out to start one here",
         ) from error
     try:
         yield
@@ -58,32 +67,54 @@ def connected(config: ClusterConfig) -> Iterator[None]:
         ray.shutdown()
 
 
+def _check_answers(address: str) -> None:
+    """Raise OSError where nothing listens at `address`, ValueError where it is none."""
+    if address == "auto":  # the cluster that was started last on this machine, which may be gone
+        address = str(importlib.import_module("ray._private.services").canonicalize_bootstrap_address(address))
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not separator or not port.isdigit() or int(port) > 65535:
+        raise ValueError("it is neither auto nor HOST:PORT nor ray://HOST:PORT")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_SECONDS).close()
+
+
 def worker_resources(config: ClusterConfig) -> dict[str, float]:
-    """What one worker takes, by Ray's names; asks the cluster whether it has GPUs where the config leaves it open."""
+    """What one worker takes, by Ray's names; asks the cluster whether it has GPUs where the config leaves it open.
+
+    A cluster that can grow has those that may still come.
+    """
     ray = importlib.import_module("ray")
     gpus = config.gpus_per_worker
     if gpus is None:
-        gpus = 1.0 if ray.cluster_resources().get("GPU") else 0.0
+        later = any(machine.get("GPU") and count for machine, count in _to_come())
+        gpus = 1.0 if later or ray.cluster_resources().get("GPU") else 0.0
     return {"CPU": config.cpus_per_worker} | ({"GPU": gpus} if gpus else {})
 
 
-def check_fits(workers: int, each: dict[str, float]) -> None:
+def check_fits(workers: int, each: dict[str, float], what: str = "workers") -> None:
     """Raise PrlhfError where the cluster can never place `workers` of `each`; Ray itself would wait for ever.
 
-    A cluster that can grow is taken at its full size.
+    A cluster that can grow is taken at its full size. `what`: the name of the number in the message.
     """
-    ray = importlib.import_module("ray")
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    room = sum(_room(node, each) for node in nodes)
-    if room < workers and not _can_grow(workers, each):
+    there = room(each)
+    if there < workers and not _can_grow(workers, each):
         wanted = " and ".join(f"{amount:g} {name}" for name, amount in each.items())
-        there = "; ".join(
-            ", ".join(f"{node.get(name, 0):g} {name}" for name in sorted({"CPU", "GPU", *each})) for node in nodes
+        nodes = "; ".join(
+            ", ".join(f"{node.get(name, 0):g} {name}" for name in sorted({"CPU", "GPU", *each})) for node in _nodes()
         )
         raise PrlhfError(
-            f"workers = {workers} of {wanted} each do not fit: the cluster has {there}",
-            f"ask for at most {room} workers, or give each less" if room else "give each worker less",
+            f"{what} = {workers} of {wanted} each do not fit: the cluster has {nodes}",
+            f"ask for at most {there} {what}, or give each less" if there else "give each worker less",
         )
+
+
+def room(each: dict[str, float]) -> int:
+    """How many of `each` the cluster has room for when nothing else runs on it."""
+    return sum(_room(node, each) for node in _nodes())
+
+
+def _nodes() -> list[dict[str, float]]:
+    ray = importlib.import_module("ray")
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _room(node: dict[str, float], each: dict[str, float]) -> int:
@@ -91,17 +122,43 @@ def _room(node: dict[str, float], each: dict[str, float]) -> int:
 
 
 def _can_grow(workers: int, each: dict[str, float]) -> bool:
-    """Whether an autoscaler could add enough machines; a cluster without one has no such plan."""
-    state = importlib.import_module("ray._private.state").state
-    most = state.get_max_resources_from_cluster_config() or {}
-    return bool(most) and all(most.get(name, 0) >= workers * amount for name, amount in each.items())
+    """Whether an autoscaler could start machines enough; a cluster without one starts none."""
+    return sum(_room(machine, each) * count for machine, count in _to_come()) >= workers
+
+
+def _to_come() -> list[tuple[dict[str, float], float]]:
+    """The kinds of machines that an autoscaler may run: what one has, and how many there can be."""
+    config = importlib.import_module("ray._private.state").state.get_cluster_config()
+    kinds = config.node_group_configs if config else []
+    return [(dict(kind.resources), math.inf if kind.max_count < 0 else kind.max_count) for kind in kinds]
+
+
+class Mailbox:
+    """Holds events, in the order in which they came, until they are taken. As an actor, between machines.
+
+    Not `ray.util.queue.Queue`: its actor runs calls side by side, and events overtake each other.
+    """
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+
+    def put(self, event: Event) -> None:
+        self._events.append(event)
+
+    def take(self) -> list[Event]:
+        taken, self._events = self._events, []
+        return taken
 
 
 class Relay:
-    """A `Progress` to be handed to a worker: what it is told goes to whoever holds the other end of `events`."""
+    """A `Progress` to be handed to a worker: what it is told goes to whoever holds the other end of `mailbox`.
 
-    def __init__(self, events: Any) -> None:
-        self._events = events  # a ray.util.queue.Queue
+    Steps are told in passing: a bar must not slow them. What ends them or is said once is waited for, and with it
+    all that came before: a worker may end right after.
+    """
+
+    def __init__(self, mailbox: Any) -> None:
+        self._mailbox = mailbox  # the actor
 
     def start(self, label: str, total: int) -> None:
         self._tell("start", label, total)
@@ -110,39 +167,52 @@ class Relay:
         self._tell("advance", steps, **values)
 
     def finish(self) -> None:
-        self._tell("finish")
+        self._wait_for(self._tell("finish"))
 
     def note(self, line: str) -> None:
-        self._tell("note", line)
+        self._wait_for(self._tell("note", line))
 
-    def _tell(self, name: str, *args: Any, **values: Any) -> None:
-        self._events.actor.put_nowait.remote((name, args, values))  # not waited for: a bar must not slow a step
+    def report(self, row: dict[str, float]) -> None:
+        """A row of an evaluation, for the `report` that `shown_by` was given."""
+        self._wait_for(self._tell("report", row))
+
+    def _tell(self, name: str, *args: Any, **values: Any) -> Any:
+        return self._mailbox.put.remote((name, args, values))
+
+    def _wait_for(self, told: Any) -> None:
+        ray = importlib.import_module("ray")
+        with suppress(ray.exceptions.RayError):  # nobody listens any more: no reason to fail
+            ray.get(told, timeout=ANSWER_SECONDS)
 
 
 @contextmanager
-def shown_by(progress: Progress) -> Iterator[Relay]:
-    """A relay for workers whose events `progress` shows while the context lasts."""
-    events = importlib.import_module("ray.util.queue").Queue(actor_options={"num_cpus": 0})
+def shown_by(progress: Progress, report: Callable[[dict[str, float]], None] | None = None) -> Iterator[Relay]:
+    """A relay for workers whose events `progress` shows while the context lasts; rows they report go to `report`."""
+    ray = importlib.import_module("ray")
+    mailbox = ray.remote(Mailbox).options(num_cpus=0).remote()
     over = threading.Event()
 
     def show() -> None:
-        while True:
-            last = over.is_set()  # looked at before the events: none that came before it is left out
+        last = False
+        while not last:
+            last = over.wait(POLL_SECONDS)  # looked at before the events: none that came before it is left out
             try:
-                waiting = events.get_nowait_batch(events.qsize())
-            except (queue.Empty, importlib.import_module("ray").exceptions.RayError):
+                waiting = ray.get(mailbox.take.remote(), timeout=ANSWER_SECONDS)
+            except ray.exceptions.GetTimeoutError:  # a busy cluster; it will answer
+                continue
+            except ray.exceptions.RayError:
                 return
             for name, args, values in waiting:
-                getattr(progress, name)(*args, **values)
-            if last:
-                return
-            over.wait(POLL_SECONDS)
+                if name != "report":
+                    getattr(progress, name)(*args, **values)
+                elif report:
+                    report(*args)
 
     thread = threading.Thread(target=show, daemon=True)
     thread.start()
     try:
-        yield Relay(events)
+        yield Relay(mailbox)
     finally:
         over.set()
-        thread.join(timeout=10)
-        events.shutdown(force=True)
+        thread.join(timeout=2 * ANSWER_SECONDS)
+        ray.kill(mailbox)

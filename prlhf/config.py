@@ -223,12 +223,30 @@ class ClusterConfig(Stage):
     verbose: bool = False  # show Ray's own messages
 
 
+class SweepConfig(Stage):
+    """`prlhf sweep`: many trials of `train`, or of train, generate and judge, over a space of settings."""
+
+    space: dict[str, Any] = {}  # key -> "0.1:0.9", "1e-5:1e-3:log", "1,5,10" or a list; a train key, or generate.KEY
+    out: Path = Path("sweep")
+    trials: int | None = Field(None, ge=1)  # how many points to sample; default: the whole grid
+    search: Literal["grid", "random", "optuna"] | None = None  # default: random where `trials` is given, else grid
+    metric: str = "eval/accuracy_macro"  # judge/NAME: by generating and judging at the end of a trial
+    mode: Literal["max", "min"] = "max"
+    seed: int = 0  # of the sampled points; the trials' own is train.seed
+    against: str = "base"  # judge/NAME: the responses to win against: the base's, or a file of `prlhf generate`
+    asha: bool = False  # stop trials that are behind at an evaluation (see train.eval_every)
+    grace: int | None = Field(None, ge=1)  # asha: steps before the first look at a trial; default: eval_every
+    reduction: float = Field(3, gt=1)  # asha: the best 1 in this many go on, with as many times more steps
+    concurrent: int | None = Field(None, ge=1)  # trials at a time; default: as many as the cluster has room for
+
+
 STAGES: dict[str, type[Stage]] = {
     "prep": PrepConfig,
     "train": TrainConfig,
     "generate": GenerateConfig,
     "judge": JudgeConfig,
     "cluster": ClusterConfig,
+    "sweep": SweepConfig,
 }
 S = TypeVar("S", bound=Stage)
 

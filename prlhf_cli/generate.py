@@ -7,9 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from prlhf_cli import show
-
-CLUSTER = ("workers", "gpus_per_worker", "cpus_per_worker", "ray_address", "verbose")
+from prlhf_cli import cluster, show
 
 
 def command(
@@ -77,15 +75,11 @@ def command(
         bool | None, typer.Option("--trust-remote-code", help="Run code that comes with the base model.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Ray workers; 0: this process, without Ray (default: 0).")] = None,
-    gpus_per_worker: Annotated[
-        float | None, typer.Option(help="GPUs of each worker (default: 1 where the cluster has any).")
-    ] = None,
-    cpus_per_worker: Annotated[float | None, typer.Option(help="CPUs of each worker (default: 1).")] = None,
-    ray_address: Annotated[
-        str | None, typer.Option(help="auto, or the address of a running Ray cluster (default: start one here).")
-    ] = None,
-    verbose: Annotated[bool | None, typer.Option("--verbose", help="Show Ray's own messages.")] = None,
+    workers: cluster.Workers = None,
+    gpus_per_worker: cluster.Gpus = None,
+    cpus_per_worker: cluster.Cpus = None,
+    ray_address: cluster.Address = None,
+    verbose: cluster.Verbose = None,
     recipe: Annotated[
         str | None,
         typer.Option(help="Recipe (a file, or a shipped one's name) whose `generate` and `cluster` sections to use."),
@@ -107,17 +101,16 @@ def command(
     prlhf generate --baseline chosen --dataset data/demo --out chosen.jsonl
     """
     flags = {key: value for key, value in locals().items() if key not in ("run", "recipe", "as_json")}
-    where = {key: flags.pop(key) for key in CLUSTER}
 
     def work(bars: show.Bars) -> dict[str, Any]:
-        from prlhf.config import ClusterConfig, GenerateConfig, load_recipe, resolve
+        from prlhf.config import GenerateConfig, load_recipe, resolve
 
-        sections = load_recipe(recipe)
-        config = resolve(GenerateConfig, sections.get("generate", {}), flags)
-        cluster = resolve(ClusterConfig, sections.get("cluster", {}), where)
+        sections, own = load_recipe(recipe), dict(flags)
+        where = cluster.config_of(sections, {}, own)
+        config = resolve(GenerateConfig, sections.get("generate", {}), own)
         from prlhf.generate.run import generate
 
-        return generate(run, config, bars, cluster)
+        return generate(run, config, bars, where)
 
     show.run(work, _show, as_json)
 

@@ -6,6 +6,7 @@ rich is imported where something is shown: help pages do without it, and are the
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -43,6 +44,18 @@ def run(work: Callable[[Bars], dict[str, Any]], show: Callable[[dict[str, Any]],
         show(result)
         return
     sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
+
+
+def leaderboard() -> Any:
+    """A sweep's trials while they run, on standard error."""
+    from prlhf_cli.bars import Leaderboard
+
+    return Leaderboard()
+
+
+def command_line() -> str:
+    """What was typed."""
+    return shlex.join(["prlhf", *sys.argv[1:]])
 
 
 def print_error(line: str) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from prlhf.errors import PrlhfError
-from prlhf_cli import garbage, show
+from prlhf_cli import cluster, garbage, show
 
 NO_KEYS = ("recipe", "set_", "resume", "per_user", "dry_run", "as_json")  # options that are no keys of TrainConfig
 
@@ -77,6 +77,19 @@ def command(
     per_user: Annotated[
         bool, typer.Option("--per-user", help="A baseline for few users: one vanilla adapter for each, no user model.")
     ] = False,
+    workers: cluster.Workers = None,
+    gpus_per_worker: cluster.Gpus = None,
+    cpus_per_worker: cluster.Cpus = None,
+    ray_address: cluster.Address = None,
+    storage: cluster.Storage = None,
+    parallel: Annotated[
+        Literal["ddp", "fsdp"] | None,
+        typer.Option(help="ddp: every worker has the whole model; fsdp: a shard of it (default: ddp)."),
+    ] = None,
+    max_failures: Annotated[
+        int | None, typer.Option(help="How many times to go on after workers are lost (default: 3).")
+    ] = None,
+    verbose: cluster.Verbose = None,
     recipe: Annotated[
         str | None, typer.Option(help="Recipe (a file, or a shipped one's name) whose `train` section to use.")
     ] = None,
@@ -110,6 +123,10 @@ def command(
 
     prlhf train --resume --out runs/demo
 
+    prlhf train --dataset demo --workers 2 --out runs/two
+
+    prlhf train --recipe tldr --workers 8 --ray-address auto --storage s3://bucket/runs --out runs/tldr8
+
     prlhf train --dataset demo --per-user --max-steps 100 --out runs/adapters
     """
     flags = {key: value for key, value in locals().items() if key not in NO_KEYS}
@@ -121,24 +138,41 @@ def command(
 
         if dry_run and (resume or per_user):
             raise PrlhfError("--dry-run plans one new run", "leave out --resume and --per-user")
-        layers = [load_recipe(recipe).get("train", {}), parse_overrides(set_, "train"), flags]
+        own = dict(flags)
+        # of a run to be resumed only its own recipe knows, which may have to be fetched from the storage
+        where = cluster.config_of(load_recipe(recipe), {"workers": 1} if resume else {}, own)
+        layers = [load_recipe(recipe).get("train", {}), parse_overrides(set_, "train"), own]
         config = resolve(TrainConfig, *layers)
         if per_user and not config.out:
             config = config.model_copy(update={"out": folder_for(config.dataset)})
         if dry_run:
-            return plan_of(config.model_copy(update={"out": config.folder}), load_recipe(recipe), bars)
+            return plan_of(
+                config.model_copy(update={"out": config.folder}),
+                load_recipe(recipe),
+                bars,
+                where if where.workers else None,
+            )
         if resume:
+            from prlhf.train.on_ray import fetch_recipe, saved_cluster
             from prlhf.train.run import saved_config
 
+            fetch_recipe(config.folder, where)
+            where = cluster.config_of(load_recipe(recipe), saved_cluster(config.folder), dict(flags))
             config = resolve(TrainConfig, saved_config(config.folder).model_dump(), *layers)
         else:
             config = config.model_copy(
                 update={"out": config.folder, "dataset": str(locate(config.dataset, load_recipe(recipe), bars))}
             )
         if per_user or is_per_user(config.folder):
+            if where.workers:
+                raise PrlhfError("--per-user trains in this process, one adapter after another", "leave out --workers")
             from prlhf.train.per_user import train_per_user
 
             return train_per_user(config, resume, bars)
+        if where.workers:
+            from prlhf.train.on_ray import train_on_ray
+
+            return train_on_ray(config, where, resume, bars)
         from prlhf.train.run import train
 
         garbage.spare_imports()
@@ -147,16 +181,18 @@ def command(
     show.run(work, show_plan if dry_run else show_run, as_json)
 
 
-def plan_of(config: Any, recipe: dict[str, Any], bars: show.Bars) -> dict[str, Any]:
-    """The plan of a run. Data that training would prepare first is prepared for the moment, in a temporary folder."""
+def plan_of(config: Any, recipe: dict[str, Any], bars: show.Bars, cluster: Any = None) -> dict[str, Any]:
+    """The plan of a run, on `cluster` (None: in this process).
+
+    Data that training would prepare first is prepared for the moment, in a temporary folder."""
     from tempfile import TemporaryDirectory
 
     from prlhf.data import locate
-    from prlhf.train.plan import plan
+    from prlhf.train.plan import ALONE, plan
 
     with TemporaryDirectory(prefix="prlhf-") as scratch:
         folder = locate(config.dataset, recipe, bars, Path(scratch))
-        found = plan(config.model_copy(update={"dataset": str(folder)}), bars)
+        found = plan(config.model_copy(update={"dataset": str(folder)}), bars, cluster or ALONE)
     if not folder.exists():
         found["settings"]["dataset"] = config.dataset
         found["missing"].append(f"the data set {config.dataset} is not prepared yet: training will do that first")
@@ -204,18 +240,22 @@ def show_plan(plan: dict[str, Any]) -> None:
     kind, settings = plan["settings"]["objective"], plan["settings"]
     unit = "demonstrations" if kind == "sft" else "comparisons"
     seen = f"{plan['looked_at']} {unit} looked at"
+    whose = "memory of a worker" if plan["workers"] else "memory"
+    there = plan["available_gib"]
     rows: list[tuple[str, object]] = [
         ("objective, user model", kind if kind == "sft" else f"{kind}, {settings['user_model']}"),
         ("base", settings["model"]),
         ("device, precision", f"{plan['device']}, {plan['precision']}"),
+        *([("workers", f"{plan['workers']}, {plan['parallel'] or 'alone'}")] if plan["workers"] else []),
         (f"{unit}, held out", f"{plan['train']:,}, {plan['eval']:,}"),
         ("users", f"{plan['users']:,}"),
         (f"steps of {plan['rows_per_step']} {unit}", f"{plan['steps']:,}"),
         ("tokens, mean and most", f"{plan['tokens_mean']:.0f}, {plan['tokens_max']} of {plan['tokens_allowed']}"),
         *((f"{what} cut ({seen})", count) for what, count in plan["cut"].items() if count),
         *((f"parameters: {part.replace('_', ' ')}", f"{n:,}") for part, n in plan["parameters"].items() if n),
-        *((f"memory: {part}", f"{size:.2f} GiB") for part, size in plan["memory_gib"].items()),
-        (f"memory of {plan['device']}", f"{plan['available_gib']:.2f} GiB"),
+        *((f"{whose}: {part}", f"{size:.2f} GiB") for part, size in plan["memory_gib"].items()),
+        *((f"peak with {flag}", f"{size:.2f} GiB") for flag, size in plan["peak_gib_with"].items()),
+        (f"memory of {plan['device']}", "unknown" if there is None else f"{there:.2f} GiB"),
     ]
     show.table(f"{plan['run']}: what `prlhf train` would do", ["what", "value"], rows)
     for line in plan["missing"]:

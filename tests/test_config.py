@@ -186,6 +186,7 @@ def _values(kind: Any, rules: list[Any]) -> st.SearchStrategy[Any]:
         str: text,
         Path: text.map(Path),
         dict[str, str]: st.dictionaries(text, text, max_size=2),
+        dict[str, Any]: st.dictionaries(text, text | st.lists(text, max_size=2), max_size=2),
     }[kind]
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from prlhf.errors import one_line
+from prlhf.model import workers
 from prlhf.model.encoding import Rows, pad_rows
 from prlhf.model.personalized import Personalized, PersonalizedLM, unwrapped
 from prlhf.model.prefix_tree import Pack, Reading, families, pack
@@ -41,6 +42,7 @@ class Engine:
             model.attention = "segments"
             why = tree_fault(model, pad)
         self.trees = trees and not why
+        self.in_step = False  # whether other workers hold shards of the model, and must run it as often as this one
         self._multiple = FLEX_BUCKET if self.trees and model.attention == "flex" else 1
         if why:
             progress.note(f"prefix trees are off for this model, which is slower: {why}")
@@ -62,11 +64,17 @@ class Engine:
         """Log-probs [n] under the base alone, on the CPU; who reads plays no part."""
         return self._over(readings, 0, cast(PersonalizedLM, self.model).reference)
 
+    def kept_in_step(self, parts: list[tuple[list[int], Rows | Pack]]) -> list[tuple[list[int], Rows | Pack]]:
+        """`parts`, and where the workers run in step as many more of no readings as another worker has."""
+        missing = workers.most(len(parts)) - len(parts) if self.in_step else 0
+        return parts + [([], parts[0][1])] * missing
+
     def _over(self, readings: Sequence[Reading], user_tokens: int, run: Callable[[Rows | Pack], Tensor]) -> Tensor:
         distinct = list(dict.fromkeys(readings))
         found: dict[Reading, Tensor] = {}
-        for numbers, layout in self.parts(distinct, user_tokens):
-            found |= zip((distinct[number] for number in numbers), run(layout).cpu(), strict=True)
+        for numbers, layout in self.kept_in_step(list(self.parts(distinct, user_tokens))):
+            values = run(layout).cpu()
+            found |= zip((distinct[number] for number in numbers), values[: len(numbers)], strict=True)
         return torch.stack([found[reading] for reading in readings])
 
 

@@ -1,74 +1,230 @@
-"""What a sweep goes through: `alpha=0.2,0.5` per setting, and the grid of all combinations."""
+"""What a sweep goes through: `alpha=0.1:0.9`, `lr=1e-5:1e-3:log`, `k=5,10,50` per setting, and points in that space."""
 
 from __future__ import annotations
 
 import itertools
+import math
+import random
+import re
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args
 
 import yaml
+from pydantic import TypeAdapter, ValidationError
 
-from prlhf.config import TrainConfig, parse_override, resolve
+from prlhf.config import GenerateConfig, Stage, TrainConfig
 from prlhf.errors import PrlhfError, nearest
 
-Space = dict[str, list[Any]]  # a key of TrainConfig -> its values, both in the order given
 Point = dict[str, Any]  # one value for every key of the space
 
-HOW_TO_WRITE = "write it as in --space alpha=0.2,0.5"
+HOW_TO_WRITE = "write it as in --space alpha=0.2,0.5 or --space alpha=0.1:0.9"
+STAGE_OF: dict[str, type[Stage]] = {"train": TrainConfig, "generate": GenerateConfig}
+PER_TRIAL = {  # what the sweep itself decides, and why
+    "out": "every trial has a folder of its own",
+    "generate.out": "every trial has a folder of its own",
+    "generate.dataset": "all trials write for the same prompts",
+    "generate.prompts": "all trials write for the same prompts",
+    "generate.users": "all trials write for the same users",
+    "generate.baseline": "a trial writes with the model it trained",
+}
+_RANGE = re.compile(r"\s*([^:,\s]+)\s*:\s*([^:,\s]+)\s*(?::\s*([^:,\s]*)\s*)?")
+
+
+@dataclass(frozen=True)
+class Range:
+    """All numbers from `low` to `high`, both included; `log`: as many in every factor of ten."""
+
+    low: float
+    high: float
+    log: bool = False
+    whole: bool = False
+
+    def at(self, share: float) -> float:
+        """The number below which `share`, in [0, 1), of the range lies."""
+        beyond = self.high + 1 if self.whole else self.high  # whole numbers: each has the room up to the next
+        value = self.low * (beyond / self.low) ** share if self.log else self.low + share * (beyond - self.low)
+        value = math.floor(value) if self.whole else float(f"{value:.6g}")  # short, as it stands in tables and recipes
+        return min(max(value, self.low), self.high)
+
+    @property
+    def ends(self) -> list[float]:
+        return [self.low] if self.low == self.high else [self.low, self.high]
+
+
+Axis = list[Any] | Range
+Space = dict[str, Axis]  # a key, as in `alpha` or `generate.temperature` -> what it can be, in the order given
 
 
 def parse_space(texts: list[str]) -> Space:
-    """`["alpha=0.2,0.5", "user-tokens=1,10"]` to keys and values; `train.alpha` is `alpha`.
+    """`["alpha=0.1:0.9", "user-tokens=1,10"]` to a space; `train.alpha` is `alpha`.
 
     Values are YAML, so `lora_targets="q_proj,v_proj",all-linear` has two.
     """
-    if not texts:
-        raise PrlhfError("the sweep has no --space to go through", HOW_TO_WRITE)
-    space: Space = {}
+    return space_of(texts_by_key(texts))
+
+
+def texts_by_key(texts: list[str]) -> dict[str, str]:
+    """Every `--space` as key and what stands after its `=`."""
+    given: dict[str, str] = {}
     for text in texts:
-        key, values = _parse(text)
-        if key in space:
+        name, separator, listed = text.partition("=")
+        if not separator or not name.strip():
+            raise PrlhfError(f"'{text}' is no key=value,value", HOW_TO_WRITE)
+        key = canonical(name)
+        if key in given:
             raise PrlhfError(f"--space names '{key}' twice", f"give all values of {key} in one --space")
-        space[key] = values
-    return space
+        given[key] = listed
+    return given
 
 
-def grid(space: Space) -> list[Point]:
-    """All combinations; the last key varies fastest."""
-    return [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
+def space_of(given: Mapping[str, Any]) -> Space:
+    """The same from a recipe's `sweep.space`, whose values are texts, as after the `=` of --space, or lists."""
+    if not given:
+        raise PrlhfError("the sweep has no --space to go through", HOW_TO_WRITE)
+    return {canonical(key): _axis(canonical(key), value) for key, value in given.items()}
 
 
-def configs(base: Mapping[str, Any], points: list[Point]) -> list[TrainConfig]:
-    """Every point on top of `base`, checked; so a sweep that would fail at its last trial fails before its first."""
-    checked = [resolve(TrainConfig, base, point) for point in points]
-    for number, config in enumerate(checked):
-        if config in checked[:number]:  # `1e-4,0.0001`: told apart as YAML, but one setting
-            first = points[checked.index(config)]
-            raise PrlhfError(f"{points[number]} and {first} are the same trial", "remove one of the values")
-    return checked
+def canonical(name: str) -> str:
+    """`train.user-tokens` is `user_tokens`; generate's keys keep their stage. Raises PrlhfError for unknown keys."""
+    key = name.strip().replace("-", "_").removeprefix("train.")
+    stage, _, bare = key.rpartition(".")
+    kind = STAGE_OF.get(stage or "train")
+    if kind is None or bare not in kind.model_fields:
+        known = [*TrainConfig.model_fields, *(f"generate.{field}" for field in GenerateConfig.model_fields)]
+        raise PrlhfError(f"unknown key '{key}' in --space", nearest(key, known))
+    if key in PER_TRIAL:
+        raise PrlhfError(f"'{key}' cannot be swept: {PER_TRIAL[key]}", "leave it out of the space")
+    return key
 
 
-def _parse(text: str) -> tuple[str, list[Any]]:
-    name, separator, listed = text.partition("=")
-    if not separator or not name.strip():
-        raise PrlhfError(f"'{text}' is no key=value,value", HOW_TO_WRITE)
-    key, _ = parse_override(f"{name}=", "train")
-    if key not in TrainConfig.model_fields:
-        raise PrlhfError(f"unknown key '{key}' in --space", nearest(key, TrainConfig.model_fields))
-    if key == "out":
-        raise PrlhfError("'out' cannot be swept: every trial has a folder of its own", "choose the sweep's with --out")
-    return key, _values(text, listed)
+def _field(key: str) -> Any:
+    stage, _, bare = key.rpartition(".")
+    return STAGE_OF[stage or "train"].model_fields[bare]
 
 
-def _values(text: str, listed: str) -> list[Any]:
+def _number_kind(key: str) -> type | None:
+    """int or float for keys that hold numbers, also where they may be left out; None for the others."""
+    annotation = _field(key).annotation
+    kinds = [kind for kind in get_args(annotation) or (annotation,) if kind in (int, float)]
+    return kinds[0] if kinds else None
+
+
+def _axis(key: str, value: Any) -> Axis:
+    if isinstance(value, list):
+        return _choices(key, f"{key}={value}", value)
+    if not isinstance(value, str):  # to YAML, 1:20 is a number too: 80
+        raise PrlhfError(
+            f"sweep.space.{key} = {value!r} is neither a range nor a list", f'write {key}: "1:20", or [1, 5]'
+        )
+    match = _RANGE.fullmatch(value)
+    if match and all(map(_is_number, match.groups()[:2])):
+        return _range(key, *match.groups())
+    text = f"{key}={value}"
+    if ":" in value and _number_kind(key):
+        raise PrlhfError(f"'{text}' is no range", f"{HOW_TO_WRITE}, or lr=1e-5:1e-3:log; a range stands alone")
+    return _choices(key, text, _listed(text, value))
+
+
+def _range(key: str, low: str, high: str, scale: str | None) -> Range:
+    text, kind = f"{key}={low}:{high}" + (f":{scale}" if scale is not None else ""), _number_kind(key)
+    if kind is None:
+        raise PrlhfError(f"'{text}' is a range, and {key} is no number", "list its values with commas")
+    if scale not in (None, "log"):
+        raise PrlhfError(f"'{text}': '{scale}' is no scale", "write :log for a logarithmic range, or nothing")
+    ends = [float(low), float(high)]
+    if not all(map(math.isfinite, ends)) or ends[0] > ends[1]:
+        raise PrlhfError(f"'{text}' is an empty range", "write the lower end first, as in alpha=0.1:0.9")
+    if scale and ends[0] <= 0:
+        raise PrlhfError(f"'{text}' is logarithmic and starts at {low}", "start above 0, as in lr=1e-5:1e-3:log")
+    if kind is int:
+        if any(end != int(end) for end in ends):
+            raise PrlhfError(f"'{text}': {key} is a whole number", f"write whole ends, as in {key}=5:50")
+        return Range(int(ends[0]), int(ends[1]), bool(scale), whole=True)
+    return Range(ends[0], ends[1], bool(scale))
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _listed(text: str, listed: str) -> list[Any]:
     try:
         values: list[Any] = yaml.safe_load(f"[{listed}]")
     except yaml.YAMLError as error:
         raise PrlhfError(f"cannot read the values of '{text}'", f"{HOW_TO_WRITE}; quote what has a comma") from error
-    # YAML forgives a comma at the end; null would silently mean the base's value.
-    if not values or listed.rstrip().endswith(",") or any(value is None or value == "" for value in values):
+    return [None] if listed.rstrip().endswith(",") else values  # YAML forgives a comma at the end
+
+
+def _choices(key: str, text: str, values: list[Any]) -> list[Any]:
+    # null would silently mean the base's value
+    if not values or any(value is None or value == "" for value in values):
         raise PrlhfError(f"'{text}' has an empty value", HOW_TO_WRITE)
+    values = [_typed(key, value) for value in values]
     for number, value in enumerate(values):
         if value in values[:number]:
             raise PrlhfError(f"'{text}' has {value!r} twice", "remove one")
     return values
+
+
+def _typed(key: str, value: Any) -> Any:
+    """The value as the config has it: `1e-4` is text to YAML. What is refused stays: the check of points says why."""
+    field = _field(key)
+    try:
+        kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError:
+        return value
+
+
+# ---- points ----
+
+
+def grid(space: Space) -> list[Point]:
+    """All combinations; the last key varies fastest. A range has none."""
+    for key, axis in space.items():
+        if isinstance(axis, Range):
+            raise PrlhfError(
+                f"the range {key} = {axis.low:g}:{axis.high:g} has no grid",
+                f"sample it with --trials N, or list values of {key}",
+            )
+    return _combinations(space, lambda axis: axis)
+
+
+def corners(space: Space) -> list[Point]:
+    """All combinations of the lists' values and the ranges' ends: what lies between is as good as they are."""
+    return _combinations(space, lambda axis: axis.ends if isinstance(axis, Range) else axis)
+
+
+def _combinations(space: Space, values: Any) -> list[Point]:
+    return [dict(zip(space, found, strict=True)) for found in itertools.product(*map(values, space.values()))]
+
+
+def size(space: Space) -> float:
+    """How many points there are; infinite where a range is not of whole numbers."""
+    return math.prod(_size(axis) for axis in space.values())
+
+
+def _size(axis: Axis) -> float:
+    if isinstance(axis, list):
+        return len(axis)
+    return axis.high - axis.low + 1 if axis.whole else 1 if axis.low == axis.high else math.inf
+
+
+def contains(axis: Axis, value: Any) -> bool:
+    if isinstance(axis, list):
+        return value in axis
+    return isinstance(value, int if axis.whole else int | float) and axis.low <= value <= axis.high
+
+
+def draw(space: Space, seed: int, number: int, attempt: int = 0) -> Point:
+    """Point `number` of a random search: it depends on the seed and on nothing that was drawn before."""
+    return {key: _draw(axis, random.Random(f"{seed} {number} {attempt} {key}").random()) for key, axis in space.items()}
+
+
+def _draw(axis: Axis, share: float) -> Any:
+    return axis.at(share) if isinstance(axis, Range) else axis[int(share * len(axis))]

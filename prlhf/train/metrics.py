@@ -1,4 +1,4 @@
-"""metrics.jsonl: one line per log event of a run, cut back to the checkpoint on resume."""
+"""metrics.jsonl: one line per log event of a run; a resumed run has its checkpoint's."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def cut_back(path: Path, step: int) -> None:
-    """Forget what was logged after `step`: a resumed run logs it again."""
-    _write(path, [row for row in read(path) if row["step"] <= step])
+def begin(path: Path, checkpoint: Path | None) -> None:
+    """Have logged what had been at `checkpoint`, or nothing yet: what came after it will be logged again."""
+    _write(path, read(checkpoint / path.name) if checkpoint else [])
 
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -29,7 +29,7 @@ def nll_per_token(chosen: Tensor, lengths: Tensor) -> Tensor:
     return -chosen / lengths
 
 
-def mix(terms: Sequence[tuple[float, Tensor]], count: int) -> Tensor:
+def mix(terms: Sequence[tuple[float, Tensor]], count: float) -> Tensor:
     """The mean over `count` comparisons of the weighted sum of terms (section 4.4).
 
     P-DPO's terms are (alpha, the user's) and (1 - alpha, the generic user's), each (weight, losses [n]): of all the

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 FADED = 1e-8  # momentum that has shrunk to this part of itself moves nothing any more
 
@@ -95,14 +96,25 @@ class RowAdamW(torch.optim.AdamW):
     def state_dict(self) -> dict[str, Any]:
         packed = super().state_dict()
         rows = {i: self._rows[p].to_save() for i, p in enumerate(self._parameters()) if p in self._rows}
-        return packed | {"state": packed["state"] | rows}
+        dense = {i: {name: _whole(value) for name, value in state.items()} for i, state in packed["state"].items()}
+        return packed | {"state": dense | rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         rows = {i: state for i, state in state_dict["state"].items() if "rows" in state}
         dense = {i: state for i, state in state_dict["state"].items() if i not in rows}
         super().load_state_dict(state_dict | {"state": dense})  # it would turn row numbers into fp32
         parameters = self._parameters()
+        for parameter in parameters:
+            if isinstance(parameter, DTensor):
+                self._shard(parameter)
         self._rows = {parameters[i]: RowState(state) for i, state in rows.items()}
+
+    def _shard(self, parameter: DTensor) -> None:
+        """Its state as its own shards are."""
+        state = self.state[parameter]
+        for name, value in state.items():
+            if value.shape == parameter.shape:
+                state[name] = distribute_tensor(value, parameter.device_mesh, parameter.placements)
 
     def _parameters(self) -> list[Tensor]:
         """In the order in which torch numbers them in a state dict."""
@@ -165,10 +177,17 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
             parameter.grad = parameter.grad.coalesce()  # type: ignore[union-attr]
         if parameter.grad is not None:
             values.append(parameter.grad.values() if parameter.grad.is_sparse else parameter.grad)
-    norm = torch.nn.utils.get_total_norm(values)
+    kinds = [[v for v in values if isinstance(v, DTensor) == sharded] for sharded in (False, True)]
+    norms = [_whole(torch.nn.utils.get_total_norm(some)) for some in kinds if some]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack([one.to(norms[0].device) for one in norms]))
     for value in values:
-        value.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0).to(value.device))
+        value.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0).item())
     return norm
+
+
+def _whole(value: Any) -> Any:
+    """All of what workers have in shards; asked for by all of them."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def _is_sparse(parameter: Tensor) -> bool:

@@ -1,6 +1,6 @@
 """What a training run would do and need: steps, lengths, parameters and memory, without loading or training anything.
 
-Peak memory in bytes, of one process, is estimated as the sum of
+Peak memory in bytes, of one process or of each worker, is estimated as the sum of
 
     weights        parameters of base, adapter, user model and head, each at its own width
     gradients      as many bytes as the trained parameters, of users' rows those of one step
@@ -8,6 +8,8 @@ Peak memory in bytes, of one process, is estimated as the sum of
     activations    T (layers + 1) [a (8 h + 4 f + L) + x]             all layers are kept for the backward pass
                    T (layers a h + a (8 h + 4 f + L) + x)             with gradient checkpointing: inputs, and one layer
     logits         S V (16 + [a < 4] a)                               forward in a, fp32 copy, backward's temporaries
+    exchange       trained parameters of base and adapter             workers, ddp: the buckets gradients are sent in
+                   root + 2 layer + their gradients                   workers, fsdp: what is gathered at a time
 
 with a = bytes per number of the base (4 or 2), h its width, f the width inside its MLP, V its vocabulary. T are the
 tokens of a forward pass, S those of them whose logits exist at a time, L the padded row (0 for prefix trees, which
@@ -18,8 +20,18 @@ stands for what training itself keeps of the inputs of linear layers, per token 
 are fp32, a copy of each adapted layer's input (4 bytes a number, nothing when a = 4) and with dropout the dropped
 copy and its mask (4 + 4); all weights trained: 3 a h. Eager attention keeps 6 bytes for each of heads x L
 probabilities more. TRL scores demonstrations in pieces of at most 4096 tokens x 32768 words; a reward model has no
-logits. Not counted: Python and its libraries, the CUDA context, and what an allocator holds on to (measured on CPUs:
-0.8 to 1.4 times the tensors' own peak, 0.6 to 0.9 times what glibc makes of it).
+logits.
+
+N workers share a step's comparisons: each has batch_size / N of them in a forward pass. Under ddp each has all the
+rest. Under fsdp (torch's fully_shard, on every decoder layer and on what is left, the root: embeddings, last norm and
+head) weights, gradients and moments of base and adapter are divided by N; those of user model and reward head are
+not. The root stays gathered from forward to backward, and of the layers the one that computes and the one that is
+fetched meanwhile; gradients are whole until they are divided among the workers, layer by layer. To save a checkpoint
+all have the whole weights beside their own, and the first one the whole moments: the peak, where that is more than a
+step takes. (Each has loaded the whole base before, without any of this.)
+
+Not counted: Python and its libraries, the CUDA context, NCCL's buffers, and what an allocator holds on to (measured on
+CPUs: 0.8 to 1.4 times the tensors' own peak, 0.6 to 0.9 times what glibc makes of it).
 """
 
 from __future__ import annotations
@@ -28,14 +40,14 @@ import heapq
 import math
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from prlhf.config import TrainConfig
+from prlhf.config import ClusterConfig, TrainConfig
 from prlhf.model.adapter import make_trainable
 from prlhf.model.base import Base, pick_device, pick_dtype
 from prlhf.model.checkpoint import Trained
@@ -48,10 +60,12 @@ from prlhf.progress import SILENT, Progress
 from prlhf.records import Comparison, read_prepared
 from prlhf.train.batching import weighted_terms
 from prlhf.train.demonstrations import demonstrations, distinct
+from prlhf.train.on_ray import check_share
 from prlhf.train.run import check_data, check_new, with_base, without_users
 
 SAMPLE, LONGEST = 2000, 100  # rows looked at: evenly spread, and those of the most characters
 GIB = 2**30
+ALONE = ClusterConfig()  # one process, without Ray
 
 
 @dataclass(frozen=True)
@@ -70,6 +84,8 @@ class Shape:
     trained_bytes: int
     adapted: int  # inputs of all adapted linear layers together; 0 when all weights are trained
     eager: bool
+    layer: tuple[int, int] = (0, 0)  # bytes of the largest decoder layer with its adapter, and of what is trained there
+    root: tuple[int, int] = (0, 0)  # the same of all that is in no decoder layer
 
 
 @dataclass(frozen=True)
@@ -81,17 +97,19 @@ class Batch:
     row: int = 0
 
 
-def plan(config: TrainConfig, progress: Progress = SILENT) -> dict[str, Any]:
+def plan(config: TrainConfig, progress: Progress = SILENT, cluster: ClusterConfig = ALONE) -> dict[str, Any]:
     """Check settings, data, model and run folder as `train` would, and say what it would do. Writes nothing.
 
-    Raises PrlhfError wherever `train` would refuse to begin.
+    Raises PrlhfError wherever `train` would refuse to begin, but for a GPU that is not here: the plan of a run on
+    other machines can be made on this one. Memory is that of one worker.
     """
     data = read_prepared(Path(config.dataset))
     config = with_base(without_users(config), data)
     check_data(config, data, progress)
+    check_share(config, cluster)
     check_new(config.folder)
-    device = pick_device(config.device)
-    base, missing = load_skeleton(str(config.model), pick_dtype(config.precision, device), config.trust_remote_code)
+    device, dtype, elsewhere = device_of(config, cluster)
+    base, missing = load_skeleton(str(config.model), dtype, config.trust_remote_code)
     lm = make_trainable(base.lm, config)
     if config.objective == "rm":
         trunk_of(lm)
@@ -102,13 +120,21 @@ def plan(config: TrainConfig, progress: Progress = SILENT) -> dict[str, Any]:
     users = user_parameters(config, len(data.user_ids), shape.h)
     head = shape.h if config.objective == "rm" else 0
     idle = idle_parameters(config, len(data.user_ids), shape.h, steps(config, len(rows)))
-    batch = largest_batch(config, lengths, budget_on(device, config.pack_tokens), shape.vocabulary)
-    by_part = memory(config, shape, users + head, batch, idle)
+
+    def parts(config: TrainConfig, cluster: ClusterConfig) -> dict[str, float]:
+        budget = budget_on(device, config.pack_tokens)
+        batch = largest_batch(share_of(config, cluster), lengths, budget, shape.vocabulary)
+        return memory(config, shape, users + head, batch, idle, cluster)
+
+    by_part = parts(config, cluster)
+    others = ((flag, parts(*changed)["peak"]) for flag, changed in changes(config, cluster, device))
     return {
         "run": str(config.folder),
         "settings": config.model_dump(mode="json"),
         "device": device.type,
         "precision": "bf16" if shape.a == 2 else "fp32",
+        "workers": cluster.workers,
+        "parallel": cluster.parallel if cluster.workers > 1 else None,
         "users": len(data.user_ids),
         "train": len(rows),
         "eval": len(data.eval[: config.eval_limit]),
@@ -127,9 +153,52 @@ def plan(config: TrainConfig, progress: Progress = SILENT) -> dict[str, Any]:
             "trained": shape.trained + users + head,
         },
         "memory_gib": {part: size / GIB for part, size in by_part.items()},
-        "available_gib": available(device) / GIB,
-        "missing": missing,
+        "peak_gib_with": {flag: peak / GIB for flag, peak in others if peak != by_part["peak"]},
+        "available_gib": None if elsewhere else available(device) / GIB,
+        "missing": missing + elsewhere,
     }
+
+
+def device_of(config: TrainConfig, cluster: ClusterConfig) -> tuple[torch.device, torch.dtype, list[str]]:
+    """Where a run would be and in which precision; and, in words, that this machine has no such device.
+
+    Workers that are given GPUs are on GPUs. One that is not here is taken to have bf16.
+    """
+    wanted = config.device
+    if wanted == "auto" and cluster.workers and cluster.gpus_per_worker:
+        wanted = "cuda"
+    if not wanted.startswith("cuda") or torch.cuda.is_available():
+        device = pick_device(wanted)
+        return device, pick_dtype(config.precision, device), []
+    dtype = torch.float32 if config.precision == "fp32" else torch.bfloat16
+    return torch.device("cuda"), dtype, ["this machine has no GPU: the plan is for one elsewhere, of unknown memory"]
+
+
+def share_of(config: TrainConfig, cluster: ClusterConfig) -> TrainConfig:
+    """`config` with the comparisons that one worker has in a forward pass."""
+    return config.model_copy(update={"batch_size": math.ceil(config.batch_size / max(1, cluster.workers))})
+
+
+def changes(
+    config: TrainConfig, cluster: ClusterConfig, device: torch.device
+) -> Iterator[tuple[str, tuple[TrainConfig, ClusterConfig]]]:
+    """Settings that change the memory of a worker and not what is learned, each as a flag and alone."""
+    budget, workers = budget_on(device, config.pack_tokens), max(1, cluster.workers)
+    toggled = not config.gradient_checkpointing
+    found: dict[str, dict[str, Any]] = {
+        f"--set gradient_checkpointing={str(toggled).lower()}": {"gradient_checkpointing": toggled},
+        f"--set pack_tokens={max(1, budget // 2)}": {"pack_tokens": max(1, budget // 2)},
+    }
+    if config.batch_size % 2 == 0 and config.batch_size // 2 >= workers:
+        half = {"batch_size": config.batch_size // 2, "accumulation": 2 * config.accumulation}
+        found["--batch-size {batch_size} --accumulation {accumulation}".format(**half)] = half
+    for flag, change in found.items():
+        yield flag, (config.model_copy(update=change), cluster)
+    if workers > 1:
+        other = "ddp" if cluster.parallel == "fsdp" else "fsdp"
+        yield f"--parallel {other}", (config, cluster.model_copy(update={"parallel": other}))
+    if config.objective != "sft" and config.batch_size >= 2 * workers:
+        yield f"--workers {2 * workers}", (config, cluster.model_copy(update={"workers": 2 * workers}))
 
 
 def steps(config: TrainConfig, rows: int) -> int:
@@ -189,6 +258,7 @@ def shape_of(base: Base, lm: Any) -> Shape:
     text = base.lm.config.get_text_config()
     inner = (getattr(text, name, None) for name in ("intermediate_size", "n_inner", "ffn_dim"))
     trained = [p for p in lm.parameters() if p.requires_grad]
+    whole, layers = _bytes(lm), [_bytes(layer) for layer in _decoder_layers(lm, text.num_hidden_layers)]
     adapter = sum(p.numel() for name, p in lm.named_parameters() if "lora_" in name)
     return Shape(
         layers=text.num_hidden_layers,
@@ -198,12 +268,26 @@ def shape_of(base: Base, lm: Any) -> Shape:
         vocabulary=text.vocab_size,
         a=base.lm.dtype.itemsize,
         parameters=sum(p.numel() for p in lm.parameters()) - adapter,
-        weight_bytes=sum(p.numel() * p.element_size() for p in lm.parameters()),
+        weight_bytes=whole[0],
         trained=sum(p.numel() for p in trained),
-        trained_bytes=sum(p.numel() * p.element_size() for p in trained),
+        trained_bytes=whole[1],
         adapted=sum(module.in_features for module in lm.modules() if hasattr(module, "lora_A")),
         eager=text._attn_implementation == "eager",
+        layer=max(layers),
+        root=(whole[0] - sum(size for size, _ in layers), whole[1] - sum(size for _, size in layers)),
     )
+
+
+def _bytes(module: Any) -> tuple[int, int]:
+    """Of all parameters, and of those that are trained."""
+    sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in module.parameters()]
+    return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
+
+
+def _decoder_layers(lm: Any, count: int) -> Sequence[Any]:
+    """The list of `count` modules that holds most parameters; without one all counts as a single layer."""
+    found = [m for m in lm.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count]
+    return list(max(found, key=_bytes)) if found else [lm]
 
 
 def user_parameters(config: TrainConfig, users: int, width: int) -> int:
@@ -224,19 +308,33 @@ def idle_parameters(config: TrainConfig, users: int, width: int, steps: int) -> 
 
 
 def memory(
-    config: TrainConfig, shape: Shape, others: int, batch: Batch, idle: tuple[int, int] = (0, 0)
+    config: TrainConfig,
+    shape: Shape,
+    others: int,
+    batch: Batch,
+    idle: tuple[int, int] = (0, 0),
+    cluster: ClusterConfig = ALONE,
 ) -> dict[str, float]:
-    """Bytes by part, and their sum as `peak`; `others` are the parameters of user model and head, in fp32, of which
-    `idle` have no gradient in a step, and no moments at the end."""
-    trained = shape.trained_bytes + 4 * others
-    parts = {
-        "weights": shape.weight_bytes + 4 * others,
+    """Bytes by part, and as `peak` their sum, or what saving takes where that is more.
+
+    `others` are the parameters of user model and head, in fp32, of which `idle` have no gradient in a step, and no
+    moments at the end.
+    """
+    shards = cluster.workers if cluster.workers > 1 and cluster.parallel == "fsdp" else 1
+    trained = shape.trained_bytes / shards + 4 * others
+    parts: dict[str, float] = {
+        "weights": shape.weight_bytes / shards + 4 * others,
         "gradients": trained - 4 * idle[0],
         "optimizer": 2 * (trained - 4 * idle[1]),
         "activations": batch.tokens * _kept_per_token(config, shape, batch.row),
         "logits": _logits(config, shape, batch),
     }
-    return parts | {"peak": sum(parts.values())}
+    if shards == 1:
+        exchange = {"exchange": shape.trained_bytes} if cluster.workers > 1 else {}
+        return parts | exchange | {"peak": sum(parts.values()) + sum(exchange.values())}
+    parts["exchange"] = sum(shape.root) + 2 * shape.layer[0] + shape.layer[1]
+    saving = shape.weight_bytes + parts["weights"] + 2 * shape.trained_bytes + parts["optimizer"]
+    return parts | {"saving": saving, "peak": max(sum(parts.values()), saving)}
 
 
 def _kept_per_token(config: TrainConfig, shape: Shape, length: int) -> float:

@@ -12,27 +12,32 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import yaml
+from transformers import TrainerCallback
 
 from prlhf.atomic import atomic_dir, atomic_file
 from prlhf.config import DEMO_DATASETS, HUB_DEFAULT_MODEL, TrainConfig, load_recipe, resolve
 from prlhf.errors import Interrupted, PrlhfError
+from prlhf.model import workers
 from prlhf.model.checkpoint import Trained, build_policy, build_reward_model, save_policy
 from prlhf.model.encoding import Encoder
 from prlhf.model.engine import Engine
 from prlhf.model.reference import Reference
 from prlhf.model.reference_cache import open_cache
 from prlhf.model.scoring import engine_of
+from prlhf.model.sharding import whole
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Comparison, Prepared, read_prepared
 from prlhf.train import metrics
-from prlhf.train.trainer import EncodedSet, Follow, PersonalizedTrainer, Report, StopOnInterrupt
+from prlhf.train.callbacks import Follow, Report, Stop
+from prlhf.train.checkpoints import is_last, newest_checkpoint, step_of
+from prlhf.train.trainer import EncodedSet, PersonalizedTrainer
 
 MAY_CHANGE_ON_RESUME = {
     "out", "device", "report_to", "save_every", "keep_checkpoints", "eval_every", "eval_limit", "reference_cache",
@@ -47,31 +52,64 @@ def train(
 
     Raises PrlhfError for input the user can mend and Interrupted after a saved Ctrl-C.
     """
-    folder = config.folder
+    config, data = checked(config, resume, progress)
+    if resume and (done := finished(config.folder, progress)):
+        return done
+    return learn(config, data, resume, progress, report, Stop())
+
+
+def checked(config: TrainConfig, resume: bool, progress: Progress) -> tuple[TrainConfig, Prepared]:
+    """The resolved settings and the data of a run that can begin, or go on; raises PrlhfError where it cannot."""
     data = read_prepared(Path(config.dataset))
     config = with_base(without_users(config), data)
     if resume:
-        check_same(folder, config, data)
-        if (folder / "model").is_dir():
-            progress.note(f"{folder} is already finished")
-            return json.loads((folder / "results.json").read_text())  # type: ignore[no-any-return]
-    check_data(config, data, progress)
-    if not resume:
-        check_new(folder)
+        check_same(config.folder, config, data)
+    else:
+        check_data(config, data, progress)
+        check_new(config.folder)
+    return config, data
+
+
+def finished(folder: Path, progress: Progress) -> dict[str, Any] | None:
+    """The results of a run that has come to its end."""
+    if not (folder / "model").is_dir():
+        return None
+    progress.note(f"{folder} is already finished")
+    return json.loads((folder / "results.json").read_text())  # type: ignore[no-any-return]
+
+
+def learn(
+    config: TrainConfig,
+    data: Prepared,
+    resume: bool,
+    progress: Progress,
+    report: Report | None,
+    stop: Stop,
+    callbacks: Sequence[TrainerCallback] = (),
+    sharded: bool = False,
+) -> dict[str, Any]:
+    """The training function: the same in one process and in every worker of many, each with a folder of its own.
+
+    `sharded`: each worker is to hold but a shard of the language model (FSDP2).
+    """
     if config.objective == "sft":
         from prlhf.train.sft import train_sft  # TRL takes a while to import
 
-        return train_sft(config, data, resume, progress, report)
+        return train_sft(config, data, resume, progress, report, stop, callbacks)
     build = build_reward_model if config.objective == "rm" else build_policy
     policy: Trained[Any] = build(config, data.user_ids, {u.id: u.text for u in data.users if u.seen and u.text})
     train_set, eval_set, encoder = encode(policy, data)
     if not resume:
-        write_recipe(folder, config, data)
+        write_recipe(config.folder, config, data)
     encoder.note_cut(progress)
     engine = engine_of(policy, progress)
     reference = None if config.objective == "rm" else reference_of(engine, config, progress)
     try:
-        return _run(policy, engine, reference, train_set, eval_set, encoder, resume, progress, report)
+        follow = Follow(config.folder / "metrics.jsonl", progress, report)
+        trainer = PersonalizedTrainer(
+            policy, engine, reference, train_set, eval_set, config.folder, [follow, *callbacks]
+        )
+        return _run(trainer, encoder, resume, progress, stop)
     finally:
         if reference:
             reference.save()
@@ -83,54 +121,57 @@ def reference_of(engine: Engine, config: TrainConfig, progress: Progress) -> Ref
 
 
 def _run(
-    policy: Trained[Any],
-    engine: Engine,
-    reference: Reference | None,
-    train_set: EncodedSet,
-    eval_set: EncodedSet,
-    encoder: Encoder,
-    resume: bool,
-    progress: Progress,
-    report: Report | None,
+    trainer: PersonalizedTrainer, encoder: Encoder, resume: bool, progress: Progress, stop: Stop
 ) -> dict[str, Any]:
+    policy, reference, held_out = trainer.policy, trainer.reference, trainer.held_out.encoded
     config, folder = policy.config, policy.config.folder
-    if reference and (config.reference_first or config.full_finetune):  # then there is no adapter to turn off later
-        reference.fill([*train_set.encoded, *eval_set.encoded], config.batch_size, progress)
-    follow = Follow(folder / "metrics.jsonl", progress, report)
-    trainer = PersonalizedTrainer(policy, engine, reference, train_set, eval_set, folder, [follow])
+    # with all weights trained there is no adapter to turn off later; shards would need all workers for each
+    if reference and (config.reference_first or config.full_finetune or trainer.engine.in_step):
+        reference.fill([*trainer.train_set.encoded, *held_out], config.batch_size, progress)
     if config.gradient_checkpointing:
         policy.base.lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    results = fit(trainer, config, resume, progress, "comparisons") | {"cut": encoder.cut}
+    results = fit(trainer, config, resume, progress, "comparisons", stop) | {"cut": encoder.cut}
     trainer.settle()
-    if len(eval_set):
-        progress.start("evaluating", len(eval_set) * (1 if config.user_model == "uniform" else 2))
+    if held_out:
+        progress.start("evaluating", len(workers.spread(held_out)) * (1 if config.user_model == "uniform" else 2))
         results["eval"] = trainer.evaluate_once(progress)
         progress.finish()
-    if reference and config.reference_cache:
-        progress.note(f"reference: {reference.cached} responses from the cache, {reference.computed} computed")
-    finish(folder, results, lambda model: write_model(policy, results, model))
+    if reference:
+        results["reference"] = counted(reference)
+        if config.reference_cache:
+            progress.note(
+                "reference: {cached} responses from the cache, {computed} computed".format(**results["reference"])
+            )
+    with whole(policy.model):
+        finish(folder, results, lambda model: write_model(policy, results, model))
     return results
 
 
-def fit(trainer: Any, config: TrainConfig, resume: bool, progress: Progress, unit: str) -> dict[str, Any]:
+def counted(reference: Reference) -> dict[str, int]:
+    """How many responses' reference log-probs all workers computed, and how many they found on disk."""
+    tries = workers.gather((reference.computed, reference.cached))
+    return {"computed": sum(computed for computed, _ in tries), "cached": sum(cached for _, cached in tries)}
+
+
+def fit(trainer: Any, config: TrainConfig, resume: bool, progress: Progress, unit: str, stop: Stop) -> dict[str, Any]:
     """Train from the newest checkpoint to the end; what all objectives' summaries say of it. `unit`: what a row is.
 
     `trainer` is one of `trainer.OwnParts`. Raises Interrupted after a saved Ctrl-C.
     """
     folder = config.folder
-    checkpoint = newest_checkpoint(folder) if resume else None
+    checkpoint = newest_checkpoint(folder, progress) if resume else None
     first = step_of(checkpoint) if checkpoint else 0
-    metrics.cut_back(trainer.metrics_path, first)
+    metrics.begin(trainer.metrics_path, checkpoint)
     began = time.perf_counter()
-    with StopOnInterrupt() as stopper:
-        trainer.add_callback(stopper)
+    with stop:
+        trainer.add_callback(stop)
         if checkpoint and is_last(checkpoint):  # Trainer would train one step more
             trainer.take_up(checkpoint)
         else:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     progress.finish()
     steps = trainer.state.global_step
-    if stopper.asked:
+    if stop.asked:
         raise Interrupted(f"stopped after step {steps}; go on with: prlhf train --resume --out {folder}")
     seconds = time.perf_counter() - began
     # of every try, unlike Trainer's own
@@ -225,30 +266,10 @@ def check_same(folder: Path, config: TrainConfig, data: Prepared) -> None:
         raise PrlhfError(f"the data in {config.dataset} changed since {folder} was started", "choose another --out")
 
 
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint. Trainer writes trainer_state.json last, so a half-written one lacks it."""
-    found = sorted((folder / "checkpoints").glob("checkpoint-*"), key=step_of, reverse=True)
-    for checkpoint in found:
-        try:
-            json.loads((checkpoint / "trainer_state.json").read_text())
-        except (OSError, ValueError):
-            continue
-        return checkpoint
-    return None
-
-
-def step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def is_last(checkpoint: Path) -> bool:
-    """Whether nothing was left to train when it was written."""
-    state = json.loads((checkpoint / "trainer_state.json").read_text())
-    return bool(state["global_step"] >= state["max_steps"])
-
-
 def finish(folder: Path, results: dict[str, Any], write: Callable[[Path], None]) -> None:
-    """Write the results, then the model, whole: it comes last and marks the run as finished."""
+    """Write the results, then the model, whole: it comes last and marks the run as finished. The first worker does."""
+    if workers.rank() > 0:
+        return
     with atomic_file(folder / "results.json") as beside:
         beside.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     with atomic_dir(folder / "model") as model:

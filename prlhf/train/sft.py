@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
 from prlhf.config import TrainConfig
@@ -21,9 +21,10 @@ from prlhf.model.checkpoint import Policy, build_policy
 from prlhf.model.encoding import pad_rows
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Prepared
+from prlhf.train.callbacks import Follow, Report, Stop
 from prlhf.train.demonstrations import Demonstration, demonstrations
 from prlhf.train.run import finish, fit, write_recipe
-from prlhf.train.trainer import Follow, OwnParts, Report, training_arguments
+from prlhf.train.trainer import OwnParts, training_arguments
 
 IGNORED = -100  # a label that counts for nothing, in transformers and TRL
 
@@ -34,6 +35,8 @@ def train_sft(
     resume: bool = False,
     progress: Progress = SILENT,
     report: Report | None = None,
+    stop: Stop | None = None,
+    callbacks: Sequence[TrainerCallback] = (),
 ) -> dict[str, Any]:
     """Train on the chosen responses and evaluate; returns the summary that stands in results.json.
 
@@ -47,8 +50,10 @@ def train_sft(
         write_recipe(folder, config, data)
     encoder.note_cut(progress)
     trainer = ImitationTrainer(policy, train_rows, held_out, folder, progress, report)
+    for callback in callbacks:
+        trainer.add_callback(callback)
     before = trainer.evaluate_held_out(progress)
-    results = fit(trainer, config, resume, progress, "demonstrations")
+    results = fit(trainer, config, resume, progress, "demonstrations", stop or Stop())
     results |= {"demonstrations": len(train_rows), "cut": encoder.cut}
     if held_out:
         after = trainer.evaluate_once(progress)

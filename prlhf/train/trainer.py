@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
+from accelerate.data_loader import BatchSamplerShard
 from torch import Tensor, nn
-from torch.utils.data import Dataset
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from torch.utils.data import DataLoader, Dataset
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 
 from prlhf.config import TrainConfig
+from prlhf.model import workers
 from prlhf.model.checkpoint import Trained
 from prlhf.model.encoding import Encoded
 from prlhf.model.engine import Engine
 from prlhf.model.reference import Reference
 from prlhf.model.scoring import Scored, score, summarise
+from prlhf.model.sharding import shard, whole
 from prlhf.model.table import Table
 from prlhf.model.weights import load_weights, save_weights
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Comparison
-from prlhf.train import metrics, objectives
+from prlhf.train import checkpoints, metrics, objectives
 from prlhf.train.batching import ByPrompt, Part, parts_of, weighted_terms
 from prlhf.train.optimizer import RowAdamW, clip_grad_norm
 from prlhf.train.terms import Objective, objective_of
-
-Report = Callable[[dict[str, float]], None]  # is told of every evaluation: `step`, and its numbers as `eval/NAME`
 
 
 class EncodedSet(Dataset[Encoded]):
@@ -79,6 +77,8 @@ def training_arguments(config: TrainConfig, folder: Path) -> TrainingArguments:
         dataloader_pin_memory=False,
         disable_tqdm=True,
         label_names=[],
+        ddp_find_unused_parameters=False,
+        ddp_broadcast_buffers=False,
     )
 
 
@@ -109,6 +109,16 @@ class OwnParts:
         load_weights(self.policy.model, checkpoint)
         self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
 
+    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
+        super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        if self.args.should_save:
+            written = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+            checkpoints.seal(written, self.metrics_path)
+
+    def _wrap_model(self, model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        """One device a process: with more GPUs in sight Trainer would cut our batches up among them."""
+        return super()._wrap_model(model, *args, **kwargs) if workers.count() > 1 else model  # type: ignore[misc]
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
@@ -130,22 +140,26 @@ class PersonalizedTrainer(OwnParts, Trainer):
         train: EncodedSet,
         held_out: EncodedSet,
         folder: Path,
-        callbacks: list[TrainerCallback],
+        callbacks: Sequence[TrainerCallback],
+        sharded: bool = False,
     ) -> None:
-        self.policy, self.reference, self.held_out = policy, reference, held_out
         self.engine = engine
+        engine.in_step = sharded
+        self.policy, self.reference, self.train_set, self.held_out = policy, reference, train, held_out
         self.objective: Objective = objective_of(engine, reference, policy.config)
         self.metrics_path = folder / "metrics.jsonl"
         self._recent: list[dict[str, Tensor]] = []  # of each comparison, since the last log
+        self._met: set[int] = set()  # users of all workers' comparisons since the last optimizer step
         super().__init__(
             model=policy.model,
             args=training_arguments(policy.config, folder),
             train_dataset=train,
             eval_dataset=held_out,
             data_collator=as_batch,
-            callbacks=callbacks,
+            callbacks=list(callbacks),
         )
         self.remove_callback(PrinterCallback)
+        policy.model._ddp_params_and_buffers_to_ignore = list(self._own_parameters())
         self.model_accepts_loss_kwargs = False  # the loss is a mean over comparisons: let accumulation divide it
 
     # ---- the objective ----
@@ -164,26 +178,42 @@ class PersonalizedTrainer(OwnParts, Trainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """Forward and backward a part at a time, so that no more than one part's activations are in memory."""
+        """Forward and backward of this worker's share, a part at a time, so that no more than one part's activations
+        are in memory. `inputs` are the comparisons of all workers; theirs and ours average to the batch's loss."""
         model.train()
-        self.catch_up({0, *(e.user for e in inputs["comparisons"])})
-        parts = list(self.parts_of(inputs["comparisons"]))
+        batch = inputs["comparisons"]
+        self.catch_up({0, *(e.user for e in batch)})
+        parts = self.own_parts(batch)
         total = torch.zeros((), device=self.args.device)
-        for number, part in enumerate(parts, start=1):
+        for number, (part, counts) in enumerate(parts, start=1):
             last = number == len(parts)
             with nullcontext() if last else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
-                    loss = self.loss_of(model, part, len(inputs["comparisons"]))
+                    loss = self.loss_of(model, part, len(batch) / workers.count(), counts)
                 loss = loss / self.current_gradient_accumulation_steps
                 self.accelerator.backward(loss)
             total += loss.detach()
         return total
 
+    def own_parts(self, batch: list[Encoded]) -> list[tuple[Part, bool]]:
+        """This worker's share of `batch` as parts that count; or, where there is none for it, as one that does not.
+        Where the workers hold shards of the model, all get as many parts."""
+        own = workers.own(batch)
+        parts = [(part, bool(own)) for part in self.parts_of(own or batch[:1])]
+        missing = workers.most(len(parts)) - len(parts) if self.engine.in_step else 0
+        return parts + [(parts[0][0], False)] * missing
+
     def catch_up(self, users: set[int]) -> None:
         """Bring the rows of `users` to where AdamW would have them by now; see optimizer.py."""
-        for table in self.policy.model.users.modules():
-            if self.row_optimizer and isinstance(table, Table):
-                self.row_optimizer.catch_up(table.weight, sorted(u - table.first for u in users if u >= table.first))
+        self._met |= users
+        if self.row_optimizer:
+            for table, rows in self._rows_of(users).items():
+                self.row_optimizer.catch_up(table, rows)
+
+    def _rows_of(self, users: set[int]) -> dict[Tensor, list[int]]:
+        """Which rows of which table are those of `users`, in ascending order."""
+        tables = [module for module in self.policy.model.users.modules() if isinstance(module, Table)]
+        return {table.weight: sorted(u - table.first for u in users if u >= table.first) for table in tables}
 
     def settle(self) -> None:
         """The same for all users, before they are saved or scored."""
@@ -193,16 +223,24 @@ class PersonalizedTrainer(OwnParts, Trainer):
     def parts_of(self, batch: list[Encoded]) -> Iterator[Part]:
         return parts_of(self.engine, batch, weighted_terms(self.policy.config, batch))
 
-    def loss_of(self, model: nn.Module, part: Part, count: int) -> Tensor:
-        """What `part` adds to the loss of a batch of `count` comparisons."""
+    def loss_of(self, model: nn.Module, part: Part, count: float, counts: bool = True) -> Tensor:
+        """What `part` adds to the loss of a batch of `count` comparisons; 0 where it does not count."""
         values = model(part.layout)
         losses = []
         for share in part.shares:
             term = self.objective.term(values[share.where.to(values.device)], share.comparisons)
             losses.append((share.weight, term.losses))
-            if share.term == 0:
+            if share.term == 0 and counts:
                 self._recent.append({"accuracy": (term.margins > 0).float(), "margin": term.margins, **term.logs})
-        return objectives.mix(losses, count)
+        return objectives.mix(losses, count) * counts
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Whole batches, on every worker the same: accelerate would hand each worker other ones."""
+        loader = super().get_train_dataloader()
+        if isinstance(loader.batch_sampler, BatchSamplerShard):
+            loader.batch_sampler.num_processes, loader.batch_sampler.process_index = 1, 0
+            loader.batch_sampler.even_batches = False
+        return loader
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if not self.policy.config.group_by_prompt:
@@ -214,6 +252,8 @@ class PersonalizedTrainer(OwnParts, Trainer):
         """AdamW; what stands beside the language model has groups of its own: own rates, no weight decay."""
         if self.optimizer is None:
             config, parts = self.policy.config, self.policy.model
+            if self.engine.in_step:
+                shard(parts)
             groups = [{"params": _trained(parts.lm.parameters()), "lr": config.lr, "weight_decay": config.weight_decay}]
             groups += [
                 {"params": _trained(some), "lr": rate, "weight_decay": 0.0} for some, rate in parts.rates(config)
@@ -223,15 +263,21 @@ class PersonalizedTrainer(OwnParts, Trainer):
         return self.optimizer
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
-        """Trainer's own refuses the sparse gradients of users' tables."""
+        """Trainer's own refuses the sparse gradients of users' tables. What DDP is kept from is averaged here."""
+        workers.average_gradients(self._own_parameters().values(), self._rows_of(self._met))
+        self._met = set()
         return clip_grad_norm(model.parameters(), self.args.max_grad_norm)
+
+    def _own_parameters(self) -> dict[str, nn.Parameter]:
+        """What stands beside the language model, by name: rows of users, which DDP would exchange whole."""
+        return {name: p for name, p in self.policy.model.named_parameters() if not name.startswith("lm.")}
 
     # ---- following the run ----
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs and self._recent:
-            for key in self._recent[0]:
-                logs[key] = torch.cat([row[key] for row in self._recent]).mean().item()
+        if "loss" in logs:
+            recent = [row for rows in workers.gather(self._recent) for row in rows]
+            logs |= {key: torch.cat([row[key].cpu() for row in recent]).mean().item() for key in recent[0]}
             self._recent = []
         super().log(logs, start_time)
 
@@ -245,18 +291,26 @@ class PersonalizedTrainer(OwnParts, Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, numbers)
         return numbers
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+    def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
         if self.reference:  # before the checkpoint is whole: who goes on from it knows what was known here
             self.reference.save()
-        self.settle()
-        super()._save(output_dir, state_dict)
+        self.settle()  # on every worker: a row that catches up in two steps is rounded otherwise than in one
+        with whole(self.policy.model):
+            super()._save_checkpoint(model, trial)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.engine.in_step and self.optimizer and not self.args.should_save:
+            self.optimizer.state_dict()  # the first worker, who writes it, gathers it from all
+        super()._save_optimizer_and_scheduler(output_dir)
 
     def evaluate_held_out(self, progress: Progress) -> dict[str, Any]:
         self.settle()
         data, rows = self.held_out.encoded, self.held_out.rows
 
         def scored_as(users: list[int]) -> list[Scored]:
-            return score(self.objective.rewards, data, users, self.args.per_device_train_batch_size * 2, progress)
+            batch = self.args.per_device_train_batch_size * 2
+            found = score(self.objective.rewards, workers.spread(data), workers.spread(users), batch, progress)
+            return workers.collect(found, len(data))
 
         own = [e.user for e in data]
         as_user = scored_as(own)
@@ -267,69 +321,3 @@ class PersonalizedTrainer(OwnParts, Trainer):
 
 def _trained(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
     return [p for p in parameters if p.requires_grad and p.numel() > 0]
-
-
-class Follow(TrainerCallback):
-    """Writes metrics.jsonl, moves the progress bar and hands evaluations on."""
-
-    def __init__(self, metrics_path: Path, progress: Progress, report: Report | None = None) -> None:
-        self.path, self.progress, self.report = metrics_path, progress, report
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.progress.start("training", state.max_steps)
-        self.progress.advance(state.global_step)
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if not logs or "loss" not in logs:
-            return
-        metrics.append(self.path, {"step": state.global_step, **logs})
-        self.progress.advance(1, **{name: logs[name] for name in ("loss", "accuracy") if name in logs})
-
-    def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if self.report and metrics:
-            self.report({"step": state.global_step} | {k.replace("eval_", "eval/", 1): v for k, v in metrics.items()})
-
-
-class StopOnInterrupt(TrainerCallback):
-    """Ctrl-C ends the run after the step in hand and saves a checkpoint; a second one ends it at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._before: Any = None
-
-    def __enter__(self) -> StopOnInterrupt:
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._ask)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
-        if self.asked:
-            control.should_save = control.should_training_stop = True
-        return control

@@ -89,16 +89,18 @@ def test_baselines_without_a_run(here: Path, prlhf: Run, prepared: Path, tiny_ba
 
 
 def test_sweep(here: Path, prlhf: Run, small: list[str]) -> None:
-    line = ["sweep", *small, "--space", "alpha=0.2,0.8", "--metric", "loss", "--mode", "min", "--json"]
-    first = last_line(prlhf(*line))
-    assert [trial["point"] for trial in first["trials"]] == [{"alpha": 0.2}, {"alpha": 0.8}]
-    assert (first["done"], first["skipped"]) == (2, 0)
+    line = ["sweep", *small, "--space", "alpha=0.2,0.8", "--metric", "loss", "--mode", "min"]
+    shown = prlhf(*line, "--concurrent", "2")
+    assert shown.exit_code == 0, shown.stderr
+    assert "trial-001" in shown.stdout
+    assert "2/2 trials" in shown.stderr
     weights = here / "sweep/trial-000/model/user_model.safetensors"
     written = weights.stat().st_mtime_ns
-    assert last_line(prlhf(*line)) == first | {"skipped": 2}
+    assert prlhf(*line).exit_code == 2  # it is there already
+    said = last_line(prlhf("sweep", "--resume", "--json"))
+    assert [trial["point"] for trial in said["trials"]] == [{"alpha": 0.2}, {"alpha": 0.8}]
+    assert (said["done"], said["skipped"], said["metric"], said["mode"]) == (2, 2, "loss", "min")
     assert weights.stat().st_mtime_ns == written
-    shown = prlhf(*line[:-1])
-    assert "trial-001" in shown.stdout
 
 
 def test_demo(here: Path, prlhf: Run, tiny_base: Path) -> None:

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from prlhf.config import TrainConfig
-from prlhf.sweep.trials import Trial, identity, numbers, plan, read_trials, write_trials
+from prlhf.sweep.settings import Settings, identity
+from prlhf.sweep.trials import Trial, best_of, numbers, plan, read_trials, write_trials
 
 
 def test_numbers_are_what_can_be_compared() -> None:
@@ -12,21 +13,30 @@ def test_numbers_are_what_can_be_compared() -> None:
     assert numbers(result) == {"accuracy": 0.5, "steps": 3.0}
 
 
-@pytest.mark.parametrize("status", ["planned", "running", "done", "failed", "interrupted"])
+@pytest.mark.parametrize("status", ["planned", "running", "done", "stopped", "failed", "interrupted"])
 def test_trials_are_read_back_as_written(status: str, tmp_path: Path) -> None:
-    config = identity(TrainConfig(alpha=0.1 + 0.2, out=Path("here")))
-    trials = [Trial("trial-000", {"alpha": 0.1 + 0.2}, config, status, {"run\u2028": [1, None]}, "é", "a\nb", 0.1)]  # type: ignore[arg-type]
+    config = identity(Settings(train=TrainConfig(alpha=0.1 + 0.2, out=Path("here"))))
+    trials = [
+        Trial("trial-000", {"alpha": 0.1 + 0.2}, config, status, {"run\u2028": [1, None]}, "é", "a\nb", 0.1, [(3, 0.1)])
+    ]  # type: ignore[arg-type]
     write_trials(tmp_path, trials)
     assert read_trials(tmp_path) == trials
 
 
 def test_a_trial_is_known_by_its_settings_wherever_it_was_written() -> None:
-    configs = [TrainConfig(alpha=0.2, out=Path("elsewhere")), TrainConfig(alpha=0.5)]
-    known = [Trial("trial-004", {"alpha": 0.2}, identity(TrainConfig(alpha=0.2)), "done")]
+    configs = [Settings(train=TrainConfig(alpha=0.2, out=Path("elsewhere"))), Settings(train=TrainConfig(alpha=0.5))]
+    known = [Trial("trial-004", {"alpha": 0.2}, identity(Settings(train=TrainConfig(alpha=0.2))), "done")]
     trials = plan(configs, [{"alpha": 0.2}, {"alpha": 0.5}], known)
     assert trials[0] is known[0]
     assert (trials[1].name, trials[1].status) == ("trial-005", "planned")
 
 
 def test_a_point_is_recorded_as_validated() -> None:
-    assert plan([TrainConfig(lr=1e-5)], [{"lr": "1e-5"}], [])[0].point == {"lr": 1e-5}
+    assert plan([Settings(train=TrainConfig(lr=1e-5))], [{"lr": "1e-5"}], [])[0].point == {"lr": 1e-5}
+
+
+def test_stopped_trials_do_not_win() -> None:
+    stopped = Trial("trial-000", {}, {}, "stopped", {"score": 2.0})
+    done = Trial("trial-001", {}, {}, "done", {"score": 1.0})
+    assert best_of([stopped, done], "score", "max") is done
+    assert best_of([stopped], "score", "max") is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,15 +15,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from prlhf.config import TrainConfig
+from prlhf.config import ClusterConfig, TrainConfig
 from prlhf.errors import PrlhfError
 from prlhf.model.checkpoint import build_policy, build_reward_model
 from prlhf.model.skeleton import load_skeleton
 from prlhf.records import Prepared, read_prepared, write_prepared
 from prlhf.train import plan as planning
-from prlhf.train.plan import Batch, Shape, idle_parameters, largest_batch, memory, plan, user_parameters
+from prlhf.train.on_ray import train_on_ray
+from prlhf.train.plan import Batch, Shape, idle_parameters, largest_batch, memory, plan, share_of, user_parameters
 from prlhf.train.run import train
 from prlhf_cli.main import app
+from prlhf_cli.train import show_plan
 
 MakeConfig = Callable[..., Any]
 GIB = 2**30
@@ -206,7 +209,7 @@ def measured_peak(config: TrainConfig, tmp_path: Path) -> float:
     """Bytes by which a process of its own grows while it trains; a short run beforehand imports what is lazy."""
     script = """
 import json, sys
-from prlhf.config import TrainConfig
+from prlhf.config import ClusterConfig, TrainConfig
 from prlhf.train.run import train
 warm_up, run = (TrainConfig.model_validate(c) for c in json.loads(sys.argv[1]))
 def memory(name):
@@ -265,6 +268,103 @@ def test_the_estimate_is_within_a_factor_of_two(
     assert 0.5 < estimate / measured < 2
 
 
+# ---- workers ----
+
+SHARDED = replace(SHAPE, layer=(1000, 40), root=(2400, 20))  # bytes in all, and of what is trained
+
+
+def by_part(options: dict[str, Any], batch: Batch = BATCH, shape: Shape = SHARDED) -> dict[str, float]:
+    return memory(TrainConfig(lora_dropout=0.0), shape, 25, batch, cluster=ClusterConfig.model_validate(options))
+
+
+def test_every_worker_of_ddp_has_all_but_the_batch() -> None:
+    alone, ddp = by_part({"workers": 1}), by_part({"workers": 4})
+    assert "exchange" not in alone
+    assert alone == memory(TrainConfig(lora_dropout=0.0), SHARDED, 25, BATCH)
+    assert ddp["exchange"] == 400  # its buckets: the adapter's gradients once more, users' rows not
+    assert {part: size for part, size in ddp.items() if part not in ("exchange", "peak")} == {
+        part: size for part, size in alone.items() if part != "peak"
+    }
+    assert ddp["peak"] == alone["peak"] + 400
+
+
+def test_workers_of_fsdp_share_base_and_adapter_and_not_the_users() -> None:
+    """4400 bytes of base and adapter, 400 of them trained, and 25 numbers beside them, among four."""
+    parts = by_part({"workers": 4, "parallel": "fsdp"})
+    assert parts["weights"] == 1100 + 100
+    assert parts["gradients"] == 100 + 100
+    assert parts["optimizer"] == 2 * (100 + 100)
+    assert parts["exchange"] == (2400 + 20) + 2 * 1000 + 40
+    assert parts["activations"] == by_part({})["activations"]
+    assert parts["peak"] == 1200 + 200 + 400 + 4460 + parts["activations"] + parts["logits"]
+    assert parts["saving"] == 4400 + 1200 + 2 * 400 + 400 < parts["peak"]
+    little = by_part({"workers": 4, "parallel": "fsdp"}, Batch(0, 0))
+    assert little["peak"] == little["saving"] == parts["saving"]
+    assert by_part({"workers": 1, "parallel": "fsdp"}) == by_part({})  # one worker has nobody to share with
+
+
+@pytest.mark.parametrize(("workers", "share"), [(0, 10), (1, 10), (2, 5), (3, 4), (16, 1)])
+def test_a_batch_is_all_workers(workers: int, share: int) -> None:
+    assert share_of(TrainConfig(batch_size=10), ClusterConfig(workers=workers)).batch_size == share
+
+
+@pytest.mark.parametrize("objective", ["dpo", "rm"])
+def test_workers_change_nothing_that_is_learned(tmp_path: Path, make_config: MakeConfig, objective: str) -> None:
+    config = make_config(tmp_path / "run", objective=objective, batch_size=4, max_steps=None)
+    alone, both = plan(config), plan(config, cluster=ClusterConfig(workers=2))
+    for key in ("steps", "rows_per_step", "parameters", "tokens_mean", "settings"):
+        assert alone[key] == both[key]
+    assert (alone["workers"], both["workers"], both["parallel"]) == (0, 2, "ddp")
+    assert both["memory_gib"]["activations"] < alone["memory_gib"]["activations"]
+
+
+@pytest.mark.parametrize(
+    ("options", "workers", "message"),
+    [
+        ({"batch_size": 2}, 3, "batch_size = 2 is less than workers = 3"),
+        ({"objective": "sft"}, 2, "workers = 2 is not for objective = sft"),
+    ],
+)
+def test_it_refuses_workers_as_training_does(
+    tmp_path: Path, make_config: MakeConfig, options: dict[str, Any], workers: int, message: str
+) -> None:
+    """And suggests none that it would refuse."""
+    config = make_config(tmp_path / "run", **options)
+    for work in (plan, train_on_ray):
+        with pytest.raises(PrlhfError, match=message):
+            work(config, cluster=ClusterConfig(workers=workers))
+    flags = plan(config, cluster=ClusterConfig(workers=workers - 1))["peak_gib_with"]
+    assert [flag for flag in flags if "workers" in flag or (workers > 2 and "batch-size" in flag)] == []
+
+
+def test_layers_and_root_are_the_whole(tiny_base: Path) -> None:
+    """What FSDP gathers at a time is read off the model: two layers and the rest are all of it."""
+    base, _ = load_skeleton(str(tiny_base), torch.float32)
+    lm = planning.make_trainable(base.lm, TrainConfig(lora_r=2))
+    shape = planning.shape_of(base, lm)
+    assert shape.layers == 2
+    assert shape.weight_bytes == 2 * shape.layer[0] + shape.root[0]
+    assert shape.trained_bytes == 2 * shape.layer[1] > 0
+    assert shape.root == (sum(p.numel() for name, p in lm.named_parameters() if ".layers." not in name) * 4, 0)
+
+
+def test_what_each_flag_changes_is_what_it_is_with_that_flag(tmp_path: Path, make_config: MakeConfig) -> None:
+    config = make_config(tmp_path / "run", batch_size=8)
+    cluster = ClusterConfig(workers=2)
+    said = plan(config, cluster=cluster)["peak_gib_with"]
+
+    def peak(cluster: ClusterConfig = cluster, **changes: Any) -> float:
+        return float(plan(config.model_copy(update=changes), cluster=cluster)["memory_gib"]["peak"])
+
+    assert said.pop("--set gradient_checkpointing=true") == peak(gradient_checkpointing=True)
+    assert said.pop("--set pack_tokens=512") == peak(pack_tokens=512)
+    assert said.pop("--batch-size 4 --accumulation 2") == peak(batch_size=4, accumulation=2)
+    assert said.pop("--parallel fsdp") == peak(cluster.model_copy(update={"parallel": "fsdp"}))
+    assert said.pop("--workers 4") == peak(cluster.model_copy(update={"workers": 4}))
+    assert said == {}
+    assert "--set pack_tokens=8192" not in plan(config.model_copy(update={"pack_tokens": 16384}))["peak_gib_with"]
+
+
 # ---- models that are not there whole ----
 
 
@@ -318,18 +418,30 @@ def test_a_gguf_file_is_read_and_not_converted(
         ({"model": "/no/such/folder"}, "no model at /no/such/folder"),
         ({"dataset": "/no/such/data"}, "is no prepared data set"),
         ({"lora_targets": "no_such_layer"}, "lora_targets = 'no_such_layer' fits no layer"),
-        ({"device": "cuda:0"}, "has no GPU"),
+        ({"device": "abacus"}, "device 'abacus' is not known"),
         ({"max_tokens": 8}, "the prompt of"),
     ],
 )
 def test_it_refuses_what_training_refuses(
     tmp_path: Path, make_config: MakeConfig, options: dict[str, Any], message: str
 ) -> None:
-    if "device" in options and torch.cuda.is_available():
-        pytest.skip("there is a GPU")
     for work in (plan, train):
         with pytest.raises(PrlhfError, match=message):
             work(make_config(tmp_path / "run", **options))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_elsewhere_can_be_planned_for_and_not_trained_on(tmp_path: Path, make_config: MakeConfig) -> None:
+    config = make_config(tmp_path / "run", device="cuda:0", precision="auto")
+    said = plan(config)
+    assert (said["device"], said["precision"], said["available_gib"]) == ("cuda", "bf16", None)
+    assert any("this machine has no GPU" in line for line in said["missing"])
+    assert plan(config.model_copy(update={"precision": "fp32"}))["precision"] == "fp32"
+    with pytest.raises(PrlhfError, match="has no GPU"):
+        train(config)
+    here, there = config.model_copy(update={"device": "auto"}), ClusterConfig(workers=2, gpus_per_worker=1)
+    assert plan(here)["device"] == "cpu"
+    assert plan(here, cluster=there)["device"] == "cuda"  # workers that have a GPU each are on it
 
 
 def test_a_folder_that_holds_a_run(trained: Path, make_config: MakeConfig) -> None:
@@ -358,8 +470,19 @@ def test_it_is_shown(prepared: Path, tiny_base: Path, tmp_path: Path, objective:
     assert done.exit_code == 0, done.stderr
     for text in ("1,234", "memory: peak", "parameters: adapter", "nothing was trained or written"):
         assert text in done.stdout
+    assert "peak with --set gradient_checkpointing=true" in done.stdout
     assert ("demonstrations" in done.stdout) == (objective == "sft")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_workers_plan_is_shown(tmp_path: Path, make_config: MakeConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    config = make_config(tmp_path / "run", device="cuda", batch_size=4)
+    show_plan(plan(config, cluster=ClusterConfig(workers=2, parallel="fsdp")))
+    shown = capsys.readouterr().out
+    for text in ("2, fsdp", "memory of a worker: exchange", "peak with --parallel ddp", "peak with --workers 4"):
+        assert text in shown
+    if not torch.cuda.is_available():
+        assert re.search(r"memory of cuda.*unknown", shown)
 
 
 @pytest.mark.parametrize("option", ["--resume", "--per-user"])

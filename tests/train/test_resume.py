@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,7 +25,8 @@ from prlhf.model.scoring import Reference
 from prlhf.progress import Silent
 from prlhf.records import Prepared, read_prepared, write_prepared
 from prlhf.train import metrics, run
-from prlhf.train.run import newest_checkpoint, train
+from prlhf.train.checkpoints import newest_checkpoint
+from prlhf.train.run import train
 
 MakeConfig = Callable[..., Any]
 
@@ -74,7 +76,8 @@ def assert_same_run(folder: Path, expected: Path) -> None:
     for name in ("adapter_model.safetensors", "user_model.safetensors"):
         assert (folder / "model" / name).read_bytes() == (expected / "model" / name).read_bytes()
     first, second = (numbers(json.loads((f / "results.json").read_text())) for f in (folder, expected))
-    assert first | {"run": ""} == second | {"run": ""}
+    same = {"run": "", "reference": {}}  # who goes on finds more of it on disk
+    assert first | same == second | same
 
 
 @pytest.mark.parametrize("at", [1, 4, 7])
@@ -143,22 +146,35 @@ def test_the_last_evaluation_is_logged_once(
     assert [row["step"] for row in metrics.read(tmp_path / "run/metrics.jsonl") if "eval" in row] == [2]
 
 
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def note(self, line: str) -> None:
+        self.lines.append(line)
+
+
+@pytest.mark.parametrize("name", ["trainer_state.json", "adapter_model.safetensors", "optimizer.pt", "sha256.json"])
 @pytest.mark.parametrize("damage", ["missing", "cut"])
-def test_a_half_written_checkpoint_is_passed_over(
-    tmp_path: Path, make_config: MakeConfig, uninterrupted: Path, damage: str
+def test_a_damaged_checkpoint_is_passed_over(
+    tmp_path: Path, make_config: MakeConfig, uninterrupted: Path, name: str, damage: str
 ) -> None:
     config = killed(tmp_path / "run", make_config, at=7)
     newest = newest_checkpoint(tmp_path / "run")
     assert newest is not None
     assert newest.name == "checkpoint-6"
-    state = newest / "trainer_state.json"
+    file, notes = newest / name, Notes()
     if damage == "missing":
-        state.unlink()
+        file.unlink()
     else:
-        state.write_bytes(state.read_bytes()[:50])
-    older = newest_checkpoint(tmp_path / "run")
+        file.write_bytes(file.read_bytes()[:50])
+    older = newest_checkpoint(tmp_path / "run", notes)
     assert older is not None
     assert older.name == "checkpoint-3"
+    if (name, damage) == ("sha256.json", "missing"):  # as when the kill came before it was whole
+        assert notes.lines == []
+    else:
+        assert re.search(rf"warning: .*checkpoint-6 is damaged \({name}", notes.lines[0])
     train(config, resume=True)
     assert_same_run(tmp_path / "run", uninterrupted)
 

@@ -1,0 +1,94 @@
+"""What the workers of one run do together. In one process all of it is what it is for one worker: nothing.
+
+Every worker knows the whole batch of every step and takes its share, so nobody has to be told which comparisons, and
+which users, the others have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+T = TypeVar("T")
+
+
+def count() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def own(items: Sequence[T]) -> list[T]:
+    """This worker's share of `items`: every `count`-th, beginning at its rank. It may be empty."""
+    return list(items[rank() :: count()])
+
+
+def gather(mine: T) -> list[T]:
+    """What all workers hand in, in the order of their ranks."""
+    if count() == 1:
+        return [mine]
+    found: list[Any] = [None] * count()
+    dist.all_gather_object(found, mine)
+    return found
+
+
+def most(number: int) -> int:
+    """The largest number that any worker hands in."""
+    if count() == 1:
+        return number
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    found = torch.tensor(number, device=device)
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return int(found)
+
+
+def spread(items: Sequence[T]) -> list[T]:
+    """This worker's share, as long as everyone's: where `items` run out, the first stands in."""
+    rounds = -(-len(items) // count())
+    places = range(rank(), rounds * count(), count())
+    return [items[place if place < len(items) else 0] for place in places]
+
+
+def collect(mine: Sequence[T], length: int) -> list[T]:
+    """All `length` results in their order, from what every worker made of its `spread` share."""
+    shares = gather(list(mine))
+    return [shares[place % count()][place // count()] for place in range(length)]
+
+
+def average_gradients(parameters: Iterable[nn.Parameter], rows: Mapping[Tensor, Sequence[int]]) -> None:
+    """Give `parameters` the mean of all workers' gradients; who has none counts with 0.
+
+    `rows` says which rows of a table [m, width] anybody can have a gradient for: these alone are exchanged, so that
+    the cost is the batch's and not that of all users. The same on every worker, in ascending order.
+    """
+    if count() == 1:
+        return
+    for parameter in parameters:
+        if parameter in rows:
+            at = torch.tensor(rows[parameter], dtype=torch.long, device=parameter.device)
+            block = _mean(_rows_of(parameter, at))
+            shape = parameter.shape
+            parameter.grad = torch.sparse_coo_tensor(at[None], block, shape, check_invariants=False).coalesce()
+        elif parameter.numel():
+            parameter.grad = _mean(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+
+
+def _rows_of(table: nn.Parameter, at: Tensor) -> Tensor:
+    """The gradient [n, width] of the rows `at`, which are all that have one."""
+    block = table.new_zeros(len(at), table.shape[1])
+    if table.grad is not None:
+        own_grad = table.grad.coalesce()
+        block[torch.searchsorted(at, own_grad.indices()[0])] = own_grad.values()
+    return block
+
+
+def _mean(mine: Tensor) -> Tensor:
+    mine = mine.contiguous()
+    dist.all_reduce(mine)
+    return mine / count()

@@ -1,0 +1,155 @@
+"""`prlhf sweep` as a function: the space checked, what all trials share made once, the trials, and what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from prlhf.atomic import atomic_file
+from prlhf.cluster import check_fits, connected, room, shown_by, worker_resources
+from prlhf.config import ClusterConfig, PrepConfig, SweepConfig, resolve
+from prlhf.data import ADAPTERS, locate
+from prlhf.errors import Interrupted, PrlhfError
+from prlhf.progress import SILENT, Progress
+from prlhf.records import is_prepared
+from prlhf.sweep import outcome
+from prlhf.sweep.board import UNSEEN, Board
+from prlhf.sweep.search import Search, how, search_for
+from prlhf.sweep.settings import JUDGED, Sections, check, settings_at
+from prlhf.sweep.space import Space, space_of
+from prlhf.sweep.trials import RECIPE, RESULTS, Trial, missing_metric, read_trials, write_trials
+
+PATHS = {"train": ("model",), "generate": ("model", "reward")}  # settings that may name a file of this folder
+
+
+def sweep(
+    config: SweepConfig,
+    sections: Sections,
+    cluster: ClusterConfig | None = None,
+    resume: bool = False,
+    progress: Progress = SILENT,
+    board: Board = UNSEEN,
+    command: str = "",
+) -> dict[str, Any]:
+    """Run the trials of `config` over the recipe's `sections` into `config.out`; returns the best one and all others.
+
+    A trial that fails is recorded and the others go on; `resume` takes up failed and interrupted trials and repeats no
+    finished one. Raises PrlhfError for a bad space before Ray starts, and Interrupted after Ctrl-C.
+    """
+    cluster, out = cluster or ClusterConfig(), config.out.resolve()
+    space = space_of(config.space)
+    check(space, sections, config)
+    how(space, config)
+    known = _known(out, resume)
+    sections, space, prepared = _with_data(_absolute(sections), space, progress)
+    if config.against != "base":
+        config = config.model_copy(update={"against": str(Path(config.against).resolve())})
+    search = search_for(space, sections, config, known, config.concurrent != 1)
+    for trial in search.trials:
+        if error := missing_metric(trial, config.metric):
+            raise error
+    _write_recipe(out, config, sections, cluster, command)
+    others = [trial for trial in known if trial not in search.trials]
+    skipped = sum(trial.finished for trial in search.trials)
+    if skipped < search.total:
+        outcome.add_shared(out, {"data_sets_prepared": prepared})
+        _run(search, others, out, cluster, progress, board)
+    return outcome.conclude(search, out, command) | {"skipped": skipped}
+
+
+def _run(
+    search: Search, others: list[Trial], out: Path, cluster: ClusterConfig, progress: Progress, board: Board
+) -> None:
+    """Make what is shared, then run the trials, in a cluster that is joined or started for it."""
+    save = partial(_save, out, others, search)
+    save()
+    with connected(cluster):
+        from prlhf.sweep import tuner  # brings Ray
+
+        each, per_trial = worker_resources(cluster), max(1, cluster.workers)
+        what = "concurrent trials" if per_trial == 1 else f"concurrent trials x {per_trial} workers"
+        check_fits((search.sweep.concurrent or 1) * per_trial, each, what)
+        concurrent = search.sweep.concurrent or max(1, min(search.total, room(each) // per_trial))
+        with shown_by(progress) as relay:
+            judged = search.sweep.metric.startswith(JUDGED) and search.sweep.against == "base"
+            against = settings_at({}, search.sections, search.sweep) if judged else None
+            trials = search.ahead() if cluster.parallel == "ddp" else []  # a sharded base has no room in one worker
+            counts = tuner.shared_once(trials, against, out, cluster, relay)
+        outcome.add_shared(out, counts)
+        board.begin(search.sweep, search.trials, search.total)
+        try:
+            whole = tuner.run_trials(search, out, cluster, concurrent, save, board)
+        finally:
+            board.end()
+    if not whole:
+        done = sum(trial.finished for trial in search.trials)
+        raise Interrupted(
+            f"stopped with {done} of {search.total} trials done; go on with: "
+            f"prlhf sweep --resume --out {search.sweep.out}"
+        )
+
+
+def _save(out: Path, others: list[Trial], search: Search) -> None:
+    write_trials(out, [*others, *search.trials])
+
+
+def _known(out: Path, resume: bool) -> list[Trial]:
+    known = read_trials(out)
+    if known and not resume:
+        raise PrlhfError(f"{out} already holds a sweep", "go on with --resume, or choose another --out")
+    if resume and not (out / RESULTS).is_file():
+        raise PrlhfError(f"{out} holds no sweep to resume", "start it without --resume")
+    return known
+
+
+def _with_data(sections: Sections, space: Space, progress: Progress) -> tuple[Sections, Space, int]:
+    """The same with every data set prepared and named by its folder; and how many had to be prepared."""
+    new = 0
+
+    def folder(dataset: str) -> str:
+        nonlocal new
+        if not is_prepared(Path(dataset)) and dataset in ADAPTERS:
+            new += not is_prepared(resolve(PrepConfig, sections.get("prep", {}), {"dataset": dataset}).folder)
+        return str(locate(dataset, sections, progress).resolve())
+
+    if "dataset" in space:
+        space = space | {"dataset": [folder(str(dataset)) for dataset in space["dataset"]]}  # type: ignore[union-attr]
+        return sections, space, new
+    train = dict(sections.get("train", {}))
+    train["dataset"] = folder(str(train.get("dataset") or "demo"))
+    return {**sections, "train": train}, space, new
+
+
+def _absolute(sections: Sections) -> Sections:
+    """Workers may stand in another folder: what is a file here is named in full."""
+
+    def whole(stage: str, key: str, value: Any) -> Any:
+        here = key in PATHS.get(stage, ()) and value is not None and value != "tiny" and Path(str(value)).exists()
+        return str(Path(str(value)).resolve()) if here else value
+
+    def judge_of(value: Any) -> Any:
+        kind, _, path = str(value).partition(":")
+        return f"{kind}:{Path(path).resolve()}" if kind in ("reward", "oracle") and Path(path).exists() else value
+
+    named = {stage: {k: whole(stage, k, v) for k, v in values.items()} for stage, values in sections.items()}
+    if "judge" in named.get("judge", {}):
+        named["judge"]["judge"] = judge_of(named["judge"]["judge"])
+    return named
+
+
+def _write_recipe(out: Path, config: SweepConfig, sections: Sections, cluster: ClusterConfig, command: str) -> None:
+    """What --resume goes on with, as a recipe."""
+    stages: Mapping[str, Any] = {
+        **{stage: dict(values) for stage, values in sections.items() if stage in ("train", "generate", "judge")},
+        "cluster": cluster.model_dump(mode="json", exclude_defaults=True),
+        "sweep": config.model_dump(mode="json", exclude_defaults=True, exclude={"out"}),
+    }
+    given = {stage: {k: v for k, v in values.items() if v is not None} for stage, values in stages.items()}
+    lines = yaml.safe_dump({stage: values for stage, values in given.items() if values}, sort_keys=False)
+    header = f"# {command or f'prlhf sweep --recipe {RECIPE}'}\n# go on with: prlhf sweep --resume --out {out}\n"
+    with atomic_file(out / RECIPE) as beside:
+        beside.write_text(header + lines, encoding="utf-8")

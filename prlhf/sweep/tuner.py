@@ -1,0 +1,268 @@
+"""The trials on Ray Tune: our search gives it the points, our record keeps what comes of them.
+
+Tune places trials, stops those that are behind (ASHA) and starts those anew whose process was lost. What is to be there
+after a kill is in our own record: Tune's experiment state is written beside it, and not read.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import shutil
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+from ray.tune.search import Searcher
+
+from prlhf.cluster import worker_resources
+from prlhf.config import ClusterConfig, SweepConfig
+from prlhf.errors import PrlhfError
+from prlhf.interrupt import Interruptible
+from prlhf.sweep.board import Board
+from prlhf.sweep.search import Search
+from prlhf.sweep.settings import Settings
+from prlhf.sweep.trials import Trial, missing_metric, no_metric, numbers
+
+SCRATCH = ".tune"  # Tune's own files, in the sweep's folder
+NO_END = 10**9  # ASHA's last step: a trial ends by itself
+NEXT_TO_NOTHING = {"memory": 2.0**20}  # of a trial that only drives its workers; Tune does not take nothing at all
+SETTINGS_OF_TUNE = {
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours, see Stop
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # ours says which metrics there are
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "1",  # a trial that is stopped is not waited for until it is evaluated next
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_WARN_THRESHOLD_S": "60",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+
+
+class Stop(Interruptible, tune.Stopper):  # type: ignore[misc]
+    """Why all trials are to stop: Ctrl-C, or an error of the sweep's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.error: PrlhfError | None = None
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.asked or self.error is not None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"asked": False, "error": None, "_before": None}  # Tune writes it down; a handler cannot be
+
+
+class Points(Searcher):  # type: ignore[misc]
+    """Our search as Tune's."""
+
+    def __init__(self, search: Search, out: Path, cluster: ClusterConfig) -> None:
+        super().__init__()
+        self._search, self._out, self._cluster = search, out, cluster
+
+    def suggest(self, trial_id: str) -> Any:
+        trial = self._search.next()
+        if trial is None:
+            return Searcher.FINISHED
+        settings = self._search.settings_of(trial)
+        train = settings.train.model_copy(update={"out": self._out / trial.name})
+        return {
+            "trial": trial.name,
+            "out": str(self._out),
+            "settings": settings.model_copy(update={"train": train}).model_dump_json(),
+            "cluster": self._cluster.model_dump_json(),
+            "metric": self._search.sweep.metric,
+        }
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        pass  # Record tells the search
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        pass
+
+    def get_state(self) -> dict[str, Any]:
+        return {}
+
+
+class Record(tune.Callback):  # type: ignore[misc]
+    """Keeps our trials as Tune's go on, and shows them."""
+
+    def __init__(self, search: Search, save: Callable[[], None], board: Board, stop: Stop) -> None:
+        self._search, self._save, self._board, self._stop = search, save, board, stop
+        self._began: dict[str, float] = {}
+
+    def _ours(self, trial: Any) -> Trial:
+        return next(ours for ours in self._search.trials if ours.name == trial.config["trial"])
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        ours = self._ours(trial)
+        self._began[ours.name] = time.monotonic()
+        ours.status, ours.result, ours.error, ours.traceback, ours.seconds = "running", None, None, None, None
+        ours.history = []
+        self._changed(ours)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        ours, metric = self._ours(trial), self._search.sweep.metric
+        if "outcome" in result:
+            self._end(ours, **json.loads(result["outcome"]))
+            return
+        ours.result = {name: value for name, value in numbers(result).items() if name == "step" or "/" in name}
+        value = ours.result.get(metric)
+        if value is not None and "step" in ours.result:
+            ours.history = [*ours.history, (int(ours.result["step"]), value)]
+        elif self._search.sweep.asha and metric not in result:
+            self._stop.error = no_metric("an evaluation of " + ours.name, metric, ours.result)
+        self._changed(ours)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        ours = self._ours(trial)
+        if ours.status == "running":  # it did not come to its end by itself
+            self._end(ours, "interrupted" if self._stop.stop_all() else "stopped", ours.result)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        ours = self._ours(trial)
+        if ours.status == "running":
+            why = str(trial.get_error() or "no reason is known").strip().splitlines()[-1]
+            self._end(ours, "failed", None, f"its process was lost, again and again: {' '.join(why.split())[:200]}")
+
+    def _end(
+        self,
+        ours: Trial,
+        status: Any,
+        result: dict[str, Any] | None = None,
+        error: str | None = None,
+        traceback: str | None = None,
+    ) -> None:
+        ours.status, ours.result, ours.error, ours.traceback = status, result, error, traceback
+        ours.seconds = round(time.monotonic() - self._began[ours.name], 3)
+        if status != "interrupted":
+            self._search.ended(ours)
+        self._stop.error = self._stop.error or missing_metric(ours, self._search.sweep.metric)
+        self._changed(ours)
+
+    def interrupt(self) -> None:
+        """What still runs will not come to its end."""
+        for ours in self._search.trials:
+            if ours.status == "running":
+                self._end(ours, "interrupted", ours.result)
+
+    def _changed(self, ours: Trial) -> None:
+        self._save()
+        self._board.changed(self._search.trials, ours)
+
+
+def run_trials(
+    search: Search, out: Path, cluster: ClusterConfig, concurrent: int, save: Callable[[], None], board: Board
+) -> bool:
+    """Run what `search` gives, `concurrent` at a time, in the cluster that this process is in; false after Ctrl-C.
+
+    Raises PrlhfError where the trials turn out not to have the metric.
+    """
+    os.environ.update({name: value for name, value in SETTINGS_OF_TUNE.items() if name not in os.environ})
+    resources = NEXT_TO_NOTHING if cluster.workers else worker_resources(cluster)
+    with Stop() as stop:
+        record = Record(search, save, board, stop)
+        tuner = tune.Tuner(
+            tune.with_resources(in_worker, resources),
+            tune_config=tune.TuneConfig(
+                search_alg=Points(search, out, cluster),
+                scheduler=_scheduler(search),
+                num_samples=search.total,
+                max_concurrent_trials=concurrent,
+                reuse_actors=True,  # the next trial finds torch imported
+                trial_dirname_creator=lambda trial: trial.config["trial"],
+            ),
+            run_config=tune.RunConfig(
+                name=f"sweep-{time.time_ns()}",  # Tune would find an earlier state by its name
+                storage_path=str(out / SCRATCH),
+                callbacks=[record],
+                stop=stop,
+                failure_config=tune.FailureConfig(max_failures=cluster.max_failures),
+                verbose=0,
+            ),
+        )
+        try:
+            tuner.fit()
+        finally:
+            record.interrupt()
+            shutil.rmtree(out / SCRATCH, ignore_errors=True)
+    if stop.error:
+        raise stop.error
+    return not stop.asked
+
+
+def _scheduler(search: Search) -> Any:
+    """ASHA, told what earlier runs of the sweep reported; or none."""
+    sweep: SweepConfig = search.sweep
+    if not sweep.asha:
+        return FIFOScheduler()
+    grace = sweep.grace or min(settings.train.eval_every for settings in search.ahead())
+    asha = ASHAScheduler("step", sweep.metric, sweep.mode, NO_END, grace, sweep.reduction)
+    for trial in search.trials:
+        if trial.finished:
+            known = SimpleNamespace(trial_id=trial.name)
+            asha.on_trial_add(None, known)
+            for step, value in trial.history:
+                asha.on_trial_result(None, known, {"step": step, sweep.metric: value})
+    return asha
+
+
+# ---- in the workers ----
+
+
+def in_worker(config: dict[str, Any]) -> None:
+    """A trial, in a process of Ray's. What goes wrong is an outcome: Tune shall start anew only what was lost."""
+    gc.collect()  # what the trial before this one left in the process
+    from prlhf.sweep.training import run_trial
+
+    settings = Settings.model_validate_json(config["settings"])
+    cluster = ClusterConfig.model_validate_json(config["cluster"])
+    outcome: dict[str, Any] = {"status": "failed"}
+    last: dict[str, float] = {}
+    try:
+        result = run_trial(settings, cluster, Path(config["out"]), tune.report)
+        outcome = {"status": "done", "result": result}
+        if config["metric"] in numbers(result):
+            last = {"step": result.get("steps", NO_END), config["metric"]: numbers(result)[config["metric"]]}
+    except PrlhfError as error:
+        outcome["error"] = " ".join(str(error).split())
+    except Exception as error:  # a bug of one trial is not to cost the night's other trials
+        outcome["error"] = " ".join(f"{type(error).__name__}: {error}".split())
+        outcome["traceback"] = traceback.format_exc()
+    tune.report({**last, "outcome": json.dumps(outcome)})
+
+
+def shared_once(
+    trials: list[Settings], against: Settings | None, out: Path, cluster: ClusterConfig, relay: Any
+) -> dict[str, int]:
+    """`shared.share` as one task in the cluster. Raises its PrlhfError."""
+    resources = worker_resources(cluster)
+    task = ray.remote(_share).options(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))
+    texts = [settings.model_dump_json() for settings in trials]
+    base = against.model_dump_json() if against else None
+    counts, error = ray.get(task.remote(texts, base, str(out), cluster.workers > 0, relay))
+    if error:
+        raise PrlhfError(*error)
+    return counts  # type: ignore[no-any-return]
+
+
+def _share(trials: list[str], against: str | None, out: str, workers: bool, relay: Any) -> tuple[dict[str, int], Any]:
+    from prlhf.sweep.shared import share
+
+    found = [Settings.model_validate_json(text) for text in trials]
+    base = Settings.model_validate_json(against) if against else None
+    try:
+        return share(found, base, Path(out), workers, relay), None
+    except PrlhfError as error:
+        return {}, (error.message, error.hint)

@@ -1,0 +1,81 @@
+"""Checkpoints of a run in progress: sealed when they are whole, checked before a run goes on from one.
+
+checkpoints/checkpoint-50             as Trainer names them; checkpoints/checkpoint-TRY-50 as written by Ray's workers
+  sha256.json                         the seal, written last: a checksum of every file there
+  metrics.jsonl                       what had been logged by then
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from prlhf.atomic import atomic_file
+from prlhf.errors import PrlhfError
+from prlhf.progress import SILENT, Progress
+
+SEAL, METRICS = "sha256.json", "metrics.jsonl"
+
+
+def seal(checkpoint: Path, metrics: Path) -> None:
+    """Declare `checkpoint` whole; the log goes with it."""
+    if metrics.exists():
+        shutil.copyfile(metrics, checkpoint / METRICS)
+    sums = {str(path.relative_to(checkpoint)): _sha256(path) for path in _files(checkpoint)}
+    with atomic_file(checkpoint / SEAL) as beside:
+        beside.write_text(json.dumps(sums, indent=1) + "\n")
+
+
+def fault(checkpoint: Path) -> str | None:
+    """What is wrong with a sealed checkpoint; empty where nothing is, None where it was never sealed."""
+    try:
+        sums = json.loads((checkpoint / SEAL).read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return f"{SEAL} cannot be read"
+    for name, expected in sums.items():
+        path = checkpoint / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if _sha256(path) != expected:
+            return f"{name} has changed"
+    return ""
+
+
+def newest_checkpoint(folder: Path, progress: Progress = SILENT) -> Path | None:
+    """The newest whole checkpoint of the run in `folder`. One that was damaged is named and passed over; one that a
+    kill left half-written was never there."""
+    found = sorted((folder / "checkpoints").glob("checkpoint-*"), key=step_of, reverse=True)
+    for checkpoint in found:
+        why = fault(checkpoint)
+        if why == "":
+            return checkpoint
+        if why:
+            progress.note(f"warning: {checkpoint} is damaged ({why}): going on from the one before it")
+    return None
+
+
+def step_of(checkpoint: Path) -> int:
+    number = checkpoint.name.rpartition("-")[2]
+    if not number.isdigit():
+        raise PrlhfError(f"{checkpoint} is no checkpoint of ours", "move it away")
+    return int(number)
+
+
+def is_last(checkpoint: Path) -> bool:
+    """Whether nothing was left to train when it was written."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    return bool(state["global_step"] >= state["max_steps"])
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != SEAL)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

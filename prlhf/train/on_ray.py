@@ -1,0 +1,383 @@
+"""Training on Ray workers: the training function of run.py in each of them, Ray Train around it.
+
+The run folder is here, where the command was typed; each worker has a folder of its own that goes with it. What is to
+outlive a machine goes to the store: the run folder, or `storage`/RUN on what all machines reach.
+
+STORE/checkpoints/checkpoint-TRY-50   as run.py's, written by all workers; TRY is the second in which they started
+STORE/checkpoints/final-TRY           model/, results.json and metrics.jsonl, from where they come to the run folder
+STORE/recipe.yaml                     for --resume on another machine
+"""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pyarrow import fs
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from prlhf.atomic import atomic_dir, atomic_file
+from prlhf.cluster import Relay, check_fits, connected, shown_by, worker_resources
+from prlhf.config import ClusterConfig, TrainConfig, load_recipe
+from prlhf.errors import Interrupted, PrlhfError, one_line
+from prlhf.model import workers
+from prlhf.progress import SILENT, Progress
+from prlhf.records import Prepared
+from prlhf.train.callbacks import Report, Stop
+from prlhf.train.checkpoints import fault, step_of
+from prlhf.train.run import checked, finished, learn, write_recipe
+
+LOOK_SECONDS = 0.5  # how often a worker looks whether it is to stop
+
+
+def train_on_ray(
+    config: TrainConfig,
+    cluster: ClusterConfig,
+    resume: bool = False,
+    progress: Progress = SILENT,
+    report: Report | None = None,
+) -> dict[str, Any]:
+    """`prlhf.train.run.train` on `cluster.workers` Ray workers; the same summary, and the same run but for rounding.
+
+    Raises PrlhfError for input the user can mend, what the cluster has no room for included, and Interrupted after a
+    saved Ctrl-C.
+    """
+    if resume:
+        fetch_recipe(config.folder, cluster)
+    config, data = checked(config, resume, progress)
+    if resume and (done := finished(config.folder, progress)):
+        return done
+    check_share(config, cluster)
+    store = Store(cluster.storage, config.folder)
+    if not resume and store.exists("checkpoints"):
+        raise PrlhfError(f"{store} already holds a run", "go on with --resume, or choose another --out or --storage")
+    with connected(cluster):
+        each = worker_resources(cluster)
+        check_fits(cluster.workers, each)
+        if not resume:
+            write_recipe(config.folder, config, data)
+            keep_cluster(config.folder, cluster)
+            store.put(config.folder / "recipe.yaml")
+        outcome = _fit(config, cluster, each, data, store, progress, report)
+    if "error" in outcome:
+        if not resume and not store.checkpoints():
+            (config.folder / "recipe.yaml").unlink()
+        raise PrlhfError(*outcome["error"])
+    if "stopped" in outcome:
+        raise Interrupted(outcome["stopped"])
+    fetch_results(store, config.folder)
+    results: dict[str, Any] = outcome["results"]
+    return results | {"run": str(config.folder)}
+
+
+def check_share(config: TrainConfig, cluster: ClusterConfig) -> None:
+    if config.objective == "sft" and cluster.workers > 1:
+        raise PrlhfError(
+            f"workers = {cluster.workers} is not for objective = sft yet", "leave out --workers, or set it to 1"
+        )
+    if config.batch_size < cluster.workers:
+        raise PrlhfError(
+            f"batch_size = {config.batch_size} is less than workers = {cluster.workers}: some would have nothing to do",
+            f"set batch_size to {cluster.workers} or more, or take fewer workers",
+        )
+
+
+# ---- where things outlive a machine ----
+
+
+class Store:
+    """The run's folder on the storage: a local path or whatever pyarrow can reach, s3:// and gs:// among them."""
+
+    def __init__(self, storage: str | None, folder: Path) -> None:
+        self.where = f"{storage.rstrip('/')}/{folder.name}" if storage else str(folder.resolve())
+        if "://" in self.where:
+            try:
+                self.files, self.path = fs.FileSystem.from_uri(self.where)
+            except (ValueError, OSError) as error:
+                raise PrlhfError(f"storage = {storage} cannot be reached: {one_line(error)}", "mend it") from error
+        else:
+            self.where = str(Path(self.where).resolve())
+            self.files, self.path = fs.LocalFileSystem(), self.where
+
+    def __str__(self) -> str:
+        return self.where
+
+    def exists(self, name: str) -> bool:
+        return bool(self.files.get_file_info(f"{self.path}/{name}").type != fs.FileType.NotFound)
+
+    def put(self, file: Path) -> None:
+        if Path(self.path) != file.parent.resolve():
+            self.files.create_dir(self.path)
+            fs.copy_files(str(file), f"{self.path}/{file.name}", fs.LocalFileSystem(), self.files)
+
+    def get(self, name: str, to: Path) -> None:
+        """Copy a file, or what is in a folder, to `to`."""
+        to.mkdir(parents=True, exist_ok=True) if self._is_folder(name) else to.parent.mkdir(parents=True, exist_ok=True)
+        fs.copy_files(f"{self.path}/{name}", str(to), self.files, fs.LocalFileSystem())
+
+    def names(self, start: str) -> list[str]:
+        """Folders in checkpoints/ that begin with `start`, the newest first."""
+        chosen = fs.FileSelector(f"{self.path}/checkpoints", allow_not_found=True)
+        found = [Path(info.path) for info in self.files.get_file_info(chosen)]
+        return [path.name for path in sorted(found, key=_age, reverse=True) if path.name.startswith(start)]
+
+    def checkpoints(self) -> list[str]:
+        return self.names("checkpoint-")
+
+    def remove(self, name: str) -> None:
+        self.files.delete_dir(f"{self.path}/{name}")
+
+    def _is_folder(self, name: str) -> bool:
+        return bool(self.files.get_file_info(f"{self.path}/{name}").type == fs.FileType.Directory)
+
+
+def _age(path: Path) -> tuple[int, str]:
+    number = path.name.rpartition("-")[2]
+    return (int(number) if number.isdigit() else 0), path.name
+
+
+def fetch_recipe(folder: Path, cluster: ClusterConfig) -> None:
+    """Have the recipe of a run that was started on another machine."""
+    if not (folder / "recipe.yaml").exists() and cluster.storage:
+        store = Store(cluster.storage, folder)
+        if store.exists("recipe.yaml"):
+            store.get("recipe.yaml", folder / "recipe.yaml")
+
+
+def keep_cluster(folder: Path, cluster: ClusterConfig) -> None:
+    """Put the cluster's settings beside the run's, so that --resume has the same."""
+    path = folder / "recipe.yaml"
+    with atomic_file(path) as beside:
+        section = yaml.safe_dump({"cluster": cluster.model_dump(mode="json")}, sort_keys=False)
+        beside.write_text(path.read_text(encoding="utf-8") + section, encoding="utf-8")
+
+
+def saved_cluster(folder: Path) -> dict[str, Any]:
+    """The cluster's settings of the run in `folder`; none where it is none, or runs in one process."""
+    path = folder / "recipe.yaml"
+    return load_recipe(path).get("cluster", {}) if path.exists() else {}
+
+
+def fetch_newest(store: Store, folder: Path, progress: Progress) -> int:
+    """Copy the newest whole checkpoint into a worker's `folder`; returns its step, 0 where there is none."""
+    for name in store.checkpoints():
+        here = folder / "checkpoints" / f"checkpoint-{step_of(Path(name))}"
+        shutil.rmtree(here, ignore_errors=True)
+        store.get(f"checkpoints/{name}", here)
+        why = fault(here)
+        if why == "":
+            return step_of(here)
+        shutil.rmtree(here)
+        if why and workers.rank() == 0:
+            progress.note(f"warning: {store}/checkpoints/{name} is damaged ({why}): going on from the one before it")
+    return 0
+
+
+def fetch_results(store: Store, folder: Path) -> None:
+    """The model and the log, from the store to the run folder; the model comes last and marks the run as finished."""
+    with atomic_dir(folder / ".final") as final:
+        store.get(f"checkpoints/{store.names('final-')[0]}", final)
+    for name in ("metrics.jsonl", "results.json"):
+        (folder / ".final" / name).replace(folder / name)
+    (folder / ".final" / "model").rename(folder / "model")
+    shutil.rmtree(folder / ".final")
+    store.remove("checkpoints")
+
+
+# ---- the workers ----
+
+
+def _fit(
+    config: TrainConfig,
+    cluster: ClusterConfig,
+    each: dict[str, float],
+    data: Prepared,
+    store: Store,
+    progress: Progress,
+    report: Report | None,
+) -> dict[str, Any]:
+    """Let Ray Train run `work`; the outcome as the first worker returns it."""
+    ray, train, torch = (importlib.import_module(name) for name in ("ray", "ray.train", "ray.train.torch"))
+    with shown_by(progress, report) as relay, _stoppable(progress) as stopping:
+        trainer = torch.TorchTrainer(
+            work,
+            train_loop_config={
+                "config": config.model_dump(mode="json"),
+                "data": ray.put(data),
+                "store": (cluster.storage, str(config.folder)),
+                "relay": relay,
+                "sharded": cluster.parallel == "fsdp",
+                "stopping": stopping.box,
+            },
+            torch_config=torch.TorchConfig(backend="nccl" if each.get("GPU") else "gloo"),
+            scaling_config=train.ScalingConfig(
+                num_workers=cluster.workers, use_gpu=bool(each.get("GPU")), resources_per_worker=each
+            ),
+            run_config=train.RunConfig(
+                name="checkpoints",
+                storage_path=str(store),
+                failure_config=train.FailureConfig(max_failures=cluster.max_failures),
+                checkpoint_config=train.CheckpointConfig(num_to_keep=config.keep_checkpoints),
+            ),
+        )
+        try:
+            outcome: dict[str, Any] = stopping.wait_for(lambda: trainer.fit()).return_value
+        except train.TrainingFailedError as error:
+            raise _as_ours(error, config, cluster) from error
+    return outcome
+
+
+def _as_ours(error: Any, config: TrainConfig, cluster: ClusterConfig) -> PrlhfError:
+    """A failed run in one line: what a worker said, or that workers were lost once too often."""
+    failures = list(getattr(error, "worker_failures", {}).values())
+    ours = [f for f in failures if isinstance(f, PrlhfError)]
+    if ours:
+        return PrlhfError(ours[0].message, ours[0].hint)
+    first = one_line(failures[0] if failures else error)
+    return PrlhfError(
+        f"the workers failed more often than max_failures = {cluster.max_failures}: {first}",
+        f"go on with: prlhf train --resume --out {config.folder}",
+    )
+
+
+def work(setup: dict[str, Any]) -> dict[str, Any]:
+    """What every worker does: from the newest checkpoint of the store, or from the beginning."""
+    ray = importlib.import_module("ray")
+    first = workers.rank() == 0
+    relay: Relay = setup["relay"]
+    with tempfile.TemporaryDirectory(prefix="prlhf-worker-") as scratch:
+        out = Path(scratch) / "run"
+        config = TrainConfig.model_validate(setup["config"] | {"out": out})
+        store = Store(setup["store"][0], Path(setup["store"][1]))
+        step = fetch_newest(store, out, relay)
+        if first and step:
+            relay.note(f"going on from step {step}")
+        stop = StopWhenTold(setup["stopping"])
+        ship = Ship(out)
+        try:
+            data = ray.get(setup["data"])
+            progress: Progress = relay if first else SILENT
+            report = relay.report if first else None
+            results = learn(config, data, step > 0, progress, report, stop, [ship], setup["sharded"])
+        except Interrupted:
+            said = f"stopped after step {ship.step}; go on with: prlhf train --resume --out {setup['store'][1]}"
+            return {"stopped": said}
+        except PrlhfError as error:
+            if ship.begun:  # one worker alone may have met this: Ray must end the others
+                raise
+            return {"error": (error.message, error.hint)}
+        ship.results(first)
+        return {"results": results}
+
+
+class StopWhenTold(Stop):
+    """Looks every now and then whether the command was interrupted, beside the training."""
+
+    def __init__(self, box: Any) -> None:
+        super().__init__()
+        self._box, self._over = box, threading.Event()
+
+    def __enter__(self) -> StopWhenTold:
+        if workers.rank() == 0:
+            threading.Thread(target=self._look, daemon=True).start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._over.set()
+
+    def _look(self) -> None:
+        ray = importlib.import_module("ray")
+        while not self._over.wait(LOOK_SECONDS):
+            self.asked = self.asked or ray.get(self._box.asked.remote())
+
+
+class Ship(TrainerCallback):
+    """Hands every checkpoint to Ray, which puts it on the storage; all workers do so together."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.begun, self.step = folder, False, 0
+        self._try = max(workers.gather(int(time.time())))
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.begun = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self.step = state.global_step
+        written = self.folder / "checkpoints" / f"checkpoint-{state.global_step}"
+        self._report(written, f"checkpoint-{self._try}-{state.global_step}", state.log_history)
+
+    def results(self, first: bool) -> None:
+        """The end of a run: what the first worker has in its folder."""
+        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
+        self._report(self.folder if first else None, f"final-{self._try}", [])
+
+    def _report(self, folder: Path | None, name: str, history: list[dict[str, float]]) -> None:
+        train = importlib.import_module("ray.train")
+        last = {key: value for row in history[-2:] for key, value in row.items()}
+        train.report(last, train.Checkpoint.from_directory(folder) if folder else None, checkpoint_dir_name=name)
+
+
+# ---- Ctrl-C ----
+
+
+class Box:
+    """An actor that knows whether the workers are to stop."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def ask(self) -> None:
+        self._asked = True
+
+    def asked(self) -> bool:
+        return self._asked
+
+
+class Stopping:
+    """Waits for the workers; the first Ctrl-C asks them to save and stop, the second one leaves them."""
+
+    def __init__(self, box: Any, progress: Progress) -> None:
+        self.box, self._progress = box, progress
+
+    def wait_for(self, fit: Any) -> Any:
+        """What `fit` returns or raises. In a thread: Ray would take Ctrl-C for itself, and throw steps away."""
+        found: dict[str, Any] = {}
+        over = threading.Event()  # Python 3.11 takes a thread for ended when its join was interrupted
+
+        def run() -> None:
+            try:
+                found["result"] = fit()
+            except BaseException as error:  # raised below, where somebody waits for it
+                found["error"] = error
+            over.set()
+
+        threading.Thread(target=run, daemon=True).start()
+        try:
+            over.wait()
+        except KeyboardInterrupt:
+            self._progress.note("stopping after the step in hand; once more stops at once")
+            self.box.ask.remote()
+            over.wait()
+        if "error" in found:
+            raise found["error"]
+        return found["result"]
+
+
+@contextmanager
+def _stoppable(progress: Progress) -> Iterator[Stopping]:
+    ray = importlib.import_module("ray")
+    box = ray.remote(Box).options(num_cpus=0).remote()
+    try:
+        yield Stopping(box, progress)
+    finally:
+        ray.kill(box)

@@ -1,0 +1,177 @@
+"""Workers of one run, as real processes with gloo between them: what they average, share and put together again."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from safetensors.torch import load_file
+from torch import nn
+from transformers import TrainerCallback
+
+from prlhf.config import TrainConfig
+from prlhf.model import workers
+from prlhf.records import read_prepared
+from prlhf.train import metrics
+from prlhf.train.callbacks import Stop
+
+
+def one_of(rank: int, port: int, count: int, work: Any, *args: Any) -> None:
+    """A worker process, with the environment that Ray's have too."""
+    import os
+
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(count),
+        LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(count),
+    )  # fmt: skip
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=count)
+    try:
+        work(rank, *args)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def run_workers(count: int, work: Any, *args: Any) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(one_of, (port, count, work, *args), nprocs=count)
+
+
+def test_alone_everything_is_ones_own() -> None:
+    items = list(range(5))
+    assert workers.own(items) == workers.spread(items) == workers.collect(items, 5) == items
+    assert workers.gather("mine") == ["mine"]
+    assert workers.most(3) == 3
+
+
+def together(rank: int) -> None:
+    for length in (1, 3, 4):
+        items = list(range(length))
+        shares = workers.gather(workers.own(items))
+        assert sorted(item for share in shares for item in share) == items
+        mine = workers.spread(items)
+        assert len({len(share) for share in workers.gather(mine)}) == 1
+        assert workers.collect([10 * item for item in mine], length) == [10 * item for item in items]
+    assert workers.most(rank) == 1
+    dense, unused, nothing = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(0))
+    dense.grad = torch.full((2,), float(rank))
+    table = nn.Embedding(6, 2, sparse=True)
+    table(torch.tensor([[1, 4], [4, 5]][rank])).sum().backward()
+    if rank == 0:
+        unused.grad = torch.ones(2)
+    workers.average_gradients([dense, unused, nothing, table.weight], {table.weight: [1, 2, 4, 5]})
+    assert dense.grad.tolist() == unused.grad.tolist() == [0.5, 0.5]
+    assert table.weight.grad.is_sparse
+    assert table.weight.grad.indices().tolist() == [[1, 2, 4, 5]]
+    assert table.weight.grad.to_dense()[:, 0].tolist() == [0, 0.5, 0, 0, 1, 0.5]
+
+
+def test_two_workers_share_collect_and_average() -> None:
+    run_workers(2, together)
+
+
+def learn_in(rank: int, config: TrainConfig, folder: Path, resume: bool = False, sharded: bool = False) -> None:
+    from prlhf.train.run import learn
+
+    own = config.model_copy(update={"out": folder / str(rank)})
+    learn(own, read_prepared(Path(config.dataset)), resume, _silent(), None, Stop(), [], sharded)
+
+
+def _silent() -> Any:
+    from prlhf.progress import SILENT
+
+    return SILENT
+
+
+@pytest.mark.parametrize(
+    ("objective", "user_model"), [("dpo", "individual"), ("dpo", "cluster"), ("dpo", "uniform"), ("rm", "individual")]
+)
+def test_two_workers_follow_one(make_config: Any, tmp_path: Path, objective: str, user_model: str) -> None:
+    """Half the batch each, 20 steps, the last of an epoch with one comparison for two workers. In no step does a
+    worker have all users, and gradients are clipped."""
+    from prlhf.train.run import train
+
+    options = {
+        "objective": objective, "user_model": user_model, "max_steps": 20, "batch_size": 4, "lr": 1e-3,
+        "user_lr": 1e-2, "eval_every": 10, "save_every": 50, "max_grad_norm": 0.5,
+    }  # fmt: skip
+    data = shortened(make_config(tmp_path).dataset, tmp_path / "data")
+    config = make_config(tmp_path / "one", **options, dataset=str(data))
+    train(config)
+    run_workers(2, learn_in, config, tmp_path)
+    assert_same(tmp_path / "one", tmp_path / "0")
+    assert not (tmp_path / "1/model").exists()
+
+
+@pytest.mark.parametrize(("objective", "full"), [("dpo", False), ("dpo", True), ("rm", False)])
+def test_two_workers_with_shards_follow_one(make_config: Any, tmp_path: Path, objective: str, full: bool) -> None:
+    """FSDP2: with few tokens a pass, so that workers have unlike numbers of parts; resumed on the way."""
+    from prlhf.train.run import train
+
+    options = {
+        "objective": objective, "user_model": "individual", "max_steps": 20, "batch_size": 4, "lr": 1e-3,
+        "user_lr": 1e-2, "eval_every": 10, "save_every": 8, "max_grad_norm": 0.5, "pack_tokens": 40,
+        "full_finetune": full,
+    }  # fmt: skip
+    data = shortened(make_config(tmp_path).dataset, tmp_path / "data")
+    config = make_config(tmp_path / "one", **options, dataset=str(data))
+    train(config)
+    run_workers(2, stopped_in, config, tmp_path)
+    for rank in (0, 1):  # as a storage would hand it to both
+        (tmp_path / f"{rank}/checkpoints").mkdir(parents=True, exist_ok=True)
+    shutil.copytree(tmp_path / "0/checkpoints", tmp_path / "1/checkpoints", dirs_exist_ok=True)
+    assert (tmp_path / "1/checkpoints/checkpoint-16/sha256.json").exists()
+    run_workers(2, learn_in, config, tmp_path, True, True)
+    assert_same(tmp_path / "one", tmp_path / "0")
+    name = "model.safetensors" if full else "adapter_model.safetensors"
+    weights = [load_file(tmp_path / run / "model" / name) for run in ("one", "0")]
+    for key, value in weights[0].items():
+        torch.testing.assert_close(weights[1][key], value, rtol=0, atol=1e-4)
+
+
+def stopped_in(rank: int, config: TrainConfig, folder: Path) -> None:
+    """A run that ends after its checkpoint of step 16, before its end."""
+    with pytest.raises(KeyboardInterrupt):
+        learn_until(rank, config, folder)
+
+
+def learn_until(rank: int, config: TrainConfig, folder: Path) -> None:
+    from prlhf.train.run import learn
+
+    class Dies(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 17:
+                raise KeyboardInterrupt
+
+    own = config.model_copy(update={"out": folder / str(rank)})
+    learn(own, read_prepared(Path(config.dataset)), False, _silent(), None, Stop(), [Dies()], True)
+
+
+def assert_same(expected_run: Path, run: Path) -> None:
+    one, two = (metrics.read(folder / "metrics.jsonl") for folder in (expected_run, run))
+    assert [row["step"] for row in one] == [row["step"] for row in two]
+    for expected, found in zip(one, two, strict=True):
+        for name in ("loss", "accuracy", "margin", "grad_norm"):
+            if name in expected:
+                assert found[name] == pytest.approx(expected[name], abs=1e-4), (found["step"], name)
+    last, found_last = one[-1]["eval"], two[-1]["eval"]
+    assert found_last["margin_by_user"] == pytest.approx(last["margin_by_user"], abs=1e-3)
+    assert (run / "model").is_dir()
+
+
+def shortened(source: str, folder: Path) -> Path:
+    """The small data set with nine comparisons to train on: the third batch of four has but one."""
+    from dataclasses import replace
+
+    from prlhf.records import write_prepared
+
+    data = read_prepared(Path(source))
+    write_prepared(folder, replace(data, train=data.train[:9]))
+    return folder
