@@ -1,5 +1,5 @@
 """What workers do, in this process: whole commands with a worker's work done here, one block at a time. The tests with
-a real Ray are in test_on_ray.py."""
+a real Ray are in test_generate_on_ray.py."""
 
 from __future__ import annotations
 
