@@ -128,6 +128,7 @@ def test_more_than_the_cluster_has_is_refused(sections: dict[str, Any], tmp_path
         )
 
 
+@pytest.mark.slow
 def test_a_trial_can_have_workers_of_its_own(sections: dict[str, Any], tmp_path: Path) -> None:
     sections["train"] |= {"eval_every": 2}
     config = SweepConfig(space={"alpha": "0.3"}, out=tmp_path / "sweep")
