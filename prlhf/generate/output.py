@@ -66,6 +66,12 @@ def form_of(config: GenerateConfig) -> tuple[Form, bool]:
     return ("jsonl" if config.out.suffix not in ("", ".parquet") else "parquet"), not config.out.suffix
 
 
+def refuse_foreign(out: Path) -> None:
+    """Refuse a folder of other things, before anything is loaded."""
+    if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).exists():
+        raise PrlhfError(f"{out} holds other files than shards of responses", "choose another --out")
+
+
 def open_output(config: GenerateConfig, settings: dict[str, Any], jobs: Sequence[Keyed]) -> OneFile | Shards:
     """The output for `jobs`, with what earlier runs with the same settings wrote of it."""
     form, shards = form_of(config)
@@ -192,8 +198,6 @@ class Shards:
                         "choose another --out, or remove it",
                     )
             return
-        if any(self.out.iterdir()):
-            raise PrlhfError(f"{self.out} holds other files than shards of responses", "choose another --out")
         with atomic_file(self.out / MANIFEST) as beside:
             beside.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -15,11 +15,11 @@ from prlhf.generate.baselines import check_preferences, chosen_responses
 from prlhf.generate.best_of import reward_settings
 from prlhf.generate.jobs import plan
 from prlhf.generate.models import Writer, open_plan, open_writer, trained_on
-from prlhf.generate.output import Block, open_output
+from prlhf.generate.output import Block, open_output, refuse_foreign
 from prlhf.generate.pairs import choose_pairs, choose_readers, known_readers
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Prepared, is_prepared, prompt_id, read_prepared
-from prlhf.responses import Response, read_manifest
+from prlhf.responses import Response
 
 HERE = ClusterConfig()
 
@@ -32,8 +32,7 @@ def generate(
     `run` may be None for the baselines that need no training. With workers, this process plans and keeps the output,
     and loads no weights but those of a base without a run.
     """
-    if config.out.is_dir() and any(config.out.iterdir()):
-        read_manifest(config.out)  # somebody else's folder is refused before anything is loaded
+    refuse_foreign(config.out)
     data = load_data(run, config)
     if config.baseline == "oracle" and data:
         check_preferences(data)

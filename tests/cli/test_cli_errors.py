@@ -96,7 +96,7 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("generate {run} --prompts broken.jsonl", ["broken.jsonl:1 is no JSON"]),
     ("generate {run} --prompts empty.txt", ["empty.txt holds no prompt"]),
     ("generate {run} --users an", ["user 'an' is unknown", "did you mean 'ann'"]),
-    ("generate {run} --out full", ["cannot read full", "folder without"]),
+    ("generate {run} --out full", ["full holds other files", "choose another --out"]),
     ("generate {run} --users unsen", ["user 'unsen' is unknown", "did you mean 'unseen'"]),
     ("generate {run} --prompts judging", ["prompts = judging", "no judging.jsonl", "--prompts own"]),
     ("generate {run} --baseline oracel", ["--baseline oracel is not known", "did you mean 'oracle'?"]),
