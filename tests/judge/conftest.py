@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from judge_rows import row, write
+from judge_rows import MakeConfig, row, write
 
 from prlhf.config import JudgeConfig
-
-MakeConfig = Callable[..., JudgeConfig]
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 from attacks import ATTACKS
-from conftest import MakeConfig
-from judge_rows import row, write
+from judge_rows import MakeConfig, row, write
 from scripted import Body, Reply, always_first, labels_of, prefers, said, serving, texts_of, verdict
 
 from prlhf.errors import PrlhfError

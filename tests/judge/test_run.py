@@ -54,7 +54,7 @@ def test_personalized_against_vanilla(files: tuple[Path, Path], tmp_path: Path) 
 def test_files_hold_what_is_returned(files: tuple[Path, Path], tmp_path: Path) -> None:
     results = judge_responses(*files, config(tmp_path))
     out = tmp_path / "judged"
-    assert sorted(path.name for path in out.iterdir()) == ["results.json", "verdicts.jsonl"]
+    assert sorted(path.name for path in out.iterdir()) == ["report.html", "results.json", "verdicts.jsonl"]
     assert json.loads((out / "results.json").read_text()) == results
     verdicts = [json.loads(line) for line in (out / "verdicts.jsonl").read_text().splitlines()]
     assert [(v["prompt_id"], v["user_id"], v["b_user_id"], v["kind"], v["verdict"]) for v in verdicts] == [
