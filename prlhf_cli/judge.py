@@ -33,7 +33,9 @@ def command(
             help="Prepared data: how often does the judge choose as people did there? With or without A and B."
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(help="Calibrate on at most N comparisons, drawn by the seed.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Judge, and calibrate on, at most N pairs each, drawn by the seed.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write (default: judged).")] = None,
     judge_model: Annotated[
         str | None, typer.Option(help="The server's name for the model.", rich_help_panel=LLM)

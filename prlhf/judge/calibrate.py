@@ -6,7 +6,6 @@ gains nothing by it. A judge's win-rates are worth what it gets right here.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import numpy as np
 from prlhf.config import JudgeConfig
 from prlhf.errors import PrlhfError
 from prlhf.judge.decisions import Decision, position_bias
-from prlhf.judge.pairs import Pair
+from prlhf.judge.pairs import Pair, some
 from prlhf.judge.significance import sign_test
 from prlhf.judge.statistics import OUTCOMES, rate_with_interval, resampled_shares, shares
 from prlhf.records import Comparison, Text, read_prepared
@@ -30,9 +29,7 @@ def human_pairs(dataset: Path, config: JudgeConfig) -> list[Pair]:
     rows = read_prepared(dataset).eval
     if not rows:
         raise PrlhfError(f"{dataset} has no held-out comparisons", "prepare it with an eval split")
-    if config.limit is not None and config.limit < len(rows):
-        rows = random.Random(f"{config.seed}-calibrate").sample(rows, config.limit)
-    return [_pair(row) for row in rows]
+    return [_pair(row) for row in some(rows, config.limit, config.seed)]
 
 
 def calibration(pairs: Sequence[Pair], decisions: Sequence[Decision], config: JudgeConfig) -> dict[str, Any]:

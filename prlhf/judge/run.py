@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from prlhf.judge.calibrate import calibration, human_pairs
 from prlhf.judge.decisions import Decision, position_bias
 from prlhf.judge.judges import Decider, find_deciders
 from prlhf.judge.length import length_controlled
-from prlhf.judge.pairs import Pair, Pairing, pair
+from prlhf.judge.pairs import Pair, Pairing, pair, some
 from prlhf.judge.significance import significance
 from prlhf.judge.statistics import CONFIDENCE, OUTCOMES, summarize
 from prlhf.progress import SILENT, Progress
@@ -38,7 +39,7 @@ def judge_responses(
     """
     refuse_foreign(config.out, (a_path, b_path))
     config, judges, humans = _prepared(config)
-    pairing = pair(read_responses(a_path), read_responses(b_path))
+    pairing = _paired(a_path, b_path, config)
     calibrated = _decide(judges, humans, progress)
     decided = _decide(judges, pairing.pairs, progress)
     by_judge = {
@@ -71,7 +72,7 @@ def plan(a_path: Path | None, b_path: Path | None, config: JudgeConfig) -> list[
     from prlhf.judge.llm import LlmJudge
 
     config, judges, humans = _prepared(config)
-    pairs = humans + (pair(read_responses(a_path), read_responses(b_path)).pairs if a_path and b_path else [])
+    pairs = humans + (_paired(a_path, b_path, config).pairs if a_path and b_path else [])
     return [judge.estimate(pairs) for judge in judges.values() if isinstance(judge, LlmJudge)]
 
 
@@ -80,7 +81,7 @@ def shown_prompt(a_path: Path | None, b_path: Path | None, config: JudgeConfig, 
     from prlhf.judge.llm import LlmJudge
 
     config, judges, humans = _prepared(config)
-    pairs = pair(read_responses(a_path), read_responses(b_path)).pairs if a_path and b_path else humans
+    pairs = _paired(a_path, b_path, config).pairs if a_path and b_path else humans
     for judge in judges.values():
         if isinstance(judge, LlmJudge):
             asked = judge.questions(pairs)
@@ -141,6 +142,11 @@ def _prepared(config: JudgeConfig) -> tuple[JudgeConfig, dict[str, Decider], lis
     return config, judges, human_pairs(config.calibrate, config) if config.calibrate is not None else []
 
 
+def _paired(a_path: Path, b_path: Path, config: JudgeConfig) -> Pairing:
+    pairing = pair(read_responses(a_path), read_responses(b_path))
+    return replace(pairing, pairs=some(pairing.pairs, config.limit, config.seed))
+
+
 def _decide(judges: Mapping[str, Decider], pairs: Sequence[Pair], progress: Progress) -> Decided:
     return {name: judge(pairs, progress) for name, judge in judges.items()} if pairs else {}
 
@@ -167,6 +173,7 @@ def _settings(a_path: Path, b_path: Path, config: JudgeConfig) -> dict[str, Any]
         "a": str(a_path),
         "b": str(b_path),
         "seed": config.seed,
+        "limit": config.limit,
         "bootstrap": config.bootstrap,
         "confidence": CONFIDENCE,
     }
