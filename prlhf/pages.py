@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,6 +53,7 @@ def svg(figure: Figure) -> str:
     from matplotlib import rc_context
 
     file = io.StringIO()
+    warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)  # texts stay texts
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "prlhf"}):
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     return file.getvalue()[file.getvalue().index("<svg") :]

@@ -42,7 +42,9 @@ class Answers:
             try:
                 row = json.loads(line)
                 key = row.pop("request")
-                self.known[key] = Answer(**row)
+                answer = Answer(**row)
+                if answer.text is None or isinstance(answer.text, str):
+                    self.known[key] = answer
             except (ValueError, TypeError, KeyError, AttributeError):
                 continue
         self._whole = not content or content.endswith(b"\n")

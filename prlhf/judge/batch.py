@@ -16,8 +16,8 @@ import openai
 
 from prlhf.atomic import atomic_file
 from prlhf.errors import PrlhfError
-from prlhf.judge.answers import Answer, Answers
-from prlhf.judge.client import refused
+from prlhf.judge.answers import Answers
+from prlhf.judge.client import read_completion, refused
 from prlhf.progress import Progress
 
 if TYPE_CHECKING:
@@ -85,18 +85,7 @@ def _keep(row: dict[str, Any], answers: Answers) -> None:
     body = (row.get("response") or {}).get("body") or {}
     if row.get("error") or (row.get("response") or {}).get("status_code") != 200 or row["custom_id"] in answers.known:
         return
-    choice = (body.get("choices") or [{}])[0]
-    usage = body.get("usage") or {}
-    answers.add(
-        row["custom_id"],
-        Answer(
-            text=(choice.get("message") or {}).get("content"),
-            prompt_tokens=usage.get("prompt_tokens", 0),
-            completion_tokens=usage.get("completion_tokens", 0),
-            seconds=0.0,
-            finish_reason=str(choice.get("finish_reason") or "empty"),
-        ),
-    )
+    answers.add(row["custom_id"], read_completion(body, seconds=0.0))
 
 
 def _note(path: Path, batches: Sequence[str]) -> None:

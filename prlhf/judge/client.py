@@ -186,14 +186,24 @@ class Pace:
 
 def read_reply(reply: Any, seconds: float) -> Answer:
     """A chat completion as an `Answer`; no choice, no content and a refusal are answers without text."""
-    choice = reply.choices[0] if getattr(reply, "choices", None) else None
-    usage = getattr(reply, "usage", None)
+    return read_completion(reply.model_dump(warnings=False) if hasattr(reply, "model_dump") else {}, seconds)
+
+
+def read_completion(reply: Mapping[str, Any], seconds: float) -> Answer:
+    """The same of its JSON. Servers differ from what they promise: what is of another kind is as good as not there."""
+    choice = (reply.get("choices") or [{}])[0] or {}
+    content, usage = (choice.get("message") or {}).get("content"), reply.get("usage") or {}
+
+    def count(name: str) -> int:
+        value = usage.get(name)
+        return value if isinstance(value, int) else 0
+
     return Answer(
-        text=choice.message.content if choice is not None and choice.message is not None else None,
-        prompt_tokens=getattr(usage, "prompt_tokens", 0) or 0,
-        completion_tokens=getattr(usage, "completion_tokens", 0) or 0,
+        text=content.encode("utf-8", "replace").decode() if isinstance(content, str) else None,  # half an emoji
+        prompt_tokens=count("prompt_tokens"),
+        completion_tokens=count("completion_tokens"),
         seconds=round(seconds, 3),
-        finish_reason=str(choice.finish_reason or "") if choice is not None else "empty",
+        finish_reason=str(choice.get("finish_reason") or "empty"),
     )
 
 
@@ -234,7 +244,10 @@ def refused(server: Server, error: Exception) -> PrlhfError:
             why = server.redact(str(list(_causes(error))[-1]))
             return PrlhfError(f"cannot reach {where}: {why}", "check --base-url and the server")
         case openai.APIStatusError():
-            return PrlhfError(f"{where} answers {error.status_code}: {said}", "run again later")
+            own = error.body.get("message") if isinstance(error.body, dict) else None
+            busy = error.status_code >= 500 or error.status_code == 429
+            hint = "run again later" if busy else "the same request would be refused again: mend it"
+            return PrlhfError(f"{where} answers {error.status_code}: {server.redact(str(own or said))}", hint)
     return PrlhfError(f"{where} sends no valid answer: {said}", "check that --base-url is an OpenAI-compatible API")
 
 

@@ -80,7 +80,8 @@ def user_bars(users: Sequence[Mapping[str, Any]]) -> str:
     """Single users' win-rates, the lowest first; of many, evenly spaced ones."""
     ranked = sorted(users, key=lambda user: user["rates"]["tie_half"])
     shown = ranked if len(ranked) <= USERS else [ranked[i * (len(ranked) - 1) // (USERS - 1)] for i in range(USERS)]
-    figure, axes = canvas(max(3.0, 1.2 + 0.24 * len(shown)), 3.0)
+    longest = max(len(_plain_text(user["user_id"])) for user in shown)
+    figure, axes = canvas(max(3.0, 1.2 + 0.24 * len(shown)), 2.6 + 0.07 * longest)
     rates = [user["rates"]["tie_half"] for user in shown]
     axes.bar(range(len(shown)), rates, color=[BLUE if rate >= 0.5 else ORANGE for rate in rates])
     axes.set_xticks(range(len(shown)), [_plain_text(user["user_id"]) for user in shown], rotation=90, fontsize=7)

@@ -101,7 +101,7 @@ def win_rates(pairs: Sequence[Pair], decisions: Sequence[Decision], config: Judg
     if not judged:
         answer = next(call.answer for call in decisions[0].calls)
         said = f"none of {len(pairs)} pairs has a verdict; the first answer: {str(answer)!r:.80}"
-        raise PrlhfError(said, "try another model or another --prompt")
+        raise PrlhfError(said, "try another model or another --prompt (all answers: $PRLHF_CACHE/judge)")
     kinds = sorted({p.kind for p, _ in judged})
     headline = [kind for kind in kinds if kind != GENERIC] or kinds
     by_kind = {kind: _summary([one for one in judged if one[0].kind == kind], config) for kind in kinds}

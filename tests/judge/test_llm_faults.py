@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -146,7 +147,6 @@ def test_an_answer_without_verdict_is_recorded(
     with serving(script) as server:
         results = judge_responses(*two_files, llm(server.url))
     assert (results["unparsed"]["pairs"], results["n_samples"]) == (3, 3)
-    import json
 
     rows = [json.loads(line) for line in (tmp_path / "judged/verdicts.jsonl").read_text().splitlines()]
     lost = [row["answer"] for row in rows if row["verdict"] == "unparsed"]
@@ -359,7 +359,6 @@ class Batches:
         server.others = self
 
     def __call__(self, method: str, path: str, content: bytes) -> Reply:
-        import json
 
         if method == "POST" and path.endswith("/files"):
             name = f"file-{len(self.files)}"
@@ -396,7 +395,6 @@ class Batches:
         }
 
     def answer(self, line: dict[str, object]) -> str:
-        import json
 
         self.submitted.append(str(line["custom_id"]))
         body = longer(line["body"], 0).body  # type: ignore[arg-type]
@@ -442,3 +440,44 @@ def test_a_batch_that_was_left_is_collected_and_not_paid_twice(two_files: Files,
         done = subprocess.run(line, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert (len(batches.batches), len(batches.submitted)) == (1, 12)
+
+
+# ---- answers of a kind that was not promised ----
+
+
+ODD = {
+    "half an emoji": (Reply(raw=b'{"choices": [{"message": {"content": "nice \\ud83d"}}]}'), "nice ?"),
+    "a list of parts": (Reply({"choices": [{"message": {"content": [{"type": "text", "text": "x"}]}}]}), None),
+    "a number": (Reply({"choices": [{"message": {"content": 3}}]}), None),
+    "no message": (Reply({"choices": [{}]}), None),
+    "null": (Reply({"choices": None}), None),
+    "counts as text": (
+        Reply(
+            {"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": "12", "completion_tokens": None}}
+        ),
+        "x",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_an_odd_answer_is_recorded_and_can_be_read_again(
+    two_files: Files, llm: MakeConfig, kind: str, tmp_path: Path
+) -> None:
+    reply, text = ODD[kind]
+    prices = tmp_path / "prices.yaml"
+    prices.write_text("models: {m: {input: 1, output: 1}}")
+
+    def script(body: Body, number: int) -> Reply:
+        return reply if "a0" in body["messages"][-1]["content"] else longer(body, number)
+
+    with serving(script) as server:
+        config = llm(server.url, prices=prices)
+        first = judge_responses(*two_files, config)
+        assert (first["unparsed"]["pairs"], first["n_samples"]) == (3, 3)
+        asked = len(server.requests)
+        assert judge_responses(*two_files, config)["wins"] == first["wins"]
+        assert len(server.requests) == asked
+    rows = [json.loads(line) for line in (tmp_path / "judged/verdicts.jsonl").read_text().splitlines()]
+    lost = [row for row in rows if row["verdict"] == "unparsed"]
+    assert [(row["answer"], row["prompt_tokens"]) for row in lost] == [(text, 0)] * 6
