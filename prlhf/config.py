@@ -6,6 +6,7 @@ Unknown keys are refused with the nearest known name.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -23,6 +24,11 @@ LossName = Literal[
     "discopop",
 ]  # fmt: skip
 SMOOTHED_LOSSES = ("sigmoid", "sigmoid_norm", "robust", "exo_pair")  # those that read label_smoothing
+
+
+def cache_folder() -> Path:
+    """Where what is worth keeping between runs lies: $PRLHF_CACHE, or ~/.cache/prlhf."""
+    return Path(os.environ.get("PRLHF_CACHE", Path.home() / ".cache" / "prlhf"))
 
 
 class Stage(BaseModel):
@@ -197,14 +203,38 @@ class GenerateConfig(Stage):
 class JudgeConfig(Stage):
     """`prlhf judge`: win-rates between two sets of responses, or a checkpoint's accuracy on held-out comparisons."""
 
-    judge: str = "rule:longer"  # rule:shorter, rule:longer, reward:RUN
+    judge: str = "rule:longer"  # rule:shorter, rule:longer, reward:RUN, oracle:DATASET, llm[:MODEL]; several by commas
     out: Path = Path("judged")
     bootstrap: int = Field(2000, ge=1)  # resamples of the interval
-    seed: int = 0
+    seed: int = 0  # of the bootstrap, of random orders, and of what is drawn with `limit`
     batch_size: int = Field(16, ge=1)
     model: str | None = None  # where the run's base model is now, if it has moved
     trust_remote_code: bool = False
     device: str = "auto"
+    dataset: Path | None = None  # prepared data that says who the users are, for judges that ask; also of --checkpoint
+    calibrate: Path | None = None  # prepared data on whose held-out comparisons the judge itself is judged
+    limit: int | None = Field(
+        None, ge=1
+    )  # judge at most so many pairs, and calibrate on at most so many, drawn by the seed
+
+    # llm: a language model as the judge
+    judge_model: str | None = None  # the server's name for it
+    base_url: str | None = None  # of an OpenAI-compatible server; default: $OPENAI_BASE_URL, else OpenAI's
+    protocol: Literal["role-play", "profile", "plain"] | None = None  # default: what makes most of the data set
+    prompt: Path | None = None  # Jinja file in place of the protocol's own
+    order: Literal["both", "random", "ab"] = "both"  # which response stands first
+    temperature: float = Field(0.0, ge=0, le=2)
+    max_answer_tokens: int = Field(300, ge=1)
+    concurrency: int = Field(8, ge=1)  # calls at a time
+    requests_per_minute: float | None = Field(None, gt=0)
+    timeout: float = Field(120.0, gt=0)  # seconds a call may take
+    retries: int = Field(6, ge=0)  # of a call that a busy or broken server did not answer
+    backoff: float = Field(1.0, ge=0)  # seconds before the first retry; doubles, with jitter
+    prices: Path | None = None  # YAML; default: the shipped prices.yaml
+    max_cost: float | None = Field(None, ge=0)  # US dollars, for the calls of this run
+    max_calls: int | None = Field(None, ge=0)
+    batch: bool = False  # by the provider's Batch API
+    batch_poll: float = Field(30.0, ge=0)  # seconds between two looks at a batch
 
 
 class ClusterConfig(Stage):

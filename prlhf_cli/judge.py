@@ -3,55 +3,166 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from prlhf_cli import show
 
+LLM = "Judge llm: a language model"
+NO_KEYS = ("responses", "checkpoint", "show_prompt", "dry_run", "recipe", "set_", "as_json")  # not of the recipe
+
 
 def command(
     responses: Annotated[list[Path] | None, typer.Argument(help="A.jsonl and B.jsonl, as written by generate.")] = None,
-    judge: Annotated[str | None, typer.Option(help="rule:shorter, rule:longer or reward:RUN.")] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(
+            help="rule:shorter, rule:longer, reward:RUN, oracle:DATASET, llm or llm:MODEL; several with commas "
+            "between, which also says how far they agree (default: rule:longer)."
+        ),
+    ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Judge this run on held-out comparisons instead.")] = None,
-    dataset: Annotated[Path | None, typer.Option(help="With --checkpoint: the prepared data set.")] = None,
+    dataset: Annotated[
+        Path | None,
+        typer.Option(help="The prepared data set: of --checkpoint, or the one that says who the users are."),
+    ] = None,
+    calibrate: Annotated[
+        Path | None,
+        typer.Option(
+            help="Prepared data: how often does the judge choose as people did there? With or without A and B."
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(help="Judge, and calibrate on, at most N pairs each, drawn by the seed.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write (default: judged).")] = None,
+    judge_model: Annotated[
+        str | None, typer.Option(help="The server's name for the model.", rich_help_panel=LLM)
+    ] = None,
+    base_url: Annotated[
+        str | None,
+        typer.Option(help="OpenAI-compatible server (default: $OPENAI_BASE_URL, else OpenAI's).", rich_help_panel=LLM),
+    ] = None,
+    protocol: Annotated[
+        Literal["role-play", "profile", "plain"] | None,
+        typer.Option(help="What the judge is told (default: what makes most of the data set).", rich_help_panel=LLM),
+    ] = None,
+    prompt: Annotated[
+        Path | None, typer.Option(help="A Jinja file in place of the protocol's prompt.", rich_help_panel=LLM)
+    ] = None,
+    order: Annotated[
+        Literal["both", "random", "ab"] | None,
+        typer.Option(help="Which response stands first; both asks twice (default: both).", rich_help_panel=LLM),
+    ] = None,
+    show_prompt: Annotated[
+        int | None, typer.Option(help="Print the messages of the N-th call, send nothing.", rich_help_panel=LLM)
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count calls, tokens and cost, send nothing.", rich_help_panel=LLM)
+    ] = False,
+    concurrency: Annotated[int | None, typer.Option(help="Calls at a time (default: 8).", rich_help_panel=LLM)] = None,
+    requests_per_minute: Annotated[
+        float | None, typer.Option(help="At most so many calls a minute.", rich_help_panel=LLM)
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Seconds a call may take (default: 120).", rich_help_panel=LLM)
+    ] = None,
+    retries: Annotated[
+        int | None, typer.Option(help="Of a call that a busy server did not answer (default: 6).", rich_help_panel=LLM)
+    ] = None,
+    prices: Annotated[
+        Path | None, typer.Option(help="YAML of dollars a million tokens (default: shipped).", rich_help_panel=LLM)
+    ] = None,
+    max_cost: Annotated[
+        float | None, typer.Option(help="Stop before this run's calls cost more dollars.", rich_help_panel=LLM)
+    ] = None,
+    max_calls: Annotated[int | None, typer.Option(help="Stop after so many calls.", rich_help_panel=LLM)] = None,
+    batch: Annotated[
+        bool | None, typer.Option("--batch", help="By the provider's Batch API: cheaper, later.", rich_help_panel=LLM)
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Where the run's base model is now, if it has moved.")] = None,
     trust_remote_code: Annotated[
         bool | None, typer.Option("--trust-remote-code", help="Run code that comes with the base model.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the bootstrap and of the shuffled control.")] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of the bootstrap, of random orders, of --limit and of the shuffled control."),
+    ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="Recipe (a file, or a shipped one's name) whose `judge` section to use.")
     ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Any other key=value of a recipe. Repeatable.")
+    ] = None,
     as_json: Annotated[bool, show.Json] = False,
 ) -> None:
-    """Win-rates of A against B, or a checkpoint's accuracy on held-out comparisons; 95 % intervals by user.
+    """Win-rates of A against B, a judge's calibration, or a checkpoint's accuracy; 95 % intervals by user.
 
     prlhf judge personalized.jsonl vanilla.jsonl --judge rule:shorter --out judged
 
+    prlhf judge personalized.jsonl vanilla.jsonl --judge llm --judge-model gpt-4o --dataset data/psoups --dry-run
+
+    prlhf judge --calibrate data/prism --judge llm --judge-model NAME --base-url http://localhost:8000/v1 --limit 200
+
     prlhf judge --checkpoint runs/demo --dataset data/demo
     """
-    flags = {"judge": judge, "out": out, "seed": seed, "model": model, "trust_remote_code": trust_remote_code}
+    flags = {key: value for key, value in locals().items() if key not in NO_KEYS}
 
     def work(bars: show.Bars) -> dict[str, Any]:
-        from prlhf.config import JudgeConfig, load_recipe, resolve
+        from prlhf.config import JudgeConfig, load_recipe, parse_overrides, resolve
         from prlhf.errors import PrlhfError
 
-        config = resolve(JudgeConfig, load_recipe(recipe).get("judge", {}), flags)
+        config = resolve(JudgeConfig, load_recipe(recipe).get("judge", {}), parse_overrides(set_, "judge"), flags)
         if checkpoint is not None:
             if dataset is None or responses:
                 raise PrlhfError("--checkpoint takes --dataset and no response files", "add --dataset FOLDER")
             from prlhf.judge.accuracy import judge_checkpoint
 
             return judge_checkpoint(checkpoint, dataset, config, bars)
-        if responses is None or len(responses) != 2:
+        if len(responses or []) != 2 and (responses or config.calibrate is None):
             raise PrlhfError(f"{len(responses or [])} response files given", "give two: A.jsonl and B.jsonl")
-        from prlhf.judge.run import judge_responses
+        from prlhf.judge import run
 
-        return judge_responses(*responses, config, bars)
+        a, b = responses if responses else (None, None)
+        if show_prompt is not None:
+            return {"messages": run.shown_prompt(a, b, config, show_prompt)}
+        if dry_run:
+            return {"plan": run.plan(a, b, config)}
+        if a is None or b is None:
+            return run.calibrate_judges(config, bars, show.command_line())
+        return run.judge_responses(a, b, config, bars, show.command_line())
 
-    show.run(work, lambda result: _show_accuracy(result) if "readings" in result else show_wins(result), as_json)
+    show.run(work, _show, as_json)
+
+
+def _show(result: dict[str, Any]) -> None:
+    if "messages" in result:
+        for message in result["messages"]:
+            show.say(f"--- {message['role']} ---\n{message['content']}\n")
+    elif "plan" in result:
+        _show_plan(result["plan"])
+    elif "readings" in result:
+        _show_accuracy(result)
+    else:
+        if "per_sample" in result:
+            show_wins(result)
+        _show_calibration(result.get("calibration", {}))
+        _show_agreement(result.get("agreement", []))
+
+
+def _show_plan(plan: list[dict[str, Any]]) -> None:
+    rows = [
+        (
+            one["model"],
+            one["protocol"],
+            f"{one['calls']:,} ({one['known']:,} known)",
+            f"{one['prompt_tokens']:,} + {one['completion_tokens']:,}",
+            "no price: see --prices" if one["cost"] is None else f"${one['cost']:.4f}",
+        )
+        for one in plan
+    ]
+    show.table("nothing was sent; tokens are estimates", ["model", "protocol", "calls", "tokens", "cost"], rows)
 
 
 def _show_accuracy(result: dict[str, Any]) -> None:
@@ -78,4 +189,38 @@ def show_wins(result: dict[str, Any]) -> None:
         (CONVENTION_NAMES[name], show.interval(result["per_sample"][name]), show.interval(result["per_user"][name]))
         for name in CONVENTION_NAMES
     ]
+    rows.append(("at equal length", show.interval(result["length_controlled"]), ""))
     show.table("win-rate of A [95 %]", ["convention", "per sample", "per user"], rows)
+    if result["significance"]["note"]:
+        show.say(result["significance"]["note"])
+    if missing := result["unparsed"]["pairs"]:
+        show.say(f"{missing} pairs have no verdict and are in no rate")
+    if bias := result["position_bias"]:
+        show.say(
+            f"first place chosen in {show.percent(bias['first'])} of {bias['calls_that_chose']} calls; "
+            f"{bias['inconsistent']} of {bias['pairs_in_both_orders']} pairs were judged differently in the other order"
+        )
+
+
+def _show_calibration(found: dict[str, Any]) -> None:
+    if found:
+        rows = [
+            (name, show.interval(one["accuracy"]), one["right"], one["ties"], one["wrong"], one["unparsed"])
+            for name, one in found.items()
+        ]
+        columns = ["judge", "accuracy [95 %]", "right", "ties", "wrong", "unparsed"]
+        show.table("calibration: does it choose as people did?", columns, rows)
+
+
+def _show_agreement(found: list[dict[str, Any]]) -> None:
+    if found:
+        rows = [
+            (
+                " and ".join(one["judges"]),
+                one["pairs"],
+                show.percent(one["same"]),
+                "-" if one["kappa"] is None else one["kappa"],
+            )
+            for one in found
+        ]
+        show.table("agreement", ["judges", "pairs", "same verdict", "kappa"], rows)

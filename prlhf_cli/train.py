@@ -153,8 +153,8 @@ def command(
                 where if where.workers else None,
             )
         if resume:
-            from prlhf.train.on_ray import fetch_recipe, saved_cluster
             from prlhf.train.run import saved_config
+            from prlhf.train.storage import fetch_recipe, saved_cluster
 
             fetch_recipe(config.folder, where)
             where = cluster.config_of(load_recipe(recipe), saved_cluster(config.folder), dict(flags))
@@ -188,7 +188,8 @@ def plan_of(config: Any, recipe: dict[str, Any], bars: show.Bars, cluster: Any =
     from tempfile import TemporaryDirectory
 
     from prlhf.data import locate
-    from prlhf.train.plan import ALONE, plan
+    from prlhf.train.memory import ALONE
+    from prlhf.train.plan import plan
 
     with TemporaryDirectory(prefix="prlhf-") as scratch:
         folder = locate(config.dataset, recipe, bars, Path(scratch))

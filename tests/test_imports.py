@@ -16,7 +16,7 @@ LAYERS = [
     ["errors"],
     ["atomic", "progress", "interrupt", "world", "config"],
     ["records", "taste"],
-    ["responses", "figure", "cluster"],
+    ["responses", "figure", "pages", "cluster"],
     ["model"],
     ["data", "train", "generate", "judge"],
     ["sweep", "demo", "pretrain"],

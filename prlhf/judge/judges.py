@@ -1,27 +1,77 @@
 """Who says which of two responses is better: judges by name.
 
-A judge maps pairs to verdicts. A new kind registers with one line, in `PLAIN` or, if its name carries an
-argument (`reward:RUN`, later `llm:MODEL`), in `WITH_ARGUMENT`.
+A judge maps pairs to decisions. One that needs nobody's answer maps them to verdicts, and registers with one line, in
+`PLAIN` or, if its name carries an argument (`reward:RUN`), in `WITH_ARGUMENT`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from prlhf.config import JudgeConfig
 from prlhf.errors import PrlhfError, nearest
+from prlhf.judge.decisions import Call, Decision, Verdict
 from prlhf.judge.pairs import Pair
+from prlhf.progress import Progress
 from prlhf.responses import words
 
-Verdict = Literal["A", "B", "tie"]
 Judge = Callable[[list[Pair]], list[Verdict]]
 Scorer = Callable[[list[Pair]], list[tuple[float, float]]]  # a score for A and one for B; higher is better
 
 
+class Decider(Protocol):
+    """A judge with whatever it takes to ask it."""
+
+    def __call__(self, pairs: Sequence[Pair], progress: Progress) -> list[Decision]: ...
+
+    def settings(self) -> dict[str, Any]:
+        """What a reader of the results must know of this judge, beside its name."""
+        ...
+
+
+def find_deciders(config: JudgeConfig) -> dict[str, Decider]:
+    """The judges that `config.judge` names, by name."""
+    names = [name.strip() for name in config.judge.split(",")]
+    if len(set(names)) < len(names):
+        raise PrlhfError(f"--judge {config.judge} names a judge twice", "name each once")
+    return {name: _decider(name, config) for name in names}
+
+
+def _decider(name: str, config: JudgeConfig) -> Decider:
+    kind, _, model = name.partition(":")
+    if kind != "llm":
+        return Unasked(name, config)
+    from prlhf.judge.llm import LlmJudge  # brings openai
+
+    return LlmJudge(model or config.judge_model, config)
+
+
+class Unasked:
+    """A judge that is a function of the pair: rules, rewards, oracles. It knows no order and no ties by doubt."""
+
+    def __init__(self, name: str, config: JudgeConfig) -> None:
+        self._judge, self._batch = find_judge(config.model_copy(update={"judge": name})), config.batch_size
+
+    def settings(self) -> dict[str, Any]:
+        return {}
+
+    def __call__(self, pairs: Sequence[Pair], progress: Progress) -> list[Decision]:
+        verdicts: list[Verdict] = []
+        progress.start("judging", len(pairs))
+        try:
+            for start in range(0, len(pairs), self._batch):
+                batch = list(pairs[start : start + self._batch])
+                verdicts += self._judge(batch)
+                progress.advance(len(batch))
+        finally:
+            progress.finish()
+        return [Decision(verdict, (Call(verdict),)) for verdict in verdicts]
+
+
 def find_judge(config: JudgeConfig) -> Judge:
-    """The judge that `config.judge` names, ready to use."""
+    """The judge that `config.judge` names, one that asks nobody, ready to use."""
     if config.judge in PLAIN:
         return PLAIN[config.judge]
     kind, _, argument = config.judge.partition(":")
@@ -35,7 +85,7 @@ def find_judge(config: JudgeConfig) -> Judge:
 
 def judge_names() -> list[str]:
     """Every name a judge can have, for help pages: `rule:shorter`, `reward:RUN`, …"""
-    return [*PLAIN, *(f"{kind}:{metavar}" for kind, (metavar, _) in WITH_ARGUMENT.items())]
+    return [*PLAIN, *(f"{kind}:{metavar}" for kind, (metavar, _) in WITH_ARGUMENT.items()), "llm", "llm:MODEL"]
 
 
 def by_scorer(score: Scorer) -> Judge:
@@ -79,5 +129,4 @@ PLAIN: dict[str, Judge] = {
 WITH_ARGUMENT: dict[str, tuple[str, Callable[[str, JudgeConfig], Judge]]] = {
     "oracle": ("DATASET", _oracle),
     "reward": ("RUN", _reward),
-    # "llm": ("MODEL", llm_judge),  # prlhf/judge/llm.py: any OpenAI-compatible server
 }

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from prlhf import world
 from prlhf.errors import PrlhfError
-from prlhf.judge.judges import Judge, Verdict
+from prlhf.judge.decisions import Verdict
+from prlhf.judge.judges import Judge
 from prlhf.judge.pairs import Pair
 from prlhf.records import GENERIC, read_prepared
 from prlhf.responses import Response

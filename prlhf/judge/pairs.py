@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
+from typing import TypeVar
 
 from prlhf.errors import PrlhfError
 from prlhf.records import GENERIC, Text
 from prlhf.responses import Response
 
+T = TypeVar("T")
 Rows = dict[tuple[str, str], Response]  # (prompt_id, user_id) -> row
 
 
@@ -58,6 +61,14 @@ def pair(a: list[Response], b: list[Response]) -> Pairing:
         generic_for_a=sum(p.a.user_id != p.user_id for p in pairs),
         generic_for_b=sum(p.b.user_id != p.user_id for p in pairs),
     )
+
+
+def some(pairs: list[T], limit: int | None, seed: int) -> list[T]:
+    """At most `limit` of `pairs`, drawn by the seed; they stay in order."""
+    if limit is None or limit >= len(pairs):
+        return pairs
+    drawn = sorted(random.Random(f"{seed}-some").sample(range(len(pairs)), limit))
+    return [pairs[number] for number in drawn]
 
 
 def _by_key(rows: list[Response]) -> Rows:

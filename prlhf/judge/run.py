@@ -1,8 +1,10 @@
-"""`prlhf judge`: two files of responses to verdicts and win-rates of A against B."""
+"""`prlhf judge`: two files of responses to verdicts and win-rates of A against B, and judges to their calibration."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,62 +13,149 @@ import numpy as np
 from prlhf.atomic import atomic_dir
 from prlhf.config import JudgeConfig
 from prlhf.errors import PrlhfError
-from prlhf.judge.judges import Judge, Verdict, find_judge
-from prlhf.judge.pairs import Pair, Pairing, pair
+from prlhf.judge.agreement import agreements
+from prlhf.judge.calibrate import calibration, human_pairs
+from prlhf.judge.decisions import Decision, position_bias
+from prlhf.judge.judges import Decider, find_deciders
+from prlhf.judge.length import length_controlled
+from prlhf.judge.pairs import Pair, Pairing, pair, some
+from prlhf.judge.significance import significance
 from prlhf.judge.statistics import CONFIDENCE, OUTCOMES, summarize
 from prlhf.progress import SILENT, Progress
 from prlhf.records import GENERIC
-from prlhf.responses import read_responses
+from prlhf.responses import read_responses, words
 
-RESULTS, VERDICTS = "results.json", "verdicts.jsonl"
+RESULTS, VERDICTS, CALIBRATION, REPORT = "results.json", "verdicts.jsonl", "calibration.jsonl", "report.html"
+Decided = dict[str, list[Decision]]  # by judge
 
 
-def judge_responses(a_path: Path, b_path: Path, config: JudgeConfig, progress: Progress = SILENT) -> dict[str, Any]:
-    """Judge A against B, write `results.json` and `verdicts.jsonl` into `config.out`, return the results."""
+def judge_responses(
+    a_path: Path, b_path: Path, config: JudgeConfig, progress: Progress = SILENT, command: str = ""
+) -> dict[str, Any]:
+    """Judge A against B and write `results.json`, `verdicts.jsonl` and `report.html` into `config.out`.
+
+    With several judges the first one's results stand on top, every one's under `judges`, and how far they agree under
+    `agreement`. With `config.calibrate` each is calibrated as well. Returns the results.
+    """
     refuse_foreign(config.out, (a_path, b_path))
-    judge = find_judge(config)
-    pairing = pair(read_responses(a_path), read_responses(b_path))
-    verdicts = _judge_all(judge, pairing.pairs, config, progress)
-    results = _settings(a_path, b_path, config) | _describe(pairing) | win_rates(pairing.pairs, verdicts, config)
-    with atomic_dir(config.out) as folder:
-        (folder / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-        lines = (
-            json.dumps(_row(p, v), ensure_ascii=False) + "\n" for p, v in zip(pairing.pairs, verdicts, strict=True)
-        )
-        (folder / VERDICTS).write_text("".join(lines), encoding="utf-8")
+    config, judges, humans = _prepared(config)
+    pairing = _paired(a_path, b_path, config)
+    calibrated = _decide(judges, humans, progress)
+    decided = _decide(judges, pairing.pairs, progress)
+    by_judge = {
+        name: win_rates(pairing.pairs, decided[name], config) | judge.settings() for name, judge in judges.items()
+    }
+    results = _settings(a_path, b_path, config) | _describe(pairing) | next(iter(by_judge.values()))
+    if len(judges) > 1:
+        results |= {"judges": by_judge, "agreement": agreements(decided)}
+    results |= _calibrations(humans, calibrated, config)
+    _write(config.out, results, {VERDICTS: (pairing.pairs, decided), CALIBRATION: (humans, calibrated)}, command)
     return results
 
 
-def win_rates(pairs: list[Pair], verdicts: list[Verdict], config: JudgeConfig) -> dict[str, Any]:
+def calibrate_judges(config: JudgeConfig, progress: Progress = SILENT, command: str = "") -> dict[str, Any]:
+    """How well the judges choose as people did on `config.calibrate`; writes the same files as `judge_responses`."""
+    refuse_foreign(config.out)
+    config, judges, humans = _prepared(config)
+    calibrated = _decide(judges, humans, progress)
+    settings = {name: judge.settings() for name, judge in judges.items()}
+    results: dict[str, Any] = {"judge": config.judge, "dataset": str(config.calibrate), "seed": config.seed}
+    results |= {"settings": settings} | _calibrations(humans, calibrated, config)
+    if len(judges) > 1:
+        results["agreement"] = agreements(calibrated)
+    _write(config.out, results, {CALIBRATION: (humans, calibrated)}, command)
+    return results
+
+
+def plan(a_path: Path | None, b_path: Path | None, config: JudgeConfig) -> list[dict[str, Any]]:
+    """`--dry-run`: calls, tokens and cost of every judge that asks a server. Sends nothing."""
+    from prlhf.judge.llm import LlmJudge
+
+    config, judges, humans = _prepared(config)
+    pairs = humans + (_paired(a_path, b_path, config).pairs if a_path and b_path else [])
+    return [judge.estimate(pairs) for judge in judges.values() if isinstance(judge, LlmJudge)]
+
+
+def shown_prompt(a_path: Path | None, b_path: Path | None, config: JudgeConfig, number: int) -> list[dict[str, str]]:
+    """`--show-prompt N`: the messages of the N-th call, from 1, of the first judge that asks a server."""
+    from prlhf.judge.llm import LlmJudge
+
+    config, judges, humans = _prepared(config)
+    pairs = _paired(a_path, b_path, config).pairs if a_path and b_path else humans
+    for judge in judges.values():
+        if isinstance(judge, LlmJudge):
+            asked = judge.questions(pairs)
+            if not 1 <= number <= len(asked):
+                raise PrlhfError(f"--show-prompt {number}: there are calls 1 to {len(asked)}", "choose one of these")
+            return asked[number - 1].question.messages
+    raise PrlhfError(f"--judge {config.judge} sends no messages", "use it with --judge llm")
+
+
+def win_rates(pairs: Sequence[Pair], decisions: Sequence[Decision], config: JudgeConfig) -> dict[str, Any]:
     """The headline over users, and the same by kind of user: `seen`, `unseen`, `generic`.
 
-    The generic user is nobody's taste: it counts in the headline only where there is nobody else.
+    The generic user is nobody's taste: it counts in the headline only where there is nobody else. Pairs without a
+    verdict are in no rate; `unparsed` counts them and says what the rate would be if A had lost, or won, all of them.
     """
-    kinds = sorted({p.kind for p in pairs})
+    judged = [(p, d) for p, d in zip(pairs, decisions, strict=True) if d.verdict != "unparsed"]
+    if not judged:
+        answer = next(call.answer for call in decisions[0].calls)
+        said = f"none of {len(pairs)} pairs has a verdict; the first answer: {str(answer)!r:.80}"
+        raise PrlhfError(said, "try another model or another --prompt (all answers: $PRLHF_CACHE/judge)")
+    kinds = sorted({p.kind for p, _ in judged})
     headline = [kind for kind in kinds if kind != GENERIC] or kinds
-    by_kind = {kind: _summary(pairs, verdicts, [kind], config) for kind in kinds}
+    by_kind = {kind: _summary([one for one in judged if one[0].kind == kind], config) for kind in kinds}
     for summary in by_kind.values():
         del summary["users"]  # listed once, in the headline
-    return _summary(pairs, verdicts, headline, config) | {"by_kind": by_kind}
+    found = _summary([one for one in judged if one[0].kind in headline], config)
+    missing = sum(p.kind in headline for p in pairs) - found["n_samples"]
+    return found | {
+        "by_kind": by_kind,
+        "position_bias": position_bias(decisions),
+        "unparsed": _bounds(found, missing),
+    }
 
 
-def _summary(pairs: list[Pair], verdicts: list[Verdict], kinds: list[str], config: JudgeConfig) -> dict[str, Any]:
-    rows = [(OUTCOMES[v], p.user_id) for p, v in zip(pairs, verdicts, strict=True) if p.kind in kinds]
-    outcomes = np.array([outcome for outcome, _ in rows], dtype=np.int64)
-    return summarize(outcomes, [user for _, user in rows], config.bootstrap, config.seed)
+def _bounds(summary: Mapping[str, Any], missing: int) -> dict[str, Any]:
+    n = summary["n_samples"]
+    won = summary["per_sample"]["tie_half"]["rate"] * n
+    return {"pairs": missing, "rate_if_lost": won / (n + missing), "rate_if_won": (won + missing) / (n + missing)}
 
 
-def _judge_all(judge: Judge, pairs: list[Pair], config: JudgeConfig, progress: Progress) -> list[Verdict]:
-    verdicts: list[Verdict] = []
-    progress.start("judging", len(pairs))
-    try:
-        for start in range(0, len(pairs), config.batch_size):
-            batch = pairs[start : start + config.batch_size]
-            verdicts += judge(batch)
-            progress.advance(len(batch))
-    finally:
-        progress.finish()
-    return verdicts
+def _summary(judged: Sequence[tuple[Pair, Decision]], config: JudgeConfig) -> dict[str, Any]:
+    outcomes = np.array([OUTCOMES[d.verdict] for _, d in judged], dtype=np.int64)
+    users = [p.user_id for p, _ in judged]
+    found = summarize(outcomes, users, config.bootstrap, config.seed)
+    longer = np.array([float(words(p.a.response) - words(p.b.response)) for p, _ in judged])
+    codes = np.unique(np.asarray(users, dtype=np.str_), return_inverse=True)[1]
+    return found | {
+        "significance": significance(found),
+        "length_controlled": length_controlled(outcomes, longer, codes, config.seed),
+    }
+
+
+def _prepared(config: JudgeConfig) -> tuple[JudgeConfig, dict[str, Decider], list[Pair]]:
+    """The judges, and the comparisons to calibrate them on, which also say who the users are unless `dataset` does."""
+    if config.calibrate is not None and config.dataset is None:
+        config = config.model_copy(update={"dataset": config.calibrate})
+    judges = find_deciders(config)
+    return config, judges, human_pairs(config.calibrate, config) if config.calibrate is not None else []
+
+
+def _paired(a_path: Path, b_path: Path, config: JudgeConfig) -> Pairing:
+    pairing = pair(read_responses(a_path), read_responses(b_path))
+    return replace(pairing, pairs=some(pairing.pairs, config.limit, config.seed))
+
+
+def _decide(judges: Mapping[str, Decider], pairs: Sequence[Pair], progress: Progress) -> Decided:
+    return {name: judge(pairs, progress) for name, judge in judges.items()} if pairs else {}
+
+
+def _calibrations(humans: Sequence[Pair], calibrated: Decided, config: JudgeConfig) -> dict[str, Any]:
+    if not calibrated:
+        return {}
+    found = {name: calibration(humans, decisions, config) for name, decisions in calibrated.items()}
+    return {"calibrated_on": str(config.calibrate), "calibration": found}
 
 
 def refuse_foreign(out: Path, inputs: tuple[Path, ...] = ()) -> None:
@@ -84,6 +173,7 @@ def _settings(a_path: Path, b_path: Path, config: JudgeConfig) -> dict[str, Any]
         "a": str(a_path),
         "b": str(b_path),
         "seed": config.seed,
+        "limit": config.limit,
         "bootstrap": config.bootstrap,
         "confidence": CONFIDENCE,
     }
@@ -101,14 +191,43 @@ def _describe(pairing: Pairing) -> dict[str, Any]:
     }
 
 
-def _row(p: Pair, verdict: Verdict) -> dict[str, Any]:
-    return {
-        "prompt_id": p.prompt_id,
-        "user_id": p.user_id,
-        "kind": p.kind,
-        "verdict": verdict,
-        "a_user_id": p.a.user_id,  # the generic user's where its response stands in
-        "b_user_id": p.b.user_id,
-        "a": p.a.response,
-        "b": p.b.response,
-    }
+def _write(
+    out: Path, results: dict[str, Any], files: Mapping[str, tuple[Sequence[Pair], Decided]], command: str
+) -> None:
+    from prlhf.judge.report import write_report  # brings matplotlib
+
+    with atomic_dir(out) as folder:
+        (folder / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        for name, (pairs, decided) in files.items():
+            if decided:
+                lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(pairs, decided))
+                (folder / name).write_text("".join(lines), encoding="utf-8")
+        write_report(folder / REPORT, results, files.get(VERDICTS, ([], {})), command)
+
+
+def _rows(pairs: Sequence[Pair], decided: Decided) -> Iterable[dict[str, Any]]:
+    """A row per call."""
+    for name, decisions in decided.items():
+        for p, decision in zip(pairs, decisions, strict=True):
+            for call in decision.calls:
+                yield {
+                    "judge": name,
+                    "prompt_id": p.prompt_id,
+                    "user_id": p.user_id,
+                    "kind": p.kind,
+                    "verdict": call.verdict,
+                    "order": call.order,
+                    "pair_verdict": decision.verdict,
+                    "consistent": decision.consistent,
+                    "answer": call.answer,
+                    "labels": call.labels,
+                    "attempts": call.attempts,
+                    "request": call.request,
+                    "prompt_tokens": call.prompt_tokens,
+                    "completion_tokens": call.completion_tokens,
+                    "seconds": call.seconds,
+                    "a_user_id": p.a.user_id,  # the generic user's where its response stands in
+                    "b_user_id": p.b.user_id,
+                    "a": p.a.response,
+                    "b": p.b.response,
+                }

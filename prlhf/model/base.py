@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 
 from prlhf.atomic import atomic_dir
+from prlhf.config import cache_folder
 from prlhf.errors import PrlhfError
 
 TINY = Path(__file__).parent.parent / "assets" / "tiny-base"
@@ -31,10 +31,6 @@ class Base:
     def context(self) -> int:
         """Longest sequence in tokens, as the model's config says (2048 where it does not)."""
         return int(getattr(self.lm.config, "max_position_embeddings", None) or 2048)
-
-
-def cache_folder() -> Path:
-    return Path(os.environ.get("PRLHF_CACHE", Path.home() / ".cache" / "prlhf"))
 
 
 def pick_device(device: str) -> torch.device:

@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from prlhf.atomic import atomic_file
+from prlhf.config import cache_folder
 from prlhf.errors import PrlhfError, one_line
-from prlhf.model.base import cache_folder
 from prlhf.model.personalized import unwrapped
 from prlhf.progress import SILENT, Progress
 

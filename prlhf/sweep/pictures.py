@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from prlhf.pages import BLUE, GREY, ORANGE, canvas, plain, svg
 from prlhf.sweep.space import Axis, Range, Space
 from prlhf.sweep.trials import Trial, numbers
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    pass
 
-BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#999999"  # done; the best; stopped before the end
+DONE, BEST, STOPPED = BLUE, ORANGE, GREY
 FEW = 12  # values of a range for which means are drawn
 
 Scored = tuple[Trial, float]
@@ -28,10 +27,10 @@ def scored(trials: Sequence[Trial], metric: str) -> list[Scored]:
 def against_key(found: Sequence[Scored], key: str, axis: Axis, metric: str, best: Trial | None) -> str:
     """Every trial as a dot over its value of `key`; lines join the means of the trials that ran to their end, and
     whiskers are their standard deviation."""
-    figure, axes = _canvas(4.6, 3.2)
+    figure, axes = canvas(4.6, 3.2)
     place = _places(key, axis)
     for trial, value in found:
-        color = ORANGE if trial is best else BLUE if trial.status == "done" else GREY
+        color = BEST if trial is best else DONE if trial.status == "done" else STOPPED
         axes.scatter(place(trial), value, s=26, color=color, alpha=0.85, zorder=3, linewidths=0)
     groups: dict[float, list[float]] = {}
     for trial, value in found:
@@ -40,22 +39,22 @@ def against_key(found: Sequence[Scored], key: str, axis: Axis, metric: str, best
     if len(groups) <= FEW and groups:
         where = sorted(groups)
         spread = [_deviation(groups[x]) for x in where]
-        axes.errorbar(where, [_mean(groups[x]) for x in where], spread, color=BLUE, lw=1.2, capsize=3, zorder=2)
+        axes.errorbar(where, [_mean(groups[x]) for x in where], spread, color=DONE, lw=1.2, capsize=3, zorder=2)
     if isinstance(axis, Range) and axis.log:
         axes.set_xscale("log")
     if isinstance(axis, list) and _named(axis):
         axes.set_xticks(range(len(axis)), [str(value) for value in axis])
     axes.set_xlabel(key)
     axes.set_ylabel(metric)
-    _plain(axes)
-    return _svg(figure)
+    plain(axes)
+    return svg(figure)
 
 
 def side_by_side(found: Sequence[Scored], space: Space, metric: str, best: Trial | None) -> str:
     """Parallel coordinates: a line per trial through its values, the metric last; the lighter, the better."""
     from matplotlib import colormaps
 
-    figure, axes = _canvas(min(11.0, 2.2 + 1.7 * len(space)), 3.6)
+    figure, axes = canvas(min(11.0, 2.2 + 1.7 * len(space)), 3.6)
     names = [*space, metric]
     columns = [[_share(space[key], trial.point[key]) for trial, _ in found] for key in space]
     values = [value for _, value in found]
@@ -65,7 +64,7 @@ def side_by_side(found: Sequence[Scored], space: Space, metric: str, best: Trial
         ys = [*(column[number] for column in columns), last[number]]
         style: dict[str, Any] = {"color": colormaps["viridis"](last[number]), "lw": 1.2, "alpha": 0.8}
         if trial is best:
-            style = {"color": ORANGE, "lw": 2.4, "zorder": 4}
+            style = {"color": BEST, "lw": 2.4, "zorder": 4}
         elif trial.status != "done":
             style["ls"] = ":"
         axes.plot(range(len(names)), ys, **style)
@@ -82,7 +81,7 @@ def side_by_side(found: Sequence[Scored], space: Space, metric: str, best: Trial
     axes.set_xlim(-0.5, len(names) - 0.5)
     for side in axes.spines.values():
         side.set_visible(False)
-    return _svg(figure)
+    return svg(figure)
 
 
 def _named(axis: Axis) -> bool:
@@ -124,29 +123,3 @@ def _deviation(values: list[float]) -> float:
         return 0.0
     mean = _mean(values)
     return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
-
-
-def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasSVG(figure)
-    return figure, figure.add_subplot()
-
-
-def _plain(axes: Axes) -> None:
-    axes.grid(color="#dddddd", linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
-def _svg(figure: Figure) -> str:
-    """The picture as it stands in a page: without the file's head, with texts as texts."""
-    from matplotlib import rc_context
-
-    file = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "prlhf"}):
-        figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
-    return file.getvalue()[file.getvalue().index("<svg") :]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
-from prlhf.atomic import atomic_file
+from prlhf.pages import write_page
 from prlhf.sweep.pictures import against_key, scored, side_by_side
 from prlhf.sweep.search import Search
 from prlhf.sweep.trials import Trial, numbers
@@ -21,9 +19,10 @@ def write_report(path: Path, search: Search, best: Trial | None, shared: dict[st
     sweep, trials, space = search.sweep, search.trials, search.space
     found = scored(trials, sweep.metric)
     pictures = [against_key(found, key, axis, sweep.metric, best) for key, axis in space.items()] if found else []
-    template = resources.files("prlhf.sweep").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(template).render(
+    write_page(
+        path,
+        "prlhf.sweep",
+        "report.html.jinja",
         out=str(sweep.out),
         command=command,
         sweep=sweep,
@@ -37,8 +36,6 @@ def write_report(path: Path, search: Search, best: Trial | None, shared: dict[st
         parallel=Markup(side_by_side(found, space, sweep.metric, best)) if found else "",
         rows=[_row(trial, sweep.metric, trial is best) for trial in trials],
     )
-    with atomic_file(path) as beside:
-        beside.write_text(page, encoding="utf-8")
 
 
 def _counts(trials: list[Trial]) -> str:

@@ -19,6 +19,8 @@ Report = Callable[[dict[str, float]], None]  # is told of every evaluation: `ste
 class Follow(TrainerCallback):
     """Writes metrics.jsonl, moves the progress bar and hands evaluations on."""
 
+    left_out: frozenset[str] = frozenset()  # numbers that are not written
+
     def __init__(self, metrics_path: Path, progress: Progress, report: Report | None = None) -> None:
         self.path, self.progress, self.report = metrics_path, progress, report
 
@@ -38,7 +40,8 @@ class Follow(TrainerCallback):
     ) -> None:
         if not logs or "loss" not in logs:
             return
-        metrics.append(self.path, {"step": state.global_step, **logs})
+        kept = {name: value for name, value in logs.items() if name not in self.left_out}
+        metrics.append(self.path, {"step": state.global_step, **kept})
         self.progress.advance(1, **{name: logs[name] for name in ("loss", "accuracy") if name in logs})
 
     def on_evaluate(

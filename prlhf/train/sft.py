@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, TrainerCallback, TrainerControl
 from trl import SFTConfig, SFTTrainer
 
 from prlhf.config import TrainConfig
@@ -145,16 +145,7 @@ class ImitationTrainer(OwnParts, SFTTrainer):  # type: ignore[misc]
 class FollowTokens(Follow):
     """Follow, without the token count that TRL starts anew when a run is resumed."""
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        kept = {name: value for name, value in (logs or {}).items() if name != "num_tokens"}
-        super().on_log(args, state, control, kept, **kwargs)
+    left_out = frozenset({"num_tokens"})
 
 
 CARD = """---

@@ -1,10 +1,14 @@
 """Rows of responses for the judge's tests."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from prlhf.config import JudgeConfig
 from prlhf.responses import Response
+
+MakeConfig = Callable[..., JudgeConfig]
 
 
 def row(prompt: str, user: str, response: str = "", index: int | None = None) -> Response:

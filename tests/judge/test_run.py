@@ -51,10 +51,20 @@ def test_personalized_against_vanilla(files: tuple[Path, Path], tmp_path: Path) 
     }  # fmt: skip
 
 
+def test_a_limit_draws_pairs_by_the_seed(files: tuple[Path, Path], tmp_path: Path) -> None:
+    found = [judge_responses(*files, config(tmp_path, limit=3, seed=seed)) for seed in (0, 0, 1)]
+    drawn = [[(u["user_id"], u["n_samples"]) for u in results["users"]] for results in found]
+    assert [results["n_samples"] + results["by_kind"].get("generic", {}).get("n_samples", 0) for results in found] == [
+        3
+    ] * 3
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert found[0]["unpaired_a"] == 1
+
+
 def test_files_hold_what_is_returned(files: tuple[Path, Path], tmp_path: Path) -> None:
     results = judge_responses(*files, config(tmp_path))
     out = tmp_path / "judged"
-    assert sorted(path.name for path in out.iterdir()) == ["results.json", "verdicts.jsonl"]
+    assert sorted(path.name for path in out.iterdir()) == ["report.html", "results.json", "verdicts.jsonl"]
     assert json.loads((out / "results.json").read_text()) == results
     verdicts = [json.loads(line) for line in (out / "verdicts.jsonl").read_text().splitlines()]
     assert [(v["prompt_id"], v["user_id"], v["b_user_id"], v["kind"], v["verdict"]) for v in verdicts] == [

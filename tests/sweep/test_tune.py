@@ -48,7 +48,7 @@ def another_base(tiny_base: Path, out: Path) -> Path:
 def test_trials_run_side_by_side_and_share_the_reference(
     sections: dict[str, Any], tiny_base: Path, tmp_path: Path
 ) -> None:
-    from prlhf.model.base import cache_folder
+    from prlhf.config import cache_folder
 
     sections["train"] |= {"model": str(another_base(tiny_base, tmp_path / "base")), "max_steps": 3}
     before = entries(cache_folder())

@@ -21,8 +21,9 @@ from prlhf.model.checkpoint import build_policy, build_reward_model
 from prlhf.model.skeleton import load_skeleton
 from prlhf.records import Prepared, read_prepared, write_prepared
 from prlhf.train import plan as planning
+from prlhf.train.memory import Batch, Shape, memory, shape_of
 from prlhf.train.on_ray import train_on_ray
-from prlhf.train.plan import Batch, Shape, idle_parameters, largest_batch, memory, plan, share_of, user_parameters
+from prlhf.train.plan import idle_parameters, largest_batch, plan, share_of, user_parameters
 from prlhf.train.run import train
 from prlhf_cli.main import app
 from prlhf_cli.train import show_plan
@@ -341,7 +342,7 @@ def test_layers_and_root_are_the_whole(tiny_base: Path) -> None:
     """What FSDP gathers at a time is read off the model: two layers and the rest are all of it."""
     base, _ = load_skeleton(str(tiny_base), torch.float32)
     lm = planning.make_trainable(base.lm, TrainConfig(lora_r=2))
-    shape = planning.shape_of(base, lm)
+    shape = shape_of(base, lm)
     assert shape.layers == 2
     assert shape.weight_bytes == 2 * shape.layer[0] + shape.root[0]
     assert shape.trained_bytes == 2 * shape.layer[1] > 0

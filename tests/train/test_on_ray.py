@@ -19,8 +19,9 @@ import yaml
 from prlhf.errors import PrlhfError
 from prlhf.train import metrics
 from prlhf.train.checkpoints import fault
-from prlhf.train.on_ray import Store, check_share, fetch_newest, saved_cluster
+from prlhf.train.on_ray import check_share
 from prlhf.train.run import train
+from prlhf.train.storage import Store, fetch_newest, saved_cluster
 
 MakeConfig = Callable[..., Any]
 STEPS = 40

@@ -1,0 +1,259 @@
+"""Talking to a server that speaks OpenAI's chat completions: many calls at once, patient with a busy server, and quick
+to say what is wrong with a request that no patience will mend."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import ssl
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+import openai
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+
+from prlhf.config import JudgeConfig
+from prlhf.errors import PrlhfError, nearest
+from prlhf.judge.answers import Answer
+
+KEY, KEY_FILE = "OPENAI_API_KEY", "OPENAI_API_KEY_FILE"
+OPENAI = "https://api.openai.com/v1"
+LONGEST = 60.0  # seconds between two tries, unless the server asks for more
+Body = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where calls go. The key is in no `repr`, no message and no file."""
+
+    base_url: str
+    key: str
+
+    def __repr__(self) -> str:
+        return f"Server({self.shown})"
+
+    @property
+    def shown(self) -> str:
+        """The address without a name and password that may stand in it."""
+        parts = urlsplit(self.base_url)
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+    def redact(self, text: str) -> str:
+        """`text` on one line, without the key and without a password of the address."""
+        secrets = [self.key, urlsplit(self.base_url).password or ""]
+        for secret in secrets:
+            text = text.replace(secret, "[key]") if secret else text
+        return " ".join(text.split())[:300]
+
+
+def server_of(base_url: str | None) -> Server:
+    """The server at `base_url` (default: OpenAI's) with the key from the environment, or from the file it names."""
+    address = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise PrlhfError(f"--base-url {address!r} is no address", "write http://HOST:PORT/v1")
+    key, file = os.environ.get(KEY, ""), os.environ.get(KEY_FILE)
+    if not key and file:
+        try:
+            key = Path(file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise PrlhfError(f"cannot read the key file {file} that {KEY_FILE} names", "mend its path") from error
+    if not key.isprintable() or not key.isascii():
+        raise PrlhfError(
+            f"the key in {KEY if os.environ.get(KEY) else file} holds other than printable ASCII", "mend it"
+        )
+    if not key and address == OPENAI:
+        raise PrlhfError("no key for api.openai.com", f"set {KEY}, or {KEY_FILE} to a file that holds it")
+    return Server(address.rstrip("/"), key)
+
+
+class Client:
+    """Asks `concurrency` requests at a time. One `Client` serves one `asyncio.run`."""
+
+    def __init__(self, server: Server, config: JudgeConfig) -> None:
+        self._server, self._config = server, config
+        self._formats = True  # until the server says that it has no structured output
+        self._pace = Pace(config.requests_per_minute)
+
+    async def ask_all(
+        self, bodies: Sequence[Body], may_ask: Callable[[int], bool], got: Callable[[int, Answer | None], None]
+    ) -> None:
+        """Ask every body for which `may_ask` holds when its turn comes; `got` hears each answer as it comes.
+
+        Raises PrlhfError at the first request that cannot be mended, after the calls that are under way have ended.
+        """
+        options: dict[str, Any] = {"timeout": self._config.timeout, "max_retries": 0}
+        key = self._server.key or "none"
+        async with openai.AsyncOpenAI(base_url=self._server.base_url, api_key=key, **options) as client:
+            turns = iter(range(len(bodies)))
+            errors: list[PrlhfError] = []
+
+            async def work(turns: Iterator[int]) -> None:
+                for number in turns:
+                    if errors or not may_ask(number):
+                        return
+                    answer = None
+                    try:
+                        answer = await self._ask(client, bodies[number])
+                    except PrlhfError as error:
+                        errors.append(error)
+                    finally:
+                        got(number, answer)
+
+            if bodies:
+                await work(iter([next(turns)]))  # a wrong key or model fails once, not many times
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self._config.concurrency, len(bodies))):
+                    group.create_task(work(turns))
+            if errors:
+                raise errors[0]
+
+    async def _ask(self, client: openai.AsyncOpenAI, body: Body) -> Answer:
+        retrying = AsyncRetrying(
+            retry=retry_if_exception(passing),
+            stop=stop_after_attempt(1 + self._config.retries),
+            wait=self._wait,
+            reraise=True,
+        )
+        try:
+            async for attempt in retrying:
+                with attempt:
+                    await self._pace.turn()
+                    return await self._call(client, body)
+        except openai.NotFoundError as error:
+            known = await models_of(client)
+            model = body["model"]
+            if not known or model in known:
+                raise refused(self._server, error) from None
+            raise PrlhfError(f"{self._server.shown} has no model '{model}'", nearest(model, known)) from None
+        except (openai.OpenAIError, json.JSONDecodeError) as error:
+            raise refused(self._server, error) from None
+        raise AssertionError("unreachable")
+
+    async def _call(self, client: openai.AsyncOpenAI, body: Body) -> Answer:
+        """One try. A server that refuses `response_format` is asked without it from then on."""
+        plain = {key: value for key, value in body.items() if key != "response_format"}
+        began = time.monotonic()
+        try:
+            reply = await client.chat.completions.create(**(body if self._formats else plain))
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            if not self._formats or "response_format" not in str(error).lower():
+                raise
+            self._formats = False
+            reply = await client.chat.completions.create(**plain)
+        return read_reply(reply, time.monotonic() - began)
+
+    def _wait(self, state: RetryCallState) -> float:
+        """Seconds to the next try: what the server asks for, else growing with jitter. All other calls wait, too."""
+        usual = wait_exponential_jitter(initial=self._config.backoff, max=LONGEST, jitter=self._config.backoff)(state)
+        error = state.outcome.exception() if state.outcome else None
+        asked = retry_after(error.response.headers) if isinstance(error, openai.APIStatusError) else None
+        if asked is not None:
+            self._pace.pause(asked)
+        return asked if asked is not None else usual
+
+
+async def models_of(client: openai.AsyncOpenAI) -> list[str]:
+    """The models that a server lists; none where it has no list."""
+    try:
+        return [one.id for one in (await client.models.list()).data or []]
+    except (openai.OpenAIError, json.JSONDecodeError, AttributeError):
+        return []
+
+
+class Pace:
+    """At most so many calls a minute, and none while the server wants to be left alone."""
+
+    def __init__(self, per_minute: float | None) -> None:
+        self._gap = 60 / per_minute if per_minute else 0.0
+        self._next = 0.0
+
+    def pause(self, seconds: float) -> None:
+        self._next = max(self._next, time.monotonic() + seconds)
+
+    async def turn(self) -> None:
+        wait = self._next - time.monotonic()
+        self._next = max(self._next, time.monotonic()) + self._gap
+        if wait > 0:
+            await asyncio.sleep(wait)
+
+
+def read_reply(reply: Any, seconds: float) -> Answer:
+    """A chat completion as an `Answer`; no choice, no content and a refusal are answers without text."""
+    return read_completion(reply.model_dump(warnings=False) if hasattr(reply, "model_dump") else {}, seconds)
+
+
+def read_completion(reply: Mapping[str, Any], seconds: float) -> Answer:
+    """The same of its JSON. Servers differ from what they promise: what is of another kind is as good as not there."""
+    choice = (reply.get("choices") or [{}])[0] or {}
+    content, usage = (choice.get("message") or {}).get("content"), reply.get("usage") or {}
+
+    def count(name: str) -> int:
+        value = usage.get(name)
+        return value if isinstance(value, int) else 0
+
+    return Answer(
+        text=content.encode("utf-8", "replace").decode() if isinstance(content, str) else None,  # half an emoji
+        prompt_tokens=count("prompt_tokens"),
+        completion_tokens=count("completion_tokens"),
+        seconds=round(seconds, 3),
+        finish_reason=str(choice.get("finish_reason") or "empty"),
+    )
+
+
+def passing(error: BaseException) -> bool:
+    """Whether the same request may well succeed later."""
+    if isinstance(error, openai.APIStatusError):
+        quota = isinstance(error, openai.RateLimitError) and error.code == "insufficient_quota"
+        return (error.status_code in (408, 409, 429) and not quota) or error.status_code >= 500
+    if isinstance(error, openai.APIConnectionError):  # timeouts are of this kind, too
+        return not any(isinstance(cause, ssl.SSLError) or "CERTIFICATE" in str(cause) for cause in _causes(error))
+    return isinstance(error, json.JSONDecodeError | openai.APIResponseValidationError)
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds that a server asks to wait, from `retry-after-ms` or `Retry-After` (seconds or a date)."""
+    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
+        try:
+            return max(0.0, float(headers[name]) / unit)
+        except (KeyError, ValueError):
+            continue
+    try:
+        return max(0.0, parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time())
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def refused(server: Server, error: Exception) -> PrlhfError:
+    """What went wrong, in one line that a user can act on."""
+    where, said = server.shown, server.redact(str(getattr(error, "message", error)))
+    match error:
+        case openai.AuthenticationError() | openai.PermissionDeniedError():
+            return PrlhfError(f"{where} refuses the key: {said}", f"set {KEY}, or {KEY_FILE}")
+        case openai.NotFoundError():
+            return PrlhfError(f"{where} has not what was asked for: {said}", "check --judge-model and --base-url")
+        case openai.APITimeoutError():
+            return PrlhfError(f"{where} did not answer in time", "raise --timeout or lower --concurrency")
+        case openai.APIConnectionError():
+            why = server.redact(str(list(_causes(error))[-1]))
+            return PrlhfError(f"cannot reach {where}: {why}", "check --base-url and the server")
+        case openai.APIStatusError():
+            own = error.body.get("message") if isinstance(error.body, dict) else None
+            busy = error.status_code >= 500 or error.status_code == 429
+            hint = "run again later" if busy else "the same request would be refused again: mend it"
+            return PrlhfError(f"{where} answers {error.status_code}: {server.redact(str(own or said))}", hint)
+    return PrlhfError(f"{where} sends no valid answer: {said}", "check that --base-url is an OpenAI-compatible API")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error and what it came from."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__

@@ -1,0 +1,117 @@
+"""report.html: a judgement on one page that needs nothing beside it and no network."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from prlhf.judge.decisions import Decision
+from prlhf.judge.pairs import Pair
+from prlhf.judge.questions import conversation
+from prlhf.pages import BLUE, GREY, ORANGE, canvas, plain, svg, write_page
+
+EXAMPLES = 30
+USERS = 40  # bars of single users that a picture has room for
+CONVENTIONS = {
+    "tie_wins": "tie counts for both (PRISM)",
+    "tie_loses": "tie is no win (P-SOUPS)",
+    "tie_half": "tie is half a win",
+}
+
+
+def write_report(
+    path: Path, results: Mapping[str, Any], judged: tuple[Sequence[Pair], Mapping[str, list[Decision]]], command: str
+) -> None:
+    """Tables, win-rate bars with intervals, the calibration, and examples with both responses and every verdict."""
+    pairs, decided = judged
+    judges = results.get("judges") or ({results["judge"]: results} if "per_sample" in results else {})
+    write_page(
+        path,
+        "prlhf.judge",
+        "report.html.jinja",
+        results=results,
+        judges=judges,
+        command=command,
+        conventions=CONVENTIONS,
+        bars=Markup(rate_bars(judges)) if judges else "",
+        users=Markup(user_bars(next(iter(judges.values()))["users"])) if judges else "",
+        shown_users=USERS,
+        calibration=results.get("calibration", {}),
+        examples=_examples(pairs, decided, results.get("seed", 0)),
+        percent=percent,
+        interval=interval,
+    )
+
+
+def percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def interval(rate: Mapping[str, float] | None) -> str:
+    """`61.8 % [52.0, 71.1]`"""
+    return "–" if rate is None else f"{100 * rate['rate']:.1f} % [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
+
+
+def rate_bars(judges: Mapping[str, Any]) -> str:
+    """Every judge's win-rate of A (a tie is half a win) with its interval: per sample, per user, and by length."""
+    figure, axes = canvas(8.0, 0.9 + 0.95 * len(judges))
+    names = []
+    for row, (name, found) in enumerate(judges.items()):
+        kinds = (found["per_sample"]["tie_half"], found["per_user"]["tie_half"], found["length_controlled"])
+        for shift, rate, color in zip((-0.26, 0.0, 0.26), kinds, (BLUE, ORANGE, GREY), strict=True):
+            error = [[rate["rate"] - rate["low"]], [rate["high"] - rate["rate"]]]
+            axes.barh(row + shift, rate["rate"], 0.24, color=color, xerr=_positive(error), capsize=3)
+        names.append(name)
+    axes.set_yticks(range(len(names)), [_plain_text(name) for name in names])
+    axes.set_xlim(0, 1)
+    axes.axvline(0.5, color="#222222", lw=1, ls="--")
+    axes.invert_yaxis()
+    axes.set_xlabel("win-rate of A, ties half: per sample (blue), per user (orange), at equal length (grey)")
+    plain(axes)
+    return svg(figure)
+
+
+def user_bars(users: Sequence[Mapping[str, Any]]) -> str:
+    """Single users' win-rates, the lowest first; of many, evenly spaced ones."""
+    ranked = sorted(users, key=lambda user: user["rates"]["tie_half"])
+    shown = ranked if len(ranked) <= USERS else [ranked[i * (len(ranked) - 1) // (USERS - 1)] for i in range(USERS)]
+    longest = max(len(_plain_text(user["user_id"])) for user in shown)
+    figure, axes = canvas(max(3.0, 1.2 + 0.24 * len(shown)), 2.6 + 0.07 * longest)
+    rates = [user["rates"]["tie_half"] for user in shown]
+    axes.bar(range(len(shown)), rates, color=[BLUE if rate >= 0.5 else ORANGE for rate in rates])
+    axes.set_xticks(range(len(shown)), [_plain_text(user["user_id"]) for user in shown], rotation=90, fontsize=7)
+    axes.set_ylim(0, 1)
+    axes.axhline(0.5, color="#222222", lw=1, ls="--")
+    axes.set_ylabel("win-rate of A, ties half")
+    plain(axes)
+    return svg(figure)
+
+
+def _plain_text(name: str, most: int = 30) -> str:
+    """A name as a label: matplotlib reads `$` as the start of a formula."""
+    return (name if len(name) <= most else name[: most - 1] + "…").replace("$", r"\$")
+
+
+def _positive(error: list[list[float]]) -> list[list[float]]:
+    return [[max(0.0, value) for value in side] for side in error]
+
+
+def _examples(pairs: Sequence[Pair], decided: Mapping[str, list[Decision]], seed: int) -> list[dict[str, Any]]:
+    """Some pairs, drawn by the seed, with what every judge said of them."""
+    drawn = sorted(random.Random(f"{seed}-examples").sample(range(len(pairs)), min(EXAMPLES, len(pairs))))
+    return [
+        {
+            "user": pairs[number].user_id,
+            "prompt": conversation(pairs[number].prompt),
+            "a": pairs[number].a.response,
+            "b": pairs[number].b.response,
+            "verdict": next(islice(decided.values(), 1))[number].verdict,
+            "judges": {name: decisions[number] for name, decisions in decided.items()},
+        }
+        for number in drawn
+    ]

@@ -1,0 +1,166 @@
+"""An estimate of what a training step, and saving, take of memory.
+
+Peak memory in bytes, of one process or of each worker, is estimated as the sum of
+
+    weights        parameters of base, adapter, user model and head, each at its own width
+    gradients      as many bytes as the trained parameters, of users' rows those of one step
+    optimizer      AdamW's two moments: twice the trained parameters, of users' rows those met in the whole run
+    activations    T (layers + 1) [a (8 h + 4 f + L) + x]             all layers are kept for the backward pass
+                   T (layers a h + a (8 h + 4 f + L) + x)             with gradient checkpointing: inputs, and one layer
+    logits         S V (16 + [a < 4] a)                               forward in a, fp32 copy, backward's temporaries
+    exchange       trained parameters of base and adapter             workers, ddp: the buckets gradients are sent in
+                   root + 2 layer + their gradients                   workers, fsdp: what is gathered at a time
+
+with a = bytes per number of the base (4 or 2), h its width, f the width inside its MLP, V its vocabulary. T are the
+tokens of a forward pass, S those of them whose logits exist at a time, L the padded row (0 for prefix trees, which
+have no mask), all of the largest forward pass found when the data is shuffled. A comparison is read as its user and
+as the generic one: as prefix trees its prompt stands once for both responses, and logits come in chunks; padded it
+makes four rows. Either is run in parts of `pack_tokens`. A demonstration of supervised fine-tuning is one row. x
+stands for what training itself keeps of the inputs of linear layers, per token and layer: with LoRA, whose weights
+are fp32, a copy of each adapted layer's input (4 bytes a number, nothing when a = 4) and with dropout the dropped
+copy and its mask (4 + 4); all weights trained: 3 a h. Eager attention keeps 6 bytes for each of heads x L
+probabilities more. TRL scores demonstrations in pieces of at most 4096 tokens x 32768 words; a reward model has no
+logits.
+
+N workers share a step's comparisons: each has batch_size / N of them in a forward pass. Under ddp each has all the
+rest. Under fsdp (torch's fully_shard, on every decoder layer and on what is left, the root: embeddings, last norm and
+head) weights, gradients and moments of base and adapter are divided by N; those of user model and reward head are
+not. The root stays gathered from forward to backward, and of the layers the one that computes and the one that is
+fetched meanwhile; gradients are whole until they are divided among the workers, layer by layer. To save a checkpoint
+all have the whole weights beside their own, and the first one the whole moments: the peak, where that is more than a
+step takes. (Each has loaded the whole base before, without any of this.)
+
+Not counted: Python and its libraries, the CUDA context, NCCL's buffers, and what an allocator holds on to (measured on
+CPUs: 0.8 to 1.4 times the tensors' own peak, 0.6 to 0.9 times what glibc makes of it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from prlhf.config import ClusterConfig, TrainConfig
+from prlhf.model.base import Base
+
+ALONE = ClusterConfig()  # one process, without Ray
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What the estimate reads of a model that has been made trainable; see the module's heading."""
+
+    layers: int
+    h: int
+    f: int
+    heads: int
+    vocabulary: int
+    a: int  # bytes per number of the base
+    parameters: int  # of the base
+    weight_bytes: int  # of base and adapter
+    trained: int
+    trained_bytes: int
+    adapted: int  # inputs of all adapted linear layers together; 0 when all weights are trained
+    eager: bool
+    layer: tuple[int, int] = (0, 0)  # bytes of the largest decoder layer with its adapter, and of what is trained there
+    root: tuple[int, int] = (0, 0)  # the same of all that is in no decoder layer
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The size of a forward pass: tokens, tokens whose logits exist at a time, and the length of a padded row."""
+
+    tokens: int
+    scored: int
+    row: int = 0
+
+
+def memory(
+    config: TrainConfig,
+    shape: Shape,
+    others: int,
+    batch: Batch,
+    idle: tuple[int, int] = (0, 0),
+    cluster: ClusterConfig = ALONE,
+) -> dict[str, float]:
+    """Bytes by part, and as `peak` their sum, or what saving takes where that is more.
+
+    `others` are the parameters of user model and head, in fp32, of which `idle` have no gradient in a step, and no
+    moments at the end.
+    """
+    shards = cluster.workers if cluster.workers > 1 and cluster.parallel == "fsdp" else 1
+    trained = shape.trained_bytes / shards + 4 * others
+    parts: dict[str, float] = {
+        "weights": shape.weight_bytes / shards + 4 * others,
+        "gradients": trained - 4 * idle[0],
+        "optimizer": 2 * (trained - 4 * idle[1]),
+        "activations": batch.tokens * _kept_per_token(config, shape, batch.row),
+        "logits": _logits(config, shape, batch),
+    }
+    if shards == 1:
+        exchange = {"exchange": shape.trained_bytes} if cluster.workers > 1 else {}
+        return parts | exchange | {"peak": sum(parts.values()) + sum(exchange.values())}
+    parts["exchange"] = sum(shape.root) + 2 * shape.layer[0] + shape.layer[1]
+    saving = shape.weight_bytes + parts["weights"] + 2 * shape.trained_bytes + parts["optimizer"]
+    return parts | {"saving": saving, "peak": max(sum(parts.values()), saving)}
+
+
+def _kept_per_token(config: TrainConfig, shape: Shape, length: int) -> float:
+    if config.full_finetune:
+        inputs = 3.0 * shape.a * shape.h
+    else:
+        bytes_each = 8 if config.lora_dropout else 0 if shape.a == 4 else 4
+        inputs = bytes_each * shape.adapted / shape.layers
+    probabilities = 6 * shape.heads * length if shape.eager else 0
+    layer = shape.a * (8 * shape.h + 4 * shape.f + length) + inputs + probabilities
+    if config.gradient_checkpointing:
+        return shape.layers * shape.a * shape.h + layer
+    return (shape.layers + 1) * layer
+
+
+def _logits(config: TrainConfig, shape: Shape, batch: Batch) -> int:
+    each = 16 + (shape.a if shape.a < 4 else 0)
+    if config.objective == "rm":
+        return 0
+    if config.objective == "sft":
+        return min(batch.scored, 4096) * min(shape.vocabulary, 32768) * each
+    return batch.scored * shape.vocabulary * each
+
+
+def shape_of(base: Base, lm: Any) -> Shape:
+    """Read `base`'s config and count the parameters of `lm`, which is `base.lm` made trainable."""
+    text = base.lm.config.get_text_config()
+    inner = (getattr(text, name, None) for name in ("intermediate_size", "n_inner", "ffn_dim"))
+    trained = [p for p in lm.parameters() if p.requires_grad]
+    whole, layers = _bytes(lm), [_bytes(layer) for layer in _decoder_layers(lm, text.num_hidden_layers)]
+    adapter = sum(p.numel() for name, p in lm.named_parameters() if "lora_" in name)
+    return Shape(
+        layers=text.num_hidden_layers,
+        h=text.hidden_size,
+        f=next((width for width in inner if width), 4 * text.hidden_size),
+        heads=text.num_attention_heads,
+        vocabulary=text.vocab_size,
+        a=base.lm.dtype.itemsize,
+        parameters=sum(p.numel() for p in lm.parameters()) - adapter,
+        weight_bytes=whole[0],
+        trained=sum(p.numel() for p in trained),
+        trained_bytes=whole[1],
+        adapted=sum(module.in_features for module in lm.modules() if hasattr(module, "lora_A")),
+        eager=text._attn_implementation == "eager",
+        layer=max(layers),
+        root=(whole[0] - sum(size for size, _ in layers), whole[1] - sum(size for _, size in layers)),
+    )
+
+
+def _bytes(module: Any) -> tuple[int, int]:
+    """Of all parameters, and of those that are trained."""
+    sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in module.parameters()]
+    return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
+
+
+def _decoder_layers(lm: Any, count: int) -> Sequence[Any]:
+    """The list of `count` modules that holds most parameters; without one all counts as a single layer."""
+    found = [m for m in lm.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count]
+    return list(max(found, key=_bytes)) if found else [lm]

@@ -1,0 +1,121 @@
+"""Where a run on Ray outlives its machines: the run folder, or `storage`/RUN on what all machines reach.
+
+STORE/checkpoints/checkpoint-TRY-50   as run.py's, written by all workers; TRY is the second in which they started
+STORE/checkpoints/final-TRY           model/, results.json and metrics.jsonl, from where they come to the run folder
+STORE/recipe.yaml                     for --resume on another machine
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pyarrow import fs
+
+from prlhf.atomic import atomic_dir, atomic_file
+from prlhf.config import ClusterConfig, load_recipe
+from prlhf.errors import PrlhfError, one_line
+from prlhf.model import workers
+from prlhf.progress import Progress
+from prlhf.train.checkpoints import fault, step_of
+
+
+class Store:
+    """The run's folder on the storage: a local path or whatever pyarrow can reach, s3:// and gs:// among them."""
+
+    def __init__(self, storage: str | None, folder: Path) -> None:
+        self.where = f"{storage.rstrip('/')}/{folder.name}" if storage else str(folder.resolve())
+        if "://" in self.where:
+            try:
+                self.files, self.path = fs.FileSystem.from_uri(self.where)
+            except (ValueError, OSError) as error:
+                raise PrlhfError(f"storage = {storage} cannot be reached: {one_line(error)}", "mend it") from error
+        else:
+            self.where = str(Path(self.where).resolve())
+            self.files, self.path = fs.LocalFileSystem(), self.where
+
+    def __str__(self) -> str:
+        return self.where
+
+    def exists(self, name: str) -> bool:
+        return bool(self.files.get_file_info(f"{self.path}/{name}").type != fs.FileType.NotFound)
+
+    def put(self, file: Path) -> None:
+        if Path(self.path) != file.parent.resolve():
+            self.files.create_dir(self.path)
+            fs.copy_files(str(file), f"{self.path}/{file.name}", fs.LocalFileSystem(), self.files)
+
+    def get(self, name: str, to: Path) -> None:
+        """Copy a file, or what is in a folder, to `to`."""
+        to.mkdir(parents=True, exist_ok=True) if self._is_folder(name) else to.parent.mkdir(parents=True, exist_ok=True)
+        fs.copy_files(f"{self.path}/{name}", str(to), self.files, fs.LocalFileSystem())
+
+    def names(self, start: str) -> list[str]:
+        """Folders in checkpoints/ that begin with `start`, the newest first."""
+        chosen = fs.FileSelector(f"{self.path}/checkpoints", allow_not_found=True)
+        found = [Path(info.path) for info in self.files.get_file_info(chosen)]
+        return [path.name for path in sorted(found, key=_age, reverse=True) if path.name.startswith(start)]
+
+    def checkpoints(self) -> list[str]:
+        return self.names("checkpoint-")
+
+    def remove(self, name: str) -> None:
+        self.files.delete_dir(f"{self.path}/{name}")
+
+    def _is_folder(self, name: str) -> bool:
+        return bool(self.files.get_file_info(f"{self.path}/{name}").type == fs.FileType.Directory)
+
+
+def _age(path: Path) -> tuple[int, str]:
+    number = path.name.rpartition("-")[2]
+    return (int(number) if number.isdigit() else 0), path.name
+
+
+def fetch_recipe(folder: Path, cluster: ClusterConfig) -> None:
+    """Have the recipe of a run that was started on another machine."""
+    if not (folder / "recipe.yaml").exists() and cluster.storage:
+        store = Store(cluster.storage, folder)
+        if store.exists("recipe.yaml"):
+            store.get("recipe.yaml", folder / "recipe.yaml")
+
+
+def keep_cluster(folder: Path, cluster: ClusterConfig) -> None:
+    """Put the cluster's settings beside the run's, so that --resume has the same."""
+    path = folder / "recipe.yaml"
+    with atomic_file(path) as beside:
+        section = yaml.safe_dump({"cluster": cluster.model_dump(mode="json")}, sort_keys=False)
+        beside.write_text(path.read_text(encoding="utf-8") + section, encoding="utf-8")
+
+
+def saved_cluster(folder: Path) -> dict[str, Any]:
+    """The cluster's settings of the run in `folder`; none where it is none, or runs in one process."""
+    path = folder / "recipe.yaml"
+    return load_recipe(path).get("cluster", {}) if path.exists() else {}
+
+
+def fetch_newest(store: Store, folder: Path, progress: Progress) -> int:
+    """Copy the newest whole checkpoint into a worker's `folder`; returns its step, 0 where there is none."""
+    for name in store.checkpoints():
+        here = folder / "checkpoints" / f"checkpoint-{step_of(Path(name))}"
+        shutil.rmtree(here, ignore_errors=True)
+        store.get(f"checkpoints/{name}", here)
+        why = fault(here)
+        if why == "":
+            return step_of(here)
+        shutil.rmtree(here)
+        if why and workers.rank() == 0:
+            progress.note(f"warning: {store}/checkpoints/{name} is damaged ({why}): going on from the one before it")
+    return 0
+
+
+def fetch_results(store: Store, folder: Path) -> None:
+    """The model and the log, from the store to the run folder; the model comes last and marks the run as finished."""
+    with atomic_dir(folder / ".final") as final:
+        store.get(f"checkpoints/{store.names('final-')[0]}", final)
+    for name in ("metrics.jsonl", "results.json"):
+        (folder / ".final" / name).replace(folder / name)
+    (folder / ".final" / "model").rename(folder / "model")
+    shutil.rmtree(folder / ".final")
+    store.remove("checkpoints")
