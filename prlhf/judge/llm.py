@@ -24,7 +24,7 @@ from prlhf.judge.questions import (
     reminded,
     verdict_in,
 )
-from prlhf.judge.subjects import Subjects
+from prlhf.judge.subjects import NOBODY, Subjects
 from prlhf.progress import Progress
 from prlhf.records import GENERIC
 
@@ -74,14 +74,16 @@ class LlmJudge:
         }
 
     def questions(self, pairs: Sequence[Pair]) -> list[Asked]:
-        """Every call that judging `pairs` begins with."""
+        """Every call that judging `pairs` begins with. Equal responses need none: they tie. Of whom nothing is known,
+        such as the generic user, the judge is asked as of nobody."""
         if self.config.protocol is None and not self.config.dataset and any(pair.user_id != GENERIC for pair in pairs):
             raise PrlhfError("who the users are is not known", "give --dataset FOLDER, or --protocol plain")
         found = []
         for number, pair in enumerate(pairs):
             subject = self._subjects.of(pair.prompt_id, pair.user_id)
-            for order in orders(pair, self.config):
-                found.append(Asked(number, question(self._template, pair, subject, order, self.config.seed)))
+            template = self._template if subject != NOBODY or self.config.prompt else load_template("plain", None)
+            for order in orders(pair, self.config) if pair.a.response != pair.b.response else []:
+                found.append(Asked(number, question(template, pair, subject, order, self.config.seed)))
         return found
 
     def estimate(self, pairs: Sequence[Pair]) -> dict[str, Any]:
@@ -123,7 +125,7 @@ class LlmJudge:
         calls: list[list[Call]] = [[] for _ in pairs]
         for one in asked:
             calls[one.pair].append(self._call(one))
-        return [combine(mine) for mine in calls]
+        return [combine(mine or [Call("tie")]) for mine in calls]
 
     def _get(self, asked: Sequence[Asked], answers: Answers, progress: Progress) -> None:
         """Answer all of `asked`, from what is known and from the server."""

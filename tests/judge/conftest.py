@@ -26,6 +26,19 @@ def llm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeConfig:
 
 
 @pytest.fixture
+def profiled(prepared: Path, tmp_path: Path) -> Path:
+    """Prepared data with one user, P1A, who wants something."""
+    from dataclasses import replace
+
+    from prlhf.records import read_prepared, write_prepared
+
+    data = read_prepared(prepared)
+    users = [replace(data.users[0], id="P1A", preference="Be brief.")]
+    write_prepared(tmp_path / "profiled", replace(data, users=users))
+    return tmp_path / "profiled"
+
+
+@pytest.fixture
 def two_files(tmp_path: Path) -> tuple[Path, Path]:
     """A writes longer than B for anna, shorter for ben, and the same for zoe."""
     lengths = {"anna": ("one two three", "one"), "ben": ("one", "one two three"), "zoe": ("two words", "two words")}

@@ -48,6 +48,26 @@ def test_a_judge_that_likes_the_first_place_decides_nothing(two_files: Files, ll
     assert (bias["first"], bias["inconsistent"], bias["first_twice"], bias["second_twice"]) == (1.0, 6, 6, 0)
 
 
+def test_equal_responses_tie_without_a_call(llm: MakeConfig, tmp_path: Path) -> None:
+    a = [row("p", "anna", "the same"), row("q", "anna", "some words")]
+    b = [row("p", "anna", "the same"), row("q", "anna", "words")]
+    with serving(longer) as server:
+        results = judge_responses(write(tmp_path / "a.jsonl", a), write(tmp_path / "b.jsonl", b), llm(server.url))
+    assert (results["wins"], results["ties"], len(server.requests)) == (1, 1, 2)
+    (tied,) = (row for row in rows_of(tmp_path / "judged") if row["prompt_id"] == "p")
+    assert (tied["verdict"], tied["order"], tied["request"], tied["consistent"]) == ("tie", None, None, None)
+
+
+def test_of_the_generic_user_the_judge_is_asked_as_of_nobody(profiled: Path, llm: MakeConfig, tmp_path: Path) -> None:
+    users = ("P1A", "generic")
+    a, b = ([row("p", user, text) for user in users] for text in ("one two", "one"))
+    files = write(tmp_path / "a.jsonl", a), write(tmp_path / "b.jsonl", b)
+    with serving(longer) as server:
+        judge_responses(*files, llm(server.url, dataset=profiled, protocol=None, concurrency=1))
+    told = ["What this user wants" in body["messages"][1]["content"] for body in server.requests]
+    assert sorted(told) == [False, False, True, True]
+
+
 @pytest.mark.parametrize(("order", "calls"), [("ab", {"ab"}), ("random", {"ab", "ba"})])
 def test_one_order(two_files: Files, llm: MakeConfig, tmp_path: Path, order: str, calls: set[str]) -> None:
     a = [row(f"p{i}", "anna", f"some words {i}") for i in range(12)]
