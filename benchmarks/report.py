@@ -14,6 +14,7 @@ from typing import Any
 
 import jinja2
 import numpy as np
+import pyarrow.parquet as pq
 from scipy.stats import binomtest
 
 from benchmarks import pictures
@@ -42,7 +43,8 @@ def render(work: Path, docs: Path) -> None:
     kept = docs / "results.json"
     numbers: Numbers = json.loads(kept.read_text()) if kept.exists() else {}
     for name, gather in GATHER.items():
-        whole = all((work / step.done).exists() for step in EXPERIMENTS[name].steps)
+        steps = EXPERIMENTS[name].steps if name in EXPERIMENTS else []
+        whole = all((work / step.done).exists() for step in steps)
         found = gather(work) if whole or name in IN_PARTS else {}
         if found:
             numbers[name] = found
@@ -322,12 +324,52 @@ def open_checks(work: Path) -> Numbers:
     return found
 
 
-IN_PARTS = ("ablations", "open_checks")  # shown as far as they have been run
+def sweeps(work: Path) -> Numbers:
+    """Every sweep that has ended, its trials in order; those over real text are made by hand (see the template)."""
+    paths = sorted((work / "sweeps").glob("*/results.parquet"))
+    return {path.parent.name: _sweep(path) for path in paths if (path.parent / "best.yaml").exists()}
+
+
+def _sweep(path: Path) -> Numbers:
+    rows = pq.read_table(path).to_pylist()
+    key = next(name for name in rows[0] if name.startswith("config/"))
+    scores = ("accuracy_macro", "accuracy_worst_tenth", "accuracy_generic")
+    trials = [{"value": r[key]} | {s: r[f"result/eval/{s}"] for s in scores} for r in rows]
+    shared = json.loads((path.parent / "shared.json").read_text())
+    return {
+        "key": key.removeprefix("config/"),
+        "trials": trials,
+        "computed_before": shared["computed"],
+        "cached_before": shared["cached"],
+        "computed": sum(r["reference_computed"] for r in rows),
+        "cached": sum(r["reference_cached"] for r in rows),
+    }
+
+
+def llm_judge(work: Path) -> Numbers:
+    """Tables 1 and 2 judged by a small language model beside rule and oracle, and the judges' calibration."""
+    found = {}
+    for path in sorted((work / "llm").glob("*/results.json")):
+        results = json.loads(path.read_text())
+        judges = {name: _judged(judge) for name, judge in results["judges"].items()}
+        kept = {name: results[name] for name in ("calibration", "agreement") if name in results}
+        found[path.parent.name] = {"judges": judges, **kept}
+    return found
+
+
+def _judged(results: Numbers) -> Numbers:
+    names = ("wins", "ties", "losses", "unparsed", "position_bias", "length_controlled", "significance")
+    return {"rate": results["per_sample"]["tie_half"], **{name: results[name] for name in names}}
+
+
+IN_PARTS = ("ablations", "sweeps", "llm_judge", "open_checks")  # shown as far as they have been run
 GATHER: dict[str, Callable[[Path], Numbers]] = {
     "figure3": figure3,
     "table1": table1,
     "table2": table2,
     "rewards": rewards,
     "ablations": ablations,
+    "sweeps": sweeps,
+    "llm_judge": llm_judge,
     "open_checks": open_checks,
 }

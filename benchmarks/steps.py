@@ -73,6 +73,7 @@ OPEN_CHECKS: dict[str, dict[str, str]] = {  # options of `prep demo-crowd`
     },
     "users": {"10000": "--users 10000 --comparisons 2"},
 }
+SWEEPS = ("alpha", "tu", "k")  # recipes/sweep-NAME.yaml
 OPEN_MODELS = ("individual", "vanilla")
 
 
@@ -169,6 +170,16 @@ def ablation(key: str, value: str) -> str:
     return f"{key}-{value}" if ABLATIONS[key][value] else "default"
 
 
+def sweeps() -> Experiment:
+    """The same ablations as sweep recipes on Ray Tune, at the demo's full length."""
+    e = Experiment("sweeps")
+    data = e.prep("demo", "ablations/data", "--recipe demo")
+    for name in SWEEPS:
+        command = f"sweep --recipe sweep-{name} --set dataset={{w}}/ablations/data --out {{w}}/sweeps/{name}"
+        e.add(command, f"sweeps/{name}/best.yaml", data)
+    return e
+
+
 def open_checks() -> Experiment:
     """What the paper leaves open: more users, fewer comparisons, noisy choices."""
     e = Experiment("open_checks")
@@ -191,7 +202,7 @@ def open_folder(key: str, value: str) -> str:
     return "open/" + "-".join(next(same))
 
 
-EXPERIMENTS = {e.name: e for e in (table1(), table2(), rewards(), figure3(), ablations(), open_checks())}
+EXPERIMENTS = {e.name: e for e in (table1(), table2(), rewards(), figure3(), ablations(), sweeps(), open_checks())}
 
 
 def command_line(step: Step, work: Path) -> list[str]:
