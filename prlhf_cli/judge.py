@@ -146,7 +146,9 @@ def _show(result: dict[str, Any]) -> None:
         _show_accuracy(result)
     else:
         if "per_sample" in result:
-            show_wins(result)
+            show.say(f"A {result['a']}\nB {result['b']}")
+            for name, found in result.get("judges", {result["judge"]: result}).items():
+                _show_wins(name, found)
         _show_calibration(result.get("calibration", {}))
         _show_agreement(result.get("agreement", []))
 
@@ -182,9 +184,8 @@ CONVENTION_NAMES = {
 }
 
 
-def show_wins(result: dict[str, Any]) -> None:
-    show.say(f"A {result['a']}\nB {result['b']}")
-    show.say(f"{result['judge']}: {result['wins']} wins, {result['ties']} ties, {result['losses']} losses of A")
+def _show_wins(judge: str, result: dict[str, Any]) -> None:
+    show.say(f"{judge}: {result['wins']} wins, {result['ties']} ties, {result['losses']} losses of A")
     rows = [
         (CONVENTION_NAMES[name], show.interval(result["per_sample"][name]), show.interval(result["per_user"][name]))
         for name in CONVENTION_NAMES
