@@ -73,12 +73,8 @@ def cell(model: str, gpus: int, parallel: str, full: bool, checkpointing: bool, 
 
 
 def row(model: str, gpus: int, parallel: str) -> str:
-    """A line of the table: peaks in GiB, and after a stroke without what saving takes, where that is the peak."""
-    cells = []
-    for setting in SETTINGS:
-        memory = cell(model, gpus, parallel, *setting)["memory_gib"]
-        step = sum(size for part, size in memory.items() if part not in ("saving", "peak"))
-        cells.append(f"{memory['peak']:.1f}" + (f" / {step:.1f}" if memory["peak"] > step * 1.001 else ""))
+    """A line of the table: peaks in GiB."""
+    cells = [f"{cell(model, gpus, parallel, *setting)['memory_gib']['peak']:.1f}" for setting in SETTINGS]
     return f"| {gpus if gpus == 1 else f'{gpus}, {parallel}'} | {' | '.join(cells)} |"
 
 

@@ -56,7 +56,7 @@ def command(
         typer.Option(help="Which response stands first; both asks twice (default: both).", rich_help_panel=LLM),
     ] = None,
     show_prompt: Annotated[
-        int | None, typer.Option(help="Print the messages of the N-th call, send nothing.", rich_help_panel=LLM)
+        int | None, typer.Option(help="Print the messages of the N-th comparison, send nothing.", rich_help_panel=LLM)
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Count calls, tokens and cost, send nothing.", rich_help_panel=LLM)
@@ -126,7 +126,7 @@ def command(
 
         a, b = responses if responses else (None, None)
         if show_prompt is not None:
-            return {"messages": run.shown_prompt(a, b, config, show_prompt)}
+            return {"calls": run.shown_prompt(a, b, config, show_prompt)}
         if dry_run:
             return {"plan": run.plan(a, b, config)}
         if a is None or b is None:
@@ -137,18 +137,28 @@ def command(
 
 
 def _show(result: dict[str, Any]) -> None:
-    if "messages" in result:
-        for message in result["messages"]:
-            show.say(f"--- {message['role']} ---\n{message['content']}\n")
+    if "calls" in result and "per_sample" not in result:
+        _show_calls(result["calls"])
     elif "plan" in result:
         _show_plan(result["plan"])
     elif "readings" in result:
         _show_accuracy(result)
     else:
         if "per_sample" in result:
-            show_wins(result)
+            show.say(f"A {result['a']}\nB {result['b']}")
+            for name, found in result.get("judges", {result["judge"]: result}).items():
+                _show_wins(name, found)
         _show_calibration(result.get("calibration", {}))
         _show_agreement(result.get("agreement", []))
+
+
+def _show_calls(calls: list[dict[str, Any]]) -> None:
+    if not calls:
+        show.say("both responses are the same: a tie, nobody is asked")
+    for call in calls:
+        show.say(f"===== {'A' if call['order'] == 'ab' else 'B'} first =====")
+        for message in call["messages"]:
+            show.say(f"--- {message['role']} ---\n{message['content']}\n")
 
 
 def _show_plan(plan: list[dict[str, Any]]) -> None:
@@ -175,16 +185,10 @@ def _show_accuracy(result: dict[str, Any]) -> None:
     show.table("by user", ["user", "as the user", "as generic"], users)
 
 
-CONVENTION_NAMES = {
-    "tie_wins": "tie counts for both (PRISM)",
-    "tie_loses": "tie is no win (P-SOUPS)",
-    "tie_half": "tie is half a win",
-}
+def _show_wins(judge: str, result: dict[str, Any]) -> None:
+    from prlhf.judge.statistics import CONVENTION_NAMES
 
-
-def show_wins(result: dict[str, Any]) -> None:
-    show.say(f"A {result['a']}\nB {result['b']}")
-    show.say(f"{result['judge']}: {result['wins']} wins, {result['ties']} ties, {result['losses']} losses of A")
+    show.say(f"{judge}: {result['wins']} wins, {result['ties']} ties, {result['losses']} losses of A")
     rows = [
         (CONVENTION_NAMES[name], show.interval(result["per_sample"][name]), show.interval(result["per_user"][name]))
         for name in CONVENTION_NAMES

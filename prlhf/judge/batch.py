@@ -17,7 +17,8 @@ import openai
 from prlhf.atomic import atomic_file
 from prlhf.errors import PrlhfError
 from prlhf.judge.answers import Answers
-from prlhf.judge.client import read_completion, refused
+from prlhf.judge.client import read_completion
+from prlhf.judge.server import refused
 from prlhf.progress import Progress
 
 if TYPE_CHECKING:

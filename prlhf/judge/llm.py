@@ -11,7 +11,7 @@ from typing import Any
 from prlhf.config import JudgeConfig, cache_folder
 from prlhf.errors import Interrupted, PrlhfError
 from prlhf.judge.answers import Answer, Answers, key_of
-from prlhf.judge.client import Body, Client, Server, server_of
+from prlhf.judge.client import Body, Client
 from prlhf.judge.cost import Budget, Price, no_price, price_of, tokens_in
 from prlhf.judge.decisions import Call, Decision, combine
 from prlhf.judge.pairs import Pair
@@ -24,6 +24,7 @@ from prlhf.judge.questions import (
     reminded,
     verdict_in,
 )
+from prlhf.judge.server import Server, server_of
 from prlhf.judge.subjects import NOBODY, Subjects
 from prlhf.progress import Progress
 from prlhf.records import GENERIC

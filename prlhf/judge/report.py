@@ -13,15 +13,11 @@ from markupsafe import Markup
 from prlhf.judge.decisions import Decision
 from prlhf.judge.pairs import Pair
 from prlhf.judge.questions import conversation
+from prlhf.judge.statistics import CONVENTION_NAMES
 from prlhf.pages import BLUE, GREY, ORANGE, canvas, plain, svg, write_page
 
 EXAMPLES = 30
 USERS = 40  # bars of single users that a picture has room for
-CONVENTIONS = {
-    "tie_wins": "tie counts for both (PRISM)",
-    "tie_loses": "tie is no win (P-SOUPS)",
-    "tie_half": "tie is half a win",
-}
 
 
 def write_report(
@@ -37,7 +33,7 @@ def write_report(
         results=results,
         judges=judges,
         command=command,
-        conventions=CONVENTIONS,
+        conventions=CONVENTION_NAMES,
         bars=Markup(rate_bars(judges)) if judges else "",
         users=Markup(user_bars(next(iter(judges.values()))["users"])) if judges else "",
         shown_users=USERS,

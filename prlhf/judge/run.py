@@ -76,19 +76,20 @@ def plan(a_path: Path | None, b_path: Path | None, config: JudgeConfig) -> list[
     return [judge.estimate(pairs) for judge in judges.values() if isinstance(judge, LlmJudge)]
 
 
-def shown_prompt(a_path: Path | None, b_path: Path | None, config: JudgeConfig, number: int) -> list[dict[str, str]]:
-    """`--show-prompt N`: the messages of the N-th call, from 1, of the first judge that asks a server."""
+def shown_prompt(a_path: Path | None, b_path: Path | None, config: JudgeConfig, number: int) -> list[dict[str, Any]]:
+    """`--show-prompt N`: the N-th comparison's calls, from 1, `order` and `messages` each, by the first judge that asks
+    a server. Sends nothing."""
     from prlhf.judge.llm import LlmJudge
 
     config, judges, humans = _prepared(config)
     pairs = _paired(a_path, b_path, config).pairs if a_path and b_path else humans
-    for judge in judges.values():
-        if isinstance(judge, LlmJudge):
-            asked = judge.questions(pairs)
-            if not 1 <= number <= len(asked):
-                raise PrlhfError(f"--show-prompt {number}: there are calls 1 to {len(asked)}", "choose one of these")
-            return asked[number - 1].question.messages
-    raise PrlhfError(f"--judge {config.judge} sends no messages", "use it with --judge llm")
+    asking = next((judge for judge in judges.values() if isinstance(judge, LlmJudge)), None)
+    if asking is None:
+        raise PrlhfError(f"--judge {config.judge} sends no messages", "use it with --judge llm")
+    if not 1 <= number <= len(pairs):
+        raise PrlhfError(f"--show-prompt {number}: there are comparisons 1 to {len(pairs)}", "choose one of these")
+    asked = [one.question for one in asking.questions(pairs[number - 1 : number])]
+    return [{"order": one.order, "messages": one.messages} for one in asked]
 
 
 def win_rates(pairs: Sequence[Pair], decisions: Sequence[Decision], config: JudgeConfig) -> dict[str, Any]:

@@ -27,6 +27,7 @@ class Personalized(nn.Module):
         super().__init__()
         self.lm = lm
         self.users = users
+        self.to_save: dict[str, Tensor] | None = None  # the lm's weights where they are in shards; see sharding.py
         self.attention = install(unwrapped(lm))  # how packs are attended over
         speed_up(lm)
 

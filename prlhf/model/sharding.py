@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 
 from prlhf.model import workers
 from prlhf.model.personalized import Personalized, unwrapped
@@ -33,13 +35,32 @@ def shard(model: Personalized) -> None:
 
 
 @contextmanager
-def whole(model: nn.Module) -> Iterator[None]:
-    """All weights on every worker for as long as the context lasts, as for saving. To be entered by all of them."""
-    parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
-    for part in parts:
-        part.unshard()
+def gathered(model: Personalized) -> Iterator[None]:
+    """The language model's trained weights whole, on the first worker's CPU, for as long as the context lasts: what
+    saving writes. To be entered by all workers; on a device one weight at a time is whole."""
+    if isinstance(model, FSDPModule):
+        model.to_save = _trained_weights(model.lm)
     try:
         yield
     finally:
-        for part in parts:
-            part.reshard()
+        model.to_save = None
+
+
+def _trained_weights(lm: nn.Module) -> dict[str, Tensor]:
+    """By their names in `lm`'s state dict; weights that are one stay one. Only the first worker keeps them."""
+    kept: dict[int, Tensor] = {}
+    names: dict[str, int] = {}
+    for name, weight in lm.state_dict(keep_vars=True).items():
+        if weight.requires_grad or not hasattr(lm, "peft_config"):
+            names[name] = id(weight)
+            if id(weight) not in kept:
+                kept[id(weight)] = on_first(weight.detach())
+    return {name: kept[number] for name, number in names.items()}
+
+
+def on_first(value: Any) -> Any:
+    """A tensor whole on the first worker's CPU, and an empty one elsewhere; asked for by all of them."""
+    if not isinstance(value, DTensor):
+        return value
+    found = value.full_tensor()
+    return found.cpu() if workers.rank() == 0 else found.new_empty(0)

@@ -29,7 +29,9 @@ def save_weights(model: Personalized, folder: Path, touched: Callable[[Tensor], 
     folder is for `load_weights` into a model of the same start.
     """
     # PEFT would ask the hub, every time, whether the base's vocabulary has changed: its table is not trained here
-    options = {"save_embedding_layers": False} if hasattr(model.lm, "peft_config") else {}
+    options: dict[str, Any] = {"save_embedding_layers": False} if hasattr(model.lm, "peft_config") else {}
+    if model.to_save is not None:
+        options["state_dict"] = model.to_save
     model.lm.save_pretrained(folder, **options)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card; ours is written with the results
     for name, part in _own_parts(model).items():

@@ -1,4 +1,4 @@
-"""An estimate of what a training step, and saving, take of memory.
+"""An estimate of what a training step takes of memory.
 
 Peak memory in bytes, of one process or of each worker, is estimated as the sum of
 
@@ -27,8 +27,8 @@ rest. Under fsdp (torch's fully_shard, on every decoder layer and on what is lef
 head) weights, gradients and moments of base and adapter are divided by N; those of user model and reward head are
 not. The root stays gathered from forward to backward, and of the layers the one that computes and the one that is
 fetched meanwhile; gradients are whole until they are divided among the workers, layer by layer. To save a checkpoint
-all have the whole weights beside their own, and the first one the whole moments: the peak, where that is more than a
-step takes. (Each has loaded the whole base before, without any of this.)
+weights and moments are gathered one by one, onto the first worker's CPU. (Each has loaded the whole base before,
+without any of this.)
 
 Not counted: Python and its libraries, the CUDA context, NCCL's buffers, and what an allocator holds on to (measured on
 CPUs: 0.8 to 1.4 times the tensors' own peak, 0.6 to 0.9 times what glibc makes of it).
@@ -85,7 +85,7 @@ def memory(
     idle: tuple[int, int] = (0, 0),
     cluster: ClusterConfig = ALONE,
 ) -> dict[str, float]:
-    """Bytes by part, and as `peak` their sum, or what saving takes where that is more.
+    """Bytes by part, and as `peak` their sum.
 
     `others` are the parameters of user model and head, in fp32, of which `idle` have no gradient in a step, and no
     moments at the end.
@@ -103,8 +103,7 @@ def memory(
         exchange = {"exchange": shape.trained_bytes} if cluster.workers > 1 else {}
         return parts | exchange | {"peak": sum(parts.values()) + sum(exchange.values())}
     parts["exchange"] = sum(shape.root) + 2 * shape.layer[0] + shape.layer[1]
-    saving = shape.weight_bytes + parts["weights"] + 2 * shape.trained_bytes + parts["optimizer"]
-    return parts | {"saving": saving, "peak": max(sum(parts.values()), saving)}
+    return parts | {"peak": sum(parts.values())}
 
 
 def _kept_per_token(config: TrainConfig, shape: Shape, length: int) -> float:

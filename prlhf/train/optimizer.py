@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from prlhf.model.sharding import on_first
+
 FADED = 1e-8  # momentum that has shrunk to this part of itself moves nothing any more
 
 
@@ -96,25 +98,16 @@ class RowAdamW(torch.optim.AdamW):
     def state_dict(self) -> dict[str, Any]:
         packed = super().state_dict()
         rows = {i: self._rows[p].to_save() for i, p in enumerate(self._parameters()) if p in self._rows}
-        dense = {i: {name: _whole(value) for name, value in state.items()} for i, state in packed["state"].items()}
+        dense = {i: {name: on_first(value) for name, value in state.items()} for i, state in packed["state"].items()}
         return packed | {"state": dense | rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         rows = {i: state for i, state in state_dict["state"].items() if "rows" in state}
         dense = {i: state for i, state in state_dict["state"].items() if i not in rows}
-        super().load_state_dict(state_dict | {"state": dense})  # it would turn row numbers into fp32
         parameters = self._parameters()
-        for parameter in parameters:
-            if isinstance(parameter, DTensor):
-                self._shard(parameter)
+        shards = {i: _sharded_as(parameters[i], state) for i, state in dense.items()}
+        super().load_state_dict(state_dict | {"state": shards})  # it would turn row numbers into fp32
         self._rows = {parameters[i]: RowState(state) for i, state in rows.items()}
-
-    def _shard(self, parameter: DTensor) -> None:
-        """Its state as its own shards are."""
-        state = self.state[parameter]
-        for name, value in state.items():
-            if value.shape == parameter.shape:
-                state[name] = distribute_tensor(value, parameter.device_mesh, parameter.placements)
 
     def _parameters(self) -> list[Tensor]:
         """In the order in which torch numbers them in a state dict."""
@@ -183,6 +176,15 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
     for value in values:
         value.mul_((max_norm / (norm + 1e-6)).clamp(max=1.0).item())
     return norm
+
+
+def _sharded_as(parameter: Tensor, state: dict[str, Any]) -> dict[str, Any]:
+    """A parameter's moments in shards as the parameter is, if it is; on a device one of them at a time is whole."""
+    if not isinstance(parameter, DTensor):
+        return state
+    mesh, placements = parameter.device_mesh, parameter.placements
+    alike = {name for name, value in state.items() if value.shape == parameter.shape}
+    return {n: distribute_tensor(v, mesh, placements) if n in alike else v for n, v in state.items()}
 
 
 def _whole(value: Any) -> Any:

@@ -31,7 +31,7 @@ from prlhf.model.engine import Engine
 from prlhf.model.reference import Reference
 from prlhf.model.reference_cache import open_cache
 from prlhf.model.scoring import engine_of
-from prlhf.model.sharding import whole
+from prlhf.model.sharding import gathered
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Comparison, Prepared, read_prepared
 from prlhf.train import metrics
@@ -142,7 +142,7 @@ def _run(
             progress.note(
                 "reference: {cached} responses from the cache, {computed} computed".format(**results["reference"])
             )
-    with whole(policy.model):
+    with gathered(policy.model):
         finish(folder, results, lambda model: write_model(policy, results, model))
     return results
 

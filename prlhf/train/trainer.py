@@ -20,7 +20,7 @@ from prlhf.model.encoding import Encoded
 from prlhf.model.engine import Engine
 from prlhf.model.reference import Reference
 from prlhf.model.scoring import Scored, score, summarise
-from prlhf.model.sharding import shard, whole
+from prlhf.model.sharding import gathered, shard
 from prlhf.model.table import Table
 from prlhf.model.weights import load_weights, save_weights
 from prlhf.progress import SILENT, Progress
@@ -295,7 +295,7 @@ class PersonalizedTrainer(OwnParts, Trainer):
         if self.reference:  # before the checkpoint is whole: who goes on from it knows what was known here
             self.reference.save()
         self.settle()  # on every worker: a row that catches up in two steps is rounded otherwise than in one
-        with whole(self.policy.model):
+        with gathered(self.policy.model):
             super()._save_checkpoint(model, trial)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

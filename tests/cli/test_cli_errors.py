@@ -117,7 +117,7 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("judge a.jsonl a.jsonl --judge llm:m --base-url nowhere", ["'nowhere' is no address", "http://HOST:PORT/v1"]),
     ("judge a.jsonl a.jsonl --judge llm:m --base-url http://127.0.0.1:9/v1", ["who the users are", "--dataset FOLDER"]),
     (
-        "judge a.jsonl a.jsonl --judge llm:m --base-url http://127.0.0.1:9/v1 --protocol plain --retries 0",
+        "judge a.jsonl b.jsonl --judge llm:m --base-url http://127.0.0.1:9/v1 --protocol plain --retries 0",
         ["cannot reach http://127.0.0.1:9/v1", "0 of 2 answers are kept"],
     ),
     ("judge a.jsonl a.jsonl --judge llm:m --protocol plain --prompt x.jinja", ["cannot use the prompt x.jinja"]),
@@ -150,6 +150,8 @@ FILES = {
     "broken.jsonl": "{\n",
     "mine.jsonl": '{"prompt": "p", "chosen": "a", "rejected": "b", "who": "u"}\n',
     "a.jsonl": '{"prompt_id": "0", "user_id": "u", "user_index": 1, "prompt": "p", "response": "r", "prompt_tokens": 1,'
+    ' "response_tokens": 1, "finish_reason": "stop", "settings": {}}\n',
+    "b.jsonl": '{"prompt_id": "0", "user_id": "u", "user_index": 1, "prompt": "p", "response": "s", "prompt_tokens": 1,'
     ' "response_tokens": 1, "finish_reason": "stop", "settings": {}}\n',
 }
 

@@ -159,12 +159,12 @@ def test_dry_run_and_shown_prompt_send_nothing(two_files: Files, llm: MakeConfig
     with serving(longer) as server:
         (estimate,) = plan(*two_files, llm(server.url))
         assert (estimate["calls"], estimate["known"], estimate["cost"]) == (12, 0, None)
-        messages = shown_prompt(*two_files, llm(server.url), 2)
-        with pytest.raises(PrlhfError, match="there are calls 1 to 12"):
-            shown_prompt(*two_files, llm(server.url), 13)
+        calls = shown_prompt(*two_files, llm(server.url), 2)
+        with pytest.raises(PrlhfError, match="there are comparisons 1 to 6"):
+            shown_prompt(*two_files, llm(server.url), 7)
         assert server.requests == []
         judge_responses(*two_files, llm(server.url, concurrency=1))
-        assert server.requests[1]["messages"] == messages
+        assert [call["messages"] for call in calls] == [body["messages"] for body in server.requests[2:4]]
         assert plan(*two_files, llm(server.url))[0]["known"] == 12
     with pytest.raises(PrlhfError, match="rule:longer sends no messages"):
         shown_prompt(*two_files, llm("http://x", judge="rule:longer"), 1)

@@ -12,7 +12,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from email.utils import formatdate
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -293,10 +296,8 @@ def test_ctrl_c_stops_within_a_second_and_keeps_what_is_done(two_files: Files, t
         return verdict(body, labels_of(body)[2])
 
     with serving(script) as server:
-        line = [sys.executable, "-m", "prlhf_cli.main", "judge", *map(str, two_files), "--judge", "llm:m"]
-        line += ["--base-url", server.url, "--protocol", "plain", "--out", str(tmp_path / "judged")]
-        environment = os.environ | {"PRLHF_CACHE": str(tmp_path / "cache")}
-        with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        line, environment = typed(two_files, server, tmp_path)
+        with running(line, environment) as process:
             until(lambda: answers(tmp_path) >= 4 and len(server.requests) >= 6, process)
             began = time.monotonic()
             process.send_signal(signal.SIGINT)
@@ -311,6 +312,24 @@ def test_ctrl_c_stops_within_a_second_and_keeps_what_is_done(two_files: Files, t
         assert subprocess.run(line, env=environment, capture_output=True).returncode == 0
         assert len(server.requests) - done == 8
     assert (tmp_path / "judged/report.html").exists()
+
+
+def typed(files: Files, server: Scripted, tmp_path: Path, *more: str) -> tuple[list[str], dict[str, str]]:
+    """The command as a process, and its environment."""
+    line = [sys.executable, "-m", "prlhf_cli.main", "judge", *map(str, files), "--judge", "llm:m", *more]
+    line += ["--base-url", server.url, "--protocol", "plain", "--out", str(tmp_path / "judged")]
+    return line, os.environ | {"PRLHF_CACHE": str(tmp_path / "cache")}
+
+
+@contextmanager
+def running(line: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """The command, which Ctrl-C can reach even where a shell has started these tests in the background."""
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=heed) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def until(condition: object, process: subprocess.Popen[str], seconds: float = 60) -> None:
@@ -330,10 +349,8 @@ def test_a_killed_run_has_lost_no_answer(two_files: Files, tmp_path: Path) -> No
         return verdict(body, labels_of(body)[2])
 
     with serving(script) as server:
-        line = [sys.executable, "-m", "prlhf_cli.main", "judge", *map(str, two_files), "--judge", "llm:m"]
-        line += ["--base-url", server.url, "--protocol", "plain", "--out", str(tmp_path / "judged")]
-        environment = os.environ | {"PRLHF_CACHE": str(tmp_path / "cache")}
-        with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        line, environment = typed(two_files, server, tmp_path)
+        with running(line, environment) as process:
             until(lambda: answers(tmp_path) >= 5, process)
             process.kill()
         release.set()
@@ -420,19 +437,8 @@ def test_a_batch_that_was_left_is_collected_and_not_paid_twice(two_files: Files,
     with serving(longer) as server:
         batches = Batches(server)
         batches.never = True
-        line = [sys.executable, "-m", "prlhf_cli.main", "judge", *map(str, two_files), "--judge", "llm:m", "--batch"]
-        line += [
-            "--base-url",
-            server.url,
-            "--protocol",
-            "plain",
-            "--out",
-            str(tmp_path / "judged"),
-            "--set",
-            "batch_poll=0.05",
-        ]
-        environment = os.environ | {"PRLHF_CACHE": str(tmp_path / "cache")}
-        with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        line, environment = typed(two_files, server, tmp_path, "--batch", "--set", "batch_poll=0.05")
+        with running(line, environment) as process:
             until(lambda: batches.looks > 3, process)
             process.send_signal(signal.SIGINT)
             assert process.wait(20) == 130

@@ -181,12 +181,11 @@ def test_a_prompt_that_asks_for_what_there_is_not(tmp_path: Path, expression: st
 # ---- whom the judge speaks for ----
 
 
-def test_the_protocol_that_makes_most_of_the_data(prepared: Path, shared_data: Path, tmp_path: Path) -> None:
+def test_the_protocol_that_makes_most_of_the_data(shared_data: Path, tmp_path: Path) -> None:
     from prlhf.config import PrepConfig
     from prlhf.data import prepare
 
     assert Subjects(None).protocol == "plain"
-    assert Subjects(prepared).protocol == "plain"
     for name, protocol in (("psoups", "profile"), ("prism", "role-play")):
         prepare(PrepConfig(dataset=name, source=str(shared_data / name), out=tmp_path / name))
         assert Subjects(tmp_path / name).protocol == protocol

@@ -298,9 +298,6 @@ def test_workers_of_fsdp_share_base_and_adapter_and_not_the_users() -> None:
     assert parts["exchange"] == (2400 + 20) + 2 * 1000 + 40
     assert parts["activations"] == by_part({})["activations"]
     assert parts["peak"] == 1200 + 200 + 400 + 4460 + parts["activations"] + parts["logits"]
-    assert parts["saving"] == 4400 + 1200 + 2 * 400 + 400 < parts["peak"]
-    little = by_part({"workers": 4, "parallel": "fsdp"}, Batch(0, 0))
-    assert little["peak"] == little["saving"] == parts["saving"]
     assert by_part({"workers": 1, "parallel": "fsdp"}) == by_part({})  # one worker has nobody to share with
 
 
