@@ -49,9 +49,9 @@ def fetch(judge: LlmJudge, missing: Sequence[Asked], answers: Answers, progress:
         raise refused(server, error) from None
     for one in allowed:
         judge.budget.settle(judge.estimated_cost(one), answers.known.get(one.key))
-    if left := sum(one.key not in answers.known for one in allowed):
+    if unanswered := sum(one.key not in answers.known for one in allowed):
         why = server.redact(reasons[0] if reasons else "no reason given")
-        raise PrlhfError(f"{left} requests of the batch have no answer: {why}", "mend it, if it can be mended")
+        raise PrlhfError(f"{unanswered} requests of the batch have no answer: {why}", "mend it, if it can be mended")
 
 
 def _submit(client: openai.OpenAI, asked: Sequence[Asked]) -> str:
