@@ -33,23 +33,25 @@ def fetch(judge: LlmJudge, missing: Sequence[Asked], answers: Answers, progress:
     """Answer `missing`: first from batches that an earlier run left, then by new ones, within the budget."""
     server, config = judge.server, judge.config
     path = answers.path.with_suffix(".batches.json")
+    reasons: list[str] = []
     open_batches: list[str] = json.loads(path.read_text()) if path.exists() else []
     try:
         with openai.OpenAI(base_url=server.base_url, api_key=server.key or "none", timeout=config.timeout) as client:
-            _collect(client, open_batches, path, answers, config.batch_poll, progress)
+            _collect(client, open_batches, path, answers, config.batch_poll, reasons)
             left = [one for one in missing if one.key not in answers.known]
             allowed = [one for one in left if judge.budget.take(judge.estimated_cost(one))]
             for start in range(0, len(allowed), MOST):
                 open_batches.append(_submit(client, allowed[start : start + MOST]))
                 _note(path, open_batches)
             progress.note(f"{len(allowed)} requests submitted: {', '.join(open_batches)}")
-            _collect(client, open_batches, path, answers, config.batch_poll, progress)
+            _collect(client, open_batches, path, answers, config.batch_poll, reasons)
     except (openai.OpenAIError, json.JSONDecodeError) as error:
         raise refused(server, error) from None
     for one in allowed:
         judge.budget.settle(judge.estimated_cost(one), answers.known.get(one.key))
-    if any(one.key not in answers.known for one in allowed):
-        raise PrlhfError("the batch ended with requests that have no answer", "run the same command again to ask them")
+    if unanswered := sum(one.key not in answers.known for one in allowed):
+        why = server.redact(reasons[0] if reasons else "no reason given")
+        raise PrlhfError(f"{unanswered} requests of the batch have no answer: {why}", "mend it, if it can be mended")
 
 
 def _submit(client: openai.OpenAI, asked: Sequence[Asked]) -> str:
@@ -60,17 +62,17 @@ def _submit(client: openai.OpenAI, asked: Sequence[Asked]) -> str:
 
 
 def _collect(
-    client: openai.OpenAI, batches: list[str], path: Path, answers: Answers, poll: float, progress: Progress
+    client: openai.OpenAI, batches: list[str], path: Path, answers: Answers, poll: float, reasons: list[str]
 ) -> None:
-    """Wait for each of `batches`, keep its answers, and strike it off."""
+    """Wait for each of `batches`, keep its answers, and strike it off; `reasons` grows by what went wrong."""
     while batches:
         batch = _wait(lambda: client.batches.retrieve(batches[0]), poll)
-        if batch.output_file_id:
-            for line in client.files.content(batch.output_file_id).text.splitlines():
-                _keep(json.loads(line), answers)
-        if batch.status == "failed":
-            said = "; ".join(str(error.message) for error in (batch.errors.data or [])) if batch.errors else ""
-            progress.note(f"batch {batch.id} failed: {said or 'no reason given'}")
+        for file in filter(None, (batch.output_file_id, batch.error_file_id)):
+            for line in client.files.content(file).text.splitlines():
+                reasons += _keep(json.loads(line), answers)
+        if batch.status != "completed":
+            said = [str(error.message) for error in (batch.errors.data or [])] if batch.errors else []
+            reasons += said or [f"batch {batch.id} {batch.status}"]
         del batches[0]
         _note(path, batches)
 
@@ -81,12 +83,16 @@ def _wait(look: Callable[[], Any], poll: float) -> Any:
     return batch
 
 
-def _keep(row: dict[str, Any], answers: Answers) -> None:
-    """A line of the output file: an answer, or an error, which leaves the request unanswered."""
-    body = (row.get("response") or {}).get("body") or {}
-    if row.get("error") or (row.get("response") or {}).get("status_code") != 200 or row["custom_id"] in answers.known:
-        return
-    answers.add(row["custom_id"], read_completion(body, seconds=0.0))
+def _keep(row: dict[str, Any], answers: Answers) -> list[str]:
+    """Keep the answer of a line; where it holds an error in its place, say so, and leave the request unanswered."""
+    response = row.get("response") or {}
+    body = response.get("body") or {}
+    if row.get("error") or response.get("status_code") != 200:
+        error = row.get("error") or body.get("error") or {}
+        return [str(error.get("message") or error)]
+    if row["custom_id"] not in answers.known:
+        answers.add(row["custom_id"], read_completion(body, seconds=0.0))
+    return []
 
 
 def _note(path: Path, batches: Sequence[str]) -> None:

@@ -7,7 +7,8 @@ import asyncio
 import json
 import ssl
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import parsedate_to_datetime
 from typing import Any
 
@@ -20,6 +21,7 @@ from prlhf.judge.answers import Answer
 from prlhf.judge.server import Server, causes, refused
 
 LONGEST = 60.0  # seconds between two tries, unless the server asks for more
+OPTIONAL = ("response_format", "temperature", "seed")  # not every server, or model, takes these
 Body = dict[str, Any]
 
 
@@ -28,7 +30,7 @@ class Client:
 
     def __init__(self, server: Server, config: JudgeConfig) -> None:
         self._server, self._config = server, config
-        self._formats = True  # until the server says that it has no structured output
+        self._left_out: set[str] = set()  # of OPTIONAL, what the server has said that it does not take
         self._pace = Pace(config.requests_per_minute)
 
     async def ask_all(
@@ -51,10 +53,11 @@ class Client:
                     answer = None
                     try:
                         answer = await self._ask(client, bodies[number])
-                    except PrlhfError as error:
-                        errors.append(error)
-                    finally:
                         got(number, answer)
+                    except PrlhfError as error:  # of the server, or of the disk
+                        errors.append(error)
+                        if answer is None:
+                            got(number, None)
 
             if bodies:
                 await work(iter([next(turns)]))  # a wrong key or model fails once, not many times
@@ -87,17 +90,19 @@ class Client:
         raise AssertionError("unreachable")
 
     async def _call(self, client: openai.AsyncOpenAI, body: Body) -> Answer:
-        """One try. A server that refuses `response_format` is asked without it from then on."""
-        plain = {key: value for key, value in body.items() if key != "response_format"}
+        """One try. What a server refuses of OPTIONAL, by name, it is asked without from then on."""
         began = time.monotonic()
-        try:
-            reply = await client.chat.completions.create(**(body if self._formats else plain))
-        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-            if not self._formats or "response_format" not in str(error).lower():
-                raise
-            self._formats = False
-            reply = await client.chat.completions.create(**plain)
-        return read_reply(reply, time.monotonic() - began)
+        while True:
+            taken = {key: value for key, value in body.items() if key not in self._left_out}
+            try:
+                reply = await client.chat.completions.create(**taken)
+            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+                refused_now = {key for key in OPTIONAL if key in taken and key in str(error).lower()}
+                if not refused_now:
+                    raise
+                self._left_out |= refused_now
+            else:
+                return read_reply(reply, time.monotonic() - began)
 
     def _wait(self, state: RetryCallState) -> float:
         """Seconds to the next try: what the server asks for, else growing with jitter. All other calls wait, too."""
@@ -115,6 +120,17 @@ async def models_of(client: openai.AsyncOpenAI) -> list[str]:
         return [one.id for one in (await client.models.list()).data or []]
     except (openai.OpenAIError, json.JSONDecodeError, AttributeError):
         return []
+
+
+def run_to_end(task: Coroutine[Any, Any, None]) -> None:
+    """Run `task`; in a thread of its own where a loop runs already, as in a notebook."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        asyncio.run(task)
+        return
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, task).result()
 
 
 class Pace:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 from prlhf.config import JudgeConfig, cache_folder
 from prlhf.errors import Interrupted, PrlhfError
 from prlhf.judge.answers import Answer, Answers, key_of
-from prlhf.judge.client import Body, Client
+from prlhf.judge.client import Body, Client, run_to_end
 from prlhf.judge.cost import Budget, Price, no_price, price_of, tokens_in
 from prlhf.judge.decisions import Call, Decision, combine
 from prlhf.judge.pairs import Pair
@@ -163,7 +162,7 @@ class LlmJudge:
 
         bodies = [one.body or {} for one in missing]
         client = Client(self.server, self.config)
-        asyncio.run(client.ask_all(bodies, lambda number: self.budget.take(estimates[number]), got))
+        run_to_end(client.ask_all(bodies, lambda number: self.budget.take(estimates[number]), got))
 
     def _advance(self, progress: Progress, attempt: int, count: int) -> None:
         """Calls that are asked again move nothing but the cost: they have been counted."""

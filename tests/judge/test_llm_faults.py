@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -22,7 +24,9 @@ import pytest
 from judge_rows import MakeConfig
 from scripted import Body, Reply, Scripted, error, labels_of, prefers, said, serving, verdict
 
+from prlhf.config import JudgeConfig
 from prlhf.errors import PrlhfError
+from prlhf.judge.answers import Answer, Answers
 from prlhf.judge.client import Pace, retry_after
 from prlhf.judge.run import judge_responses
 
@@ -243,6 +247,52 @@ def test_an_address_that_is_none(two_files: Files, llm: MakeConfig, address: str
             judge_responses(*two_files, llm(None))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("parameter", ["temperature", "seed", "response_format"])
+def test_what_a_model_does_not_take_is_left_out(two_files: Files, llm: MakeConfig, parameter: str) -> None:
+    """Reasoning models refuse a temperature, small servers a seed or a schema."""
+
+    def script(body: Body, number: int) -> Reply:
+        if parameter in body:
+            return error(400, f"Unsupported parameter: '{parameter}'")
+        return always_tie(body)
+
+    with serving(script) as server:
+        results = judge_responses(*two_files, llm(server.url, concurrency=1))
+    assert results["ties"] == 6
+    assert [parameter in body for body in server.requests].count(True) == 1
+
+
+def always_tie(body: Body) -> Reply:
+    """Read from the question, which has the codes whatever else is left out."""
+    return said(re.findall(r"or (\w+) for a tie", body["messages"][-1]["content"])[-1])
+
+
+def test_a_full_disk_is_one_line(
+    two_files: Files, llm: MakeConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    keep = Answers.add
+
+    def add(self: Answers, key: str, answer: Answer) -> None:
+        if len(self.known) == 3:
+            raise PrlhfError("cannot write answers: No space left on device", "free some space")
+        keep(self, key, answer)
+
+    with serving(longer) as server:
+        monkeypatch.setattr(Answers, "add", add)
+        with pytest.raises(PrlhfError, match="No space left on device; free some space; 3 of 12 answers are kept"):
+            judge_responses(*two_files, llm(server.url, concurrency=4))
+        monkeypatch.setattr(Answers, "add", keep)
+        assert judge_responses(*two_files, llm(server.url))["calls"] == 9
+
+
+def test_in_a_notebook_where_a_loop_runs_already(two_files: Files, llm: MakeConfig) -> None:
+    async def cell(config: JudgeConfig) -> int:
+        return int(judge_responses(*two_files, config)["wins"])
+
+    with serving(longer) as server:
+        assert asyncio.run(cell(llm(server.url))) == 2
+
+
 # ---- keys ----
 
 
@@ -373,6 +423,7 @@ class Batches:
         self.server, self.files, self.batches, self.looks = server, dict[str, bytes](), dict[str, str](), 0
         self.submitted: list[str] = []
         self.never = False
+        self.wrong: set[int] = set()  # the n-th requests that get an error
         server.others = self
 
     def __call__(self, method: str, path: str, content: bytes) -> Reply:
@@ -414,6 +465,9 @@ class Batches:
     def answer(self, line: dict[str, object]) -> str:
 
         self.submitted.append(str(line["custom_id"]))
+        if len(self.submitted) in self.wrong:
+            response = {"status_code": 400, "body": {"error": {"message": "too long for me"}}}
+            return json.dumps({"custom_id": line["custom_id"], "response": response, "error": None})
         body = longer(line["body"], 0).body  # type: ignore[arg-type]
         return json.dumps(
             {"custom_id": line["custom_id"], "response": {"status_code": 200, "body": body}, "error": None}
@@ -431,6 +485,17 @@ def test_batch_submits_waits_and_collects(two_files: Files, llm: MakeConfig, tmp
         assert (len(batches.batches), len(batches.submitted), server.requests) == (1, 12, [])
         judge_responses(*two_files, llm(server.url, batch=True, batch_poll=0.01))
         assert len(batches.batches) == 1
+
+
+def test_errors_in_a_batch_are_named_and_only_those_are_asked_again(two_files: Files, llm: MakeConfig) -> None:
+    with serving(longer) as server:
+        batches = Batches(server)
+        batches.wrong = {2, 5}
+        with pytest.raises(PrlhfError, match=r"2 requests of the batch have no answer: too long for me; .*10 of 12"):
+            judge_responses(*two_files, llm(server.url, batch=True, batch_poll=0.01))
+        batches.wrong = set()
+        assert judge_responses(*two_files, llm(server.url, batch=True, batch_poll=0.01))["wins"] == 2
+        assert len(batches.submitted) == 14
 
 
 def test_a_batch_that_was_left_is_collected_and_not_paid_twice(two_files: Files, tmp_path: Path) -> None:
