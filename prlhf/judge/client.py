@@ -125,12 +125,14 @@ async def models_of(client: openai.AsyncOpenAI) -> list[str]:
 def run_to_end(task: Coroutine[Any, Any, None]) -> None:
     """Run `task`; in a thread of its own where a loop runs already, as in a notebook."""
     try:
-        asyncio.get_running_loop()
+        running = bool(asyncio.get_running_loop())
     except RuntimeError:
+        running = False
+    if running:
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(asyncio.run, task).result()
+    else:
         asyncio.run(task)
-        return
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(asyncio.run, task).result()
 
 
 class Pace:
