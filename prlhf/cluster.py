@@ -133,6 +133,15 @@ def _to_come() -> list[tuple[dict[str, float], float]]:
     return [(dict(kind.resources), math.inf if kind.max_count < 0 else kind.max_count) for kind in kinds]
 
 
+def actor_here(kind: type) -> Any:
+    """An actor of `kind` on the machine of who asks, without which there is nobody to ask it: no other machine's death
+    ends it."""
+    ray = importlib.import_module("ray")
+    strategies = importlib.import_module("ray.util.scheduling_strategies")
+    here = strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    return ray.remote(kind).options(num_cpus=0, scheduling_strategy=here).remote()
+
+
 class Mailbox:
     """Holds events, in the order in which they came, until they are taken. As an actor, between machines.
 
@@ -189,7 +198,7 @@ class Relay:
 def shown_by(progress: Progress, report: Callable[[dict[str, float]], None] | None = None) -> Iterator[Relay]:
     """A relay for workers whose events `progress` shows while the context lasts; rows they report go to `report`."""
     ray = importlib.import_module("ray")
-    mailbox = ray.remote(Mailbox).options(num_cpus=0).remote()
+    mailbox = actor_here(Mailbox)
     over = threading.Event()
 
     def show() -> None:

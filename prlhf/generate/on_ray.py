@@ -19,7 +19,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from prlhf.cluster import Relay, check_fits, connected, shown_by, worker_resources
+from prlhf.cluster import Relay, actor_here, check_fits, connected, shown_by, worker_resources
 from prlhf.config import ClusterConfig
 from prlhf.errors import PrlhfError
 from prlhf.generate.author import Assignment, Author
@@ -118,9 +118,8 @@ class Deaths:
     """Told to workers: how often one may be lost. Ray Data starts lost ones anew for ever."""
 
     def __init__(self, workers: int, most: int) -> None:
-        ray = importlib.import_module("ray")
         self.workers, self.most = workers, most
-        self.counts = ray.remote(num_cpus=0)(Counts).remote()
+        self.counts = actor_here(Counts)
 
     def loading(self) -> None:
         """A worker loads the model. Raises PrlhfError where more did so than were lost while no block was begun."""

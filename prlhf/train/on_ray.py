@@ -18,7 +18,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from prlhf.cluster import Relay, check_fits, connected, shown_by, worker_resources
+from prlhf.cluster import Relay, actor_here, check_fits, connected, shown_by, worker_resources
 from prlhf.config import ClusterConfig, TrainConfig
 from prlhf.errors import Interrupted, PrlhfError, one_line
 from prlhf.model import workers
@@ -267,7 +267,7 @@ class Stopping:
 @contextmanager
 def _stoppable(progress: Progress) -> Iterator[Stopping]:
     ray = importlib.import_module("ray")
-    box = ray.remote(Box).options(num_cpus=0).remote()
+    box = actor_here(Box)
     try:
         yield Stopping(box, progress)
     finally:

@@ -15,6 +15,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 
 from prlhf.config import TrainConfig
 from prlhf.model import workers
+from prlhf.model.base import pick_device
 from prlhf.model.checkpoint import Trained
 from prlhf.model.encoding import Encoded
 from prlhf.model.engine import Engine
@@ -50,7 +51,7 @@ def as_batch(items: list[Encoded]) -> dict[str, list[Encoded]]:
 
 
 def training_arguments(config: TrainConfig, folder: Path) -> TrainingArguments:
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         per_device_train_batch_size=config.batch_size,
         gradient_accumulation_steps=config.accumulation,
@@ -72,7 +73,7 @@ def training_arguments(config: TrainConfig, folder: Path) -> TrainingArguments:
         eval_strategy="steps" if config.eval_every else "no",
         eval_steps=config.eval_every or None,
         report_to=config.report_to if config.report_to == "none" else config.report_to.split(","),
-        use_cpu=config.device == "cpu",
+        use_cpu=pick_device(config.device).type == "cpu",  # or it overlooks workers on CPUs
         remove_unused_columns=False,
         dataloader_pin_memory=False,
         disable_tqdm=True,
@@ -80,6 +81,9 @@ def training_arguments(config: TrainConfig, folder: Path) -> TrainingArguments:
         ddp_find_unused_parameters=False,
         ddp_broadcast_buffers=False,
     )
+    if arguments.world_size != workers.count():  # each would train a model of its own, and none would say so
+        raise RuntimeError(f"{workers.count()} workers, of which transformers sees {arguments.world_size}")
+    return arguments
 
 
 class OwnParts:

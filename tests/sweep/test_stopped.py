@@ -55,7 +55,7 @@ def second_is_under_way(out: Path) -> bool:
     return (
         len(found) > 1
         and found[1]["status"] == "running"
-        and any((out / "trial-001/checkpoints").glob("*/trainer_state.json"))
+        and any((out / "trial-001/checkpoints").glob("*/sha256.json"))
     )
 
 

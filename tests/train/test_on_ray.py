@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,9 @@ def command(*args: Any) -> list[str]:
 
 
 def started(*args: Any) -> subprocess.Popen[str]:
-    return subprocess.Popen(command(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    """The command, which Ctrl-C can reach even where a shell has started these tests in the background."""
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    return subprocess.Popen(command(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
 
 
 def ended(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
@@ -111,8 +114,9 @@ def test_too_few_comparisons_for_the_workers(make_config: MakeConfig, tmp_path: 
 
 
 def wait_for_checkpoint(folder: Path, step: int, process: subprocess.Popen[str]) -> None:
+    """Whole, that is: its folder appears before its files have all been copied."""
     until = time.monotonic() + 120
-    while not any(p.name.endswith(f"-{step}") for p in (folder / "checkpoints").glob("checkpoint-*")):
+    while not any(fault(path) == "" for path in (folder / "checkpoints").glob(f"checkpoint-*-{step}")):
         assert process.poll() is None, process.stderr.read() if process.stderr else ""
         assert time.monotonic() < until
         time.sleep(0.02)
