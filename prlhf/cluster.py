@@ -138,7 +138,7 @@ def actor_here(kind: type) -> Any:
     ends it."""
     ray = importlib.import_module("ray")
     strategies = importlib.import_module("ray.util.scheduling_strategies")
-    here = strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    here = strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     return ray.remote(kind).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
