@@ -205,6 +205,10 @@ class Ship(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.step = state.global_step
         written = self.folder / "checkpoints" / f"checkpoint-{state.global_step}"
+        if workers.rank() > 0:  # all go into one folder: what the first worker has sealed is not to be written over
+            for path in written.iterdir():
+                if path.name != f"rng_state_{workers.rank()}.pth":
+                    path.unlink()
         self._report(written, f"checkpoint-{self._try}-{state.global_step}", state.log_history)
 
     def results(self, first: bool) -> None:
