@@ -213,9 +213,7 @@ class JudgeConfig(Stage):
     device: str = "auto"
     dataset: Path | None = None  # prepared data that says who the users are, for judges that ask; also of --checkpoint
     calibrate: Path | None = None  # prepared data on whose held-out comparisons the judge itself is judged
-    limit: int | None = Field(
-        None, ge=1
-    )  # judge at most so many pairs, and calibrate on at most so many, drawn by the seed
+    limit: int | None = Field(None, ge=1)  # pairs to judge at most, and to calibrate on, drawn by the seed
 
     # llm: a language model as the judge
     judge_model: str | None = None  # the server's name for it

@@ -4,6 +4,7 @@ random base, prepared data and a trained run, each made once. Heavy imports stay
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,9 @@ os.environ["COLUMNS"] = "200"  # rich wraps at 80 otherwise, in the middle of wh
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is first imported: tiny models are slower on many threads
 
 import pytest
+
+# A test run that a shell has started in the background ignores Ctrl-C, and its children would with it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CACHE = tempfile.TemporaryDirectory(prefix="prlhf-tests-")  # removed at exit
 os.environ["PRLHF_CACHE"] = CACHE.name  # no test reads or writes the user's

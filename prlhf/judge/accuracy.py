@@ -20,7 +20,7 @@ from prlhf.atomic import atomic_dir
 from prlhf.config import JudgeConfig
 from prlhf.errors import PrlhfError
 from prlhf.judge.run import refuse_foreign
-from prlhf.judge.statistics import rate_with_interval, resampled_shares, shares
+from prlhf.judge.statistics import half_tied_rate
 from prlhf.model.scoring import Scored, load_rewards, score, summarise
 from prlhf.progress import SILENT, Progress
 from prlhf.records import read_prepared
@@ -79,9 +79,6 @@ def with_interval(
     ids: Sequence[str], scored: Sequence[Scored], chosen: Sequence[int], config: JudgeConfig
 ) -> dict[str, float] | None:
     """Accuracy over comparisons with a 95 % bootstrap interval clustered by user; None where there are none."""
-    if not chosen:
-        return None
     outcomes = np.sign([scored[i].margin for i in chosen]).astype(np.int64)
-    codes = np.unique([ids[i] for i in chosen], return_inverse=True)[1]
-    by_sample, _ = resampled_shares(outcomes, codes, config.bootstrap, config.seed)
-    return rate_with_interval(shares(outcomes), by_sample, "tie_half") | {"comparisons": float(len(chosen))}
+    found = half_tied_rate(outcomes, [ids[i] for i in chosen], config.bootstrap, config.seed)
+    return found and found | {"comparisons": float(len(chosen))}

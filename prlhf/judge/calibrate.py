@@ -17,7 +17,7 @@ from prlhf.errors import PrlhfError
 from prlhf.judge.decisions import Decision, position_bias
 from prlhf.judge.pairs import Pair, some
 from prlhf.judge.significance import sign_test
-from prlhf.judge.statistics import OUTCOMES, rate_with_interval, resampled_shares, shares
+from prlhf.judge.statistics import OUTCOMES, half_tied_rate
 from prlhf.records import Comparison, Text, read_prepared
 from prlhf.responses import Response
 
@@ -51,12 +51,8 @@ def calibration(pairs: Sequence[Pair], decisions: Sequence[Decision], config: Ju
 
 
 def _accuracy(judged: Sequence[tuple[Pair, Decision]], config: JudgeConfig) -> dict[str, float] | None:
-    if not judged:
-        return None
     outcomes = np.array([OUTCOMES[d.verdict] for _, d in judged], dtype=np.int64)
-    codes = np.unique([pair.user_id for pair, _ in judged], return_inverse=True)[1]
-    by_sample, _ = resampled_shares(outcomes, codes, config.bootstrap, config.seed)
-    return rate_with_interval(shares(outcomes), by_sample, "tie_half")
+    return half_tied_rate(outcomes, [pair.user_id for pair, _ in judged], config.bootstrap, config.seed)
 
 
 def _pair(row: Comparison) -> Pair:

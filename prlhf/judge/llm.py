@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from prlhf.config import JudgeConfig, cache_folder
@@ -17,6 +18,7 @@ from prlhf.judge.pairs import Pair
 from prlhf.judge.questions import (
     Order,
     Question,
+    Side,
     answer_format,
     load_template,
     question,
@@ -89,7 +91,7 @@ class LlmJudge:
     def estimate(self, pairs: Sequence[Pair]) -> dict[str, Any]:
         """Calls, tokens and dollars of judging `pairs`, less what is known already. Sends nothing."""
         asked = self.questions(pairs)
-        known = self._answers().known
+        known = self._answers.known
         missing = [one for one in asked if self._prepare(one).key not in known]
         prompt_tokens = sum(tokens_in(one.question.messages) for one in missing)
         answer_tokens = ANSWER_TOKENS * len(missing)
@@ -108,7 +110,7 @@ class LlmJudge:
     def __call__(self, pairs: Sequence[Pair], progress: Progress) -> list[Decision]:
         """The verdicts on `pairs`. Every answer is kept as it comes, so the same call after an error, a limit or Ctrl-C
         asks only for what is missing. Raises PrlhfError and Interrupted with a word on how to go on."""
-        asked, answers = self.questions(pairs), self._answers()
+        asked, answers = self.questions(pairs), self._answers
         progress.start(f"judging by {self.model}", len(asked))
         try:
             open_ones = asked
@@ -183,12 +185,12 @@ class LlmJudge:
         one.key = key_of(self.server.shown, one.body)
         return one
 
-    def _verdict(self, one: Asked) -> str | None:
+    def _verdict(self, one: Asked) -> Side | None:
         return verdict_in(one.answer.text if one.answer else None, one.question.labels)
 
     def _call(self, one: Asked) -> Call:
         assert one.answer is not None
-        verdict = verdict_in(one.answer.text, one.question.labels)
+        verdict = self._verdict(one)
         first = "A" if one.question.order == "ab" else "B"
         return Call(
             verdict=verdict or "unparsed",
@@ -203,6 +205,7 @@ class LlmJudge:
             labels=one.question.labels,
         )
 
+    @cached_property
     def _answers(self) -> Answers:
         name = hashlib.sha256(f"{self.server.shown} {self.model}".encode()).hexdigest()[:16]
         return Answers(cache_folder() / "judge" / f"{name}.jsonl")

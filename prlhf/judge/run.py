@@ -20,7 +20,7 @@ from prlhf.judge.judges import Decider, find_deciders
 from prlhf.judge.length import length_controlled
 from prlhf.judge.pairs import Pair, Pairing, pair, some
 from prlhf.judge.significance import significance
-from prlhf.judge.statistics import CONFIDENCE, OUTCOMES, summarize
+from prlhf.judge.statistics import CONFIDENCE, OUTCOMES, codes_of, summarize
 from prlhf.progress import SILENT, Progress
 from prlhf.records import GENERIC
 from prlhf.responses import read_responses, words
@@ -128,10 +128,9 @@ def _summary(judged: Sequence[tuple[Pair, Decision]], config: JudgeConfig) -> di
     users = [p.user_id for p, _ in judged]
     found = summarize(outcomes, users, config.bootstrap, config.seed)
     longer = np.array([float(words(p.a.response) - words(p.b.response)) for p, _ in judged])
-    codes = np.unique(np.asarray(users, dtype=np.str_), return_inverse=True)[1]
     return found | {
         "significance": significance(found),
-        "length_controlled": length_controlled(outcomes, longer, codes, config.seed),
+        "length_controlled": length_controlled(outcomes, longer, codes_of(users)[1], config.seed),
     }
 
 

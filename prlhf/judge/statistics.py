@@ -6,6 +6,7 @@ convention says what a tie is worth, and so turns shares into a win-rate between
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ def summarize(outcomes: Ints, users: list[str], resamples: int, seed: int) -> di
 
     outcomes: [N]; users: the user of each outcome, N names.
     """
-    names, codes = np.unique(np.asarray(users, dtype=np.str_), return_inverse=True)
+    names, codes = codes_of(users)
     verdicts = user_outcomes(outcomes, codes)
     by_sample, by_user = resampled_shares(outcomes, codes, resamples, seed)
     own = shares_by_user(outcomes, codes)
@@ -46,8 +47,22 @@ def summarize(outcomes: Ints, users: list[str], resamples: int, seed: int) -> di
         "per_sample": {name: rate_with_interval(shares(outcomes), by_sample, name) for name in CONVENTIONS},
         "per_user": {name: rate_with_interval(shares(verdicts), by_user, name) for name in CONVENTIONS},
         "over_users": {name: mean_and_standard_error(rate(own, name)) for name in CONVENTIONS},
-        "users": _user_rows([str(name) for name in names], np.bincount(codes), verdicts, own),
+        "users": _user_rows(names, np.bincount(codes), verdicts, own),
     }
+
+
+def half_tied_rate(outcomes: Ints, users: Sequence[str], resamples: int, seed: int) -> dict[str, float] | None:
+    """The rate at which outcomes [N] are won, a tie half, with its interval clustered by `users` [N]; None for none."""
+    if not len(outcomes):
+        return None
+    by_sample, _ = resampled_shares(outcomes, codes_of(users)[1], resamples, seed)
+    return rate_with_interval(shares(outcomes), by_sample, "tie_half")
+
+
+def codes_of(users: Sequence[str]) -> tuple[list[str], Ints]:
+    """Names [U], sorted, and for each of `users` [N] which of them it is."""
+    names, codes = np.unique(np.asarray(users, dtype=np.str_), return_inverse=True)
+    return [str(name) for name in names], codes
 
 
 def shares(outcomes: Ints) -> Floats:

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-# A test run started in the background of a shell ignores Ctrl-C, and its children with it: undo that first.
-HEED_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
 RUN = "\nfrom prlhf_cli.main import app\napp()"
 FULL_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))"
 INTERRUPT_PREP = """
@@ -34,7 +32,7 @@ OneFile.add = add_and_stop
 
 
 def start(prelude: str, *args: Any) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", HEED_CTRL_C + prelude + RUN, *map(str, args)]
+    command = [sys.executable, "-c", prelude + RUN, *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 

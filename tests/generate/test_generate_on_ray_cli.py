@@ -17,13 +17,10 @@ from prlhf.config import GenerateConfig
 from prlhf.generate.run import generate
 from prlhf.responses import read_responses
 
-# A test run started in the background of a shell ignores Ctrl-C, and its children with it: undo that first.
-PRLHF = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\nfrom prlhf_cli.main import app\napp()"
-
 
 def line(run: Path, *more: str) -> list[str]:
     options = ["--temperature", "0", "--device", "cpu", "--json", "--workers", "2", *more]
-    return [sys.executable, "-c", PRLHF, "generate", str(run), *options]
+    return [sys.executable, "-m", "prlhf_cli.main", "generate", str(run), *options]
 
 
 def alone(run: Path, out: Path, **options: Any) -> bytes:

@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from email.utils import formatdate
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -338,14 +337,7 @@ def test_a_key_with_a_line_break_is_not_shown(
 
 
 def test_ctrl_c_stops_within_a_second_and_keeps_what_is_done(two_files: Files, tmp_path: Path) -> None:
-    release = threading.Event()
-
-    def script(body: Body, number: int) -> Reply:
-        if number >= 4:
-            release.wait(20)
-        return verdict(body, labels_of(body)[2])
-
-    with serving(script) as server:
+    with serving_until_released(4) as (server, release):
         line, environment = typed(two_files, server, tmp_path)
         with running(line, environment) as process:
             until(lambda: answers(tmp_path) >= 4 and len(server.requests) >= 6, process)
@@ -357,11 +349,24 @@ def test_ctrl_c_stops_within_a_second_and_keeps_what_is_done(two_files: Files, t
         assert process.returncode == 130, printed
         assert "interrupted: 4 of 12 answers are kept: the same command goes on from there" in printed
         assert took < 1.0
-        release.set()
         done = len(server.requests)
         assert subprocess.run(line, env=environment, capture_output=True).returncode == 0
         assert len(server.requests) - done == 8
     assert (tmp_path / "judged/report.html").exists()
+
+
+@contextmanager
+def serving_until_released(first: int) -> Iterator[tuple[Scripted, threading.Event]]:
+    """A judge of ties who answers the `first` calls at once, and the others when the event is set."""
+    release = threading.Event()
+
+    def script(body: Body, number: int) -> Reply:
+        if number >= first:
+            release.wait(20)
+        return verdict(body, labels_of(body)[2])
+
+    with serving(script) as server:
+        yield server, release
 
 
 def typed(files: Files, server: Scripted, tmp_path: Path, *more: str) -> tuple[list[str], dict[str, str]]:
@@ -373,9 +378,8 @@ def typed(files: Files, server: Scripted, tmp_path: Path, *more: str) -> tuple[l
 
 @contextmanager
 def running(line: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """The command, which Ctrl-C can reach even where a shell has started these tests in the background."""
-    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=environment, preexec_fn=heed) as process:
+    """The command, killed where a test fails before its end."""
+    with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=environment) as process:
         try:
             yield process
         finally:
@@ -391,14 +395,7 @@ def until(condition: object, process: subprocess.Popen[str], seconds: float = 60
 
 
 def test_a_killed_run_has_lost_no_answer(two_files: Files, tmp_path: Path) -> None:
-    release = threading.Event()
-
-    def script(body: Body, number: int) -> Reply:
-        if number >= 5:
-            release.wait(20)
-        return verdict(body, labels_of(body)[2])
-
-    with serving(script) as server:
+    with serving_until_released(5) as (server, release):
         line, environment = typed(two_files, server, tmp_path)
         with running(line, environment) as process:
             until(lambda: answers(tmp_path) >= 5, process)

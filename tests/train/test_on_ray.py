@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +42,7 @@ def command(*args: Any) -> list[str]:
 
 
 def started(*args: Any) -> subprocess.Popen[str]:
-    """The command, which Ctrl-C can reach even where a shell has started these tests in the background."""
-    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen(command(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
+    return subprocess.Popen(command(*args), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def ended(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
