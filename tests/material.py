@@ -1,0 +1,59 @@
+"""A tiny random base and a small prepared data set: for the tests' fixtures, and for benchmarks/fuzz and faults.
+
+Heavy imports stay inside the functions.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+WHO = ["sister", "boss", "uncle", "pilot", "nurse"]
+DID = ["sold", "lost", "broke", "fixed", "hid", "found", "moved"]
+WHAT = ["boats", "cars", "lamps", "tables", "rings", "doors", "clocks", "vases"]
+
+
+def write_base(folder: Path) -> Path:
+    """A random Llama of width 32, with weights large enough that its outputs differ from uniform."""
+    import torch
+    import yaml
+
+    from prlhf import pretrain
+
+    shipped = yaml.safe_load((Path(pretrain.__file__).parent / "assets/tiny-base.yaml").read_text())
+    small = {"vocab_size": 400, "hidden_size": 32, "layers": 2, "heads": 4, "feed_forward": 64, "context": 128}
+    recipe = pretrain.Recipe.model_validate(shipped | small)
+    tokenizer = pretrain.train_tokenizer(recipe)
+    torch.manual_seed(1)
+    lm = pretrain.build_model(recipe, tokenizer)
+    with torch.no_grad():
+        for parameter in lm.parameters():
+            if parameter.ndim == 2:
+                parameter.normal_(0, 0.25)
+    tokenizer.save_pretrained(folder)
+    lm.save_pretrained(folder)
+    return folder
+
+
+def write_data(folder: Path) -> Path:
+    """Three seen users, of whom ann has a text and cat prefers the shorter response; zoe, with a text, is unseen."""
+    from prlhf.records import Comparison, Prepared, User, prompt_id, write_prepared
+
+    texts = {"ann": "she likes long tables", "bob": "", "cat": "", "zoe": "a pilot with boats"}
+    index = {"ann": 1, "bob": 2, "cat": 3, "zoe": 0}
+
+    def clause(i: int) -> str:
+        return f"my {WHO[i % 5]} {DID[i % 7]} {WHAT[i % 8]}"
+
+    def row(split: str, i: int, user: str) -> Comparison:
+        prompt = f"POST: {clause(i)}.{' thanks for reading.' * (i % 3)}\nTL;DR:"
+        long, short = f" {clause(i)}. {clause(i + 1)}.", f" {clause(i)}."
+        chosen, rejected = (short, long) if user == "cat" else (long, short)
+        return Comparison(
+            f"{split}-{i}", prompt, chosen, rejected, user, index[user], texts[user], prompt_id(prompt), user != "zoe"
+        )  # fmt: skip
+
+    train = [row("train", i, ("ann", "bob", "cat")[i % 3]) for i in range(12)]
+    held_out = [row("eval", 12 + i, ("ann", "bob", "cat", "zoe")[i % 4]) for i in range(8)]
+    users = [User(u, index[u], texts[u], "", 0 if u == "zoe" else 4, 2, u != "zoe") for u in index]
+    write_prepared(folder, Prepared(train, held_out, users, {"dataset": "small"}))
+    return folder
