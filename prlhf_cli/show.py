@@ -17,7 +17,7 @@ import typer
 from prlhf.errors import Interrupted, PrlhfError
 
 if TYPE_CHECKING:
-    from prlhf_cli.bars import Bars
+    from prlhf_cli.bars import Bars as Bars
 
 Json = typer.Option("--json", help="Print a machine-readable summary as the last line of standard output.")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from typer.core import TyperGroup
 from typer.exceptions import Abort, TyperException
+from typing_extensions import override
 
 from prlhf.errors import nearest
 from prlhf_cli import show
@@ -16,20 +17,30 @@ from prlhf_cli import show
 class OneLine(TyperGroup):
     """The group of commands. typer's own way with errors is a box of several lines after two of usage."""
 
+    @override
     def get_params(self, ctx: Any) -> list[Any]:
-        """typer's own flags default to None, for which it imports pydantic: a third of the time of `--help`."""
+        """Give typer's own flags a default: for None it imports pydantic, a third of the time of `--help`."""
         params = super().get_params(ctx)
         for param in params:
             if param.default is None and getattr(param, "is_flag", False):
                 param.default = False
         return params
 
-    def main(self, args: Sequence[str] | None = None, standalone_mode: bool = True, **rest: Any) -> Any:
+    @override
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
         given = list(sys.argv[1:] if args is None else args) or ["--help"]
         if not standalone_mode:
-            return super().main(given, standalone_mode=False, **rest)
+            return super().main(given, prog_name, complete_var, False, windows_expand_args, **extra)
         try:
-            code = super().main(given, standalone_mode=False, **rest)
+            code = super().main(given, prog_name, complete_var, False, windows_expand_args, **extra)
         except TyperException as error:
             show.print_error(explain(error))
             code = 2
@@ -40,7 +51,7 @@ class OneLine(TyperGroup):
 
 def explain(error: Any) -> str:
     """A usage error of typer as `what and why; what to do`. Its kinds are private classes, told by their fields."""
-    context = getattr(error, "ctx", None)
+    context: Any = getattr(error, "ctx", None)
     see_help = f"see `{context.command_path if context else 'prlhf'} --help`"
     if hasattr(error, "possibilities"):
         known = [name for p in context.command.params for name in p.opts] if context else []

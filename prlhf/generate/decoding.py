@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from typing_extensions import override
 
 from prlhf.config import GenerateConfig
 from prlhf.generate.decode_loop import DecodeLoop, Row
@@ -139,6 +140,7 @@ class Choice(LogitsProcessor):
     def __init__(self, rows: Sequence[Row], config: GenerateConfig) -> None:
         self.seeds, self.config, self.step = [row.seed for row in rows], config, 0
 
+    @override
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         steps = [self.step] * len(self.seeds)
         tokens = choose(scores, self.seeds, steps, self.config.temperature, self.config.top_p)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
+from typing_extensions import override
 
 
 class Slots(Cache):
@@ -48,6 +49,7 @@ class SlotLayer(DynamicLayer):
         super().__init__()  # type: ignore[no-untyped-call]
         self.cache = cache
 
+    @override
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         self.keys, self.values = self._roomy(self.keys, key_states), self._roomy(self.values, value_states)
         self.is_initialized = True
@@ -69,5 +71,6 @@ class SlotLayer(DynamicLayer):
             larger[:, :, : have.shape[2]] = have
         return larger
 
+    @override
     def get_seq_length(self) -> int:
         return max(self.cache.end - 1, 0)

@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import openai
+from typing_extensions import override
 
 from prlhf.errors import PrlhfError
 
@@ -23,6 +24,7 @@ class Server:
     base_url: str
     key: str
 
+    @override
     def __repr__(self) -> str:
         return f"Server({self.shown})"
 

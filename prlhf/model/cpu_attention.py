@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from prlhf.model.cpu_linear import times
 from prlhf.model.prefix_tree import Segment, above
@@ -55,6 +56,7 @@ class SegmentAttention(torch.autograd.Function):
     """softmax(scale Q K^T) V with query [H, T, d], key and value [H_kv, T, d]; a window is a number of positions."""
 
     @staticmethod
+    @override
     def forward(
         ctx: Any,
         query: Tensor,
@@ -75,6 +77,7 @@ class SegmentAttention(torch.autograd.Function):
         return out
 
     @staticmethod
+    @override
     def backward(ctx: Any, grad: Tensor) -> Any:
         query, key, value, out = ctx.saved_tensors
         grad_query, grad_key, grad_value = (torch.zeros_like(x) for x in (query, key, value))

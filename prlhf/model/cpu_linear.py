@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 
 def speed_up(lm: nn.Module) -> None:
@@ -26,6 +27,7 @@ def has_onednn() -> bool:
 
 
 class OneDnnLinear(nn.Linear):
+    @override
     def forward(self, input: Tensor) -> Tensor:
         if not input.numel() or input.dtype != torch.float32:
             return super().forward(input)
@@ -47,11 +49,13 @@ class Multiply(torch.autograd.Function):
     """x W^T + b, and the gradients of those that want one."""
 
     @staticmethod
+    @override
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
         return times(x, weight, bias)
 
     @staticmethod
+    @override
     def backward(ctx: Any, grad: Tensor) -> Any:
         x, weight = ctx.saved_tensors
         grad_x = times(grad, weight.t()) if ctx.needs_input_grad[0] else None

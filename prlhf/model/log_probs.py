@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+from typing_extensions import override
 
 from prlhf.model.cpu_linear import OneDnnLinear, times
 
@@ -43,6 +44,7 @@ class FrozenHead(torch.autograd.Function):
     """d log p_y / d hidden = W_y - p W, kept [S, d] instead of the logits [S, V]."""
 
     @staticmethod
+    @override
     def forward(ctx: Any, head: nn.Linear, hidden: Tensor, targets: Tensor) -> Tensor:
         weight, logits = head.weight, head(hidden).float()
         chosen: Tensor = logits.gather(1, targets.unsqueeze(1))
@@ -53,6 +55,7 @@ class FrozenHead(torch.autograd.Function):
         return found
 
     @staticmethod
+    @override
     def backward(ctx: Any, grad: Tensor) -> Any:
         (slope,) = ctx.saved_tensors
         return None, (slope * grad.unsqueeze(1)).to(slope.dtype), None

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from prlhf.config import TrainConfig
 from prlhf.errors import PrlhfError
@@ -65,6 +66,7 @@ class PersonalizedLM(Personalized):
         super().__init__(lm, users)
         self._keeps_logits = "logits_to_keep" in inspect.signature(unwrapped(lm).forward).parameters
 
+    @override
     def forward(self, rows: Rows | Pack) -> Tensor:
         """Log-probs [N] of the responses, summed over their tokens (nats); of a pack in its readings' order."""
         return self.response_log_probs(self.embed(rows), rows)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from prlhf.config import TrainConfig
 from prlhf.model.encoding import Rows
@@ -37,10 +38,12 @@ class RewardModel(Personalized):
         self.head = nn.Linear(width, 1, bias=False, device=vocabulary.device, dtype=torch.float32)
         self.head.weight.data.copy_(start)
 
+    @override
     def rates(self, config: TrainConfig) -> list[tuple[list[nn.Parameter], float]]:
         """The head starts anew, as the user model does, and goes with it."""
         return [*super().rates(config), (list(self.head.parameters()), config.user_lr)]
 
+    @override
     def forward(self, rows: Rows | Pack) -> Tensor:
         """Rewards [N] of the rows' responses, in units of log-odds (Bradley-Terry). No logits are computed."""
         hidden = self.hidden(self.embed(rows), rows)

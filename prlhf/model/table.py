@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 
 def zeros(rows: int, width: int) -> Tensor:
@@ -34,6 +35,7 @@ class Table(nn.Embedding):
         self.first = first
         self.register_buffer("held", None, persistent=False)
 
+    @override
     def forward(self, users: Tensor) -> Tensor:
         """Rows [B, width] of the user indices [B], none of them below `first`."""
         return super().forward(users - self.first if self.held is None else self._found(users))

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from prlhf.config import TrainConfig
 from prlhf.errors import PrlhfError, nearest
@@ -28,6 +29,7 @@ class UserModel(nn.Module):
 
     tokens: int
 
+    @override
     def forward(self, users: Tensor) -> Tensor:
         raise NotImplementedError
 
@@ -44,6 +46,7 @@ class Uniform(UserModel):
         self.tokens = config.user_tokens
         self.shared = nn.Parameter(start(self.tokens))
 
+    @override
     def forward(self, users: Tensor) -> Tensor:
         return self.shared.expand(len(users), *self.shared.shape)
 
@@ -62,6 +65,7 @@ class Individual(UserModel):
             offsets = start(users * self.tokens).reshape(users, self.tokens * width)
         self.offsets = Table(offsets, first=1)
 
+    @override
     def forward(self, users: Tensor) -> Tensor:
         seen = users.nonzero().squeeze(1)  # the generic user has no row, nor may it touch another's
         offsets = self.offsets(users[seen]).view(len(seen), *self.generic.shape)
@@ -88,12 +92,14 @@ class Cluster(UserModel):
             weights = torch.randn(users + 1, config.k)
         self.weights = Table(weights, first=0)
 
+    @override
     def forward(self, users: Tensor) -> Tensor:
         weights: Tensor = self.weights(users)
         if self.softmax:
             weights = weights.softmax(-1)
         return torch.einsum("bk,ktd->btd", weights, self.centers)
 
+    @override
     def rates(self, config: TrainConfig) -> list[tuple[list[nn.Parameter], float]]:
         """A user's weights are met once in many steps and have far to go; the centers are met in every step."""
         return [([self.centers], config.user_lr), (list(self.weights.parameters()), config.cluster_lr)]

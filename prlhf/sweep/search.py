@@ -10,6 +10,8 @@ import random
 import warnings
 from typing import Any
 
+from typing_extensions import override
+
 from prlhf.config import SweepConfig
 from prlhf.errors import PrlhfError
 from prlhf.sweep.settings import Sections, Settings, all_settings, settings_at
@@ -130,6 +132,7 @@ class Asked(Search):
         inside = all(contains(self.space[key], value) for key, value in trial.point.items())
         return inside and trial.config == new_trial(0, trial.point, self.settings_of(trial)).config
 
+    @override
     def next(self) -> Trial | None:
         if self._waiting or len(self.trials) >= self.total:
             return super().next()
@@ -173,6 +176,7 @@ class Asked(Search):
             warnings.simplefilter("ignore")
             return self._study.ask(self._distributions)
 
+    @override
     def ended(self, trial: Trial) -> None:
         """Tell Optuna: done ones with their value, stopped ones as pruned at their last step, others as failed."""
         asked, states = self._asked.pop(trial.name), self._optuna.trial.TrialState
@@ -184,6 +188,7 @@ class Asked(Search):
             asked.report(seen, step)
         self._study.tell(asked, state=states.PRUNED if trial.status == "stopped" else states.FAIL)
 
+    @override
     def ahead(self) -> list[Settings]:
         if len(self.trials) >= self.total:
             return super().ahead()

@@ -21,6 +21,7 @@ import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from ray.tune.search import Searcher
+from typing_extensions import override
 
 from prlhf.cluster import worker_resources
 from prlhf.config import ClusterConfig, SweepConfig
@@ -52,12 +53,15 @@ class Stop(Interruptible, tune.Stopper):  # type: ignore[misc]
         super().__init__()
         self.error: PrlhfError | None = None
 
+    @override
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
+    @override
     def stop_all(self) -> bool:
         return self.asked or self.error is not None
 
+    @override
     def __getstate__(self) -> dict[str, Any]:
         return {"asked": False, "error": None, "_before": None}  # Tune writes it down; a handler cannot be
 
@@ -69,6 +73,7 @@ class Points(Searcher):  # type: ignore[misc]
         super().__init__()
         self._search, self._out, self._cluster = search, out, cluster
 
+    @override
     def suggest(self, trial_id: str) -> Any:
         trial = self._search.next()
         if trial is None:
@@ -83,12 +88,15 @@ class Points(Searcher):  # type: ignore[misc]
             "metric": self._search.sweep.metric,
         }
 
+    @override
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         pass  # Record tells the search
 
+    @override
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
         pass
 
+    @override
     def get_state(self) -> dict[str, Any]:
         return {}
 
@@ -103,6 +111,7 @@ class Record(tune.Callback):  # type: ignore[misc]
     def _ours(self, trial: Any) -> Trial:
         return next(ours for ours in self._search.trials if ours.name == trial.config["trial"])
 
+    @override
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         ours = self._ours(trial)
         self._began[ours.name] = time.monotonic()
@@ -110,6 +119,7 @@ class Record(tune.Callback):  # type: ignore[misc]
         ours.history = []
         self._changed(ours)
 
+    @override
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
@@ -125,11 +135,13 @@ class Record(tune.Callback):  # type: ignore[misc]
             self._stop.error = no_metric("an evaluation of " + ours.name, metric, ours.result)
         self._changed(ours)
 
+    @override
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         ours = self._ours(trial)
         if ours.status == "running":  # it did not come to its end by itself
             self._end(ours, "interrupted" if self._stop.stop_all() else "stopped", ours.result)
 
+    @override
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         ours = self._ours(trial)
         if ours.status == "running":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
+from typing_extensions import override
 
 from prlhf.config import TrainConfig
 from prlhf.model.encoding import Encoded, Rows
@@ -81,6 +82,7 @@ class ByPrompt(Sampler[int]):
     def set_epoch(self, epoch: int) -> None:
         self._epoch = epoch
 
+    @override
     def __iter__(self) -> Iterator[int]:
         rng = random.Random(f"{self._seed} {self._epoch}")
         order = rng.sample(range(len(self)), len(self))

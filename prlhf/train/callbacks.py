@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from typing_extensions import override
 
 from prlhf.interrupt import Interruptible
 from prlhf.model import workers
@@ -24,12 +25,14 @@ class Follow(TrainerCallback):
     def __init__(self, metrics_path: Path, progress: Progress, report: Report | None = None) -> None:
         self.path, self.progress, self.report = metrics_path, progress, report
 
+    @override
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.progress.start("training", state.max_steps)
         self.progress.advance(state.global_step)
 
+    @override
     def on_log(
         self,
         args: TrainingArguments,
@@ -44,6 +47,7 @@ class Follow(TrainerCallback):
         metrics.append(self.path, {"step": state.global_step, **kept})
         self.progress.advance(1, **{name: logs[name] for name in ("loss", "accuracy") if name in logs})
 
+    @override
     def on_evaluate(
         self,
         args: TrainingArguments,
@@ -60,6 +64,7 @@ class Stop(Interruptible, TrainerCallback):
     """Ends the run after the step in hand, all workers after the same one, and saves a checkpoint; by Ctrl-C, or
     whatever else sets `asked`."""
 
+    @override
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:

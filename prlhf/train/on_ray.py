@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from typing_extensions import override
 
 from prlhf.cluster import Relay, actor_here, check_fits, connected, shown_by, worker_resources
 from prlhf.config import ClusterConfig, TrainConfig
@@ -176,11 +177,13 @@ class StopWhenTold(Stop):
         super().__init__()
         self._box, self._over = box, threading.Event()
 
+    @override
     def __enter__(self) -> StopWhenTold:
         if workers.rank() == 0:
             threading.Thread(target=self._look, daemon=True).start()
         return self
 
+    @override
     def __exit__(self, *error: Any) -> None:
         self._over.set()
 
@@ -197,11 +200,13 @@ class Ship(TrainerCallback):
         self.folder, self.begun, self.step = folder, False, 0
         self._try = max(workers.gather(int(time.time())))
 
+    @override
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.begun = True
 
+    @override
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         self.step = state.global_step
         written = self.folder / "checkpoints" / f"checkpoint-{state.global_step}"

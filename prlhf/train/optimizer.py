@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+from typing_extensions import override
 
 from prlhf.model.sharding import on_first
 
@@ -69,6 +70,7 @@ class RowAdamW(torch.optim.AdamW):
         super().__init__(params, **options)
         self._rows: dict[Tensor, RowState] = {}
 
+    @override
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """One step, on gradients that are there already."""
         tables = [(p, p.grad, group) for group in self.param_groups for p in group["params"] if _is_sparse(p)]
@@ -95,12 +97,14 @@ class RowAdamW(torch.optim.AdamW):
         """The rows of `table` that have had a gradient."""
         return self._rows.get(table, RowState()).rows
 
+    @override
     def state_dict(self) -> dict[str, Any]:
         packed = super().state_dict()
         rows = {i: self._rows[p].to_save() for i, p in enumerate(self._parameters()) if p in self._rows}
         dense = {i: {name: on_first(value) for name, value in state.items()} for i, state in packed["state"].items()}
         return packed | {"state": dense | rows}
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         rows = {i: state for i, state in state_dict["state"].items() if "rows" in state}
         dense = {i: state for i, state in state_dict["state"].items() if i not in rows}

@@ -15,6 +15,7 @@ import torch
 from datasets import Dataset
 from transformers import PrinterCallback, TrainerCallback, TrainerControl
 from trl import SFTConfig, SFTTrainer
+from typing_extensions import override
 
 from prlhf.config import TrainConfig
 from prlhf.model.checkpoint import Policy, build_policy
@@ -109,6 +110,7 @@ class ImitationTrainer(OwnParts, SFTTrainer):  # type: ignore[misc]
         )
         self.remove_callback(PrinterCallback)
 
+    @override
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The held-out loss, where anything is held out."""
         if not self.held_out:
@@ -117,6 +119,7 @@ class ImitationTrainer(OwnParts, SFTTrainer):  # type: ignore[misc]
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, numbers)
         return numbers
 
+    @override
     def evaluate_held_out(self, progress: Progress = SILENT) -> dict[str, float]:
         """Negative log-likelihood in nats of the held-out responses, the mean over their tokens and over them.
 
@@ -138,6 +141,7 @@ class ImitationTrainer(OwnParts, SFTTrainer):  # type: ignore[misc]
         tokens = sum(len(row.response) for row in ordered)
         return {"nats_per_token": total / tokens, "nats_per_response": total / len(ordered)} if ordered else {}
 
+    @override
     def _send_telemetry(self) -> None:
         """Nothing: TRL would tell its makers of every run."""
 

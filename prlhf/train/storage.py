@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 from pyarrow import fs
+from typing_extensions import override
 
 from prlhf.atomic import atomic_dir, atomic_file
 from prlhf.config import ClusterConfig, load_recipe
@@ -36,6 +37,7 @@ class Store:
             self.where = str(Path(self.where).resolve())
             self.files, self.path = fs.LocalFileSystem(), self.where
 
+    @override
     def __str__(self) -> str:
         return self.where
 

@@ -12,6 +12,7 @@ from accelerate.data_loader import BatchSamplerShard
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
+from typing_extensions import override
 
 from prlhf.config import TrainConfig
 from prlhf.model import workers
@@ -41,6 +42,7 @@ class EncodedSet(Dataset[Encoded]):
     def __len__(self) -> int:
         return len(self.encoded)
 
+    @override
     def __getitem__(self, index: int) -> Encoded:
         return self.encoded[index]
 
@@ -168,6 +170,7 @@ class PersonalizedTrainer(OwnParts, Trainer):
 
     # ---- the objective ----
 
+    @override
     def compute_loss(
         self,
         model: nn.Module,
@@ -179,6 +182,7 @@ class PersonalizedTrainer(OwnParts, Trainer):
         total = torch.stack([self.loss_of(model, part, len(inputs["comparisons"])) for part in parts]).sum()
         return (total, {}) if return_outputs else total
 
+    @override
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
@@ -238,6 +242,7 @@ class PersonalizedTrainer(OwnParts, Trainer):
                 self._recent.append({"accuracy": (term.margins > 0).float(), "margin": term.margins, **term.logs})
         return objectives.mix(losses, count) * counts
 
+    @override
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Whole batches, on every worker the same: accelerate would hand each worker other ones."""
         loader = super().get_train_dataloader()
@@ -246,12 +251,14 @@ class PersonalizedTrainer(OwnParts, Trainer):
             loader.batch_sampler.even_batches = False
         return loader
 
+    @override
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if not self.policy.config.group_by_prompt:
             return super()._get_train_sampler(train_dataset)
         data: EncodedSet = train_dataset or self.train_dataset  # type: ignore[assignment]
         return ByPrompt([row.prompt_id for row in data.rows], self.policy.config.seed)
 
+    @override
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """AdamW; what stands beside the language model has groups of its own: own rates, no weight decay."""
         if self.optimizer is None:
@@ -266,6 +273,7 @@ class PersonalizedTrainer(OwnParts, Trainer):
             self.row_optimizer = optimizer
         return self.optimizer
 
+    @override
     def _clip_grad_norm(self, model: nn.Module) -> Tensor:
         """Trainer's own refuses the sparse gradients of users' tables. What DDP is kept from is averaged here."""
         workers.average_gradients(self._own_parameters().values(), self._rows_of(self._met))
@@ -278,6 +286,7 @@ class PersonalizedTrainer(OwnParts, Trainer):
 
     # ---- following the run ----
 
+    @override
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             recent = [row for rows in workers.gather(self._recent) for row in rows]
@@ -285,6 +294,7 @@ class PersonalizedTrainer(OwnParts, Trainer):
             self._recent = []
         super().log(logs, start_time)
 
+    @override
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Accuracy of the (implicit) reward and margins per user on the held-out comparisons, where there are any."""
         if not len(self.held_out):
@@ -295,6 +305,7 @@ class PersonalizedTrainer(OwnParts, Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, numbers)
         return numbers
 
+    @override
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
         if self.reference:  # before the checkpoint is whole: who goes on from it knows what was known here
             self.reference.save()
@@ -302,11 +313,13 @@ class PersonalizedTrainer(OwnParts, Trainer):
         with gathered(self.policy.model):
             super()._save_checkpoint(model, trial)
 
+    @override
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.engine.in_step and self.optimizer and not self.args.should_save:
             self.optimizer.state_dict()  # the first worker, who writes it, gathers it from all
         super()._save_optimizer_and_scheduler(output_dir)
 
+    @override
     def evaluate_held_out(self, progress: Progress) -> dict[str, Any]:
         self.settle()
         data, rows = self.held_out.encoded, self.held_out.rows
