@@ -1,4 +1,4 @@
-"""Errors a user can mend. Everything else that escapes is a bug of ours."""
+"""Errors that the user can fix. Any other exception is a bug."""
 
 from __future__ import annotations
 
@@ -28,6 +28,6 @@ def nearest(name: str, known: Iterable[str], limit: int = 3) -> str:
     return "known: " + ", ".join(names[:10]) + more
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """The error's text on one line of at most 200 characters, to stand inside a message of ours."""
     return " ".join(str(error).split())[:200]

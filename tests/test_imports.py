@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # A part may import parts that stand above it, none that stands beside or below.
 LAYERS = [
     ["errors"],
-    ["atomic", "progress", "interrupt", "world", "config"],
+    ["atomic", "progress", "interrupt", "world", "config", "hub"],
     ["records", "taste"],
     ["responses", "figure", "pages", "cluster"],
     ["model"],

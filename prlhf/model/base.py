@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from prlhf import hub
 from prlhf.atomic import atomic_dir
 from prlhf.config import cache_folder
 from prlhf.errors import PrlhfError
+from prlhf.model.base_errors import (
+    INDEX,
+    INSTEAD,
+    WHOLE,
+    check_complete,
+    check_folder,
+    check_gguf,
+    check_hub_weights,
+    check_weights,
+    failures_named,
+    gguf_failures_named,
+    no_folder,
+)
 
 TINY = Path(__file__).parent.parent / "assets" / "tiny-base"
 
@@ -63,26 +75,15 @@ def load_base(
     options = {"trust_remote_code": trust_remote_code}
     with failures_named(name):
         tokenizer = transformers.AutoTokenizer.from_pretrained(location, **options)
-        lm: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            location, dtype=dtype, use_safetensors=True, **options
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            location, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
         )
+    lm, found = loaded
+    check_complete(name, set(found["missing_keys"]))
     check_special_tokens(name, tokenizer)
     for parameter in lm.parameters():
         parameter.requires_grad_(False)
     return Base(name, lm.to(device).eval(), tokenizer, fingerprint(lm))
-
-
-@contextmanager
-def failures_named(name: str) -> Iterator[None]:
-    """Turn what transformers raises for a base it cannot load into one line."""
-    try:
-        yield
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
-        raise PrlhfError(*_why_not(name, error)) from error
-    except Exception as error:  # safetensors raises its own type for a truncated file
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise PrlhfError(f"the weights of {name} are damaged: {error}", "download them again") from error
 
 
 def check_special_tokens(name: str, tokenizer: Any) -> None:
@@ -103,42 +104,42 @@ def fingerprint(lm: Any) -> str:
 
 
 def resolve_name(name: str) -> Path | str:
+    """A folder to load, or a hub id. Raises PrlhfError for a path that holds no model."""
     if name == "tiny":
         return TINY
     if name.endswith(".gguf"):
-        return convert_gguf(Path(name))
-    path = Path(name)
-    if path.exists() and not (path / "config.json").is_file():
-        inside = f"{path / 'model'}" if (path / "model" / "config.json").is_file() else "a folder saved by transformers"
-        raise PrlhfError(f"{name} is no model: it has no config.json", f"give {inside}")
-    if not path.exists() and (name.count("/") > 1 or name.startswith((".", "/", "~"))):
-        raise PrlhfError(f"no model at {name}", "give a folder, a .gguf file or a hub id")
+        return convert_gguf(Path(name).expanduser())
+    path = Path(name).expanduser()
+    if path.exists():
+        check_folder(name, path)
+        check_weights(name, {file.name for file in path.iterdir()})
+        return path
+    if name.count("/") > 1 or name.startswith((".", "/", "~")):
+        raise PrlhfError(f"no model at {name}{no_folder(path)}", "give a folder, a .gguf file or a hub id")
+    if not in_cache(name) and not hub.is_offline():
+        hub.probe("model", name, INSTEAD)
+        check_hub_weights(name)
     return name
+
+
+def in_cache(name: str) -> bool:
+    """Whether the weights of a hub id are on this machine."""
+    from huggingface_hub import try_to_load_from_cache
+
+    with failures_named(name):
+        return any(isinstance(try_to_load_from_cache(name, file), str) for file in (WHOLE, INDEX))
 
 
 def gguf_folder(path: Path) -> Path:
     """Where in the cache a GGUF file's converted weights are or will be."""
-    if not path.is_file():
-        raise PrlhfError(f"no GGUF file at {path}", "check the path")
+    check_gguf(path)
     with path.open("rb") as file:
         key = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     return cache_folder() / "gguf" / f"{path.stem}-{key}"
 
 
-@contextmanager
-def gguf_failures_named(path: Path) -> Iterator[None]:
-    """Turn whatever comes of reading a damaged GGUF file into one line."""
-    try:
-        yield
-    except Exception as error:
-        raise PrlhfError(
-            f"cannot read {path} as GGUF: {' '.join(str(error).split())}",
-            "check the file, and that `gguf` is installed",
-        ) from error
-
-
 def convert_gguf(path: Path) -> Path:
-    """Dequantise a GGUF file to a safetensors folder in the cache, once per content."""
+    """Dequantize a GGUF file to a safetensors folder in the cache, once per content."""
     import transformers
 
     out = gguf_folder(path)
@@ -149,7 +150,7 @@ def convert_gguf(path: Path) -> Path:
         lm: Any = transformers.AutoModelForCausalLM.from_pretrained(
             str(path.parent), gguf_file=path.name, dtype=torch.float32
         )
-    # The loaded model still calls itself quantised, which forbids training and saving it.
+    # The loaded model still calls itself quantized, which forbids training and saving it.
     lm.hf_quantizer, lm.is_quantized = None, False
     for holder, name in ((lm.config, "quantization_config"), (lm, "quantization_method")):
         if hasattr(holder, name):
@@ -158,16 +159,3 @@ def convert_gguf(path: Path) -> Path:
         lm.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return out
-
-
-def _why_not(name: str, error: Exception) -> tuple[str, str]:
-    """A loading error as (message, hint); the hub's offline errors are recognised by their words."""
-    text = " ".join(str(error).split())
-    if "trust_remote_code" in text:
-        return f"model {name} carries code of its own", "read it, then allow it with --trust-remote-code"
-    if not Path(name).exists() and isinstance(error, OSError):
-        return (
-            f"model {name} is not here and the hub cannot be reached",
-            "give a local folder or a .gguf file with --model",
-        )
-    return f"cannot load model {name}: {text[:300]}", "check the folder"

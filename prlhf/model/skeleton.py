@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from prlhf.model.base import Base, check_special_tokens, failures_named, gguf_failures_named, gguf_folder, resolve_name
-
-INDEX, WHOLE = "model.safetensors.index.json", "model.safetensors"
+from prlhf.model.base import Base, check_special_tokens, gguf_folder, in_cache, resolve_name
+from prlhf.model.base_errors import INDEX, WHOLE, failures_named, gguf_failures_named
 
 
 def load_skeleton(name: str, dtype: torch.dtype, trust_remote_code: bool = False) -> tuple[Base, list[str]]:
@@ -36,7 +35,7 @@ def load_skeleton(name: str, dtype: torch.dtype, trust_remote_code: bool = False
 def _find(name: str) -> tuple[str, dict[str, Any], list[str]]:
     """Where config and tokenizer are, how they are read, and what is not there yet, in words."""
     if name.endswith(".gguf"):
-        path = Path(name)
+        path = Path(name).expanduser()
         converted = gguf_folder(path)
         if converted.is_dir():
             return str(converted), {}, []
@@ -45,7 +44,4 @@ def _find(name: str) -> tuple[str, dict[str, Any], list[str]]:
     if Path(location).is_dir():
         there = any((Path(location) / file).is_file() for file in (WHOLE, INDEX))
         return location, {}, [] if there else [f"{name} holds no weights: training needs {WHOLE} there"]
-    from huggingface_hub import try_to_load_from_cache
-
-    there = any(isinstance(try_to_load_from_cache(name, file), str) for file in (WHOLE, INDEX))
-    return location, {}, [] if there else [f"the weights of {name} are not downloaded yet"]
+    return location, {}, [] if in_cache(name) else [f"the weights of {name} are not downloaded yet"]

@@ -208,7 +208,7 @@ def vanilla(config: TrainConfig) -> TrainConfig:
 def with_base(config: TrainConfig, data: Prepared) -> TrainConfig:
     """Fill in the default base: the bundled tiny one for demo data, a small instruct model for the rest."""
     if config.model:
-        local = Path(config.model)  # the run must find it from any folder later
+        local = Path(config.model).expanduser()  # the run must find it from any folder later
         named = config.model == "tiny" or not local.exists()
         return config if named else config.model_copy(update={"model": str(local.resolve())})
     tiny = data.manifest.get("dataset") in DEMO_DATASETS

@@ -74,10 +74,10 @@ def _cut_weights(folder: Path) -> None:
     [
         (_cut_weights, "the weights of .* are damaged"),
         (lambda f: (f / "model.safetensors").unlink(), "cannot load model"),
-        (lambda f: (f / "tokenizer.json").unlink(), "cannot load model"),
-        (lambda f: (f / "config.json").unlink(), "is no model: it has no config.json"),
+        (lambda f: (f / "tokenizer.json").unlink(), "has no tokenizer.json"),
+        (lambda f: (f / "config.json").unlink(), "is not a model: it has no config.json"),
         (lambda f: (f / "config.json").write_text("{"), "cannot load model"),
-        (lambda f: (f / "config.json").write_text('{"model_type": "tarot"}'), "cannot load model"),
+        (lambda f: (f / "config.json").write_text('{"model_type": "tarot"}'), "type 'tarot', which transformers"),
     ],
     ids=["weights", "no-weights", "tokenizer", "no-config", "config", "kind"],
 )
@@ -95,8 +95,8 @@ def test_a_hub_model_without_the_hub_names_the_flag() -> None:
     with pytest.raises(PrlhfError) as error:
         load_base("somebody/no-such-model-7b")
     assert str(error.value) == (
-        "model somebody/no-such-model-7b is not here and the hub cannot be reached; "
-        "give a local folder or a .gguf file with --model"
+        "model somebody/no-such-model-7b is not in the cache, and HF_HUB_OFFLINE forbids the hub; "
+        "unset it, or give a local folder or a .gguf file with --model"
     )
 
 
