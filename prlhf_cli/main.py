@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from prlhf import __version__
-from prlhf_cli import demo, garbage, generate, judge, prep, sweep, train
+from prlhf_cli import demo, env, garbage, generate, judge, prep, recipes, sweep, train
 from prlhf_cli.usage import OneLine
 
 app = typer.Typer(
@@ -15,7 +15,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: rich takes longer to import than all the rest
     help="Personalized language models from personalized human feedback (P-RLHF, arXiv 2402.05133).\n\n"
-    "prep → train → generate → judge; sweep repeats train over a grid; demo does all of it without a network.",
+    "prep → train → generate → judge; sweep repeats train over a space of settings; demo does all of it "
+    "without a network.",
 )
 
 
@@ -34,7 +35,7 @@ def main(
     garbage.seldom()
 
 
-for module in (prep, train, generate, judge, sweep, demo):
+for module in (prep, train, generate, judge, sweep, demo, recipes, env):
     app.command(module.__name__.rpartition(".")[2])(module.command)
 
 

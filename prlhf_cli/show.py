@@ -62,15 +62,15 @@ def print_error(line: str) -> None:
     typer.echo(f"{typer.style('error:', fg='red')} {' '.join(line.split())}", err=True)
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table on standard output; the first column is text, the others are numbers."""
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], texts: int = 1) -> None:
+    """A table on standard output; the first `texts` columns are text, the others are numbers."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
     built = Table(title=title, title_justify="left")
     for number, column in enumerate(columns):
-        built.add_column(column, justify="left" if number == 0 else "right")
+        built.add_column(column, justify="left" if number < texts else "right")
     for row in rows:
         built.add_row(*(escape(_cell(value)) for value in row))
     Console().print(built)

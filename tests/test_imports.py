@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     ["errors"],
     ["atomic", "progress", "interrupt", "world", "config", "hub"],
-    ["records", "taste"],
+    ["records", "taste", "environment", "recipe_files"],
     ["responses", "figure", "pages", "cluster"],
     ["model"],
     ["data", "train", "generate", "judge"],
@@ -67,7 +67,7 @@ def test_commands_import_nothing_heavy_before_they_run(path: Path) -> None:
     top = ast.Module([node for node in tree_of(path).body if isinstance(node, ast.Import | ast.ImportFrom)], [])
     for line, name in imported(top):
         package = name.partition(".")[0]
-        light = package in {"typer", "rich", "prlhf_cli", *sys.stdlib_module_names}
+        light = package in {"typer", "rich", "typing_extensions", "prlhf_cli", *sys.stdlib_module_names}
         light = light or name == "prlhf.__version__" or name.startswith("prlhf.errors.")
         assert light, f"{path}:{line}: import {name} in the command's body"
 

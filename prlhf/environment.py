@@ -1,0 +1,108 @@
+"""What a bug report needs to know of the machine and the installation. Nothing heavy is imported but torch, and no
+secret is told: of variables that may hold one only whether they are set."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from prlhf.config import cache_folder
+
+PACKAGES = (
+    "prlhf", "torch", "transformers", "peft", "trl", "accelerate", "datasets", "tokenizers", "safetensors", "ray",
+    "optuna", "openai", "numpy", "pyarrow", "pydantic", "typer", "rich", "matplotlib", "gguf", "tensorboard", "wandb",
+)  # fmt: skip
+VARIABLES = (
+    "PRLHF_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "HF_ENDPOINT", "OPENAI_BASE_URL", "CUDA_VISIBLE_DEVICES",
+    "OMP_NUM_THREADS", "RAY_ADDRESS",
+)  # fmt: skip
+SECRETS = (
+    "HF_TOKEN",
+    "OPENAI_API_KEY",
+    "AZURE_OPENAI_API_KEY",
+    "WANDB_API_KEY",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+)
+
+
+def environment() -> dict[str, Any]:
+    """Versions, devices, caches and variables, as plain values that JSON can hold. Sizes are in GiB."""
+    return {
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "system": {
+            "platform": platform.platform(),
+            "python": sys.executable,
+            "cpu": _cpu(),
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "memory_gib": _memory(),
+        },
+        "devices": _devices(),
+        "folders": {
+            "prlhf": _folder(cache_folder()),
+            "hub": _folder(Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))),
+        },
+        "variables": {name: _without_password(os.environ[name]) for name in VARIABLES if name in os.environ}
+        | {name: "set" for name in SECRETS if os.environ.get(name) or os.environ.get(name.lower())},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    """The processor's name where the system tells it, else its architecture."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.M)
+    except OSError:
+        found = None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def _memory() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def _devices() -> list[dict[str, Any]]:
+    import torch  # takes seconds
+
+    return [
+        {"name": torch.cuda.get_device_name(number), "memory_gib": round(_bytes_of(number) / 2**30, 1)}
+        for number in range(torch.cuda.device_count())
+    ]
+
+
+def _bytes_of(number: int) -> int:
+    import torch
+
+    return int(torch.cuda.get_device_properties(number).total_memory)
+
+
+def _folder(path: Path) -> dict[str, Any]:
+    """A cache: where it is, whether it can be written, and what is free on its disk."""
+    there = next(one for one in (path, *path.parents) if one.exists())
+    return {
+        "path": str(path),
+        "exists": path.is_dir(),
+        "writable": os.access(there, os.W_OK),
+        "free_gib": round(shutil.disk_usage(there).free / 2**30, 1),
+    }
+
+
+def _without_password(value: str) -> str:
+    """An address without the user and password that may stand in it."""
+    return re.sub(r"//[^/@]*@", "//", value)
