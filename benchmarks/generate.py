@@ -32,6 +32,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, StoppingCriteria, StoppingCriteriaList
+from typing_extensions import override
 
 from prlhf.config import TrainConfig
 from prlhf.generate.decode_loop import DecodeLoop, Row
@@ -161,12 +162,14 @@ def released(policy: Policy, rows: list[Row]) -> int:
     return SAMPLE * FIRST
 
 
-class Room(StoppingCriteria):  # type: ignore[misc]
+class Room(StoppingCriteria):
     """Each row ends after as many tokens as it may get."""
 
     def __init__(self, before: int, rooms: Tensor) -> None:
         self.before, self.rooms = before, rooms
 
+    @override
+    @override
     def __call__(self, input_ids: Tensor, scores: Tensor, **options: Any) -> Tensor:
         return self.rooms <= input_ids.shape[1] - self.before
 

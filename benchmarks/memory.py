@@ -1,4 +1,6 @@
-"""The tables of docs/CLUSTER.md: memory of 7-8B models by `--dry-run`. `python -m benchmarks.memory [FOLDER]`
+"""The tables of docs/CLUSTER.md: memory of 7-8B models by `--dry-run`.
+
+    python -m benchmarks.memory [FOLDER]
 
 Leaves in FOLDER (default: runs/memory) what the commands of that page need: `shapes/NAME`, folders as the hub has them
 with a config and no weights, and `data/long`, comparisons of 1,500 + 250 tokens. Nothing here has run on a GPU.

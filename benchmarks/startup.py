@@ -32,8 +32,11 @@ EVERY = 0.002  # seconds
 
 @dataclass(frozen=True)
 class Measure:
-    """What Python is given, with `{tree}` for the source tree, and the files (a pattern) whose first line is waited
-    for; without them it is the end of the process. `after` is run before, in the same folder, and not counted."""
+    """What to run and how long to wait for.
+
+    `command` is what Python is given, with `{tree}` for the source tree; `files` (a pattern) those whose first line is
+    waited for: without them it is the end of the process. `after` is run before, in the same folder, and not counted.
+    """
 
     given: str
     until: str = ""

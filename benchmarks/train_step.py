@@ -212,8 +212,7 @@ def comparisons(shape: Shape, vocabulary: int) -> list[Encoded]:
     for _ in range(shape.prompts):
         prompt, responses = words(shape.prompt), [words(shape.response) for _ in range(shape.responses)]
         for rater in range(shape.raters):
-            for rejected in responses[1:]:
-                found.append(Encoded([], prompt, responses[0], rejected, 1 + rater))
+            found += [Encoded([], prompt, responses[0], rejected, 1 + rater) for rejected in responses[1:]]
     return found
 
 

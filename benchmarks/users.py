@@ -126,7 +126,7 @@ def train(base: str, options: dict[str, Any], users: list[int], folder: Path) ->
     return found | {"resume_mib": resume / 2**20, "checkpoint_gib": own / 2**30}
 
 
-def loads(base: str, options: dict[str, Any], users: list[int], folder: Path) -> dict[str, dict[str, float]]:
+def loads(_base: str, _options: dict[str, Any], users: list[int], folder: Path) -> dict[str, dict[str, float]]:
     from prlhf.model.checkpoint import load_policy
 
     def load(count: int, wanted: list[str] | None) -> float:
@@ -143,7 +143,7 @@ def loads(base: str, options: dict[str, Any], users: list[int], folder: Path) ->
     return {str(count): {"load_one_s": statistics.median(one[count]), "load_all_s": every[count]} for count in users}
 
 
-def load_one(base: str, options: dict[str, Any], users: list[int], folder: Path) -> dict[str, float]:
+def load_one(_base: str, _options: dict[str, Any], users: list[int], folder: Path) -> dict[str, float]:
     from prlhf.model.checkpoint import load_policy
 
     load_policy(folder / str(users[0]), "cpu", users=[f"u{users[0]}"])

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from typing_extensions import override
+
 from prlhf.config import ClusterConfig
 from prlhf.errors import PrlhfError, one_line
 from prlhf.progress import Progress
@@ -29,10 +31,11 @@ Event = tuple[str, tuple[Any, ...], dict[str, Any]]  # a method of `Progress`, a
 
 @contextmanager
 def connected(config: ClusterConfig) -> Iterator[None]:
-    """With a Ray cluster: the one this process is already in, the one at `config.ray_address` (or at $RAY_ADDRESS,
-    which Ray sets for jobs that are submitted to it), or one started here, whatever else runs on this machine.
+    """Connect to a Ray cluster for as long as the context lasts.
 
-    What is started here ends here. Raises PrlhfError where no cluster answers.
+    It is the one this process is already in, the one at `config.ray_address` (or at $RAY_ADDRESS, which Ray sets for
+    jobs that are submitted to it), or one started here, whatever else runs on this machine. What is started here ends
+    here. Raises PrlhfError where no cluster answers.
     """
     os.environ.update({name: value for name, value in QUIET.items() if name not in os.environ})
     ray = importlib.import_module("ray")
@@ -134,8 +137,10 @@ def _to_come() -> list[tuple[dict[str, float], float]]:
 
 
 def actor_here(kind: type) -> Any:
-    """An actor of `kind` on the machine of who asks, without which there is nobody to ask it: no other machine's death
-    ends it."""
+    """Start an actor of `kind` on the machine of the caller.
+
+    Nobody can ask the actor without that machine, and no other machine's death ends it.
+    """
     ray = importlib.import_module("ray")
     strategies = importlib.import_module("ray.util.scheduling_strategies")
     here = strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -152,14 +157,16 @@ class Mailbox:
         self._events: list[Event] = []
 
     def put(self, event: Event) -> None:
+        """Add an event at the end."""
         self._events.append(event)
 
     def take(self) -> list[Event]:
+        """Return the events that came since the last call, and forget them."""
         taken, self._events = self._events, []
         return taken
 
 
-class Relay:
+class Relay(Progress):
     """A `Progress` to be handed to a worker: what it is told goes to whoever holds the other end of `mailbox`.
 
     Steps are told in passing: a bar must not slow them. What ends them or is said once is waited for, and with it
@@ -169,15 +176,19 @@ class Relay:
     def __init__(self, mailbox: Any) -> None:
         self._mailbox = mailbox  # the actor
 
+    @override
     def start(self, label: str, total: int) -> None:
         self._tell("start", label, total)
 
+    @override
     def advance(self, steps: int = 1, **values: float) -> None:
         self._tell("advance", steps, **values)
 
+    @override
     def finish(self) -> None:
         self._wait_for(self._tell("finish"))
 
+    @override
     def note(self, line: str) -> None:
         self._wait_for(self._tell("note", line))
 

@@ -32,6 +32,8 @@ def cache_folder() -> Path:
 
 
 class Stage(BaseModel):
+    """What all stages' settings share: they are frozen, and unknown keys are refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
@@ -59,6 +61,7 @@ class PrepConfig(Stage):
 
     @property
     def folder(self) -> Path:
+        """The folder to write: `out`, or data/NAME."""
         return self.out or Path("data") / Path(self.dataset).stem
 
 
@@ -130,6 +133,7 @@ class TrainConfig(Stage):
 
     @model_validator(mode="after")
     def personalized_needs_tokens(self) -> TrainConfig:
+        """Refuse a user model that would have no parameters."""
         if self.user_model != "uniform" and self.user_tokens == 0:
             raise PrlhfError(
                 f"user_tokens = 0 leaves user_model = {self.user_model} without any parameter",
@@ -139,6 +143,7 @@ class TrainConfig(Stage):
 
     @model_validator(mode="after")
     def loss_fits(self) -> TrainConfig:
+        """Refuse settings of the loss that the objective does not use."""
         for key in ("loss", "label_smoothing"):
             value = getattr(self, key)
             if self.objective != "dpo" and value != TrainConfig.model_fields[key].default:
@@ -157,6 +162,7 @@ class TrainConfig(Stage):
 
     @property
     def folder(self) -> Path:
+        """The folder of the run: `out`, or runs/DATASET-MODEL."""
         what = {"dpo": self.user_model, "rm": f"rm-{self.user_model}", "sft": "sft"}[self.objective]
         return self.out or Path("runs") / f"{Path(self.dataset).name}-{what}"
 
@@ -190,6 +196,7 @@ class GenerateConfig(Stage):
 
     @model_validator(mode="after")
     def best_of_has_a_choice(self) -> GenerateConfig:
+        """Refuse best-of-N without a reward, or with only one candidate to choose from."""
         if self.reward is None and self.best_of > 1:
             raise PrlhfError(f"best_of = {self.best_of} has no reward to choose by", "add --reward RUN")
         if self.reward is not None and self.best_of == 1:

@@ -1,5 +1,7 @@
-"""What a bug report needs to know of the machine and the installation. Nothing heavy is imported but torch, and no
-secret is told: of variables that may hold one only whether they are set."""
+"""What a bug report needs to know of the machine and the installation.
+
+Nothing heavy is imported but torch, and no secret is told: of variables that may hold one only whether they are set.
+"""
 
 from __future__ import annotations
 

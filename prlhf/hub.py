@@ -25,6 +25,7 @@ def is_offline() -> bool:
 
 
 def endpoint() -> str:
+    """The address of the hub."""
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 

@@ -69,6 +69,7 @@ def train_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
 
 
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A Llama of the recipe's shape with random weights."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=recipe.hidden_size,
@@ -139,8 +140,10 @@ def make_batch(rng: random.Random, tokenizer: PreTrainedTokenizerFast, recipe: R
 
 
 def make_copy_batch(rng: random.Random, words: list[int], recipe: Recipe, length: int = 64) -> dict[str, torch.Tensor]:
-    """Random words said over and over, with another period in each row, so that what comes next is told by content
-    and not by position. Same fields as `make_batch`; all but the first round counts.
+    """Random words said over and over, with another period in each row.
+
+    What comes next is then told by content and not by position. Same fields as `make_batch`; all but the first round
+    counts.
     """
     ids, weights = torch.zeros(recipe.batch_size, length, dtype=torch.long), torch.zeros(recipe.batch_size, length)
     for row in range(recipe.batch_size):
@@ -198,6 +201,7 @@ def sample_check(model: Any, tokenizer: Any, cases: int, seed: int) -> dict[str,
 
 
 def pretrain(recipe: Recipe, out: Path) -> dict[str, float]:
+    """Train the tiny base, save it in `out`, and return its losses in nats per token."""
     torch.manual_seed(recipe.seed)
     tokenizer = train_tokenizer(recipe)
     model = build_model(recipe, tokenizer)
@@ -236,6 +240,7 @@ def pretrain(recipe: Recipe, out: Path) -> dict[str, float]:
 
 
 def main() -> None:
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)

@@ -59,6 +59,8 @@ class Comparison:
 
 @dataclass(frozen=True)
 class User:
+    """A user of a prepared data set."""
+
     id: str
     index: int  # from 1; 0: unseen in training
     text: str
@@ -91,6 +93,7 @@ def prompt_id(prompt: Text) -> str:
 
 
 def comparisons_schema(conversational: bool) -> pa.Schema:
+    """The columns of train.parquet and eval.parquet."""
     text = MESSAGES if conversational else pa.string()
     return pa.schema(
         [
@@ -108,6 +111,7 @@ def comparisons_schema(conversational: bool) -> pa.Schema:
 
 
 def content_hash(train: list[Comparison], held_out: list[Comparison]) -> str:
+    """SHA-256 of all comparisons, as hex digits."""
     digest = hashlib.sha256()
     for row in [*train, *held_out]:
         digest.update(json.dumps(asdict(row), sort_keys=True).encode())
@@ -137,6 +141,7 @@ def write_prepared(out: Path, data: Prepared) -> dict[str, Any]:
 
 
 def is_prepared(folder: Path) -> bool:
+    """Whether `folder` holds a prepared data set."""
     return (folder / "manifest.json").is_file()
 
 

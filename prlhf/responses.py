@@ -166,7 +166,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def shard_name(number: int, form: str) -> str:
-    """`part-00012.parquet`"""
+    """The file name of a shard: `part-00012.parquet`."""
     return f"part-{number:05d}.{form}"
 
 

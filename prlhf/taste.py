@@ -42,7 +42,7 @@ class Taste:
 
 
 def describe(taste: Taste) -> str:
-    """A taste in words: `keep it very short. be kind to people.`"""
+    """A taste in words: `keep it very short. be kind to people.`."""
     return " ".join(WISHES[wish][0] for wish in _wishes_of(taste))
 
 

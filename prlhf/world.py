@@ -102,6 +102,7 @@ class Verdict:
 
 
 def clause(fact: Fact, tone: int = 0) -> str:
+    """A fact as a clause in one of the tones."""
     day, subject, verb, obj = fact
     return f"on {day} my{TONES[tone]} {subject} {verb} {obj}"
 

@@ -38,6 +38,7 @@ class Bars:
         self._values: dict[str, float] = {}
 
     def start(self, label: str, total: int) -> None:
+        """Open a bar of `total` steps."""
         self.finish()
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -55,6 +56,7 @@ class Bars:
         self._task = self._bar.add_task(label, total=total, rate="", values="")
 
     def advance(self, steps: int = 1, **values: float) -> None:
+        """Move the bar, and show `values` beside it."""
         if self._bar is None or self._task is None:
             return
         self._values |= values
@@ -68,17 +70,22 @@ class Bars:
         )
 
     def finish(self) -> None:
+        """Close the bar, if one is open."""
         if self._bar is not None:
             self._bar.stop()
         self._bar = self._task = None
 
     def note(self, line: str) -> None:
+        """Show a line."""
         STDERR.print(escape(line), soft_wrap=True, highlight=False)
 
 
 class Leaderboard:
-    """prlhf.sweep.board.Board on standard error: a table that changes in place, the best trials and those that run;
-    where there is no terminal, a line for every trial that ends."""
+    """prlhf.sweep.board.Board on standard error.
+
+    A table that changes in place shows the best trials and those that run; where there is no terminal, a line for every
+    trial that ends.
+    """
 
     def __init__(self) -> None:
         self._live: Live | None = None
@@ -88,6 +95,7 @@ class Leaderboard:
         self._began = 0.0
 
     def begin(self, sweep: SweepConfig, trials: Sequence[Trial], total: int) -> None:
+        """Show a sweep of `total` trials, of which `trials` are known."""
         self._sweep, self._trials, self._total, self._began = sweep, trials, total, time.monotonic()
         self._before = self._ended()
         if STDERR.is_terminal:
@@ -95,6 +103,7 @@ class Leaderboard:
             self._live.start()
 
     def changed(self, trials: Sequence[Trial], trial: Trial) -> None:
+        """Show that `trial` started, was evaluated or ended."""
         self._trials = trials
         if self._live is None and trial.status not in ("planned", "running"):
             STDERR.print(
@@ -102,6 +111,7 @@ class Leaderboard:
             )
 
     def end(self) -> None:
+        """Close the board."""
         if self._live is not None:
             self._live.stop()
         self._live = None
@@ -110,7 +120,7 @@ class Leaderboard:
         return sum(trial.status in ("done", "stopped", "failed") for trial in self._trials)
 
     def _headline(self) -> str:
-        """`3/20 trials, 0.5/min, 34 min left`"""
+        """How far it is: `3/20 trials, 0.5/min, 34 min left`."""
         ended = self._ended()
         minutes = (time.monotonic() - self._began) / 60
         line = f"{ended}/{self._total} trials"

@@ -23,6 +23,7 @@ def help_of(*command: str) -> str:
 
 
 def page() -> str:
+    """docs/CLI.md: the help of every command."""
     parts = [f"# The command line\n\nWritten by `{COMMAND}`.\n"]
     for command in [(), *((name,) for name in COMMANDS)]:
         title = " ".join(["prlhf", *command])

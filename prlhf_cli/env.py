@@ -15,7 +15,7 @@ def command(as_json: Annotated[bool, show.Json] = False) -> None:
     prlhf env --json
     """
 
-    def work(bars: show.Bars) -> dict[str, Any]:
+    def work(_bars: show.Bars) -> dict[str, Any]:
         from prlhf.environment import environment
 
         return environment()

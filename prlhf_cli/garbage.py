@@ -13,8 +13,10 @@ FULL = 1_000  # searches of the middle generation for each of everything; Python
 
 
 def seldom() -> None:
-    """Make full searches rare and leave out those at the end of the process. Young objects are looked through as ever,
-    so that what a training step leaves behind goes as soon as before."""
+    """Make full searches rare and leave out those at the end of the process.
+
+    Young objects are looked through as ever, so that what a training step leaves behind goes as soon as before.
+    """
     young, middle, _ = gc.get_threshold()
     gc.set_threshold(young, middle, FULL)
     atexit.unregister(gc.freeze)  # where one process runs many commands

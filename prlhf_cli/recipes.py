@@ -26,7 +26,7 @@ def command(
     prlhf recipes schema
     """
 
-    def work(bars: show.Bars) -> dict[str, Any]:
+    def work(_bars: show.Bars) -> dict[str, Any]:
         from prlhf.errors import PrlhfError
         from prlhf.recipe_files import described_recipes, schema, text_of
 

@@ -59,6 +59,7 @@ def command_line() -> str:
 
 
 def print_error(line: str) -> None:
+    """Show an error as one line on standard error."""
     typer.echo(f"{typer.style('error:', fg='red')} {' '.join(line.split())}", err=True)
 
 
@@ -77,15 +78,17 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
 
 
 def say(line: str) -> None:
+    """Print a line on standard output."""
     typer.echo(line)
 
 
 def percent(value: float | None) -> str:
+    """A share as a percentage; a dash for None."""
     return "-" if value is None else f"{100 * value:.1f} %"
 
 
 def interval(rate: dict[str, float] | None, key: str = "rate") -> str:
-    """`61.8 % [52.0, 71.1]`"""
+    """A rate with its interval: `61.8 % [52.0, 71.1]`."""
     if rate is None:
         return "-"
     return f"{100 * rate[key]:.1f} % [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"

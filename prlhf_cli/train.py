@@ -184,7 +184,8 @@ def command(
 def plan_of(config: Any, recipe: dict[str, Any], bars: show.Bars, cluster: Any = None) -> dict[str, Any]:
     """The plan of a run, on `cluster` (None: in this process).
 
-    Data that training would prepare first is prepared for the moment, in a temporary folder."""
+    Data that training would prepare first is prepared for the moment, in a temporary folder.
+    """
     from tempfile import TemporaryDirectory
 
     from prlhf.data import locate
@@ -201,6 +202,7 @@ def plan_of(config: Any, recipe: dict[str, Any], bars: show.Bars, cluster: Any =
 
 
 def show_run(results: dict[str, Any]) -> None:
+    """Show what came out of a run: its speed, and the accuracy of each user."""
     if results.get("objective") == "sft":
         show_sft(results)
         return
@@ -228,6 +230,7 @@ def show_run(results: dict[str, Any]) -> None:
 
 
 def show_sft(results: dict[str, Any]) -> None:
+    """Show what came out of supervised fine-tuning."""
     show.say(f"{results['run']}: {results['steps']} steps, {results['demonstrations_per_second']:.2f} responses/s")
     scores = results.get("eval")
     if scores:
@@ -238,6 +241,7 @@ def show_sft(results: dict[str, Any]) -> None:
 
 
 def show_plan(plan: dict[str, Any]) -> None:
+    """Show a plan: sizes, steps and the memory they take."""
     kind, settings = plan["settings"]["objective"], plan["settings"]
     unit = "demonstrations" if kind == "sft" else "comparisons"
     seen = f"{plan['looked_at']} {unit} looked at"

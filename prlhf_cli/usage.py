@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from typer.core import TyperGroup
 from typer.exceptions import Abort, TyperException
-from typing_extensions import override
 
 from prlhf.errors import nearest
 from prlhf_cli import show
+
+if TYPE_CHECKING:
+    from typing_extensions import override
+else:
+
+    def override(method):
+        """Stand in for the real one, whose import help pages need not wait for."""
+        return method
 
 
 class OneLine(TyperGroup):
@@ -36,6 +43,7 @@ class OneLine(TyperGroup):
         windows_expand_args: bool = True,
         **extra: Any,
     ) -> Any:
+        """Run a command; an error in how it is written is shown on one line."""
         given = list(sys.argv[1:] if args is None else args) or ["--help"]
         if not standalone_mode:
             return super().main(given, prog_name, complete_var, False, windows_expand_args, **extra)

@@ -55,4 +55,4 @@ def test_no_bars_are_refused(tmp_path: Path) -> None:
 
 def test_importing_does_not_load_matplotlib() -> None:
     code = "import sys, prlhf.figure; sys.exit('matplotlib' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[1]).returncode == 0

@@ -56,8 +56,11 @@ def locate(
     progress: Progress = SILENT,
     scratch: Path | None = None,
 ) -> Path:
-    """The prepared folder that `dataset` names: a folder as it is; a known name in data/NAME, prepared there
-    on first use with the recipe's `prep` section, or below `scratch` where it is to leave no trace."""
+    """The prepared folder that `dataset` names.
+
+    A folder is taken as it is; a known name means data/NAME, prepared there on first use with the recipe's `prep`
+    section, or below `scratch` where nothing is to be left behind.
+    """
     if is_prepared(Path(dataset)):
         return Path(dataset)
     if dataset not in ADAPTERS:

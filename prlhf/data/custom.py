@@ -38,6 +38,7 @@ TURNS = ("prompt", "chosen", "rejected")
 
 
 def load(config: PrepConfig, progress: Progress) -> Loaded:
+    """Read preference data of the user's own: a file, a folder, or a data set of the hub."""
     _check_columns(config.columns)
     source = config.source or config.dataset
     if config.source and not Path(source).exists():

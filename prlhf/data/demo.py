@@ -46,6 +46,7 @@ def made_up(train: list[Row], held_out: list[Row], order: list[str], options: di
 
 
 def refuse_source(config: PrepConfig) -> None:
+    """Raise PrlhfError if --source is given: the demos are made from a seed."""
     if config.source:
         raise PrlhfError(
             f"the {config.dataset} data set is made from a seed and reads no --source", "leave --source away"

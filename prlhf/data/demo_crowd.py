@@ -34,8 +34,10 @@ EVAL_USERS = 1350, 150  # seen and unseen users with held-out comparisons, at mo
 
 
 def load(config: PrepConfig, progress: Progress) -> Loaded:
-    """`config.comparisons` per seen user to train on; one held out (more where there are few users, none for some where
-    there are very many), twice as many for unseen users."""
+    """`config.comparisons` per seen user to train on; one held out, and twice as many for unseen users.
+
+    Held out are more where there are few users, and none for some where there are very many.
+    """
     refuse_source(config)
     count, comparisons = config.users or USERS, config.comparisons or COMPARISONS
     tastes = draw_tastes(count, random.Random(f"{config.seed}-demo-crowd-users"))

@@ -21,7 +21,8 @@ class Identified(Protocol):
     """What an intake reads: rows, and what rows are made of where a data set keeps that in files of its own."""
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """The id, unique within a part."""
 
 
 T = TypeVar("T", bound=Identified)
@@ -37,16 +38,19 @@ class Drops:
         self._dropped: Counter[tuple[str, str]] = Counter()
 
     def drop(self, part: str, reason: str, count: int = 1) -> None:
+        """Count `count` rows of `part` as dropped for `reason`, one of `filters`."""
         if reason not in self.filters:
             raise KeyError(reason)
         self._dropped[part, reason] += count
 
     def malformed(self, part: str, line: str) -> None:
+        """Count a malformed row of `part`, and keep `line` as an example."""
         self.drop(part, MALFORMED)
         if len(self.examples) < EXAMPLES:
             self.examples.append(line)
 
     def by_reason(self) -> dict[str, int]:
+        """Dropped rows of all parts, by reason."""
         return {reason: sum(self._dropped[part, reason] for part in self.read) for reason in self.filters}
 
     def report(self) -> dict[str, Any]:

@@ -30,6 +30,7 @@ People = Mapping[str, Participant]
 
 
 def load(config: PrepConfig, progress: Progress) -> Loaded:
+    """Read PRISM's conversations and survey; users are split into seen and unseen ones."""
     source, raw = _open(config.source)
     drops = Drops(REPEAT, NO_SURVEY, UNUSABLE)
     intake = Intake(config.bad_rows, drops, progress)

@@ -47,6 +47,8 @@ class Choice:
 
 @dataclass(frozen=True)
 class Conversation:
+    """One conversation of PRISM: who had it, and its turns."""
+
     id: str
     user_id: str
     turns: list[Turn]

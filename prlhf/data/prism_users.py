@@ -106,8 +106,10 @@ def top_ratings(row: Mapping[str, Any]) -> list[str]:
 
 
 def first_shown(row: Mapping[str, Any]) -> list[str]:
-    """The released code's "top three": the attributes whose sliders happened to be shown first, in no order of
-    preference (PRISM's codebook). Only to replicate its results."""
+    """The released code's "top three": the attributes whose sliders happened to be shown first.
+
+    They are in no order of preference (PRISM's codebook). Only to replicate its results.
+    """
     shown = row.get("order_stated_prefs") or {}
     places = {name: number(shown.get(name), f"order_stated_prefs.{name}") for name in ATTRIBUTES}
     return [name for name, place in places.items() if place in (1, 2, 3)]

@@ -37,6 +37,7 @@ LAYOUT = f"rm_training/P1A.json ... P3B.json and {PROMPTS}"
 
 
 def load(config: PrepConfig, progress: Progress) -> Loaded:
+    """Read the P-SOUPS comparisons: six users, who each prefer one ending of a prompt."""
     folder = _folder(config.source)
     prompts = read_prompts(folder / PROMPTS)
     drops = Drops(EQUAL, REPEAT)

@@ -73,6 +73,7 @@ class Dropped(Exception):
 
 
 def mapping(value: Any, name: str = "the row") -> Mapping[str, Any]:
+    """`value` if it is a mapping; raises Malformed if it is not."""
     if not isinstance(value, Mapping):
         raise Malformed(f"{name} is {kind(value)}, not a mapping")
     return value
@@ -111,6 +112,7 @@ def identifier(value: Any, name: str) -> str:
 
 
 def user_identifier(value: Any, name: str) -> str:
+    """An id that can be a user's: not the name of the generic user. Raises Malformed."""
     found = identifier(value, name)
     if found == GENERIC:
         raise Malformed(f"'{name}' is '{GENERIC}', the name kept for the user of index 0")

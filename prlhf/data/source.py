@@ -35,6 +35,7 @@ def file_rows(paths: list[Path]) -> RawRows:
 
 
 def data_files(folder: Path) -> list[Path]:
+    """The data files directly in `folder`, in the order of their names."""
     return sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES and path.is_file())
 
 

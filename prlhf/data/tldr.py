@@ -26,6 +26,7 @@ POLICY, TOP, TIE = "other policies", "less active workers", "equally long"
 
 
 def load(config: PrepConfig, progress: Progress) -> Loaded:
+    """Read the TL;DR comparisons, with the workers who made them as users."""
     source, raw = _open(config.source)
     simulated = config.simulate == "length"
     drops = Drops(POLICY, EQUAL, TOP, TIE)

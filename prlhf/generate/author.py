@@ -27,6 +27,8 @@ class Assignment:
 
 
 class Author:
+    """Writes responses with one loaded model; the same in this process and in a worker."""
+
     def __init__(self, given: Assignment, progress: Progress = SILENT, writer: Writer | None = None) -> None:
         """Loads the model, unless `writer` has it loaded; says so if it is of a kind that is slow."""
         self.given, config = given, given.config
@@ -46,6 +48,7 @@ class Author:
 
 
 def as_response(written: Written, settings: dict[str, Any]) -> Response:
+    """The row of the output file for what was written."""
     job = written.job
     return Response(
         prompt_id=job.prompt_id,

@@ -19,8 +19,11 @@ SEPARATOR = "\n\n"  # between examples in plain text
 
 
 def with_preference(prompt: Text, preference: str) -> Text:
-    """`prompt` with the user's preference in words: at the end of the last user message, as P-SOUPS has it, or in
-    a line before a plain prompt. A user without one gets the prompt alone."""
+    """`prompt` with the user's preference in words.
+
+    It stands at the end of the last user message, as P-SOUPS has it, or in a line before a plain prompt. A user without
+    one gets the prompt alone.
+    """
     if not preference:
         return prompt
     if isinstance(prompt, str):
@@ -33,8 +36,11 @@ def with_preference(prompt: Text, preference: str) -> Text:
 
 
 def with_examples(prompt: Text, examples: Sequence[Comparison]) -> Text:
-    """`prompt` after `examples`, each answered by its chosen response: as text with an empty line between, or as
-    earlier turns. Of system messages the prompt's own stays, in front."""
+    """`prompt` after `examples`, each answered by its chosen response.
+
+    As text with an empty line between, or as earlier turns. Of the system messages only the prompt's own is kept, in
+    front.
+    """
     if isinstance(prompt, str):
         return "".join(f"{row.prompt}{row.chosen}{SEPARATOR}" for row in examples) + prompt
     turns = [m for row in examples for part in (row.prompt, row.chosen) for m in part if isinstance(m, dict)]
@@ -60,6 +66,7 @@ class OwnChoices:
 
 
 def check_preferences(data: Prepared) -> None:
+    """Raise PrlhfError if the data set tells no user's preference in words, which `oracle` needs."""
     if not any(user.preference for user in data.users):
         raise PrlhfError(
             f"baseline = oracle, and data set '{data.manifest.get('dataset')}' knows no user's preference in words",

@@ -53,8 +53,11 @@ class BestOf:
         return replace(candidates[top], reward=rewards[top])
 
     def _rewards_of(self, candidates: Sequence[Written]) -> list[float]:
-        """One job's candidates are scored by themselves: in a batch with others' a reward would depend, by rounding,
-        on who else is served. Rewards come two at a time; the last of an odd number is its own companion."""
+        """The rewards of one job's candidates, scored apart from all others.
+
+        In a batch with other jobs' candidates a reward would depend, by rounding, on who else is served. Rewards come
+        two at a time; the last of an odd number is its own companion.
+        """
         job, texts = candidates[0].job, [written.text for written in candidates]
         pairs = zip(texts[::2], [*texts[1::2], texts[-1]], strict=False)
         encoded = [self._reader.encode(job.prompt, job.user_id, a, b, job.prompt_id) for a, b in pairs]
@@ -69,8 +72,10 @@ class BestOf:
 
 
 def best_of(reward: Path, config: GenerateConfig, fingerprint: str) -> BestOf:
-    """With the reward of the run `reward`. `fingerprint` is the writing model's base: where the reward's is the same,
-    `config.model` says where both are now."""
+    """With the reward of the run `reward`.
+
+    `fingerprint` is the writing model's base: where the reward's is the same, `config.model` says where both are now.
+    """
     same = read_about(model_folder(reward))["base_fingerprint"] == fingerprint
     trained, rewards = load_rewards(reward, config.device, config.model if same else None, config.trust_remote_code)
     return BestOf(reward, ResponseReader(trained), rewards)

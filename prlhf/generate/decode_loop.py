@@ -37,6 +37,7 @@ class Row:
 
     @property
     def beginning(self) -> tuple[int | None, tuple[int, ...]]:
+        """What rows have in common that start alike: the user and the ids of the prompt."""
         return self.user, tuple(self.ids)
 
 
@@ -56,8 +57,11 @@ class DecodeLoop:
 
     @torch.no_grad()
     def run(self, rows: Sequence[Row]) -> Iterator[list[Row]]:
-        """The rows, as they end. The longest go first: those that begin alike stand together, the cache never grows,
-        and what is left at the end is short."""
+        """The rows, as they end.
+
+        The longest go first: those that begin alike stand together, the cache never grows, and what is left at the end
+        is short.
+        """
         queue = deque(sorted(rows, key=lambda row: (-self._length(row), row.user or 0, row.ids)))
         patience = max(1, self.size // 8)  # joining costs a forward: not for each row that leaves
         while queue or self.active:
@@ -90,8 +94,10 @@ class DecodeLoop:
         self.active += rows
 
     def _read(self, group: Sequence[tuple[int, Row]]) -> None:
-        """The beginnings of some rows, but for the last place, into their slots. No row looks at padding, which comes
-        after it, and the loop writes over it."""
+        """The beginnings of some rows, but for the last place, into their slots.
+
+        No row looks at padding, which comes after it, and the loop writes over it.
+        """
         embeds = self._embed([row for _, row in group])[:, :-1]
         if embeds.shape[1]:
             self.cache.begin(self._tensor([slot for slot, _ in group]))

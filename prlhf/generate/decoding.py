@@ -42,6 +42,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Written:
+    """A response, and how it ended."""
+
     job: Job
     text: str
     tokens: int  # without the end-of-text token
@@ -50,16 +52,18 @@ class Written:
 
 
 def row_seed(seed: int, job: Job) -> int:
+    """A job's own seed, 63 bits of a hash, so that a response does not depend on what is written beside it."""
     candidate = f"\0{job.candidate}" if job.candidate else ""
     digest = hashlib.sha256(f"{seed}\0{job.prompt_id}\0{job.user_id}{candidate}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1
 
 
 def write(policy: Policy, jobs: Sequence[Job], config: GenerateConfig, base: bool = False) -> Iterator[list[Written]]:
-    """Responses to `jobs`, as they end: by the decode loop, or for a model that it cannot serve by transformers'
-    `generate`. `base`: the base model alone, adapter and user tokens off.
+    """Responses to `jobs`, as they end.
 
-    Jobs that nothing tells apart are written once: all that begin alike where decoding is greedy.
+    By the decode loop, or for a model that it cannot serve by transformers' `generate`. `base`: the base model alone,
+    adapter and user tokens off. Jobs that nothing tells apart are written once: all that begin alike where decoding is
+    greedy.
     """
     groups: dict[Any, list[Job]] = {}
     for job in jobs:
@@ -79,6 +83,7 @@ def vectors_of(policy: Policy, job: Job) -> int:
 
 
 def by_loop(policy: Policy, rows: Sequence[Row], config: GenerateConfig) -> Iterator[list[Row]]:
+    """Decode `rows` with the decode loop; yields rows as they end."""
     eos = policy.tokenizer.eos_token_id
 
     def ended(row: Row) -> bool:
@@ -90,8 +95,10 @@ def by_loop(policy: Policy, rows: Sequence[Row], config: GenerateConfig) -> Iter
 
 
 def stopped(stop: str, ids: Sequence[int], tokenizer: Any) -> bool:
-    """Whether `stop` (none where empty) is in the text of `ids`. Asked after each token, so the last few are asked
-    first: a character is at most four bytes, and so four tokens."""
+    """Whether `stop` (none where empty) is in the text of `ids`.
+
+    Asked after each token, so the last few are asked first: a character is at most four bytes, and so four tokens.
+    """
     if not stop or stop not in tokenizer.decode(ids[-4 * len(stop) - 4 :], skip_special_tokens=True):
         return False
     return stop in tokenizer.decode(ids, skip_special_tokens=True)
@@ -125,8 +132,11 @@ def by_generate(policy: Policy, rows: Sequence[Row], config: GenerateConfig) -> 
 
 @contextmanager
 def plain_settings(lm: Any) -> Iterator[None]:
-    """A model's own generation settings (a repetition penalty, say), which `generate` mixes into those it is given,
-    out of the way: responses are samples of the policy itself, as in the loop."""
+    """Put a model's own generation settings aside for as long as the context lasts.
+
+    `generate` mixes them (a repetition penalty, say) into those it is given; responses are samples of the policy
+    itself, as in the loop.
+    """
     own, lm.generation_config = lm.generation_config, GenerationConfig()
     try:
         yield
@@ -156,6 +166,7 @@ def batches(rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
 
 
 def written(job: Job, ids: list[int], tokenizer: object) -> Written:
+    """The response in `ids`, up to the end-of-text token or the job's stop string."""
     eos = tokenizer.eos_token_id  # type: ignore[attr-defined]
     finished = eos in ids
     ids = ids[: ids.index(eos)] if finished else ids

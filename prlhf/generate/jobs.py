@@ -41,6 +41,7 @@ class Planner:
         self._prompts: dict[tuple[str, int], list[int]] = {}
 
     def job(self, prompt: Text, reader: Reader) -> Job:
+        """What the model is given for `prompt` and `reader`: examples, preference and text are cut to fit."""
         if reader.text not in self._texts:
             self._texts[reader.text] = self.encoder.text(reader.text)
         text = self._texts[reader.text]
@@ -65,8 +66,10 @@ class Planner:
 
 
 def encoder_for(policy: Policy, config: GenerateConfig) -> Encoder:
-    """Bound by the model's context: training's budget of tokens does not bind here. A baseline knows no user, and
-    what it shows before the prompt must not be cut off with a long prompt's beginning."""
+    """Bound by the model's context: training's budget of tokens does not bind here.
+
+    A baseline knows no user, and what it shows before the prompt must not be cut off with a long prompt's beginning.
+    """
     encoder = replace(policy.encoder(), limit=policy.base.context)
     if config.baseline == "none":
         return encoder

@@ -29,6 +29,8 @@ from prlhf.model.weights import check_weights, load_weights
 
 @dataclass(frozen=True)
 class Writer:
+    """A policy, and which of its parts write."""
+
     policy: Policy
     weights: str  # a digest of the weights; rows that others wrote are not mixed in
     base: bool = False  # the base alone: adapter and user tokens off
@@ -138,5 +140,6 @@ def _base_alone(name: str, config: GenerateConfig, users: Sequence[str]) -> Poli
 
 
 def digest(runs: Iterable[Path]) -> str:
+    """16 hex digits that tell the weights of `runs` from any others."""
     sums = [json.dumps(read_about(model_folder(run))["sha256"], sort_keys=True) for run in runs]
     return hashlib.sha256("\n".join(sums).encode()).hexdigest()[:16]

@@ -108,6 +108,7 @@ class Worker:
 
     @contextmanager
     def refusals(self) -> Iterator[None]:
+        """Keep a PrlhfError raised in the context, for the driver to ask for; it is not raised."""
         try:
             yield
         except PrlhfError as error:
@@ -161,14 +162,17 @@ class Counts:
 
 
 class Tally:
-    """Moves a bar with what workers tell of their blocks: what is written again counts once, and a block that is
-    there in full, whatever is still on its way."""
+    """Moves a bar with what workers tell of their blocks.
+
+    What is written again counts once, and so does a block that is there in full, whatever is still on its way.
+    """
 
     def __init__(self, progress: Progress) -> None:
         self.progress, self.lock = progress, threading.Lock()
         self.written, self.settled, self.noted = Counter[int](), set[int](), set[str]()
 
     def start(self, label: str, total: int) -> None:
+        """Open the bar."""
         self.progress.start(label, total)
 
     def advance(self, steps: int = 1, **values: float) -> None:
@@ -182,11 +186,13 @@ class Tally:
             self.progress.advance(more)
 
     def settle(self, block: int, count: int) -> None:
+        """Count `block` as written in full, with its `count` responses."""
         with self.lock:
             self.settled.add(block)
             self.progress.advance(count - self.written.pop(block, 0))
 
     def finish(self) -> None:
+        """Close the bar."""
         self.progress.finish()
 
     def note(self, line: str) -> None:

@@ -38,13 +38,16 @@ class Keyed(Protocol):
     """A job, or a row."""
 
     @property
-    def prompt_id(self) -> str: ...
+    def prompt_id(self) -> str:
+        """The id of the prompt."""
 
     @property
-    def user_id(self) -> str: ...
+    def user_id(self) -> str:
+        """The id of the user."""
 
     @property
-    def prompt(self) -> Any: ...
+    def prompt(self) -> Any:
+        """The prompt: text, or messages."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Block:
 
 
 def key_of(one: Keyed) -> Key:
+    """What a response is known by: the ids of prompt and user."""
     return one.prompt_id, one.user_id
 
 
@@ -110,14 +114,15 @@ class OneFile:
             Block(number, left[start : start + size]) for number, start in enumerate(range(0, len(left), size or 1))
         ]
 
-    def add(self, block: int, rows: Sequence[Response]) -> None:
+    def add(self, _block: int, rows: Sequence[Response]) -> None:
+        """Append rows to the partial file."""
         path = partial(self.out)
         with full_disk_named(path), path.open("a", encoding="utf-8") as file:
             file.write("".join(map(to_line, rows)))
         self.rows |= {key_of(row): row for row in rows}
 
-    def end_block(self, block: int) -> None:
-        pass
+    def end_block(self, _block: int) -> None:
+        """Do nothing: all rows are in one file."""
 
     def finish(self) -> None:
         """The whole file: rows in the order of the jobs, then those of earlier runs; the partial one goes."""
@@ -131,6 +136,7 @@ def even_blocks(count: int, workers: int, most: int) -> int:
 
 
 def partial(out: Path) -> Path:
+    """The file that rows of `out` are appended to until all are there."""
     return out.with_name(out.name + ".partial")
 
 
@@ -149,6 +155,7 @@ def already_written(out: Path, settings: dict[str, Any]) -> dict[Key, Response]:
 
 
 def refuse_other(out: Path, there: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Raise PrlhfError if the settings of the rows that are there differ from `settings`."""
     for key, value in settings.items():
         if there.get(key) != value:
             raise PrlhfError(
@@ -158,6 +165,7 @@ def refuse_other(out: Path, there: dict[str, Any], settings: dict[str, Any]) -> 
 
 
 def put_in_place(out: Path, rows: dict[Key, Response], first: Iterable[Key], form: Form) -> None:
+    """Write the whole file, the rows named by `first` first and in that order; remove the partial file."""
     order = {key: i for i, key in enumerate(first)}
     with atomic_file(out) as beside:
         ordered = sorted(rows.items(), key=lambda item: order.get(item[0], len(order)))
@@ -206,11 +214,12 @@ class Shards:
         """How many of the responses are there, in whole shards."""
         return sum(len(block.jobs) for block in self.cut if self._path(block.number).is_file())
 
-    def blocks(self, workers: int) -> list[Block]:
+    def blocks(self, _workers: int) -> list[Block]:
         """The blocks whose shards are missing, whoever writes them."""
         return [block for block in self.cut if not self._path(block.number).is_file()]
 
     def add(self, block: int, rows: Sequence[Response]) -> None:
+        """Keep rows of `block` until it is complete."""
         self.rows.setdefault(block, []).extend(rows)
 
     def end_block(self, block: int) -> None:
@@ -220,7 +229,7 @@ class Shards:
             write_rows(beside, [rows[key_of(job)] for job in self.cut[block].jobs], self.form)
 
     def finish(self) -> None:
-        pass
+        """Do nothing: every shard is in its place already."""
 
     def _path(self, number: int) -> Path:
         return self.out / shard_name(number, self.form)

@@ -34,8 +34,11 @@ def own_prompts(config: GenerateConfig) -> bool:
 
 
 def known_readers(seen: Mapping[str, int], texts: Mapping[str, str], data: Prepared | None) -> dict[str, Reader]:
-    """Everyone a response can be written for: the generic user, the `seen` users with their indices, and the data's
-    other users, of index 0 but perhaps with a text."""
+    """Everyone a response can be written for.
+
+    The generic user, the `seen` users with their indices, and the data's other users, of index 0 but perhaps with a
+    text.
+    """
     preferences = {user.id: user.preference for user in data.users} if data else {}
     known = {GENERIC: Reader(GENERIC, 0, "")}
     for user, index in seen.items():

@@ -20,8 +20,11 @@ _known: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 
 @torch.no_grad()
 def serves(model: PersonalizedLM) -> bool:
-    """Whether the loop's next-token logits are those of whole forwards without a cache, on two rows of unequal
-    lengths, at their first and second token. Asked once of each language model."""
+    """Whether the loop can decode this model. Asked once of each language model.
+
+    Its next-token logits must be those of whole forwards without a cache, on two rows of unequal lengths, at their
+    first and second token.
+    """
     lm = unwrapped(model.lm)
     if lm not in _known:
         try:
@@ -35,7 +38,7 @@ def _agree(model: PersonalizedLM, lm: Any) -> bool:
     words = lm.get_input_embeddings()
     length = min(LONGEST, 2 + (window_of(lm.config.get_text_config()) or 10))
     rows = [Row([(7 * i + 3 * n) % words.num_embeddings for i in range(n)], None, seed=0) for n in (length, 3)]
-    loop = DecodeLoop(model, size=2, room=2, ended=lambda row: False)
+    loop = DecodeLoop(model, size=2, room=2, ended=lambda _: False)
     loop.join(rows)
     for _ in range(2):
         found = loop.logits().float()

@@ -27,8 +27,10 @@ FEW = 256  # a nucleus is first looked for among so many tokens
 def choose(
     logits: Tensor, seeds: Sequence[int], steps: Sequence[int], temperature: float = 1.0, top_p: float = 1.0
 ) -> Tensor:
-    """The next token [N] of each row of `logits` [N, V]. `seeds`, `steps`: of each row, non-negative, below 2**64 and
-    2**32. Temperature 0 is arg-max, whatever the seeds."""
+    """The next token [N] of each row of `logits` [N, V].
+
+    `seeds`, `steps`: of each row, non-negative, below 2**64 and 2**32. Temperature 0 is arg-max, whatever the seeds.
+    """
     if temperature == 0:
         return logits.argmax(1)
     scores = logits.float() / temperature
@@ -54,8 +56,10 @@ def gumbel(seeds: Sequence[int], steps: Sequence[int], count: int) -> NDArray[np
 
 
 def uniform(seeds: Sequence[int], steps: Sequence[int], count: int) -> NDArray[np.float64]:
-    """Numbers [N, count] between 0 and 1, neither of them: SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) from each
-    row's seed, entered at its step."""
+    """Numbers [N, count] between 0 and 1, neither of them included.
+
+    SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) from each row's seed, entered at its step.
+    """
     numbers: NDArray[np.uint64] = np.arange(1, count + 1).astype(np.uint64)
     counter = np.array(steps, dtype=np.uint64)[:, None] * np.uint64(STRIDE) + numbers
     z: NDArray[np.uint64] = np.array(seeds, dtype=np.uint64)[:, None] + counter * np.uint64(0x9E3779B97F4A7C15)

@@ -11,8 +11,11 @@ from prlhf.judge.decisions import Decision
 
 
 def agreements(decided: Mapping[str, Sequence[Decision]]) -> list[dict[str, Any]]:
-    """For every two judges: pairs that both gave a verdict on, the share of the same ones, Cohen's kappa, and how often
-    each combination came up. kappa is None where chance alone would make them agree always."""
+    """How far every two judges agree.
+
+    For each two: pairs that both gave a verdict on, the share of equal verdicts, Cohen's kappa, and how often each
+    combination came up. kappa is None where chance alone would make them agree always.
+    """
     return [_agreement(a, b, decided[a], decided[b]) for a, b in combinations(decided, 2)]
 
 

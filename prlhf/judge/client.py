@@ -1,5 +1,7 @@
-"""Talking to a server that speaks OpenAI's chat completions: many calls at once, patient with a busy server, and quick
-to say what is wrong with a request that no patience will mend."""
+"""Calls to a server that speaks OpenAI's chat completions.
+
+Many calls run at once. A busy server is waited for; a request that waiting does not help is reported at once.
+"""
 
 from __future__ import annotations
 
@@ -143,9 +145,11 @@ class Pace:
         self._next = 0.0
 
     def pause(self, seconds: float) -> None:
+        """Start no call for `seconds`."""
         self._next = max(self._next, time.monotonic() + seconds)
 
     async def turn(self) -> None:
+        """Wait until the next call may start."""
         wait = self._next - time.monotonic()
         self._next = max(self._next, time.monotonic()) + self._gap
         if wait > 0:

@@ -27,9 +27,11 @@ class Price(BaseModel):
     output: float = Field(ge=0)
 
     def of(self, prompt_tokens: float, completion_tokens: float) -> float:
+        """The price in dollars of so many tokens."""
         return (prompt_tokens * self.input + completion_tokens * self.output) / MILLION
 
     def times(self, factor: float) -> Price:
+        """This price times `factor`."""
         return Price(input=self.input * factor, output=self.output * factor)
 
 
@@ -56,6 +58,7 @@ def price_of(model: str, file: Path | None, batch: bool) -> Price | None:
 
 
 def no_price(model: str, file: Path | None) -> PrlhfError:
+    """The error of a limit in dollars on a model whose price is not known."""
     return PrlhfError(
         f"--max-cost needs the price of '{model}', which {file or 'the shipped price file'} does not have",
         "copy prlhf/judge/prices.yaml, add it, and give --prices FILE",
@@ -89,6 +92,7 @@ class Budget:
         return True
 
     def settle(self, estimate: float, answer: Answer | None) -> None:
+        """Replace a call's reserved `estimate` by what its answer cost (None: it cost nothing)."""
         self.reserved -= estimate
         if answer is not None and self.price is not None:
             self.spent += self.price.of(answer.prompt_tokens, answer.completion_tokens)

@@ -10,6 +10,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from typing_extensions import override
+
 from prlhf.config import JudgeConfig
 from prlhf.errors import PrlhfError, nearest
 from prlhf.judge.decisions import Call, Decision, Verdict
@@ -24,7 +26,8 @@ Scorer = Callable[[list[Pair]], list[tuple[float, float]]]  # a score for A and 
 class Decider(Protocol):
     """A judge with whatever it takes to ask it."""
 
-    def __call__(self, pairs: Sequence[Pair], progress: Progress) -> list[Decision]: ...
+    def __call__(self, pairs: Sequence[Pair], progress: Progress) -> list[Decision]:
+        """The decisions on `pairs`, in their order."""
 
     def settings(self) -> dict[str, Any]:
         """What a reader of the results must know of this judge, beside its name."""
@@ -48,15 +51,17 @@ def _decider(name: str, config: JudgeConfig) -> Decider:
     return LlmJudge(model or config.judge_model, config)
 
 
-class Unasked:
+class Unasked(Decider):
     """A judge that is a function of the pair: rules, rewards, oracles. It knows no order and no ties by doubt."""
 
     def __init__(self, name: str, config: JudgeConfig) -> None:
         self._judge, self._batch = find_judge(config.model_copy(update={"judge": name})), config.batch_size
 
+    @override
     def settings(self) -> dict[str, Any]:
         return {}
 
+    @override
     def __call__(self, pairs: Sequence[Pair], progress: Progress) -> list[Decision]:
         verdicts: list[Verdict] = []
         progress.start("judging", len(pairs))
@@ -84,7 +89,7 @@ def find_judge(config: JudgeConfig) -> Judge:
 
 
 def judge_names() -> list[str]:
-    """Every name a judge can have, for help pages: `rule:shorter`, `reward:RUN`, …"""
+    """Every name a judge can have, for help pages: `rule:shorter`, `reward:RUN` and so on."""
     return [*PLAIN, *(f"{kind}:{metavar}" for kind, (metavar, _) in WITH_ARGUMENT.items()), "llm", "llm:MODEL"]
 
 
@@ -109,7 +114,7 @@ def _longer(pairs: list[Pair]) -> list[tuple[float, float]]:
     return [(float(words(p.a.response)), float(words(p.b.response))) for p in pairs]
 
 
-def _oracle(dataset: str, config: JudgeConfig) -> Judge:
+def _oracle(dataset: str, _config: JudgeConfig) -> Judge:
     from prlhf.judge.oracle import oracle_judge
 
     return oracle_judge(dataset)

@@ -18,7 +18,7 @@ RESAMPLES = 200  # of users; each is a regression
 
 
 def length_controlled(outcomes: Ints, longer: Floats, codes: Ints, seed: int) -> dict[str, Any]:
-    """outcomes [N] (+1, 0, -1), words of A less words of B [N], users' codes [N]; a tie is half a win.
+    """Outcomes [N] (+1, 0, -1), words of A less words of B [N], users' codes [N]; a tie is half a win.
 
     Returns rate, low, high (95 %, clustered by user; by sample where there is one user), and `slope` in logits.
     """
@@ -59,4 +59,5 @@ def fit(x: Floats, y: Floats, weights: Floats) -> Floats:
 
 
 def sigmoid(z: Any) -> Any:
+    """1 / (1 + exp(-z)), elementwise."""
     return 1 / (1 + np.exp(-z))

@@ -76,16 +76,19 @@ class LlmJudge:
         }
 
     def questions(self, pairs: Sequence[Pair]) -> list[Asked]:
-        """Every call that judging `pairs` begins with. Equal responses need none: they tie. Of whom nothing is known,
-        such as the generic user, the judge is asked as of nobody."""
+        """Every call that judging `pairs` begins with.
+
+        Equal responses need none: they tie. Of whom nothing is known, such as the generic user, the judge is asked as
+        of nobody.
+        """
         if self.config.protocol is None and not self.config.dataset and any(pair.user_id != GENERIC for pair in pairs):
             raise PrlhfError("who the users are is not known", "give --dataset FOLDER, or --protocol plain")
         found = []
         for number, pair in enumerate(pairs):
             subject = self._subjects.of(pair.prompt_id, pair.user_id)
             template = self._template if subject != NOBODY or self.config.prompt else load_template("plain", None)
-            for order in orders(pair, self.config) if pair.a.response != pair.b.response else []:
-                found.append(Asked(number, question(template, pair, subject, order, self.config.seed)))
+            ordered = orders(pair, self.config) if pair.a.response != pair.b.response else []
+            found += [Asked(number, question(template, pair, subject, order, self.config.seed)) for order in ordered]
         return found
 
     def estimate(self, pairs: Sequence[Pair]) -> dict[str, Any]:
@@ -108,8 +111,11 @@ class LlmJudge:
         }
 
     def __call__(self, pairs: Sequence[Pair], progress: Progress) -> list[Decision]:
-        """The verdicts on `pairs`. Every answer is kept as it comes, so the same call after an error, a limit or Ctrl-C
-        asks only for what is missing. Raises PrlhfError and Interrupted with a word on how to go on."""
+        """The verdicts on `pairs`.
+
+        Every answer is kept as it comes, so the same call after an error, a limit or Ctrl-C asks only for what is
+        missing. Raises PrlhfError and Interrupted with a word on how to go on.
+        """
         asked, answers = self.questions(pairs), self._answers
         progress.start(f"judging by {self.model}", len(asked))
         try:
@@ -171,6 +177,7 @@ class LlmJudge:
         progress.advance(0 if attempt else count, **({"cost $": self.budget.spent} if self.price else {}))
 
     def estimated_cost(self, one: Asked) -> float:
+        """An upper bound of a call's price in dollars; 0 where no price is known."""
         return self.price.of(tokens_in(one.question.messages), self.config.max_answer_tokens) if self.price else 0.0
 
     def _prepare(self, one: Asked) -> Asked:

@@ -45,8 +45,11 @@ class Pairing:
 
 
 def pair(a: list[Response], b: list[Response]) -> Pairing:
-    """Pair by (prompt, user). A user missing on one side is served by that side's generic response to the
-    prompt, so that a personalized policy can be judged against a vanilla one."""
+    """Pair by (prompt, user).
+
+    A user missing on one side is served by that side's generic response to the prompt, so that a personalized policy
+    can be judged against a vanilla one.
+    """
     rows_a, rows_b = _by_key(a), _by_key(b)
     index = _user_indices([*a, *b])
     keys = sorted({*rows_a, *rows_b}, key=lambda key: (index[key[1]], key[1], key[0]))

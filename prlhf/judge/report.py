@@ -45,11 +45,12 @@ def write_report(
 
 
 def percent(value: float | None) -> str:
+    """A share as a percentage; a dash for None."""
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
 def interval(rate: Mapping[str, float] | None) -> str:
-    """`61.8 % [52.0, 71.1]`"""
+    """A rate with its interval: `61.8 % [52.0, 71.1]`."""
     return "–" if rate is None else f"{100 * rate['rate']:.1f} % [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
 
 

@@ -12,6 +12,7 @@ from prlhf.model.scoring import ResponseReader, Rewards, load_rewards, score
 
 
 def reward_scorer(run: str, config: JudgeConfig) -> RewardScorer:
+    """The scorer of the reward model, or of the policy's implicit reward, in the run folder `run`."""
     trained, rewards = load_rewards(Path(run), config.device, config.model, config.trust_remote_code)
     return RewardScorer(ResponseReader(trained), rewards, config.batch_size)
 
@@ -23,6 +24,7 @@ class RewardScorer:
         self._reader, self._rewards, self._batch_size = reader, rewards, batch_size
 
     def __call__(self, pairs: list[Pair]) -> list[tuple[float, float]]:
+        """The rewards of A and B of each pair."""
         encoded = [self._encoded(pair) for pair in pairs]
         scored = score(self._rewards, encoded, [e.user for e in encoded], self._batch_size)
         return [(s.chosen, s.rejected) for s in scored]

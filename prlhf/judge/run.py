@@ -77,8 +77,10 @@ def plan(a_path: Path | None, b_path: Path | None, config: JudgeConfig) -> list[
 
 
 def shown_prompt(a_path: Path | None, b_path: Path | None, config: JudgeConfig, number: int) -> list[dict[str, Any]]:
-    """`--show-prompt N`: the N-th comparison's calls, from 1, `order` and `messages` each, by the first judge that asks
-    a server. Sends nothing."""
+    """The calls of the N-th comparison, from 1 (`--show-prompt N`); sends nothing.
+
+    `order` and `messages` of each call, by the first judge that asks a server.
+    """
     from prlhf.judge.llm import LlmJudge
 
     config, judges, humans = _prepared(config)

@@ -46,6 +46,7 @@ class Base:
 
 
 def pick_device(device: str) -> torch.device:
+    """The device of that name; `auto` is a GPU where there is one. Raises PrlhfError."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:

@@ -1,5 +1,7 @@
-"""SHA-256 of each MiB of a safetensors file, so that a few rows of a large one can be read, and what is read is
-checked, without reading the rest."""
+"""SHA-256 of each MiB of a safetensors file.
+
+A few rows of a large file can be read, and what is read is checked, without reading the rest.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +22,7 @@ BLOCK = 2**20  # bytes
 
 
 def changed(path: Path) -> PrlhfError:
+    """The error of a file whose checksum differs."""
     return PrlhfError(
         f"{path} was changed or cut short after it was saved (SHA-256 differs)", "train again, or use a copy"
     )
@@ -40,6 +43,7 @@ class CheckedFile:
         self._number, self._block = -1, b""
 
     def read(self, start: int, end: int) -> bytes:
+        """Bytes `start` to `end`; the blocks they are in are compared with their checksums."""
         numbers = range(start // BLOCK, math.ceil(end / BLOCK))
         whole = b"".join(map(self._checked, numbers))
         return whole[start - numbers.start * BLOCK :][: end - start]

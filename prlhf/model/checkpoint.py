@@ -1,5 +1,4 @@
-"""A policy or a reward model on disk: PEFT adapter (or full weights), user model, user index, tokenizer, and what
-binds them.
+"""A policy or a reward model on disk: PEFT adapter (or full weights), user model, user index and tokenizer.
 
 adapter_config.json, adapter_model.safetensors   the LoRA adapter, readable by PEFT
 model.safetensors, config.json                   instead of them after full fine-tuning
@@ -53,16 +52,20 @@ class Trained(Generic[M]):
 
     @property
     def tokenizer(self) -> Any:
+        """The base's tokenizer."""
         return self.base.tokenizer
 
     @property
     def device(self) -> torch.device:
+        """The device the model is on."""
         return self.base.lm.device  # type: ignore[no-any-return]
 
     def index_of(self) -> dict[str, int]:
+        """The index of each seen user, by id."""
         return dict(zip(self.user_ids, self.indices or range(1, len(self.user_ids) + 1), strict=True))
 
     def encoder(self) -> Encoder:
+        """What turns rows into tokens for this model, within its context."""
         limit = min(self.config.max_tokens or self.base.context, self.base.context)
         return Encoder(
             self.tokenizer, self.config.user_tokens, limit, self.config.max_prompt_tokens, self.config.user_text
@@ -190,8 +193,11 @@ def _blank_users(config: TrainConfig, users: Users, base: Base) -> UserModel:
 def reference_model(
     policy: Policy, run: Path, base: str | None = None, trust_remote_code: bool = False
 ) -> PersonalizedLM:
-    """Whose `reference` and `as_base` are the base of a loaded policy: the policy itself with its adapter off, or,
-    after full fine-tuning, the base it was trained from, loaded beside it."""
+    """The policy whose `reference` and `as_base` are the base of a loaded policy.
+
+    It is the policy itself with its adapter off, or, after full fine-tuning, the base it was trained from, loaded
+    beside it.
+    """
     if not policy.config.full_finetune:
         return policy.model
     about = read_about(model_folder(run))
@@ -214,6 +220,7 @@ def _own_base(
 
 
 def read_about(folder: Path) -> dict[str, Any]:
+    """The checkpoint's prlhf.json, checked. Raises PrlhfError."""
     try:
         about: dict[str, Any] = json.loads((folder / ABOUT).read_text())
         about.setdefault("kind", "policy")  # as before there were reward models

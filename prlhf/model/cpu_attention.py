@@ -24,15 +24,17 @@ QUERIES = 256  # at a time: what lies beyond the last one's sight is not compute
 
 @dataclass(frozen=True)
 class Block:
-    """Some queries of a segment, columns `start` to `end`, and the keys they may see: runs of columns, the last of
-    which ends with the queries' own."""
+    """Some queries of a segment, columns `start` to `end`, and the keys they may see.
+
+    The keys are runs of columns, the last of which ends with the queries' own.
+    """
 
     start: int
     end: int
     seen: tuple[slice, ...]
 
     def gather(self, x: Tensor) -> Tensor:
-        """x [H, T, d] -> [H, m, d] at the seen columns, contiguous."""
+        """X [H, T, d] -> [H, m, d] at the seen columns, contiguous."""
         found = torch.cat([x[:, part] for part in self.seen], 1) if len(self.seen) > 1 else x[:, self.seen[0]]
         return found.contiguous()
 
@@ -46,6 +48,7 @@ class Block:
 
 
 def blocks(segments: Segments) -> Iterator[Block]:
+    """The segments' queries in blocks of at most QUERIES columns, each with the keys it may see."""
     for segment in segments:
         for start in range(segment.start, segment.end, QUERIES):
             end = min(start + QUERIES, segment.end)

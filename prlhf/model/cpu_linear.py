@@ -23,10 +23,13 @@ def speed_up(lm: nn.Module) -> None:
 
 
 def has_onednn() -> bool:
+    """Whether this build of torch has oneDNN's linear operator."""
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 class OneDnnLinear(nn.Linear):
+    """A linear layer whose products in float32 are computed by oneDNN."""
+
     @override
     def forward(self, input: Tensor) -> Tensor:
         if not input.numel() or input.dtype != torch.float32:
@@ -35,7 +38,7 @@ class OneDnnLinear(nn.Linear):
 
 
 def times(left: Tensor, right: Tensor, bias: Tensor | None = None) -> Tensor:
-    """left [..., k] @ right [n, k]^T + bias [n]."""
+    """Left [..., k] @ right [n, k]^T + bias [n]."""
     found: Tensor = torch.ops.mkldnn._linear_pointwise(dense(left), dense(right), bias, "none", [], "")
     return found
 
@@ -69,7 +72,7 @@ class Multiply(torch.autograd.Function):
 
 
 def outer(left: Tensor, right: Tensor) -> Tensor:
-    """left [t, m]^T @ right [t, n] -> [m, n]; oneDNN is much faster with the shorter side first."""
+    """Left [t, m]^T @ right [t, n] -> [m, n]; oneDNN is much faster with the shorter side first."""
     if left.shape[1] > right.shape[1]:
         return times(right.t(), left.t()).t().contiguous()
     return times(left.t(), right.t())

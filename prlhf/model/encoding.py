@@ -47,6 +47,7 @@ class Rows:
     start: int
 
     def to(self, device: torch.device | str) -> Rows:
+        """The same rows on `device`."""
         return Rows(self.ids.to(device), self.mask.to(device), self.slots.to(device), self.users.to(device), self.start)
 
 
@@ -67,6 +68,7 @@ class Encoder:
     _last: tuple[Text, list[int]] | None = field(default=None, init=False, repr=False)  # the prompt in hand, its ids
 
     def comparison(self, row: Comparison) -> Encoded:
+        """A comparison as tokens, its prompt cut from the left to fit. Raises PrlhfError if a response does not."""
         text = self.text(row.user_text)
         prompt = self.prompt(row.prompt, room=self.limit - self.user_tokens - len(text) - 1, name=row.id)
         room = self.limit - self.user_tokens - len(text) - len(prompt)
@@ -80,6 +82,7 @@ class Encoder:
                 progress.note(f"{count} {what} were cut to fit the token budget")
 
     def text(self, user_text: str) -> list[int]:
+        """The ids of a user's text; empty if the model does not read texts."""
         if not (self.use_text and user_text):
             return []
         return list(self.tokenizer(user_text, add_special_tokens=False).input_ids)
@@ -129,8 +132,11 @@ class Encoder:
         return self._template(prompt, add_generation_prompt=True)
 
     def response(self, prompt: Text, response: Text, room: int) -> list[int]:
-        """Ids that follow the prompt's. Tokenised together with the prompt, as one text, where that keeps
-        the prompt's own ids; apart from it where a token would span the boundary."""
+        """Ids that follow the prompt's.
+
+        Tokenised together with the prompt, as one text, where that keeps the prompt's own ids; apart from it where a
+        token would span the boundary.
+        """
         before = self._prompt_ids(prompt)
         if isinstance(prompt, str) and isinstance(response, str):
             whole = list(self.tokenizer(prompt + response).input_ids)

@@ -15,7 +15,7 @@ CHUNK = 2**23  # logits that exist at a time
 
 
 def token_log_probs(head: nn.Module, hidden: Tensor, targets: Tensor, chunk: int = CHUNK) -> Tensor:
-    """log p [S] in nats (fp32) of `targets` [S], of which `head` makes logits from `hidden` [S, d].
+    """Log p [S] in nats (fp32) of `targets` [S], of which `head` makes logits from `hidden` [S, d].
 
     With a frozen linear head the gradient is taken in the forward pass, where the probabilities are at hand, at no
     more cost than a backward pass would have; other heads compute each chunk anew in the backward pass.
@@ -62,7 +62,7 @@ class FrozenHead(torch.autograd.Function):
 
 
 def back(head: nn.Linear, grad: Tensor) -> Tensor:
-    """grad W, the way the head itself multiplies."""
+    """Grad W, the way the head itself multiplies."""
     weight = head.weight
     found: Tensor = times(grad, weight.t()) if isinstance(head, OneDnnLinear) else grad @ weight
     return found

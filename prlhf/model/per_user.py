@@ -18,6 +18,8 @@ PER_USER = "per_user.json"
 
 @dataclass(frozen=True)
 class PerUser:
+    """What a folder of adapters, one per user, is about."""
+
     dataset: str  # folder of the prepared data set that all users' comparisons came from
     users: list[str]
 
@@ -28,6 +30,7 @@ def folder_for(dataset: str) -> Path:
 
 
 def is_per_user(folder: Path) -> bool:
+    """Whether `folder` holds adapters per user."""
     return (folder / PER_USER).is_file()
 
 
@@ -37,11 +40,13 @@ def run_of(folder: Path, index: int) -> Path:
 
 
 def write_per_user(folder: Path, content: PerUser) -> None:
+    """Mark `folder` as one that holds adapters per user."""
     with atomic_file(folder / PER_USER) as beside:
         beside.write_text(json.dumps(asdict(content), ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_per_user(folder: Path) -> PerUser:
+    """What `folder` says of its adapters per user. Raises PrlhfError."""
     path = folder / PER_USER
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

@@ -77,6 +77,7 @@ class PersonalizedLM(Personalized):
             return self.response_log_probs(self._embeddings()(rows.ids), rows)
 
     def response_log_probs(self, embeds: Tensor, rows: Rows | Pack) -> Tensor:
+        """Sums of the responses' log-probs in nats [N], one for each row or reading of `rows`."""
         if isinstance(rows, Pack):
             scored = self.hidden(embeds, rows)[0, rows.columns]
             log_probs = token_log_probs(self.lm.get_output_embeddings(), scored, rows.targets)

@@ -68,16 +68,21 @@ class Pack:
 
     @property
     def readings(self) -> int:
+        """How many readings are in the pack."""
         return len(self.lasts)
 
     def to(self, device: torch.device | str) -> Pack:
+        """The same pack on `device`."""
         moved: dict[str, Any] = {k: value.to(device) for k, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **moved)
 
 
 def pack(readings: Sequence[Reading], user_tokens: int, min_shared: int = MIN_SHARED, multiple: int = 1) -> Pack:
-    """Lay out distinct `readings`, each behind `user_tokens` slots, in one row, filled up to a `multiple` of columns
-    that nobody sees, for kernels that are compiled anew for every length."""
+    """Lay out distinct `readings`, each behind `user_tokens` slots, in one row.
+
+    The row is filled up to a `multiple` of columns that nobody sees, for kernels that are compiled anew for every
+    length.
+    """
     sequences = [(*(SLOT,) * user_tokens, *r.before, *r.response) for r in readings]
     by_user: defaultdict[int, list[int]] = defaultdict(list)
     for number, reading in enumerate(readings):

@@ -44,8 +44,10 @@ def open_cache(lm: Any, progress: Progress = SILENT) -> ReferenceCache:
 
 
 def base_key(lm: Any) -> str:
-    """32 hex digits of everything the base's log-probs depend on, but for rounding: every bit of its weights and
-    buffers, their precision, its config, and the code that reads them (the config names transformers' version).
+    """32 hex digits of everything the base's log-probs depend on, but for rounding.
+
+    That is every bit of its weights and buffers, their precision, its config, and the code that reads them (the config
+    names transformers' version).
 
     Neither an adapter on the base nor where it was loaded from counts. Reads the weights at the speed of hashing, a
     gigabyte or more per second and core.
@@ -86,8 +88,11 @@ class ReferenceCache:
         self._reread()
 
     def find(self, keys: Sequence[bytes]) -> NDArray[np.float64]:
-        """The values of `keys`, nan where there is none. Where two writers computed the same pair, and rounded it
-        differently, the smaller value counts, whatever the order of the segments."""
+        """The values of `keys`, nan where there is none.
+
+        Where two writers computed the same pair, and rounded it differently, the smaller value counts, whatever the
+        order of the segments.
+        """
         wanted = np.frombuffer(b"".join(keys), dtype="<u8").reshape(-1, 2)
         found = np.full(len(keys), np.nan)
         for first, second, values in filter(np.size, self._segments.values()):
@@ -127,8 +132,11 @@ class ReferenceCache:
         return name
 
     def _merge(self) -> None:
-        """Put many small segments into one. Others may merge the same at the same time: all of it stands twice then,
-        and not less than once, for what is merged goes only when what it was merged into is there."""
+        """Put many small segments into one.
+
+        Others may merge the same at the same time: all of it stands twice then, and not less than once, for what is
+        merged goes only when what it was merged into is there.
+        """
         small = {name: rows for name, rows in self._segments.items() if rows.shape[1] < SMALL}
         if len(small) > MANY:
             merged = self._write(np.concatenate(list(small.values()), axis=1))

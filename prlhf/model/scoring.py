@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from prlhf.model.checkpoint import Trained, kind_of, load_policy, load_reward_model, reference_model
 from prlhf.model.encoding import Encoded
@@ -37,32 +38,33 @@ def readings_of(batch: Sequence[Encoded], users: Sequence[int]) -> list[Reading]
 class Rewards(Protocol):
     """Where rewards come from."""
 
-    @property
-    def model(self) -> Personalized: ...
+    model: Personalized  # that scores
 
     def __call__(self, batch: Sequence[Encoded], users: Sequence[int]) -> Tensor:
         """Rewards [2, B] of B comparisons, read as `users`: the chosen responses', then the rejected ones'."""
 
 
-class ImplicitRewards:
+class ImplicitRewards(Rewards):
     """Those of a policy: beta times the log-ratio to the reference."""
 
     def __init__(self, engine: Engine, reference: Reference, beta: float) -> None:
         self.model, self._engine = engine.model, engine
         self._reference, self._beta = reference, beta
 
+    @override
     def __call__(self, batch: Sequence[Encoded], users: Sequence[int]) -> Tensor:
         log_probs = self._engine.values(readings_of(batch, users))
         rewards: Tensor = self._beta * (log_probs - self._reference.log_probs(batch))
         return rewards.view(2, len(batch))
 
 
-class ModelRewards:
+class ModelRewards(Rewards):
     """Those of a reward model."""
 
     def __init__(self, engine: Engine) -> None:
         self.model, self._engine = engine.model, engine
 
+    @override
     def __call__(self, batch: Sequence[Encoded], users: Sequence[int]) -> Tensor:
         return self._engine.values(readings_of(batch, users)).view(2, len(batch))
 
@@ -97,6 +99,7 @@ class Scored:
 
     @property
     def margin(self) -> float:
+        """The reward of the chosen response less that of the rejected one."""
         return self.chosen - self.rejected
 
 
@@ -180,4 +183,5 @@ def summarise(
 
 
 def mean(values: Sequence[float]) -> float | None:
+    """The arithmetic mean; None of nothing."""
     return sum(values) / len(values) if values else None

@@ -36,8 +36,10 @@ def shard(model: Personalized) -> None:
 
 @contextmanager
 def gathered(model: Personalized) -> Iterator[None]:
-    """The language model's trained weights whole, on the first worker's CPU, for as long as the context lasts: what
-    saving writes. To be entered by all workers; on a device one weight at a time is whole."""
+    """The language model's trained weights whole, on the first worker's CPU, while the context lasts.
+
+    This is what saving writes. All workers must enter; on a device one weight at a time is whole.
+    """
     if isinstance(model, FSDPModule):
         model.to_save = _trained_weights(model.lm)
     try:

@@ -1,5 +1,7 @@
-"""A base model without its weights: its shapes on the meta device, and its tokenizer. Seconds for a model of any
-size, and nothing is written or converted; of a hub id only config and tokenizer are fetched."""
+"""A base model without its weights: its shapes on the meta device, and its tokenizer.
+
+Seconds for a model of any size, and nothing is written or converted; of a hub id only config and tokenizer are fetched.
+"""
 
 from __future__ import annotations
 

@@ -22,8 +22,10 @@ def zeros(rows: int, width: int) -> Tensor:
 
 
 class Table(nn.Embedding):
-    """Row i belongs to user index `first` + i. The gradient is sparse: it holds the rows that were asked for and no
-    others, so that a step costs what its batch costs, however many users there are.
+    """Row i belongs to user index `first` + i.
+
+    The gradient is sparse: it holds the rows that were asked for and no others, so that a step costs what its batch
+    costs, however many users there are.
 
     A table can also be made to hold some users only (`hold`), as when one of a million is served.
     """
@@ -41,8 +43,10 @@ class Table(nn.Embedding):
         return super().forward(users - self.first if self.held is None else self._found(users))
 
     def hold(self, users: Iterable[int]) -> list[int]:
-        """Make room for the rows of `users`, and of the generic user who has one, instead of all; returns which rows
-        of the whole table these are, ascending. What they hold is still to be loaded."""
+        """Make room for the rows of `users`, and of the generic user if there is one, instead of all.
+
+        Returns which rows of the whole table these are, ascending. What they hold is still to be loaded.
+        """
         held = sorted({0, *users} if self.first == 0 else set(users))
         self.held = torch.tensor(held, dtype=torch.long, device=self.weight.device)
         self.weight = nn.Parameter(self.weight.new_empty(len(held), self.embedding_dim))

@@ -26,8 +26,9 @@ LONG = 256  # columns of a reading, from where on CPUs profit from attention of 
 
 
 def install(lm: Any) -> str:
-    """Make `lm` attend over packs; returns `segments`, on a GPU `flex`, or `dense` where its attention cannot be
-    replaced.
+    """Make `lm` attend over packs.
+
+    Returns `segments`, on a GPU `flex`, or `dense` where its attention cannot be replaced.
 
     Anything that is no pack goes on through transformers' own `sdpa`.
     """
@@ -81,7 +82,7 @@ class Layout:
             columns, position = self.segments[-1].end, self._positions
             sees, of = (t.to(self._device) for t in who_sees_whom(self.segments))
 
-            def may(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            def may(_batch: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
                 seen = sees[of[query], of[key]] & (key <= query)
                 return seen if window is None else seen & (position[query] - position[key] < window)
 
@@ -118,7 +119,7 @@ def attend(
     prefix_tree: Layout | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
-    """transformers' attention interface: query [B, H, T, d], key and value [B, H_kv, T, d] -> [B, T, H, d]."""
+    """Transformers' attention interface: query [B, H, T, d], key and value [B, H_kv, T, d] -> [B, T, H, d]."""
     if prefix_tree is None:
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 

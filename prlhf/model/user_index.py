@@ -1,5 +1,8 @@
-"""Who the users of a checkpoint are: users.json, to be read by anyone, or for many users users.sqlite, in which a few
-of a million are found without reading all."""
+"""Who the users of a checkpoint are.
+
+users.json can be read by anyone; with many users it is users.sqlite, where a few of a million are found without reading
+all.
+"""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class UserModel(nn.Module):
 class Uniform(UserModel):
     """The same vectors for everyone (Example 1); T_u = 0 is vanilla DPO."""
 
-    def __init__(self, config: TrainConfig, users: int, start: Start) -> None:
+    def __init__(self, config: TrainConfig, _users: int, start: Start) -> None:
         super().__init__()
         self.tokens = config.user_tokens
         self.shared = nn.Parameter(start(self.tokens))

@@ -103,8 +103,10 @@ def sum_weights(folder: Path, by_block: bool) -> dict[str, str]:
 
 
 def check_weights(folder: Path, about: dict[str, Any], rows: bool = True) -> None:
-    """Compare every weight file with the checksum taken when it was saved; without `rows` not those of the user model's
-    blocks, where it has checksums for each."""
+    """Compare every weight file with the checksum taken when it was saved.
+
+    Without `rows` the user model's blocks are left out where they have checksums of their own.
+    """
     for name, expected in about["sha256"].items():
         path = folder / name
         if not path.is_file():

@@ -17,10 +17,12 @@ T = TypeVar("T")
 
 
 def count() -> int:
+    """How many workers train together; 1 without a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
+    """This worker's number, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 

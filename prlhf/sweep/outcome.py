@@ -24,13 +24,16 @@ def add_shared(out: Path, counts: dict[str, int]) -> None:
 
 
 def read_shared(out: Path) -> dict[str, int]:
+    """The account of the work that trials shared; empty if there is none."""
     path = out / SHARED
     return json.loads(path.read_text()) if path.exists() else {}
 
 
 def account(trials: list[Trial], shared: dict[str, int]) -> dict[str, Any]:
-    """Work on the reference: by the task before the trials, and by the trials themselves, which should find all of
-    theirs in the cache. Counts are of (prompt, response) pairs; None where no trial said."""
+    """How much work on the reference the task did before the trials, and the trials themselves.
+
+    The trials should find all of theirs in the cache. Counts are of (prompt, response) pairs; None where no trial said.
+    """
 
     def total(name: str) -> int | None:
         said = [trial.result[name] for trial in trials if trial.result and name in trial.result]
@@ -45,8 +48,10 @@ def account(trials: list[Trial], shared: dict[str, int]) -> dict[str, Any]:
 
 
 def conclude(search: Search, out: Path, command: str) -> dict[str, Any]:
-    """Write table, report and the best trial's recipe, and say what came out. Raises PrlhfError where no trial has
-    the metric; table and report are there then, too."""
+    """Write table, report and the best trial's recipe, and say what came out.
+
+    Raises PrlhfError where no trial has the metric; table and report are there then, too.
+    """
     trials, sweep = search.trials, search.sweep
     best = best_of(trials, sweep.metric, sweep.mode)
     shared = account(trials, read_shared(out))

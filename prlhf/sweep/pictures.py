@@ -25,8 +25,10 @@ def scored(trials: Sequence[Trial], metric: str) -> list[Scored]:
 
 
 def against_key(found: Sequence[Scored], key: str, axis: Axis, metric: str, best: Trial | None) -> str:
-    """Every trial as a dot over its value of `key`; lines join the means of the trials that ran to their end, and
-    whiskers are their standard deviation."""
+    """Every trial as a dot over its value of `key`.
+
+    Lines join the means of the trials that ran to their end, and whiskers are their standard deviation.
+    """
     figure, axes = canvas(4.6, 3.2)
     place = _places(key, axis)
     for trial, value in found:

@@ -14,8 +14,11 @@ from prlhf.sweep.trials import Trial, numbers
 
 
 def write_report(path: Path, search: Search, best: Trial | None, shared: dict[str, Any], command: str) -> None:
-    """Pictures of every key, all keys together, a table of all trials with their errors, the command, the account of
-    shared work. Everything that is text is escaped."""
+    """Write the page of a sweep; all text in it is escaped.
+
+    Pictures of every key, all keys together, a table of all trials with their errors, the command, the account of
+    shared work.
+    """
     sweep, trials, space = search.sweep, search.trials, search.space
     found = scored(trials, sweep.metric)
     pictures = [against_key(found, key, axis, sweep.metric, best) for key, axis in space.items()] if found else []

@@ -76,6 +76,7 @@ class Search:
         self._waiting: list[Trial] = []
 
     def settings_of(self, trial: Trial) -> Settings:
+        """All settings of `trial`."""
         return settings_at(trial.point, self.sections, self.sweep)
 
     def next(self) -> Trial | None:
@@ -83,7 +84,7 @@ class Search:
         return self._waiting.pop(0) if self._waiting else None
 
     def ended(self, trial: Trial) -> None:
-        pass
+        """Take note of a trial that ended; a search may choose the next ones by it."""
 
     def ahead(self) -> list[Settings]:
         """What is to be run, as far as it is known; what stands for it, where it is not."""

@@ -50,8 +50,10 @@ def share(
 def fill_reference(
     trials: Iterable[TrainConfig], everything: bool = False, progress: Progress = SILENT
 ) -> dict[str, int]:
-    """Put into the reference cache what `trials` will look for there, and no more unless `everything` is asked for:
-    `computed` pairs of prompt and response, and `cached` ones that were there."""
+    """Put into the reference cache what `trials` will look for there, and no more unless `everything` is asked for.
+
+    Returns the numbers of pairs of prompt and response that were `computed`, and of those `cached` already.
+    """
     wanted = [config for config in trials if config.objective == "dpo" and config.reference_cache]
     counts = {"computed": 0, "cached": 0}
     for alike in _grouped(wanted, BASES):

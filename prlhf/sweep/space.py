@@ -49,6 +49,7 @@ class Range:
 
     @property
     def ends(self) -> list[float]:
+        """Both ends, or one if they are equal."""
         return [self.low] if self.low == self.high else [self.low, self.high]
 
 
@@ -104,7 +105,7 @@ def _field(key: str) -> Any:
 
 
 def _number_kind(key: str) -> type | None:
-    """int or float for keys that hold numbers, also where they may be left out; None for the others."""
+    """Int or float for keys that hold numbers, also where they may be left out; None for the others."""
     annotation = _field(key).annotation
     kinds = [kind for kind in get_args(annotation) or (annotation,) if kind in (int, float)]
     return kinds[0] if kinds else None
@@ -216,6 +217,7 @@ def _size(axis: Axis) -> float:
 
 
 def contains(axis: Axis, value: Any) -> bool:
+    """Whether `value` is on `axis`."""
     if isinstance(axis, list):
         return value in axis
     return isinstance(value, int if axis.whole else int | float) and axis.low <= value <= axis.high

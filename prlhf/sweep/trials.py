@@ -39,6 +39,7 @@ class Trial:
 
     @property
     def finished(self) -> bool:
+        """Whether it came to its end."""
         return self.status in FINISHED
 
 
@@ -52,6 +53,7 @@ def new_trial(number: int, point: Point, settings: Settings) -> Trial:
 
 
 def next_number(known: list[Trial]) -> int:
+    """The number of the next trial, from 0."""
     return 1 + max((int(trial.name.rpartition("-")[2]) for trial in known), default=-1)
 
 
@@ -87,6 +89,7 @@ def read_trials(out: Path) -> list[Trial]:
 
 
 def write_trials(out: Path, trials: list[Trial]) -> None:
+    """Write the record of all trials, a line for each."""
     with atomic_file(out / RESULTS) as beside:
         beside.write_bytes(b"".join(_TRIAL.dump_json(trial) + b"\n" for trial in trials))
 
@@ -134,4 +137,5 @@ def missing_metric(trial: Trial, metric: str) -> PrlhfError | None:
 
 
 def no_metric(where: str, metric: str, result: dict[str, Any]) -> PrlhfError:
+    """The error of a result without the metric that the sweep is about."""
     return PrlhfError(f"{where} has no metric '{metric}'", nearest(metric, numbers(result)))

@@ -80,6 +80,7 @@ class ByPrompt(Sampler[int]):
         return len(self._prompts)
 
     def set_epoch(self, epoch: int) -> None:
+        """Choose the order of that epoch."""
         self._epoch = epoch
 
     @override

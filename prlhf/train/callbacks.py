@@ -61,8 +61,10 @@ class Follow(TrainerCallback):
 
 
 class Stop(Interruptible, TrainerCallback):
-    """Ends the run after the step in hand, all workers after the same one, and saves a checkpoint; by Ctrl-C, or
-    whatever else sets `asked`."""
+    """Ends the run after the step in hand, all workers after the same one, and saves a checkpoint.
+
+    Ctrl-C asks for it, or whatever else sets `asked`.
+    """
 
     @override
     def on_step_end(

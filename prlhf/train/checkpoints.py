@@ -47,8 +47,10 @@ def fault(checkpoint: Path) -> str | None:
 
 
 def newest_checkpoint(folder: Path, progress: Progress = SILENT) -> Path | None:
-    """The newest whole checkpoint of the run in `folder`. One that was damaged is named and passed over; one that a
-    kill left half-written was never there."""
+    """The newest whole checkpoint of the run in `folder`.
+
+    One that was damaged is named and passed over; one that a kill left half-written was never there.
+    """
     found = sorted((folder / "checkpoints").glob("checkpoint-*"), key=step_of, reverse=True)
     for checkpoint in found:
         why = fault(checkpoint)
@@ -60,6 +62,7 @@ def newest_checkpoint(folder: Path, progress: Progress = SILENT) -> Path | None:
 
 
 def step_of(checkpoint: Path) -> int:
+    """The optimizer step after which `checkpoint` was saved. Raises PrlhfError."""
     number = checkpoint.name.rpartition("-")[2]
     if not number.isdigit():
         raise PrlhfError(f"{checkpoint} is no checkpoint of ours", "move it away")

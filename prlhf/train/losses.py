@@ -35,23 +35,30 @@ def preference_loss(name: str, ratios: Tensor, lengths: Tensor, beta: float, lab
 
 
 def sigmoid(chosen: Tensor, rejected: Tensor, beta: float, label_smoothing: float = 0.0) -> Tensor:
-    """-log sigmoid(beta D): DPO (2305.18290, Eq. 7). With smoothing e: -(1-e) log s(beta D) - e log s(-beta D),
-    the conservative DPO of Mitchell's note "A note on DPO with noisy preferences" (2023)."""
+    """DPO's loss, -log s(beta D) (2305.18290, Eq. 7), or conservative DPO's.
+
+    With smoothing e: -(1-e) log s(beta D) - e log s(-beta D), from Mitchell's note "A note on DPO with noisy
+    preferences" (2023).
+    """
     margin = chosen - rejected
     return (1 - label_smoothing) * dpo(margin, beta) + label_smoothing * dpo(-margin, beta)
 
 
 def robust(chosen: Tensor, rejected: Tensor, beta: float, label_smoothing: float = 0.0) -> Tensor:
-    """((1-e) DPO(D) - e DPO(-D)) / (1 - 2e): in expectation DPO's loss without the noise, where a share e < 1/2 of
-    the preferences is flipped (2403.00409). Unbounded below for e > 0."""
+    """((1-e) DPO(D) - e DPO(-D)) / (1 - 2e), for a share e < 1/2 of flipped preferences (2403.00409).
+
+    In expectation it is DPO's loss without the noise. Unbounded below for e > 0.
+    """
     margin = chosen - rejected
     clean, flipped = dpo(margin, beta), dpo(-margin, beta)
     return ((1 - label_smoothing) * clean - label_smoothing * flipped) / (1 - 2 * label_smoothing)
 
 
 def exo_pair(chosen: Tensor, rejected: Tensor, beta: float, label_smoothing: float) -> Tensor:
-    """KL(p || (1-e, e)) with p = (s(beta D), s(-beta D)), the policy's choice between the two (EXO, 2402.00856,
-    Eq. 16). Infinite for e = 0; 0 where s(beta D) = 1 - e."""
+    """KL(p || (1-e, e)), the policy's choice between the two against the labels' (EXO, 2402.00856, Eq. 16).
+
+    p = (s(beta D), s(-beta D)). Infinite for e = 0; 0 where s(beta D) = 1 - e.
+    """
     z = beta * (chosen - rejected)
     right = torch.sigmoid(z) * (F.logsigmoid(z) - math.log1p(-label_smoothing))
     wrong = torch.sigmoid(-z) * (F.logsigmoid(-z) - math.log(label_smoothing))
@@ -75,14 +82,18 @@ def ipo(chosen: Tensor, rejected: Tensor, beta: float, _: float = 0.0) -> Tensor
 
 
 def sppo_hard(chosen: Tensor, rejected: Tensor, beta: float, _: float = 0.0) -> Tensor:
-    """(c - 1/(2 beta))^2 + (r + 1/(2 beta))^2 for the log-ratios c, r: SPPO (2405.00675, Eq. 4.7) where the chosen
-    response wins with probability 1."""
+    """(c - 1/(2 beta))^2 + (r + 1/(2 beta))^2 for the log-ratios c, r (SPPO, 2405.00675, Eq. 4.7).
+
+    The case in which the chosen response wins with probability 1.
+    """
     return (chosen - 1 / (2 * beta)) ** 2 + (rejected + 1 / (2 * beta)) ** 2
 
 
 def nca_pair(chosen: Tensor, rejected: Tensor, beta: float, _: float = 0.0) -> Tensor:
-    """-log s(c) - 1/2 log s(-c) - 1/2 log s(-r) for the rewards c, r: keeps the chosen reward from falling with the
-    rejected one (NCA, 2402.05369)."""
+    """-log s(c) - 1/2 log s(-c) - 1/2 log s(-r) for the rewards c, r (NCA, 2402.05369).
+
+    It keeps the chosen reward from falling with the rejected one.
+    """
     c, r = beta * chosen, beta * rejected
     return -F.logsigmoid(c) - 0.5 * F.logsigmoid(-c) - 0.5 * F.logsigmoid(-r)
 

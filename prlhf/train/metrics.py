@@ -10,6 +10,7 @@ from prlhf.atomic import atomic_file, full_disk_named
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
+    """Append `row` to the log."""
     with full_disk_named(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
 

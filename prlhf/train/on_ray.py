@@ -73,6 +73,7 @@ def train_on_ray(
 
 
 def check_share(config: TrainConfig, cluster: ClusterConfig) -> None:
+    """Raise PrlhfError if the run cannot be shared by the cluster's workers."""
     if config.objective == "sft" and cluster.workers > 1:
         raise PrlhfError(
             f"workers = {cluster.workers} is not for objective = sft yet", "leave out --workers, or set it to 1"
@@ -121,7 +122,7 @@ def _fit(
             ),
         )
         try:
-            outcome: dict[str, Any] = stopping.wait_for(lambda: trainer.fit()).return_value
+            outcome: dict[str, Any] = stopping.wait_for(trainer.fit).return_value
         except train.TrainingFailedError as error:
             raise _as_ours(error, config, cluster) from error
     return outcome
@@ -237,9 +238,11 @@ class Box:
         self._asked = False
 
     def ask(self) -> None:
+        """Ask all workers to stop."""
         self._asked = True
 
     def asked(self) -> bool:
+        """Whether the workers are asked to stop."""
         return self._asked
 
 

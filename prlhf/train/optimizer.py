@@ -36,6 +36,7 @@ class RowState:
 
     @property
     def rows(self) -> Tensor:
+        """The rows that have moments [N], in the order of their first gradient."""
         return torch.tensor(list(self._slots), dtype=torch.long)
 
     def slots(self, rows: Tensor, like: Tensor) -> Tensor:

@@ -60,6 +60,7 @@ def train_per_user(config: TrainConfig, resume: bool = False, progress: Progress
 
 
 def check_resumed(folder: Path, config: TrainConfig, data: Prepared) -> None:
+    """Raise PrlhfError if `folder` does not hold the run that is to be resumed."""
     if not is_per_user(folder):
         raise PrlhfError(f"{folder} holds no adapters per user to resume", "start without --resume, or drop --per-user")
     check_same(folder, config, data)
@@ -100,7 +101,8 @@ def _train_one(folder: Path, config: TrainConfig, data: Prepared, user: User, pr
 def summarise_runs(config: TrainConfig, users: list[str], results: list[dict[str, Any]]) -> dict[str, Any]:
     """The runs' summaries as one of the same shape; users without held-out comparisons are left out of `eval`.
 
-    Users count alike in all means. Nothing was trained for the generic user or the unseen."""
+    Users count alike in all means. Nothing was trained for the generic user or the unseen.
+    """
     seconds = sum(one["train_seconds"] for one in results)
     compared = sum(one["comparisons_per_second"] * one["train_seconds"] for one in results)
     summary = {

@@ -170,8 +170,11 @@ def _characters(row: Comparison) -> int:
 
 
 def largest_batch(config: TrainConfig, lengths: Sequence[tuple[int, int]], budget: int, vocabulary: int) -> Batch:
-    """The largest forward pass when `lengths` are shuffled by the run's seed and cut into batches, and these into
-    parts of `budget` tokens; a comparison is never cut."""
+    """The largest forward pass of the run.
+
+    `lengths` are shuffled by the run's seed and cut into batches, and these into parts of `budget` tokens; a comparison
+    is never cut.
+    """
     shuffled = random.Random(config.seed).sample(lengths, len(lengths))
     chunks = [shuffled[start : start + config.batch_size] for start in range(0, len(shuffled), config.batch_size)]
     readers = len(weighted_terms(config, []))

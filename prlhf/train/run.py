@@ -86,7 +86,7 @@ def learn(
     report: Report | None,
     stop: Stop,
     callbacks: Sequence[TrainerCallback] = (),
-    sharded: bool = False,
+    sharded: bool = False,  # noqa: ARG001
 ) -> dict[str, Any]:
     """The training function: the same in one process and in every worker of many, each with a folder of its own.
 
@@ -189,6 +189,7 @@ def fit(trainer: Any, config: TrainConfig, resume: bool, progress: Progress, uni
 
 
 def check_new(folder: Path) -> None:
+    """Raise PrlhfError if `folder` already holds a run."""
     if (folder / "recipe.yaml").exists():
         raise PrlhfError(f"{folder} already holds a run", "go on with --resume, or choose another --out")
 
@@ -216,6 +217,7 @@ def with_base(config: TrainConfig, data: Prepared) -> TrainConfig:
 
 
 def check_data(config: TrainConfig, data: Prepared, progress: Progress) -> None:
+    """Refuse data without comparisons to train on; note what makes personalization idle."""
     if not data.train:
         raise PrlhfError(f"{config.dataset} holds no training comparisons", "see the counts of `prlhf prep`")
     users = len(data.user_ids)
@@ -236,8 +238,10 @@ def encode(policy: Trained[Any], data: Prepared) -> tuple[EncodedSet, EncodedSet
 
 
 def write_recipe(folder: Path, config: TrainConfig, data: Prepared, flags: str = "") -> None:
-    """The settings, with the `flags` that no key stands for, and the content hash of the data they were used on as
-    comments, the latter for --resume."""
+    """Write the settings, with comments for what is not a setting.
+
+    These are the `flags` that no key stands for, and the content hash of the data they were used on, for --resume.
+    """
     values = config.model_dump(mode="json") | {"dataset": str(Path(config.dataset).resolve())}
     text = f"# prlhf train {flags}--recipe {folder}/recipe.yaml --out NEW\n# data: {data.manifest['content_hash']}\n"
     with atomic_file(folder / "recipe.yaml") as beside:

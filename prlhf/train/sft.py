@@ -1,5 +1,6 @@
-"""Supervised fine-tuning through TRL's SFT trainer: the first of the three stages, from a base model to one that
-writes like the chosen responses, for all users alike.
+"""Supervised fine-tuning through TRL's SFT trainer: the first of the three stages.
+
+It makes of a base model one that writes like the chosen responses, for all users alike.
 
 The result, `model/`, is a plain causal LM with its tokenizer (an adapter is merged into its base), so that the next
 stage is `prlhf train --model RUN/model`. Prompts and responses become tokens as in the later stages.

@@ -42,9 +42,11 @@ class Store:
         return self.where
 
     def exists(self, name: str) -> bool:
+        """Whether there is something of that name."""
         return bool(self.files.get_file_info(f"{self.path}/{name}").type != fs.FileType.NotFound)
 
     def put(self, file: Path) -> None:
+        """Copy `file` there, unless it is there."""
         if Path(self.path) != file.parent.resolve():
             self.files.create_dir(self.path)
             fs.copy_files(str(file), f"{self.path}/{file.name}", fs.LocalFileSystem(), self.files)
@@ -61,9 +63,11 @@ class Store:
         return [path.name for path in sorted(found, key=_age, reverse=True) if path.name.startswith(start)]
 
     def checkpoints(self) -> list[str]:
+        """The names of the checkpoints that are there."""
         return self.names("checkpoint-")
 
     def remove(self, name: str) -> None:
+        """Remove the folder of that name."""
         self.files.delete_dir(f"{self.path}/{name}")
 
     def _is_folder(self, name: str) -> bool:

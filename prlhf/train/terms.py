@@ -12,6 +12,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from prlhf.config import TrainConfig
 from prlhf.model.encoding import Encoded
@@ -32,21 +33,22 @@ class Term:
 
 
 class Objective(Protocol):
-    @property
-    def rewards(self) -> Rewards:
-        """What evaluations score with."""
+    """What a model is trained by: the loss of comparisons, and the rewards it is evaluated with."""
+
+    rewards: Rewards  # what evaluations score with
 
     def term(self, values: Tensor, batch: Sequence[Encoded]) -> Term:
         """`values` [2, B]: the model's output for the chosen responses, then for the rejected ones."""
 
 
-class DPO:
+class DPO(Objective):
     """The DPO family with an NLL term on the chosen response; the model's output is log-probs in nats."""
 
     def __init__(self, engine: Engine, reference: Reference, config: TrainConfig) -> None:
         self.config, self.reference = config, reference
         self.rewards = ImplicitRewards(engine, reference, self.config.beta)
 
+    @override
     def term(self, values: Tensor, batch: Sequence[Encoded]) -> Term:
         config = self.config
         reference = self.reference.log_probs(batch).to(values.device).view(2, len(batch))
@@ -59,12 +61,13 @@ class DPO:
         return Term(losses, margins.detach(), {"nll_chosen": nll.detach()})
 
 
-class BradleyTerry:
+class BradleyTerry(Objective):
     """P-RM (version 1 of the paper); the model's output is rewards. There is no reference, so no beta and no NLL."""
 
     def __init__(self, engine: Engine) -> None:
         self.rewards = ModelRewards(engine)
 
+    @override
     def term(self, values: Tensor, batch: Sequence[Encoded]) -> Term:
         margins = values[0] - values[1]
         return Term(objectives.bradley_terry(margins), margins.detach())

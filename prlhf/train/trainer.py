@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.data_loader import BatchSamplerShard
@@ -32,6 +32,11 @@ from prlhf.train.batching import ByPrompt, Part, parts_of, weighted_terms
 from prlhf.train.optimizer import RowAdamW, clip_grad_norm
 from prlhf.train.terms import Objective, objective_of
 
+if TYPE_CHECKING:
+    _Loop = Trainer  # whichever library's loop it is, it has transformers' hooks
+else:
+    _Loop = object
+
 
 class EncodedSet(Dataset[Encoded]):
     """Tokenised comparisons, with the rows they came from."""
@@ -53,6 +58,7 @@ def as_batch(items: list[Encoded]) -> dict[str, list[Encoded]]:
 
 
 def training_arguments(config: TrainConfig, folder: Path) -> TrainingArguments:
+    """Our settings as transformers' own."""
     arguments = TrainingArguments(
         output_dir=str(folder / "checkpoints"),
         per_device_train_batch_size=config.batch_size,
@@ -88,9 +94,12 @@ def training_arguments(config: TrainConfig, folder: Path) -> TrainingArguments:
     return arguments
 
 
-class OwnParts:
-    """What our trainers share, whichever library's loop they are: one evaluation a step, and checkpoints that hold
-    our parts as safetensors. To stand before the loop among a class's bases."""
+class OwnParts(_Loop):
+    """What our trainers share, whichever library's loop they are.
+
+    One evaluation a step, and checkpoints that hold our parts as safetensors. To stand before the loop among a class's
+    bases.
+    """
 
     policy: Trained[Any]
     metrics_path: Path
@@ -100,6 +109,7 @@ class OwnParts:
     _evaluated: tuple[int, dict[str, Any]] | None = None  # at which step, and what came out
 
     def evaluate_held_out(self, progress: Progress) -> dict[str, Any]:
+        """The summary of the held-out set at the current step."""
         raise NotImplementedError
 
     def evaluate_once(self, progress: Progress = SILENT) -> dict[str, Any]:
@@ -115,28 +125,34 @@ class OwnParts:
         load_weights(self.policy.model, checkpoint)
         self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
 
+    @override
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
-        super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        super()._save_checkpoint(model, trial)
         if self.args.should_save:
             written = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
             checkpoints.seal(written, self.metrics_path)
 
+    @override
     def _wrap_model(self, model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
         """One device a process: with more GPUs in sight Trainer would cut our batches up among them."""
-        return super()._wrap_model(model, *args, **kwargs) if workers.count() > 1 else model  # type: ignore[misc]
+        return super()._wrap_model(model, *args, **kwargs) if workers.count() > 1 else model
 
+    @override
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         save_weights(self.policy.model, folder, self.row_optimizer.touched if self.row_optimizer else None)
 
+    @override
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         load_weights(self.policy.model, Path(resume_from_checkpoint))
 
 
 class PersonalizedTrainer(OwnParts, Trainer):
-    """Trains user model and adapter together on comparisons with users: a policy against its reference, or, where
-    there is no reference, a reward model."""
+    """Trains user model and adapter together on comparisons with users.
+
+    A policy is trained against its reference; where there is no reference, it is a reward model.
+    """
 
     def __init__(
         self,
@@ -186,8 +202,11 @@ class PersonalizedTrainer(OwnParts, Trainer):
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
-        """Forward and backward of this worker's share, a part at a time, so that no more than one part's activations
-        are in memory. `inputs` are the comparisons of all workers; theirs and ours average to the batch's loss."""
+        """Forward and backward of this worker's share, a part at a time.
+
+        So no more than one part's activations are in memory. `inputs` are the comparisons of all workers; theirs and
+        ours average to the batch's loss.
+        """
         model.train()
         batch = inputs["comparisons"]
         self.catch_up({0, *(e.user for e in batch)})
@@ -205,7 +224,9 @@ class PersonalizedTrainer(OwnParts, Trainer):
 
     def own_parts(self, batch: list[Encoded]) -> list[tuple[Part, bool]]:
         """This worker's share of `batch` as parts that count; or, where there is none for it, as one that does not.
-        Where the workers hold shards of the model, all get as many parts."""
+
+        Where the workers hold shards of the model, all get as many parts.
+        """
         own = workers.own(batch)
         parts = [(part, bool(own)) for part in self.parts_of(own or batch[:1])]
         missing = workers.most(len(parts)) - len(parts) if self.engine.in_step else 0
@@ -229,6 +250,7 @@ class PersonalizedTrainer(OwnParts, Trainer):
             self.row_optimizer.settle()
 
     def parts_of(self, batch: list[Encoded]) -> Iterator[Part]:
+        """`batch` in parts of at most the engine's budget of tokens."""
         return parts_of(self.engine, batch, weighted_terms(self.policy.config, batch))
 
     def loss_of(self, model: nn.Module, part: Part, count: float, counts: bool = True) -> Tensor:

@@ -181,9 +181,7 @@ def test_a_block_that_kills_its_workers_is_given_up(tmp_path: Path, trained: Pat
     lines: list[str] = []
     relay: Any = Silent()
     relay.note = lines.append
-    refusals = []
-    for _ in range(4):
-        refusals.append(Worker(given, ".", deaths, relay)(block_of(7))["refusal"][0])
+    refusals = [Worker(given, ".", deaths, relay)(block_of(7))["refusal"][0] for _ in range(4)]
     assert refusals[:3] == [""] * 3
     message, hint = json.loads(refusals[3])
     assert message == "3 workers in a row were lost writing block 7, more than max_failures = 2"

@@ -117,7 +117,7 @@ def browsing(program: str, profile: Path) -> Iterator[Page]:
 
     line = [program, *FLAGS, f"--user-data-dir={profile}", "about:blank"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = subprocess.Popen(line, pass_fds=(3, 4), preexec_fn=place, **quiet)
+    process = subprocess.Popen(line, pass_fds=(3, 4), preexec_fn=place, **quiet)  # noqa: PLW1509  # noqa: PLW1509
     for end in (reads, answers, pairs[0][0], pairs[1][1]):
         os.close(end)
     too_long = threading.Timer(SECONDS, process.kill)

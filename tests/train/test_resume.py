@@ -338,7 +338,9 @@ def test_a_real_process_stopped_and_resumed(
     if sent == signal.SIGINT:
         assert "interrupted: stopped after step" in errors.decode()
     assert not (tmp_path / "run/model").exists()
-    refused = subprocess.run(command(tmp_path / "run", "--recipe", str(recipe)), capture_output=True, text=True)
+    refused = subprocess.run(
+        command(tmp_path / "run", "--recipe", str(recipe)), check=False, capture_output=True, text=True
+    )
     assert refused.returncode == 2
     assert "already holds a run" in refused.stderr
     subprocess.run(command(tmp_path / "run", "--resume"), check=True, capture_output=True)
