@@ -22,7 +22,8 @@ def command(
     users: Annotated[
         str | None,
         typer.Option(
-            help="all, seen, unseen, generic, and ids, with commas between; all is seen and generic, "
+            help="all, seen, unseen, generic, and ids, with commas between (an id that holds one in double "
+            "quotes); all is seen and generic, "
             "with own and judging seen and unseen (default: all)."
         ),
     ] = None,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from prlhf.config import GenerateConfig
-from prlhf.errors import PrlhfError, nearest
+from prlhf.errors import PrlhfError, nearest, one_line
 from prlhf.generate.prompts import read_prompts
 from prlhf.records import GENERIC, Prepared, Text, prompt_id
 
@@ -66,6 +67,8 @@ def choose_readers(known: Mapping[str, Reader], config: GenerateConfig) -> list[
     for name in _names(config):
         if name not in groups and name not in known and not config.unknown_as_generic:
             hint = nearest(name, [*known, *GROUPS])
+            if any("," in user for user in known):
+                hint += " (an id with a comma stands in double quotes)"
             raise PrlhfError(f"user '{name}' is unknown to this model", f"{hint} or --unknown-as-generic")
         chosen |= {reader.id: reader for reader in groups.get(name, [known.get(name, Reader(name, 0, ""))])}
     if not chosen:
@@ -82,7 +85,15 @@ def named_users(config: GenerateConfig) -> set[str] | None:
 
 
 def _names(config: GenerateConfig) -> list[str]:
-    return [name for part in config.users.split(",") if (name := part.strip())]
+    """The names in `config.users`, as a line of CSV: an id that holds a comma stands in double quotes."""
+    try:
+        parts = next(csv.reader([config.users], skipinitialspace=True, strict=True), [])
+    except csv.Error as error:
+        raise PrlhfError(
+            f"users = '{config.users}' cannot be read: {one_line(error)}",
+            "separate ids by commas; write an id with a comma or a quote as in '\"Lee, Ann\",bob'",
+        ) from error
+    return [name for part in parts if (name := part.strip())]
 
 
 def choose_pairs(data: Prepared | None, readers: Sequence[Reader], config: GenerateConfig) -> list[Pair]:

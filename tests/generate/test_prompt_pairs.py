@@ -162,3 +162,29 @@ def test_a_run_writes_to_the_pairs_for_judging(tmp_path: Path, trained: Path, pr
     write_prepared(tmp_path / "d", replace(data, judging=asked))
     rows = rows_of(tmp_path, trained, prompts="judging", dataset=str(tmp_path / "d"))
     assert rows == [("zoe", 0, data.eval[0].prompt), ("cat", 3, data.eval[5].prompt)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ('"Lee, Ann"', ["Lee, Ann"]),
+        ('bob, "Lee, Ann",generic', ["bob", "Lee, Ann", "generic"]),
+        ('"the ""boss"""', ['the "boss"']),
+        ("", []),
+    ],
+)
+def test_an_id_with_a_comma_stands_in_quotes(asked: str, expected: list[str]) -> None:
+    known = known_readers({"Lee, Ann": 1, "bob": 2, 'the "boss"': 3}, {}, None)
+    if not expected:
+        with pytest.raises(PrlhfError, match="names no user"):
+            choose_readers(known, GenerateConfig(users=asked))
+        return
+    assert [reader.id for reader in choose_readers(known, GenerateConfig(users=asked))] == expected
+
+
+def test_an_id_with_a_comma_and_no_quotes_is_told_how() -> None:
+    known = known_readers({"Lee, Ann": 1}, {}, None)
+    with pytest.raises(PrlhfError, match=r"user 'Lee' is unknown.*an id with a comma stands in double quotes"):
+        choose_readers(known, GenerateConfig(users="Lee, Ann"))
+    with pytest.raises(PrlhfError, match=r"cannot be read: .*; separate ids by commas; write an id"):
+        choose_readers(known, GenerateConfig(users='"Lee, Ann'))
