@@ -57,7 +57,10 @@ class PrepConfig(Stage):
     prefs: Literal["ratings", "order"] = "ratings"  # prism: top preferences by rating, or as the released code has them
     judging_users: int = Field(25, ge=0)  # prism: how many seen, and how many unseen, users to select for judging
     text: bool = False  # psoups: give users their true preference as text
-    columns: dict[str, str] = {}  # custom: our column name -> the file's
+    columns: dict[str, str] = {}  # custom: our column name -> the file's; none: leave the file's column alone
+    split: str | None = None  # custom: the split to train on, or TRAIN,EVAL; default: train, and eval or test
+    config: str | None = None  # custom: the hub data set's configuration, or the folder within the folder
+    revision: str | None = None  # custom, from the hub: a branch, tag or commit
 
     @property
     def folder(self) -> Path:
@@ -171,6 +174,7 @@ class GenerateConfig(Stage):
     """`prlhf generate`: responses, one row per (prompt, user)."""
 
     prompts: str = "eval"  # eval: held-out prompts; own: each user's own of them; judging: its pairs; or a file
+    prompt_column: str = "prompt"  # the column of a file of prompts that holds them
     users: str = "all"  # all, seen, unseen, generic, and ids, separated by commas
     out: Path = Path("responses.jsonl")
     dataset: str | None = None  # where eval, own and judging come from; default: what the run was trained on

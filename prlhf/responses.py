@@ -7,8 +7,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, overload
 
@@ -17,10 +19,15 @@ import pyarrow.parquet as pq
 from pydantic import Field, TypeAdapter, ValidationError
 
 from prlhf.errors import PrlhfError, one_line
-from prlhf.records import MESSAGES, Text
+from prlhf.records import MESSAGES, Text, prompt_id
+from prlhf.source.files import file_rows, form, local_path
+from prlhf.source.raw import Cells, Raw
+from prlhf.source.streams import read_all, readable
 
 HOW_TO_MAKE = "make one with `prlhf generate`"
 MANIFEST = "manifest.json"
+# What a row that was written by hand need not say. Index 0: a user whom no training has seen, as far as is known.
+BY_HAND = {"user_index": 0, "prompt_tokens": 0, "response_tokens": 0, "finish_reason": "stop", "settings": {}}
 
 
 @dataclass(frozen=True)
@@ -43,8 +50,29 @@ _ROW = TypeAdapter(Response)
 
 
 def words(text: str) -> int:
-    """Number of whitespace-separated words: the unit of Figure 3."""
-    return len(text.split())
+    """Number of words: what blanks separate, and each letter of a script that is written without blanks.
+
+    The unit of Figure 3. Chinese, Japanese, Thai, Lao, Khmer, Burmese and Tibetan have no blanks between words, so
+    their letters are counted one by one (combining marks go with their letter, punctuation is not counted); a word of
+    another script among them counts as one.
+    """
+    if text.isascii():
+        return len(text.split())
+    rest, letters = _letters_without_blanks().subn(" ", text)
+    return int(letters) + sum(not (letters and _is_punctuation(part)) for part in rest.split())
+
+
+@cache
+def _letters_without_blanks() -> Any:
+    import regex  # knows the scripts of letters, as `re` does not
+
+    scripts = "".join(rf"\p{{scx={name}}}" for name in ("Han", "Hira", "Kana", "Thai", "Laoo", "Khmr", "Mymr", "Tibt"))
+    return regex.compile(rf"(?V1)[[{scripts}]&&\p{{L}}]\p{{M}}*")
+
+
+def _is_punctuation(part: str) -> bool:
+    """Whether what stands between such letters is their punctuation and nothing else."""
+    return all(unicodedata.category(character).startswith("P") for character in part)
 
 
 # ---- writing ----
@@ -106,7 +134,9 @@ def read_responses(path: Path, partial: Literal[True]) -> tuple[list[Response], 
 
 
 def read_responses(path: Path, partial: bool = False) -> list[Response] | tuple[list[Response], int]:
-    """Read and check responses: JSON lines, a `.parquet` file, or a folder of shards.
+    """Read and check responses: a folder of shards, or a file of any format that `prlhf.source` reads.
+
+    Rows written by hand need `prompt`, `user_id` and `response` alone.
 
     `partial`: the JSON lines of a killed run. A last line without its newline is left out, and the rows come with
     the number of bytes up to which the file is whole: truncate there and append.
@@ -117,6 +147,7 @@ def read_responses(path: Path, partial: bool = False) -> list[Response] | tuple[
         rows = _read_lines(content[:whole], path)
         _refuse_duplicates(rows)
         return [row for _, row in rows], whole
+    path = local_path(str(path))
     rows = [row for file in (_shards_of(path) if path.is_dir() else [path]) for row in _read_file(file)]
     _refuse_duplicates(rows)
     if not rows:
@@ -128,7 +159,40 @@ Placed = tuple[str, Response]  # where a row stands, for messages
 
 
 def _read_file(path: Path) -> list[Placed]:
-    return _read_parquet(path) if path.suffix == ".parquet" else _read_lines(_read_bytes(path), path)
+    if path.suffix == ".parquet":
+        return _read_parquet(path)
+    if path.suffix != ".jsonl" and form(path) and path.exists():
+        return [_from_table(raw) for raw in file_rows([path]).rows]
+    return _read_lines(_read_text(path), path)
+
+
+def _from_table(raw: Raw) -> Placed:
+    if raw.problem:
+        raise PrlhfError(f"{raw.location}: {raw.problem}", HOW_TO_MAKE)
+    try:
+        row = _from_cells(raw.value) if isinstance(raw.value, Cells) else raw.value
+        return raw.location, parse_line(json.dumps(row), raw.location)
+    except (TypeError, ValueError) as error:
+        raise PrlhfError(f"{raw.location}: {one_line(error)}", HOW_TO_MAKE) from error
+
+
+def _from_cells(row: Cells) -> dict[str, Any]:
+    """Numbers, settings and conversations from a row of text; an empty cell is as if it were not there."""
+    numbers: dict[str, Callable[[str], Any]] = {
+        "user_index": int,
+        "prompt_tokens": int,
+        "response_tokens": int,
+        "reward": float,
+        "settings": json.loads,
+    }
+    found = {
+        name: numbers[name](cell) if name in numbers else cell
+        for name, cell in row.items()
+        if cell or name == "response"
+    }
+    if str(found.get("prompt", "")).lstrip().startswith("[{"):
+        found["prompt"] = json.loads(str(found["prompt"]))
+    return found
 
 
 def _read_lines(content: bytes, path: Path) -> list[Placed]:
@@ -190,23 +254,36 @@ def _read_bytes(path: Path) -> bytes:
         raise PrlhfError(f"cannot read {path}: {error.strerror}", "name a responses.jsonl") from error
 
 
+def _read_text(path: Path) -> bytes:
+    """The whole file in UTF-8, which another program may have saved otherwise."""
+    with readable(path):
+        return read_all(path) if path.is_file() else _read_bytes(path)
+
+
 def parse_line(line: str | bytes, where: str) -> Response:
     """A row from its line; `where` it stands is named where it is refused."""
     try:
         return _ROW.validate_json(line, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
+    if first["type"] == "missing" and first["loc"][0] in (*BY_HAND, "prompt_id"):
+        return parse_line(_completed(first["input"]), where)
     if first["type"] == "json_invalid":
         raise PrlhfError(
-            f"{where} is no JSON, or cut off: {first['ctx']['error']}", "generate again to finish the file"
+            f"{where} is not JSON, or cut off: {first['ctx']['error']}", "generate again to finish the file"
         )
     key = str(first["loc"][0]) if first["loc"] else ""
     if first["type"] == "missing":
         raise PrlhfError(f"{where} has no '{key}'", HOW_TO_MAKE)
     if not key:
-        raise PrlhfError(f"{where} is no JSON object", HOW_TO_MAKE)
+        raise PrlhfError(f"{where} is not a JSON object", HOW_TO_MAKE)
     why = first["msg"].removeprefix("Input ")
     raise PrlhfError(f"{where}: {key} = {_short(first['input'])} is refused: it {why}", HOW_TO_MAKE)
+
+
+def _completed(row: dict[str, Any]) -> str:
+    """The line of a row that was written by hand, with what `generate` would have added."""
+    return json.dumps(BY_HAND | {"prompt_id": prompt_id(row["prompt"]) if row.get("prompt") else ""} | row)
 
 
 def _short(value: object, limit: int = 60) -> str:

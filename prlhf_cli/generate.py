@@ -16,8 +16,11 @@ def command(
         str | None,
         typer.Option(
             help="eval: all held-out prompts; own: to each user those of their own; judging: the data's "
-            "judging.jsonl; or a JSONL, parquet or text file (default: eval)."
+            "judging.jsonl; or a file: JSONL, JSON, CSV, TSV, parquet, or text (default: eval)."
         ),
+    ] = None,
+    prompt_column: Annotated[
+        str | None, typer.Option(help="The column of that file which holds the prompts (default: prompt).")
     ] = None,
     users: Annotated[
         str | None,

@@ -42,14 +42,30 @@ def command(
         typer.Option(help="prism: a user's top preferences by rating, or by order shown, as in the paper's code."),
     ] = None,
     column: Annotated[
-        list[str] | None, typer.Option(help="custom: our column=theirs, such as user_id=annotator. Repeatable.")
+        list[str] | None,
+        typer.Option(help="custom: our column=theirs, as in user_id=annotator, or id=none. Repeatable."),
     ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="custom: split to train on, or TRAIN,EVAL (default: train, and eval, validation or test)."),
+    ] = None,
+    configuration: Annotated[
+        str | None, typer.Option("--config", help="custom: configuration of a hub data set, or folder in the folder.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="custom: branch, tag or commit of a hub data set.")] = None,
     preference_text: Annotated[
-        bool, typer.Option("--preference-text", help="psoups: give users their true preference as text.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--preference-text/--no-preference-text",
+            help="psoups: give users their true preference as text (default: no).",
+        ),
+    ] = None,
     strict: Annotated[
-        bool, typer.Option("--strict/--skip-bad", help="Malformed rows: stop before writing, or drop and count.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--strict/--skip-bad", help="Malformed rows: stop before writing, or drop and count (default: strict)."
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     recipe: Annotated[
         str | None, typer.Option(help="Recipe (a file, or a shipped one's name) whose `prep` section to use.")
@@ -86,8 +102,11 @@ def command(
             "eval_fraction": eval_fraction,
             "prefs": prefs,
             "columns": _columns(column) if column else None,
-            "text": preference_text or None,
-            "bad_rows": None if strict else "skip",
+            "split": split,
+            "config": configuration,
+            "revision": revision,
+            "text": preference_text,
+            "bad_rows": None if strict is None else "strict" if strict else "skip",
             "seed": seed,
         }
         config = resolve(PrepConfig, load_recipe(recipe).get("prep", {}), flags)
@@ -101,7 +120,7 @@ def _columns(pairs: list[str]) -> dict[str, str]:
 
     for pair in pairs:
         if not all(pair.partition("=")):
-            raise PrlhfError(f"--column {pair} is no OURS=THEIRS", "write it as in --column user_id=annotator")
+            raise PrlhfError(f"--column {pair} is not OURS=THEIRS", "write it as in --column user_id=annotator")
     return dict(tuple(pair.split("=", 1)) for pair in pairs)  # type: ignore[misc]
 
 

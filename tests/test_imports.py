@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     ["errors"],
     ["atomic", "progress", "interrupt", "world", "config", "hub"],
-    ["records", "taste", "environment", "recipe_files"],
+    ["records", "taste", "source", "environment", "recipe_files"],
     ["responses", "figure", "pages", "cluster"],
     ["model"],
     ["data", "train", "generate", "judge"],

@@ -1,10 +1,15 @@
+import csv
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from prlhf.errors import PrlhfError
+from prlhf.records import prompt_id
 from prlhf.responses import Response, read_responses, to_line, words
 
 ROW: dict[str, Any] = {
@@ -36,12 +41,43 @@ def test_words_are_separated_by_any_whitespace() -> None:
     assert [words(text) for text in ("", "  \n", "one", " my sister\tsold\nthe boat. ")] == [0, 0, 1, 5]
 
 
+COUNTS = {
+    "English": ("My sister's boat - sold, i.e. gone.", 7),
+    "German": ("Die Donaudampfschifffahrt fährt nicht.", 4),
+    "Chinese": ("我昨天回家了。今天天气很好!", 12),
+    "Chinese with a name": ("我用 Python 写代码。", 6),
+    "Chinese without blanks around a name": ("我用Python写代码", 6),
+    "Japanese": ("昨日、コーヒーを飲みました。", 12),
+    "Thai": ("ฉันกลับบ้าน", 8),
+    "Khmer": ("ខ្ញុំទៅផ្ទះ", 5),
+    "Korean": ("나는 집에 갔다.", 3),
+    "Vietnamese": ("Tôi về nhà.", 3),
+    "Arabic": ("ذهبت إلى البيت أمس.", 4),
+    "Hebrew": ("שלום עולם", 2),
+    "emoji": ("🙂🙂 👨‍👩‍👧", 2),
+    "Chinese and emoji": ("好🙂", 2),
+    "code": ("x = foo(bar, 3)", 4),
+    "punctuation": ("。 — !", 3),
+    "empty": ("", 0),
+}
+
+
+@pytest.mark.parametrize(("text", "count"), COUNTS.values(), ids=COUNTS)
+def test_words_of_scripts_with_and_without_blanks(text: str, count: int) -> None:
+    assert words(text) == count
+
+
+@given(st.text(st.characters(categories=["Lu", "Ll", "Nd", "P", "S", "Z", "Cc"])))
+def test_words_are_what_blanks_separate_where_there_are_blanks(text: str) -> None:
+    assert words(text) == len(text.split())
+
+
 def test_a_killed_run_gives_its_whole_rows_and_where_they_end(tmp_path: Path) -> None:
     path, whole = tmp_path / "responses.jsonl", lines(ROW, ROW | {"user_id": "ben"})
     path.write_bytes(whole + b'{"prompt_id": "p1", "user_')
     rows, offset = read_responses(path, partial=True)
     assert ([row.user_id for row in rows], offset) == (["anna", "ben"], len(whole))
-    with pytest.raises(PrlhfError, match=r"responses\.jsonl:3 is no JSON, or cut off"):
+    with pytest.raises(PrlhfError, match=r"responses\.jsonl:3 is not JSON, or cut off"):
         read_responses(path)
 
 
@@ -67,11 +103,12 @@ def without(key: str) -> dict[str, Any]:
     ("content", "message"),
     [
         (b"", "is empty"),
-        (lines(ROW) + b"\n" + lines(ROW | {"user_id": "ben"}), ":2 is no JSON"),
-        (lines(ROW) + b"not json\n", ":2 is no JSON"),
-        (lines(ROW) + b'\xff"\n', ":2 is no JSON"),
-        (b"[1, 2]\n", ":1 is no JSON object"),
+        (lines(ROW) + b"\n" + lines(ROW | {"user_id": "ben"}), ":2 is not JSON"),
+        (lines(ROW) + b"not json\n", ":2 is not JSON"),
+        (lines(ROW) + b'\xff"\n', ":2 is not JSON"),
+        (b"[1, 2]\n", ":1 is not a JSON object"),
         (lines(ROW, without("response")), ":2 has no 'response'"),
+        (lines(ROW, without("user_id")), ":2 has no 'user_id'"),
         (lines(ROW | {"response": 3}), ":1: response = 3 is refused: it should be a valid string"),
         (lines(ROW | {"user_index": "1"}), ":1: user_index = '1' is refused"),
         (lines(ROW | {"user_index": True}), ":1: user_index = True is refused"),
@@ -100,3 +137,47 @@ def test_missing_and_unreadable_files_are_named(tmp_path: Path) -> None:
         read_responses(tmp_path / "nowhere")
     with pytest.raises(PrlhfError, match="cannot read"):
         read_responses(tmp_path)
+
+
+BY_HAND = {
+    "a.csv": b'prompt,user_id,response\n"Say hello.",anna,"Hi, you"\n',
+    "marked.csv": b'\xef\xbb\xbfprompt;user_id;response\r\n"Say hello.";anna;"Hi, you"\r\n',
+    "a.tsv": b"prompt\tuser_id\tresponse\tuser_index\nSay hello.\tanna\tHi, you\t0\n",
+    "a.json": b'[{"prompt": "Say hello.", "user_id": "anna", "response": "Hi, you"}]',
+    "a.jsonl": b'{"prompt": "Say hello.", "user_id": "anna", "response": "Hi, you"}\n',
+    "marked.jsonl": b'\xef\xbb\xbf{"prompt": "Say hello.", "user_id": "anna", "response": "Hi, you"}\n',
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_rows_written_by_hand_need_three_columns(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(BY_HAND[name])
+    found = Response(prompt_id("Say hello."), "anna", 0, "Say hello.", "Hi, you", 0, 0, "stop", {})
+    assert read_responses(tmp_path / name) == [found]
+
+
+def test_a_table_keeps_what_generate_wrote(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "Say hello."}]
+    row = Response(**ROW | {"prompt": messages, "response": "", "reward": 0.5})
+    cells = asdict(row) | {"prompt": json.dumps(messages), "settings": json.dumps(row.settings)}
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(cells))
+        writer.writeheader()
+        writer.writerow(cells)
+    assert read_responses(tmp_path / "a.csv") == [row]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"prompt,response\na,b\n", r"a.csv:2 has no 'user_id'"),
+        (b"prompt,user_id,response,user_index\na,b,c,x\n", r"a.csv:2: invalid literal"),
+        (b"prompt,user_id,response\na,b\n", r"a.csv:2: it has 2 cells"),
+        (b"prompt,user_id,response\na,b,c\na,b,d\n", r"a.csv:3 repeats line 2"),
+        (b"", r"a.csv is empty"),
+    ],
+)
+def test_bad_tables_are_refused_by_line(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(PrlhfError, match=message):
+        read_responses(tmp_path / "a.csv")

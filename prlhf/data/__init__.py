@@ -5,6 +5,7 @@ An adapter takes (config, progress) and returns `rows.Loaded`. To add a data set
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,14 +14,16 @@ from typing import Any
 from prlhf.config import PrepConfig, resolve
 from prlhf.data import custom, demo, demo_crowd, demo_profiles, prism, psoups, tldr
 from prlhf.data.rows import Loaded
-from prlhf.data.source import SUFFIXES
 from prlhf.data.splits import index_users
 from prlhf.errors import PrlhfError, nearest
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Prepared, User, is_prepared, write_prepared
+from prlhf.source.files import form, local_path
+from prlhf.source.streams import PACKED
 
 Adapter = Callable[[PrepConfig, Progress], Loaded]
 
+CUSTOM = "custom data"
 ADAPTERS: dict[str, Adapter] = {
     "demo": demo.load,
     "demo-profiles": demo_profiles.load,
@@ -30,12 +33,25 @@ ADAPTERS: dict[str, Adapter] = {
     "psoups": psoups.load,
 }
 
+# The keys of `PrepConfig` that each data set reads, besides those of every data set.
+READS: dict[str, frozenset[str]] = {
+    "demo": demo.READS,
+    "demo-profiles": demo_profiles.READS,
+    "demo-crowd": demo_crowd.READS,
+    "tldr": tldr.READS,
+    "prism": prism.READS,
+    "psoups": psoups.READS,
+    CUSTOM: custom.READS,
+}
+_EVERYWHERE = frozenset({"dataset", "out", "seed", "source"})
+
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def prepare(config: PrepConfig, progress: Progress = SILENT) -> dict[str, Any]:
     """Prepare `config.dataset` into `config.folder` and return the manifest. Nothing is written on any error."""
     adapter = find_adapter(config.dataset)
+    check_options(config)
     _check_not_its_own_source(config)
     loaded = adapter(config, progress)
     train, held_out, users = index_users(loaded.train, loaded.eval, loaded.order, loaded.preferences)
@@ -76,14 +92,36 @@ def locate(
     return config.folder
 
 
+def check_options(config: PrepConfig) -> None:
+    """Refuse keys that were given and that the data set at hand does not read."""
+    name = config.dataset if config.dataset in READS else CUSTOM
+    for key in sorted(config.model_fields_set - READS[name] - _EVERYWHERE):
+        others = [f"'{other}'" if other != CUSTOM else other for other, keys in READS.items() if key in keys]
+        who = name if name == CUSTOM else f"the data set '{name}'"
+        raise PrlhfError(
+            f"{key} = {getattr(config, key)} is not an option of {who}",
+            f"leave it out{f': it belongs to {_listed(others)}' if others else ''}",
+        )
+
+
+def _listed(names: list[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
 def find_adapter(dataset: str) -> Adapter:
     """A known name's adapter, or the one for custom data where `dataset` is a path or a hub id."""
     if dataset in ADAPTERS:
         return ADAPTERS[dataset]
-    path = Path(dataset)
-    if dataset and (path.exists() or (_HUB_ID.fullmatch(dataset) and path.suffix not in SUFFIXES)):
+    if re.match(r"\w+://", dataset):
+        raise PrlhfError(f"{dataset} is an address, not a path", "download it first, or give a hub id ORG/NAME")
+    path = local_path(dataset)
+    if dataset and os.path.exists(path):
         return custom.load
-    if path.suffix in SUFFIXES or len(path.parts) > 1:
+    if form(path) or path.suffix in PACKED or len(path.parts) > 2 or dataset.startswith((".", "/", "~", "$")):
+        raise PrlhfError(f"no data at {dataset}", "check the path")
+    if _HUB_ID.fullmatch(dataset):
+        return custom.load
+    if len(path.parts) > 1:
         raise PrlhfError(f"no data at {dataset}", "check the path")
     raise PrlhfError(f"unknown data set '{dataset}'", f"{nearest(dataset, ADAPTERS)} (or a path, or a hub id ORG/NAME)")
 
@@ -114,6 +152,6 @@ def _check_not_its_own_source(config: PrepConfig) -> None:
     """Writing replaces the folder whole: it must not hold what is being read."""
     if config.dataset in ADAPTERS and config.source is None:
         return
-    source, out = Path(config.source or config.dataset).resolve(), config.folder.resolve()
+    source, out = local_path(config.source or config.dataset).resolve(), config.folder.resolve()
     if source.exists() and (source == out or out in source.parents):
         raise PrlhfError(f"{config.folder} holds the source itself and would be replaced", "choose another --out")

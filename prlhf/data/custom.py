@@ -6,48 +6,47 @@ through `columns`.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from prlhf.config import PrepConfig
+from prlhf.data.columns import OPTIONAL, UNUSED, check_columns, value_of
+from prlhf.data.identifiers import identifier, look_alikes, user_identifier
 from prlhf.data.intake import EQUAL, REPEAT, Convert, Drops, Intake, check_left
-from prlhf.data.rows import (
-    Dropped,
-    Loaded,
-    Malformed,
-    RawRows,
-    Row,
-    any_text,
-    column,
-    identifier,
-    kind,
-    mapping,
-    text,
-    user_identifier,
-)
-from prlhf.data.source import data_files, file_rows, hub_splits, split_files
+from prlhf.data.messages import one_answer_each, one_format, text_or_messages
+from prlhf.data.repeats import NAMED, own_ids, take_off_prompts
+from prlhf.data.rows import Dropped, Loaded, Malformed, Row, any_text, mapping
 from prlhf.data.splits import first_appearance, shared_prompts, split_by_prompt, text_conflicts
-from prlhf.errors import PrlhfError, nearest
+from prlhf.data.where import open_source
+from prlhf.errors import PrlhfError
 from prlhf.progress import Progress
-from prlhf.records import Text
+from prlhf.source.raw import Cells
 
-COLUMNS = ("id", "prompt", "chosen", "rejected", "user_id", "user_text")
-EVAL_NAMES = ("eval", "validation", "valid", "test")  # the first that is there is held out
+READS = frozenset({"bad_rows", "columns", "eval_fraction", "split", "config", "revision"})
 TURNS = ("prompt", "chosen", "rejected")
 
 
 def load(config: PrepConfig, progress: Progress) -> Loaded:
     """Read preference data of the user's own: a file, a folder, or a data set of the hub."""
-    _check_columns(config.columns)
-    source = config.source or config.dataset
-    if config.source and not Path(source).exists():
-        raise PrlhfError(f"--source {source} does not exist", "give a file, or a folder of files")
-    raw = _open(source)
+    check_columns(config.columns)
+    source, raw = open_source(config)
+    if "all" not in raw and "eval_fraction" in config.model_fields_set:
+        raise PrlhfError(
+            f"eval_fraction = {config.eval_fraction} has no use: {source} comes with a held-out split",
+            "leave it out, or name the one split to divide with --split",
+        )
     drops = Drops(REPEAT, EQUAL)
     intake = Intake(config.bad_rows, drops, progress)
     converter = _Converter(config.columns)
-    parts = {part: intake.read(part, rows, converter.part(part)) for part, rows in raw.items()}
+    parts = {
+        part: intake.read(part, rows, converter.part(part), key=lambda row: (row.id, row.user_id))
+        for part, rows in raw.items()
+    }
+    rows, changed = take_off_prompts(parts)
+    named = {part: own_ids(found) for part, found in rows.items()}
+    parts = {part: found for part, (found, _) in named.items()}
     warnings = []
     if "all" in parts:
         check_left(parts["all"], drops, source)
@@ -57,6 +56,9 @@ def load(config: PrepConfig, progress: Progress) -> Loaded:
         check_left(train, drops, source)
         if shared := shared_prompts(train, held_out):
             warnings.append(f"{shared} held-out prompts also stand in training: accuracy on them flatters")
+    moved = dict(converter.moved + changed.counts + Counter({NAMED: sum(count for _, count in named.values())}))
+    users = first_appearance([*train, *held_out])
+    lost = sorted(converter.users.keys() - set(users))
     return Loaded(
         train=train,
         eval=held_out,
@@ -64,103 +66,82 @@ def load(config: PrepConfig, progress: Progress) -> Loaded:
         source=source,
         options=_options(config, split="all" in parts),
         counts=drops.report(),
-        notes={"user_text_conflicts": text_conflicts([*train, *held_out])},
-        warnings=warnings,
+        notes={"user_text_conflicts": text_conflicts([*train, *held_out]), "changed": moved, "users_lost": len(lost)},
+        warnings=[*warnings, *_told(moved), *changed.warnings, *_lost(lost), *look_alikes(users)],
     )
 
 
 def _options(config: PrepConfig, split: bool) -> dict[str, Any]:
     options: dict[str, Any] = {"bad_rows": config.bad_rows, "columns": config.columns}
+    options |= {key: value for key in ("split", "config", "revision") if (value := getattr(config, key)) is not None}
     return options | ({"eval_fraction": config.eval_fraction} if split else {})
 
 
-def _check_columns(given: dict[str, str]) -> None:
-    for ours in given:
-        if ours not in COLUMNS:
-            raise PrlhfError(f"columns names an unknown column '{ours}'", nearest(ours, COLUMNS))
+def _told(moved: Mapping[str, int]) -> list[str]:
+    return [f"rows: {count}, {what}" for what, count in moved.items() if count]
 
 
-def _open(source: str) -> dict[str, RawRows]:
-    """{`train`, `eval`} where the data come split, else {`all`}."""
-    path = Path(source)
-    if path.is_dir():
-        return _open_folder(path)
-    if path.exists():
-        return {"all": file_rows([path])}
-    splits = hub_splits(source, f"run: prlhf prep PATH (local .jsonl, .json or .parquet; there is no local {source})")
-    return _name_parts(splits) or {"all": _only_split(source, splits)}
-
-
-def _open_folder(folder: Path) -> dict[str, RawRows]:
-    splits = {name: split_files(folder, name) for name in ("train", *EVAL_NAMES)}
-    opened = {name: file_rows(files) for name, files in splits.items() if files}
-    if parts := _name_parts(opened):
-        return parts
-    files = splits["train"] or data_files(folder)
-    if not files:
-        raise PrlhfError(f"{folder} holds no data file", "put train.jsonl and eval.jsonl (or .json, .parquet) into it")
-    return {"all": file_rows(files)}
-
-
-def _name_parts(splits: Mapping[str, RawRows]) -> dict[str, RawRows] | None:
-    held_out = next((name for name in EVAL_NAMES if name in splits), None)
-    if held_out is None or "train" not in splits:
-        return None
-    return {"train": splits["train"], "eval": splits[held_out]}
-
-
-def _only_split(source: str, splits: Mapping[str, RawRows]) -> RawRows:
-    if "train" in splits:
-        return splits["train"]
-    if len(splits) != 1:
-        raise PrlhfError(f"{source} has the splits {', '.join(splits)} and no 'train'", "give local files instead")
-    return next(iter(splits.values()))
+def _lost(users: list[str]) -> list[str]:
+    names = ", ".join(repr(user) for user in users[:3]) + (", …" if len(users) > 3 else "")
+    who = "1 user is" if len(users) == 1 else f"{len(users)} users are"
+    return [f"{who} lost with all rows: {names}"] if users else []
 
 
 class _Converter:
     """Raw rows to `Row`s. The first well-formed row sets the format, plain or conversational, for all."""
 
     def __init__(self, given: dict[str, str]) -> None:
-        self.given = given
-        self.names = {ours: given.get(ours, ours) for ours in COLUMNS}
+        self.names = {ours: given.get(ours, ours) for ours in (*OPTIONAL, *TURNS, "user_id")}
+        self.asked = set(given)
         self.conversational: bool | None = None
+        self.moved: Counter[str] = Counter()
+        self.users: dict[str, None] = {}  # of all rows, those that were dropped included
 
     def part(self, part: str) -> Convert:
         return lambda value, number: self._convert(mapping(value), f"{part}-{number}")
 
     def _convert(self, raw: Mapping[str, Any], default_id: str) -> Row:
+        user = self._user(raw)
         self._refuse_implicit_prompt(raw)
-        turns = {ours: _text_or_messages(self._column(raw, ours), self.names[ours]) for ours in TURNS}
-        user = user_identifier(self._column(raw, "user_id"), self.names["user_id"])
-        about, given_id = self._optional(raw, "user_text"), self._optional(raw, "id")
-        row = Row(
-            id=default_id if given_id is None else identifier(given_id, self.names["id"]),
-            **turns,
-            user_id=user,
-            user_text="" if about is None else any_text(about, self.names["user_text"]),
+        turns = one_format(
+            *(text_or_messages(value_of(raw, ours, self.names[ours]), self.names[ours]) for ours in TURNS)
         )
-        self._check_format(turns)
+        about, given_id = self._optional(raw, "user_text"), self._optional(raw, "id")
+        row_id = default_id if given_id is None else identifier(given_id, self.names["id"], isinstance(raw, Cells))
+        row = Row(row_id, *turns, user, "" if about is None else any_text(about, self.names["user_text"]))
+        self._check_format(row)
         if row.chosen == row.rejected:
             raise Dropped(EQUAL)
-        return row
+        return self._one_answer_each(row)
 
-    def _column(self, raw: Mapping[str, Any], ours: str) -> Any:
-        return column(raw, self.names[ours], f"name the file's column with --set 'columns={{{ours}: NAME}}'")
+    def _user(self, raw: Mapping[str, Any]) -> str:
+        name = self.names["user_id"]
+        user = user_identifier(value_of(raw, "user_id", name), name, isinstance(raw, Cells))
+        self.users.setdefault(user)
+        return user
 
     def _optional(self, raw: Mapping[str, Any], ours: str) -> Any:
-        """None where the column is missing, unless it was asked for by name."""
-        return self._column(raw, ours) if ours in self.given else raw.get(ours)
+        """None where the column is missing, unless it was asked for by name, or where a CSV file has an empty cell."""
+        name = self.names[ours]
+        if name == UNUSED:
+            return None
+        value = value_of(raw, ours, name) if ours in self.asked else raw.get(name)
+        return None if isinstance(raw, Cells) and value == "" else value
 
-    def _check_format(self, turns: dict[str, Text]) -> None:
-        found = {name: not isinstance(value, str) for name, value in turns.items()}
-        if len(set(found.values())) > 1:
-            words = ", ".join(f"'{name}' is {kind(turns[name])}" for name in TURNS)
-            raise Malformed(f"plain text and messages are mixed: {words}")
+    def _check_format(self, row: Row) -> None:
+        found = not isinstance(row.prompt, str)
         if self.conversational is None:
-            self.conversational = found["prompt"]
-        if found["prompt"] != self.conversational:
-            ours, first = ("messages", "text") if found["prompt"] else ("text", "messages")
+            self.conversational = found
+        if found != self.conversational:
+            ours, first = ("messages", "text") if found else ("text", "messages")
             raise Malformed(f"the row is in {ours}, but the first row is in {first}")
+
+    def _one_answer_each(self, row: Row) -> Row:
+        if isinstance(row.prompt, str) or isinstance(row.chosen, str) or isinstance(row.rejected, str):
+            return row
+        prompt, chosen, rejected, moved = one_answer_each(row.prompt, row.chosen, row.rejected)
+        self.moved.update(moved)
+        return replace(row, prompt=prompt, chosen=chosen, rejected=rejected)
 
     def _refuse_implicit_prompt(self, raw: Mapping[str, Any]) -> None:
         """TRL also knows pairs that both contain the prompt; where it ends is a guess we leave to the user."""
@@ -180,13 +161,3 @@ def _same_start(chosen: Any, rejected: Any) -> bool:
         word = chosen.split(" ", 1)[0]
         return bool(word) and len(word) < len(chosen) and rejected.startswith(chosen[: len(word) + 1])
     return False
-
-
-def _text_or_messages(value: Any, name: str) -> Text:
-    """Text, or a list of messages, of which `role` and `content` are kept."""
-    if not isinstance(value, list):
-        return text(value, name)
-    if not value:
-        raise Malformed(f"'{name}' is empty")
-    messages = [mapping(message, f"a message of '{name}'") for message in value]
-    return [{key: text(column(m, key), f"{name}.{key}") for key in ("role", "content")} for m in messages]

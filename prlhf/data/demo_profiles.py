@@ -24,6 +24,7 @@ PROFILES = {
     "cold": Taste(tone=-1),
 }
 COMPARISONS, EVAL_POSTS = 300, 100
+READS = frozenset({"comparisons"})
 
 
 def load(config: PrepConfig, progress: Progress) -> Loaded:

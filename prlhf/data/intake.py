@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any, Literal, Protocol, TypeVar
 
-from prlhf.data.rows import Dropped, Malformed, Raw, RawRows, Row
+from prlhf.data.rows import Dropped, Malformed, Row
 from prlhf.errors import PrlhfError
 from prlhf.progress import Progress
+from prlhf.source.raw import Raw, RawRows
 
 MALFORMED, REPEAT, EQUAL = "malformed", "repeat", "equal pair"
+NOT_AN_ID = "fix the row, or leave such a column out with --column id=none"
 EXAMPLES = 20  # malformed rows named one by one in the manifest
 PER_ADVANCE = 256  # rows per step of the bar: drawing it costs more than reading a row
 
@@ -72,43 +74,48 @@ class Drops:
 
 
 class Intake:
-    """Reads the parts of one data set. `strict` stops at the first malformed row, `skip` drops and counts it."""
+    """Reads the parts of one data set. Malformed rows are dropped and counted; `strict` then refuses the part."""
 
     def __init__(self, bad_rows: Literal["strict", "skip"], drops: Drops, progress: Progress) -> None:
         self.strict, self.drops, self.progress = bad_rows == "strict", drops, progress
 
-    def read(self, part: str, source: RawRows, convert: Callable[[Any, int], T], what: str = "comparison") -> list[T]:
-        """The well-formed rows of one part. Ids are unique within it: the same row again is dropped as a repeat.
+    def read(
+        self,
+        part: str,
+        source: RawRows,
+        convert: Callable[[Any, int], T],
+        what: str = "comparison",
+        key: Callable[[T], Hashable] = lambda row: row.id,
+    ) -> list[T]:
+        """The well-formed rows of one part. Keys are unique within it: the same row again is dropped as a repeat.
 
-        `what`: a row of this part in words, for messages.
+        `what`: a row of this part in words, for messages. `key`: what makes it one of its own.
         """
-        kept: dict[str, T] = {}
+        kept: dict[Hashable, T] = {}
+        refused: list[tuple[str, Malformed]] = []
         self.drops.read[part] += 0
         for number, raw in enumerate(self._with_bar(part, source), start=1):
             self.drops.read[part] += 1
             try:
                 row = self._convert(raw, number, convert)
-                if kept.setdefault(row.id, row) is row:
+                if kept.setdefault(key(row), row) is row:
                     continue
-                if kept[row.id] != row:
-                    raise Malformed(f"id '{row.id}' was used above for another {what}")
+                if kept[key(row)] != row:
+                    raise Malformed(f"id '{row.id}' was used above for another {what}", NOT_AN_ID)
                 self.drops.drop(part, REPEAT)
             except Dropped as drop:
                 self.drops.drop(part, str(drop))
             except Malformed as bad:
-                self._refuse(part, raw.location, bad)
+                refused.append((raw.location, bad))
+                self.drops.malformed(part, f"{raw.location}: {bad}")
+        if refused and self.strict:
+            raise _refusal(refused)
         return list(kept.values())
 
     def _convert(self, raw: Raw, number: int, convert: Callable[[Any, int], T]) -> T:
         if raw.problem:
             raise Malformed(raw.problem)
         return convert(raw.value, number)
-
-    def _refuse(self, part: str, location: str, bad: Malformed) -> None:
-        line = f"{location}: {bad}"
-        if self.strict:
-            raise PrlhfError(line, f"{bad.hint}, or drop such rows with --skip-bad") from bad
-        self.drops.malformed(part, line)
 
     def _with_bar(self, part: str, source: RawRows) -> Iterator[Raw]:
         self.progress.start(f"reading {part}", source.total)
@@ -123,6 +130,12 @@ class Intake:
             self.progress.advance(pending)
         finally:
             self.progress.finish()
+
+
+def _refusal(refused: Sequence[tuple[str, Malformed]]) -> PrlhfError:
+    location, first = refused[0]
+    more = f" (the first of {len(refused)} malformed rows)" if len(refused) > 1 else ""
+    return PrlhfError(f"{location}: {first}{more}", f"{first.hint}, or drop such rows with --skip-bad")
 
 
 def check_left(rows: Sequence[object], drops: Drops, source: str) -> None:

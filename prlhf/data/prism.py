@@ -15,15 +15,17 @@ from prlhf.config import PrepConfig
 from prlhf.data.intake import REPEAT, Drops, Intake, check_left
 from prlhf.data.prism_conversations import NO_SURVEY, Conversation, account, conversation
 from prlhf.data.prism_users import Participant, participant
-from prlhf.data.rows import Loaded, RawRows, Row
-from prlhf.data.source import folder_rows, hub_splits
+from prlhf.data.rows import Loaded, Row
 from prlhf.errors import PrlhfError
 from prlhf.progress import Progress
+from prlhf.source.folders import folder_rows
+from prlhf.source.hub import hub_splits
+from prlhf.source.raw import RawRows
 
 HUB = "HannahRoseKirk/prism-alignment"
 PARTS = ("survey", "conversations")  # the files, and the hub's configs
 INSTEAD = "run: prlhf prep prism --source FOLDER --out data/prism (FOLDER holds survey.jsonl and conversations.jsonl)"
-OPTIONS = {"prefs", "unseen_fraction", "eval_fraction", "judging_users", "bad_rows"}
+READS = frozenset({"prefs", "unseen_fraction", "eval_fraction", "judging_users", "bad_rows"})
 UNUSABLE = "conversation without a comparison"
 
 People = Mapping[str, Participant]
@@ -50,7 +52,7 @@ def load(config: PrepConfig, progress: Progress) -> Loaded:
         eval=_rows(held_out, people),
         order=seen,
         source=source,
-        options=config.model_dump(include=OPTIONS),
+        options=config.model_dump(include=set(READS)),
         counts=drops.report(),
         notes={
             "participants": {"read": len(people), "without conversations": len(people) - len(users_of(talks))},

@@ -13,8 +13,9 @@ from functools import cached_property
 from itertools import takewhile
 from typing import Any
 
+from prlhf.data.identifiers import identifier, user_identifier
 from prlhf.data.prism_users import numbers, said
-from prlhf.data.rows import Dropped, Malformed, Row, column, identifier, kind, mapping, text, user_identifier
+from prlhf.data.rows import Dropped, Malformed, Row, column, kind, mapping, text
 from prlhf.records import Message
 
 EMPTY = "EMPTY STRING"  # PRISM's own mark for a message that was empty

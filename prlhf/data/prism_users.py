@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 import jinja2
 
-from prlhf.data.rows import Malformed, any_text, column, kind, mapping, user_identifier
+from prlhf.data.identifiers import user_identifier
+from prlhf.data.rows import Malformed, any_text, column, kind, mapping
 
 UNSAID = {"", "prefer not to say", "empty string"}  # the last: what PRISM writes for a text that was left empty
 TOP = 3  # stated preferences told (the paper's number)

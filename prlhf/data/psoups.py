@@ -14,12 +14,13 @@ from typing import Any
 
 from prlhf.config import PrepConfig
 from prlhf.data.intake import EQUAL, REPEAT, Convert, Drops, Intake
-from prlhf.data.rows import Dropped, Loaded, Malformed, Raw, RawRows, Row, column, mapping, text
-from prlhf.data.source import file_rows
+from prlhf.data.rows import Dropped, Loaded, Malformed, Row, column, mapping, text
 from prlhf.data.splits import split_by_prompt
 from prlhf.errors import PrlhfError
 from prlhf.progress import Progress
 from prlhf.records import Message, Text, prompt_id
+from prlhf.source.files import file_rows
+from prlhf.source.raw import Raw, RawRows
 
 # The users, in the order of their indices, each with a word that its preference prompt alone holds.
 PROFILES = {
@@ -31,6 +32,7 @@ PROFILES = {
     "P3B": "unfriendly",
 }
 OPENING = "Generate a response"  # of every preference prompt
+READS = frozenset({"eval_fraction", "text", "bad_rows"})
 PROMPTS = "koala_eval_50.json"
 ZIP = "https://storage.googleapis.com/personalized-soups/data.zip"
 LAYOUT = f"rm_training/P1A.json ... P3B.json and {PROMPTS}"

@@ -6,29 +6,12 @@ A check that fails raises `Malformed` with what is wrong; where the row stands i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from prlhf.errors import nearest
-from prlhf.records import GENERIC, Text
-
-
-@dataclass(frozen=True)
-class Raw:
-    """One row as a file or the hub holds it. `problem` says why it could not even be parsed."""
-
-    location: str  # `path:line`, for rows without lines `path:item 3` or `path:row 3`
-    value: Any
-    problem: str = ""
-
-
-@dataclass(frozen=True)
-class RawRows:
-    """The rows of one split, read as they are asked for; `total` is for the progress bar."""
-
-    total: int
-    rows: Iterable[Raw]
+from prlhf.records import Text
 
 
 @dataclass(frozen=True)
@@ -63,7 +46,7 @@ class Loaded:
 class Malformed(Exception):
     """What is wrong with a row, and what to do about it."""
 
-    def __init__(self, why: str, hint: str = "mend the row") -> None:
+    def __init__(self, why: str, hint: str = "fix the row") -> None:
         super().__init__(why)
         self.hint = hint
 
@@ -79,7 +62,7 @@ def mapping(value: Any, name: str = "the row") -> Mapping[str, Any]:
     return value
 
 
-def column(row: Mapping[str, Any], name: str, hint: str = "mend the row") -> Any:
+def column(row: Mapping[str, Any], name: str, hint: str = "fix the row") -> Any:
     """The value under `name`, which may be null but must be there."""
     if name in row:
         return row[name]
@@ -102,21 +85,6 @@ def any_text(value: Any, name: str) -> str:
     except UnicodeEncodeError as error:  # JSON can say "\ud800", which no file can hold
         raise Malformed(f"'{name}' holds half a surrogate pair, which is no Unicode text") from error
     return value
-
-
-def identifier(value: Any, name: str) -> str:
-    """An id: text or a whole number, which becomes its digits. Booleans and NaN are neither."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return text(value, name)
-
-
-def user_identifier(value: Any, name: str) -> str:
-    """An id that can be a user's: not the name of the generic user. Raises Malformed."""
-    found = identifier(value, name)
-    if found == GENERIC:
-        raise Malformed(f"'{name}' is '{GENERIC}', the name kept for the user of index 0")
-    return found
 
 
 def kind(value: Any) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
+from prlhf.responses import words
+
 
 def minority_size(users: int, share: float) -> int:
     """`share` of `users`, rounded, but at least one where anyone is to be in the minority."""
@@ -26,4 +28,4 @@ def prefer_by_length(one: str, other: str, shorter: bool) -> tuple[str, str] | N
 
 
 def _length(text: str) -> tuple[int, int]:
-    return len(text.split()), len(text)
+    return words(text), len(text)

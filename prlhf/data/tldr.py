@@ -10,12 +10,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from prlhf.config import PrepConfig
+from prlhf.data.identifiers import user_identifier
 from prlhf.data.intake import EQUAL, Convert, Drops, Intake, check_left
-from prlhf.data.rows import Dropped, Loaded, Malformed, RawRows, Row, any_text, column, mapping, text, user_identifier
+from prlhf.data.rows import Dropped, Loaded, Malformed, Row, any_text, column, mapping, text
 from prlhf.data.simulate import choose_minority, prefer_by_length
-from prlhf.data.source import folder_rows, hub_splits
 from prlhf.errors import PrlhfError
 from prlhf.progress import Progress
+from prlhf.source.folders import folder_rows
+from prlhf.source.hub import hub_splits
+from prlhf.source.raw import RawRows
 
 HUB, HUB_CONFIG = "openai/summarize_from_feedback", "comparisons"
 HUB_REVISION = "refs/convert/parquet"  # the repository itself is a script, which `datasets` no longer runs
@@ -23,12 +26,17 @@ SPLITS = {"train": "train", "eval": "validation"}  # our name -> theirs
 INSTEAD = "run: prlhf prep tldr --source FOLDER --out data/tldr (FOLDER holds train.jsonl and validation.jsonl)"
 
 POLICY, TOP, TIE = "other policies", "less active workers", "equally long"
+READS = frozenset({"top_users", "simulate", "minority", "bad_rows"})
 
 
 def load(config: PrepConfig, progress: Progress) -> Loaded:
     """Read the TL;DR comparisons, with the workers who made them as users."""
-    source, raw = _open(config.source)
     simulated = config.simulate == "length"
+    if not simulated and "minority" in config.model_fields_set:
+        raise PrlhfError(
+            f"minority = {config.minority} is of simulated users", "add --simulate length, or leave it out"
+        )
+    source, raw = _open(config.source)
     drops = Drops(POLICY, EQUAL, TOP, TIE)
     intake = Intake(config.bad_rows, drops, progress)
     parts = {part: intake.read(part, rows, _converter(part)) for part, rows in raw.items()}

@@ -120,7 +120,7 @@ def shared_prompts(data: Prepared | None, config: GenerateConfig) -> list[Text]:
     if config.prompts == "eval":
         found = [row.prompt for row in data.eval] if data else []
     else:
-        found = read_prompts(Path(config.prompts))
+        found = read_prompts(Path(config.prompts), config.prompt_column)
     distinct = list({prompt_id(prompt): prompt for prompt in found}.values())
     if not distinct:
         raise PrlhfError(f"prompts = {config.prompts} holds no prompt", "give a file with prompts")

@@ -59,7 +59,7 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("sweep --resume", ["no recipe at sweep/recipe.yaml"]),
     ("sweep --space alpha=0.5 --set nll=-1 --set dataset={prepared}", ["nll = -1 is refused: it is out of range"]),
     ("sweep --space alpha=0.5,1.5 --set dataset={prepared}", ["alpha = 1.5 is refused: it is out of range", RANGE]),
-    ("prep mine.jsonl --column user_id", ["--column user_id is no OURS=THEIRS", "user_id=annotator"]),
+    ("prep mine.jsonl --column user_id", ["--column user_id is not OURS=THEIRS", "user_id=annotator"]),
     ("prep mine.jsonl --column user=who", ["user"]),
     # recipes
     ("train --recipe dmeo", ["no recipe at dmeo", "did you mean 'demo'?"]),
@@ -93,7 +93,7 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("generate full", ["full is no checkpoint", "folder of a finished run"]),
     ("generate {prepared}", ["is no checkpoint", "folder of a finished run"]),
     ("generate {run} --prompts nothing.jsonl", ["no prompts at nothing.jsonl"]),
-    ("generate {run} --prompts broken.jsonl", ["broken.jsonl:1 is no JSON"]),
+    ("generate {run} --prompts broken.jsonl", ["broken.jsonl:1: it is not JSON"]),
     ("generate {run} --prompts empty.txt", ["empty.txt holds no prompt"]),
     ("generate {run} --users an", ["user 'an' is unknown", "did you mean 'ann'"]),
     ("generate {run} --out full", ["full holds other files", "choose another --out"]),

@@ -45,7 +45,7 @@ BAD = {
     "null user": ({"user_id": None}, "'user_id' is null, not text"),
     "boolean user": ({"user_id": True}, "'user_id' is true or false, not text"),
     "NaN user": ({"user_id": float("nan")}, "'user_id' is NaN, not text"),
-    "float user": ({"user_id": 1.5}, "'user_id' is a number, not text"),
+    "float user": ({"user_id": 1.5}, "'user_id' is 1.5, not text or a whole number"),
     "reserved user": ({"user_id": "generic"}, "the name kept for the user of index 0"),
     "NaN user text": ({"user_text": float("nan")}, "'user_text' is NaN, not text"),
     "half a surrogate pair": ({"chosen": "\ud83d"}, "'chosen' holds half a surrogate pair"),
@@ -55,11 +55,11 @@ BAD = {
     "empty message": (MESSAGES | {"prompt": [{"role": "user", "content": ""}]}, "'prompt.content' is empty"),
     "message is text": (MESSAGES | {"prompt": ["Hi"]}, "a message of 'prompt' is text, not a mapping"),
     "list": ([1, 2], "the row is a list, not a mapping"),
-    "bad JSON": ("{'a': 1}", "it is no JSON (Expecting property name enclosed in double quotes, column 2)"),
-    "cut off": ('{"prompt": "Wh', "it is no JSON (Unterminated string starting at, column 12)"),
+    "bad JSON": ("{'a': 1}", "it is not JSON (Expecting property name enclosed in double quotes, column 2)"),
+    "cut off": ('{"prompt": "Wh', "it is not JSON (Unterminated string starting at, column 12)"),
     "bad UTF-8": (b'{"prompt": "\xff"}', "it is not UTF-8"),
-    "huge number": ('{"prompt": 1' + "0" * 5000 + "}", "it is no JSON ("),
-    "deep nesting": ("[" * 100_000, "it is no JSON ("),
+    "huge number": ('{"prompt": 1' + "0" * 5000 + "}", "it is not JSON ("),
+    "deep nesting": ("[" * 100_000, "it is not JSON ("),
 }
 
 
@@ -94,7 +94,8 @@ def test_ids_repeat_or_clash(write_lines: Any, row: Any, prep: Any) -> None:
 def test_a_missing_column_tells_how_to_name_it(write_lines: Any, row: Any, prep: Any) -> None:
     with pytest.raises(PrlhfError) as error:
         prep(write_lines("raw.jsonl", row(user_id=..., annotator="ann")))
-    assert "name the file's column with --set 'columns={user_id: NAME}'" in error.value.hint
+    assert "name the file's column with --column user_id=annotator" in error.value.hint
+    assert "(did you mean 'annotator'?)" in error.value.message
 
 
 def test_columns_are_renamed(write_lines: Any, row: Any, prep: Any) -> None:
@@ -198,10 +199,10 @@ def test_rows_without_lines_are_named_too(write_lines: Any, row: Any, prep: Any,
 
 
 UNREADABLE = {
-    "table.csv": (b"a,b", "is of no known format"),
+    "table.xlsx": (b"PK", "is not in a known format"),
     "broken.parquet": (b"PAR1 and then nothing", "cannot read"),
-    "broken.json": (b"[1, 2", "it is no JSON"),
-    "empty/readme.md": (b"", "is of no known format"),
+    "broken.json": (b"[1, 2", "it is not JSON"),
+    "empty/readme.md": (b"", "is not in a known format"),
 }
 
 

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prlhf.data.intake import EXAMPLES, Drops, Intake
-from prlhf.data.rows import Dropped, Malformed, Raw, RawRows, Row
+from prlhf.data.rows import Dropped, Malformed, Row
 from prlhf.errors import PrlhfError
 from prlhf.progress import SILENT
+from prlhf.source.raw import Raw, RawRows
 
 
 def convert(value: Any, number: int) -> Row:
@@ -48,11 +49,11 @@ def test_only_the_first_malformed_rows_are_named() -> None:
     assert drops.by_reason() == {"malformed": EXAMPLES + 5}
 
 
-def test_strict_stops_at_the_first() -> None:
+def test_strict_names_the_first_and_counts_all() -> None:
     with pytest.raises(PrlhfError) as error:
         Intake("strict", Drops(), SILENT).read("train", raws(["x", "bad", "cut"]), convert)
-    assert error.value.message == "f:2: it is bad"
-    assert error.value.hint == "mend the row, or drop such rows with --skip-bad"
+    assert error.value.message == "f:2: it is bad (the first of 2 malformed rows)"
+    assert error.value.hint == "fix the row, or drop such rows with --skip-bad"
 
 
 def test_parts_are_counted_apart_and_ids_are_their_own() -> None:

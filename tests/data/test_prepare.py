@@ -66,15 +66,15 @@ def test_hub_ids_and_paths_go_to_the_custom_adapter(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("dataset", "message", "hint"),
     [
-        ("tldr", "cannot reach the hub for openai/summarize_from_feedback (", "run: prlhf prep tldr --source FOLDER"),
-        ("some/thing", "cannot reach the hub for some/thing (", "run: prlhf prep PATH"),
+        ("tldr", "data set openai/summarize_from_feedback is not in the cache", "run: prlhf prep tldr --source FOLDER"),
+        ("some/thing", "data set some/thing is not in the cache, and HF_HUB_OFFLINE forbids", "run: prlhf prep PATH"),
     ],
 )
 def test_an_offline_hub_names_the_command_to_run(dataset: str, message: str, hint: str, tmp_path: Path) -> None:
     with pytest.raises(PrlhfError) as error:
         prepare(PrepConfig(dataset=dataset, out=tmp_path / "out"))
     assert error.value.message.startswith(message)
-    assert error.value.hint.startswith(hint)
+    assert error.value.hint.startswith(f"unset it, or {hint}")
     assert "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -107,7 +107,8 @@ def test_manifest_and_files(write_lines: Any, row: Any, tmp_path: Path) -> None:
     assert manifest["malformed"] == [f"{source}:21: 'chosen' is empty"]
     assert manifest["kept"] == {"train": 18, "eval": 2}
     assert manifest["users"] == {"seen": 3, "unseen": 0}
-    assert manifest["warnings"] == []
+    assert manifest["warnings"] == ["1 user is lost with all rows: 'ann'"]
+    assert manifest["users_lost"] == 1
     assert progress.bars == [["reading all", 21, 21, "closed"]]
     prepared = read_prepared(out)
     assert prepared.manifest == manifest

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 from prlhf.config import PrepConfig
 from prlhf.data import prepare, prism
 from prlhf.data.prism_conversations import Conversation, Turn
-from prlhf.data.rows import Raw, RawRows
 from prlhf.errors import PrlhfError
 from prlhf.records import read_prepared
+from prlhf.source.raw import Raw, RawRows
 
 Make = Callable[..., Any]
 
@@ -72,9 +72,9 @@ def test_both_configs_of_the_hub_are_read(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_an_offline_hub_names_the_command_to_run(tmp_path: Path) -> None:
-    with pytest.raises(PrlhfError, match=r"cannot reach the hub for HannahRoseKirk/prism-alignment \(") as error:
+    with pytest.raises(PrlhfError, match="data set HannahRoseKirk/prism-alignment is not in the cache") as error:
         prepare(PrepConfig(dataset="prism", out=tmp_path / "out"))
-    assert error.value.hint.startswith("run: prlhf prep prism --source FOLDER")
+    assert error.value.hint.startswith("unset it, or run: prlhf prep prism --source FOLDER")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -236,7 +236,7 @@ BAD_FILES = {
     "no list": ('{"user_input": {"a": 1}}', "P2A.json:1: 'user_input' is a mapping"),
     "another mapping": ('{"P2A": []}', "P2A.json:1: column 'user_input' is missing"),
     "text": ('"hello"', "P2A.json:1: the row is text, not a mapping"),
-    "no json": ("[1, 2", "P2A.json: it is no JSON"),
+    "no json": ("[1, 2", "P2A.json: it is not JSON"),
     "empty": ("[]", "no comparison is left of "),
     "missing": (..., "has no rm_training/P2A.json"),
 }
@@ -262,7 +262,7 @@ BAD_KOALA = {
     "no mapping": (["Why?"], "koala_eval_50.json:item 1: the row is text, not a mapping"),
     "wrong key": ([{"id": "0", "text": "Why?"}], "koala_eval_50.json:item 1: column 'prompt' is missing"),
     "empty": ([{"prompt": "Why?"}, {"prompt": ""}], "koala_eval_50.json:item 2: 'prompt' is empty"),
-    "no json": ("Why?", "koala_eval_50.json:1: it is no JSON"),
+    "no json": ("Why?", "koala_eval_50.json:1: it is not JSON"),
 }
 
 

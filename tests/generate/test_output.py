@@ -127,7 +127,7 @@ def test_a_parquet_file_of_something_else(tmp_path: Path) -> None:
     import pyarrow as pa
 
     pq.write_table(pa.table({"prompt": ["x"]}), tmp_path / "a.parquet")
-    with pytest.raises(PrlhfError, match=r"a\.parquet:1 has no 'prompt_id'"):
+    with pytest.raises(PrlhfError, match=r"a\.parquet:1 has no 'user_id'"):
         read_responses(tmp_path / "a.parquet")
 
 

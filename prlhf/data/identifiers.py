@@ -1,0 +1,90 @@
+"""Ids as files have them, to text: numbers that a spreadsheet or pandas has turned, and ids that look alike."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from numbers import Integral
+from typing import Any
+
+from prlhf.data.rows import Malformed, kind, text
+from prlhf.records import GENERIC
+
+GROUPS = ("all", "seen", "unseen")  # what `generate --users` takes besides ids
+EXACT = 2**53  # from here on two whole numbers can be the same float
+NOTHING = {"nan", "none", "null", "<na>", "n/a", "nat"}  # what CSV files say where there is nothing
+
+_WHOLE = re.compile(r"[+-]?\d+\.0+")
+
+
+def identifier(value: Any, name: str, cell: bool = False) -> str:
+    """An id: text, or a whole number, which becomes its digits: 12 and 12.0, as pandas writes 12 beside a missing one.
+
+    `cell`: the value stood in a CSV file, where numbers are text: there `12.0` is 12 too, and `nan` is nothing.
+    Raises Malformed for booleans, NaN, fractions and numbers that are not exact.
+    """
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return _digits(int(value))
+    if isinstance(value, float):
+        return _whole(value, name)
+    found = text(value, name)
+    if cell and _WHOLE.fullmatch(found.strip()):
+        return found.strip().partition(".")[0]
+    if cell and found.strip().lower() in NOTHING:
+        raise Malformed(f"'{name}' is '{found}': there is none")
+    return found
+
+
+def user_identifier(value: Any, name: str, cell: bool = False) -> str:
+    """The id of a user, which cannot be the generic user's name."""
+    found = identifier(value, name, cell)
+    if found == GENERIC:
+        raise Malformed(f"'{name}' is '{GENERIC}', the name kept for the user of index 0")
+    return found
+
+
+def look_alikes(users: Iterable[str]) -> list[str]:
+    """A warning for each kind of ids that a reader, or `--users`, would take for one another."""
+    ids = list(dict.fromkeys(users))
+    twins: dict[str, list[str]] = {_folded(GENERIC): [GENERIC]}
+    for user in ids:
+        twins.setdefault(_folded(user), []).append(user)
+    alike = [f"{names[0]!r} and {names[1]!r}" for names in twins.values() if len(names) > 1]
+    lines = []
+    if alike:
+        lines.append(
+            f"{len(alike)} pairs of user ids differ only in blanks, case or Unicode form and count as different "
+            f"users: {_some(alike)}"
+        )
+    if unnamed := [repr(user) for user in ids if user in GROUPS or "," in user or user != user.strip()]:
+        lines.append(
+            f"{len(unnamed)} users cannot be named in `generate --users` (a comma, outer blanks, or the name of a "
+            f"group): {_some(unnamed)}"
+        )
+    return lines
+
+
+def _whole(value: float, name: str) -> str:
+    if value != value:
+        raise Malformed(f"'{name}' is {kind(value)}, not text")
+    if not value.is_integer():
+        raise Malformed(f"'{name}' is {value}, not text or a whole number")
+    if abs(value) >= EXACT:
+        raise Malformed(f"'{name}' is {value}, a number too large to be exact", "write the id as text")
+    return str(int(value))
+
+
+def _digits(value: int) -> str:
+    try:
+        return str(value)
+    except ValueError as error:  # Python refuses to write numbers of more than 4,300 digits
+        raise Malformed("an id is a number of thousands of digits", "write the id as text") from error
+
+
+def _folded(user: str) -> str:
+    return unicodedata.normalize("NFKC", user).strip().casefold()
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

@@ -1,0 +1,189 @@
+"""Prompts and responses as files have them, to text or to lists of {role, content} messages.
+
+Read are also ShareGPT's `from` and `value`, content in parts, lists written as JSON text, and a response or prompt that
+is text where the other is messages. What cannot be read without a guess raises Malformed.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prlhf.data.rows import Malformed, column, kind, mapping, text
+from prlhf.records import Message, Text
+
+REPEATED, SHARED = "prompt taken off both responses", "shared turns moved into the prompt"
+ROLES = {
+    "system": "system", "developer": "system",
+    "user": "user", "human": "user", "prompter": "user",
+    "assistant": "assistant", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant",
+    "ai": "assistant",
+}  # fmt: skip
+
+
+def text_or_messages(value: Any, name: str) -> Text:
+    """Text, or a list of messages, of which `role` and `content` are kept. Empty system messages are left out."""
+    if isinstance(value, str):
+        value = _listed(value, name)
+    if isinstance(value, Mapping) and {"role", "content"} <= set(value):
+        value = [value]  # one message, not in a list
+    if not isinstance(value, list):
+        return text(value, name)
+    found = [message for one in value if (message := _message(mapping(one, f"a message of '{name}'"), name))]
+    if not found:
+        raise Malformed(f"'{name}' is empty")
+    return found
+
+
+def one_format(prompt: Text, chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:
+    """All three as text or all as messages: text beside messages is the user's, or the assistant's, one message."""
+    responses = (chosen, rejected)
+    mixed = isinstance(chosen, str) != isinstance(rejected, str)
+    if mixed:
+        kinds = {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+        words = ", ".join(f"'{name}' is {kind(value)}" for name, value in kinds.items())
+        raise Malformed(f"plain text and messages are mixed: {words}")
+    if all(isinstance(value, str) for value in (prompt, *responses)):
+        return prompt, chosen, rejected
+    first, second = (_as_messages("assistant", response) for response in responses)
+    return _as_messages("user", prompt), first, second
+
+
+def one_answer_each(
+    prompt: list[Message], chosen: list[Message], rejected: list[Message]
+) -> tuple[list[Message], list[Message], list[Message], list[str]]:
+    """(prompt, chosen, rejected, what was moved), each response one message of the assistant's.
+
+    A prompt that both responses repeat is taken off (REPEATED), turns that both share move into the prompt (SHARED).
+    """
+    moved = []
+    heads = [_head(prompt, response) for response in (chosen, rejected)]
+    if all(head is not None for head in heads) and heads[0] == heads[1]:
+        prompt, moved = heads[0] or prompt, [REPEATED]
+        chosen, rejected = ([*response[_length(prompt, response) :]] for response in (chosen, rejected))
+    elif any(head is not None for head in heads):
+        one, other = ("chosen", "rejected") if heads[0] is not None else ("rejected", "chosen")
+        raise Malformed(f"'{one}' begins with the prompt, and '{other}' does not")
+    if shared := _shared(chosen, rejected):
+        if chosen[0]["role"] != "assistant":
+            raise Malformed(f"the responses begin with a turn of the {chosen[0]['role']} that is not in the prompt")
+        prompt, chosen, rejected = [*prompt, *chosen[:shared]], chosen[shared:], rejected[shared:]
+        moved.append(SHARED)
+    for name, response in (("chosen", chosen), ("rejected", rejected)):
+        _check_one_answer(name, response)
+    return prompt, chosen, rejected, moved
+
+
+def without_repeated_text(prompt: str, chosen: str, rejected: str) -> tuple[str, str] | None:
+    """The responses without the prompt that both begin with; None where they do not, or hold nothing else."""
+    for start in (prompt, prompt.rstrip()):
+        if chosen.startswith(start) and rejected.startswith(start):
+            rest = chosen[len(start) :], rejected[len(start) :]
+            return rest if all(one.strip() for one in rest) else None
+    return None
+
+
+def _as_messages(role: str, value: Text) -> list[Message]:
+    return [{"role": role, "content": value}] if isinstance(value, str) else value
+
+
+def _head(prompt: list[Message], response: list[Message]) -> list[Message] | None:
+    """What `response` begins with, where that is the prompt, with or without its system message."""
+    length = _length(prompt, response)
+    if not length:
+        return None
+    own = response[:length]
+    return own if len(own) >= len(prompt) else prompt
+
+
+def _length(prompt: list[Message], response: list[Message]) -> int:
+    """How many messages of `response` are the prompt; 0 where it does not begin with it."""
+    bare, own = (_unsystemed(messages) for messages in (prompt, response))
+    if not bare or own[: len(bare)] != bare:
+        return 0
+    systems = [messages[: len(messages) - len(rest)] for messages, rest in ((prompt, bare), (response, own))]
+    if all(systems) and systems[0] != systems[1]:
+        return 0
+    return len(response) - len(own) + len(bare)
+
+
+def _unsystemed(messages: list[Message]) -> list[Message]:
+    return messages[1:] if messages and messages[0]["role"] == "system" else messages
+
+
+def _shared(chosen: Sequence[Message], rejected: Sequence[Message]) -> int:
+    """How many turns both begin with, up to the last user's turn that leaves an answer to each."""
+    most = min(len(chosen), len(rejected)) - 1
+    alike = next((n for n in range(most) if chosen[n] != rejected[n]), most)
+    return next((n for n in range(alike, 0, -1) if chosen[n - 1]["role"] == "user"), 0)
+
+
+def _check_one_answer(name: str, response: list[Message]) -> None:
+    if not response:
+        raise Malformed(f"'{name}' holds nothing but the prompt")
+    if response[0]["role"] != "assistant":
+        raise Malformed(f"'{name}' begins with a turn of the {response[0]['role']}, not of the assistant")
+    if len(response) > 1:
+        raise Malformed(
+            f"'{name}' holds {len(response)} turns that are not in both responses, and only one answer is compared",
+            "put the turns before the answer into the prompt",
+        )
+
+
+def _message(message: Mapping[str, Any], name: str) -> Message | None:
+    """{role, content}; None for an empty system message."""
+    shared_gpt = "from" in message and "role" not in message
+    role_key, content_key = ("from", "value") if shared_gpt else ("role", "content")
+    said = text(column(message, role_key), f"{name}.{role_key}")
+    role = ROLES.get(said.strip().lower())
+    if role is None:
+        raise Malformed(f"'{name}' has a turn of the role '{said}', which is not user, assistant or system")
+    content = column(message, content_key)
+    if isinstance(content, list):
+        content = _joined(content, f"{name}.{content_key}")
+    if role == "system" and (content is None or (isinstance(content, str) and not content.strip())):
+        return None
+    if message.get("tool_calls") and not content:
+        raise Malformed(f"'{name}' has a turn that calls a tool and says nothing")
+    return {"role": role, "content": text(content, f"{name}.{content_key}")}
+
+
+def _joined(parts: list[Any], name: str) -> str:
+    """The text of content that is given in parts, as servers take it."""
+    texts = []
+    for part in parts:
+        if isinstance(part, str):
+            texts.append(part)
+            continue
+        one = mapping(part, f"a part of '{name}'")
+        if one.get("type", "text") != "text" or not isinstance(one.get("text"), str):
+            raise Malformed(f"'{name}' has a part of the type {one.get('type')!r}: only text is read")
+        texts.append(one["text"])
+    return "".join(texts)
+
+
+def _listed(value: str, name: str) -> Any:
+    """A list of messages that was written as text, as CSV files have it; other text as it is."""
+    if not _LISTED.match(value):
+        return value
+    for read in (json.loads, ast.literal_eval):
+        try:
+            found = read(value)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+        return found if _is_messages(found) else value
+    if _MESSAGE.search(value):
+        raise Malformed(f"'{name}' is a list of messages as text that is not JSON", "write it with json.dumps")
+    return value
+
+
+_LISTED = re.compile(r"\s*\[\s*\{")
+_MESSAGE = re.compile(r"""^\s*\[\s*\{\s*['"](role|content|from|value)['"]\s*:""")
+
+
+def _is_messages(value: Any) -> bool:
+    keys = ({"role", "content"}, {"from", "value"})
+    return isinstance(value, list) and all(isinstance(m, dict) and any(k <= set(m) for k in keys) for m in value)

@@ -1,0 +1,100 @@
+"""A file to its rows, by its name: JSON, CSV, parquet and Arrow, plain or packed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from prlhf.errors import PrlhfError
+from prlhf.source.csv_rows import csv_rows
+from prlhf.source.json_rows import json_rows
+from prlhf.source.raw import Raw, RawRows
+from prlhf.source.streams import PACKED, readable
+
+TEXTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
+SUFFIXES = (*TEXTS, ".parquet", ".arrow")
+FORMATS = ".jsonl, .json, .csv, .tsv (each also .gz, .bz2, .xz or .zst), .parquet or .arrow"
+ARCHIVES, SHEETS = (".zip", ".tar", ".tgz", ".7z", ".rar"), (".xlsx", ".xls", ".ods")
+BINARY = (*ARCHIVES, *SHEETS, ".pdf", ".docx", ".pt", ".safetensors", ".gguf")  # no text either
+PARQUET_BATCH = 1024  # rows held in memory at a time
+
+
+def file_rows(paths: list[Path]) -> RawRows:
+    """The rows of files, one file after the other."""
+    files = [_open(path) for path in paths]
+    return RawRows(sum(file.total for file in files), (raw for file in files for raw in file.rows))
+
+
+def form(path: Path) -> str:
+    """The format that a file's name says, `.csv` of `a.CSV.gz`; "" for names of other files."""
+    suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
+    packed = bool(suffixes) and suffixes[-1] in PACKED
+    found = suffixes[-2] if packed and len(suffixes) > 1 else suffixes[-1] if suffixes and not packed else ""
+    return found if found in (TEXTS if packed else SUFFIXES) else ""
+
+
+def local_path(text: str) -> Path:
+    """The path that a user wrote, with `~` and `$HOME` filled in where a shell has not done so."""
+    return Path(os.path.expandvars(text)).expanduser()
+
+
+def _open(path: Path) -> RawRows:
+    kind = form(path)
+    if not kind:
+        raise PrlhfError(f"{path} is not in a known format", _hint(path))
+    with readable(path):
+        if kind == ".parquet":
+            return RawRows(pq.read_metadata(path).num_rows, _parquet_rows(path))
+        if kind == ".arrow":
+            return RawRows(sum(batch.num_rows for batch in _arrow_batches(path)), _arrow_rows(path))
+        if kind in (".csv", ".tsv"):
+            return csv_rows(path, "\t" if kind == ".tsv" else None)
+        return json_rows(path, lines=kind != ".json")
+
+
+def _hint(path: Path) -> str:
+    other = path.suffix.lower()
+    if other in ARCHIVES or path.suffixes[-2:-1] == [".tar"]:
+        return "unpack it, and give the folder or a file in it"
+    if other in SHEETS:
+        return "save it as CSV (UTF-8)"
+    if other in PACKED and form(path.with_suffix("")):
+        return f"unpack it: {path.with_suffix('').suffix} is compressed inside"
+    return f"give {FORMATS}, or a folder of such files"
+
+
+def _parquet_rows(path: Path) -> Iterator[Raw]:
+    with readable(path), pq.ParquetFile(path) as file:  # pq.read_table would import pyarrow.dataset, and with it pandas
+        yield from _numbered(path, file.iter_batches(PARQUET_BATCH))
+
+
+def _arrow_rows(path: Path) -> Iterator[Raw]:
+    with readable(path):
+        yield from _numbered(path, _arrow_batches(path))
+
+
+def _numbered(path: Path, batches: Iterator[Any]) -> Iterator[Raw]:
+    number = 0
+    for batch in batches:
+        for value in batch.to_pylist():
+            number += 1
+            yield Raw(f"{path}:row {number}", value)
+
+
+def _arrow_batches(path: Path) -> Iterator[Any]:
+    """`save_to_disk` writes the stream format; other programs write the file format under the same ending."""
+    with pa.memory_map(str(path)) as source:
+        if source.size() == 0:
+            return
+        if source.read(6) == b"ARROW1":
+            with pa.ipc.open_file(source) as file:
+                yield from (file.get_batch(number) for number in range(file.num_record_batches))
+        else:
+            source.seek(0)
+            with pa.ipc.open_stream(source) as stream:
+                yield from stream
