@@ -9,21 +9,31 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)  # fmt: skip
 
+from prlhf.applies import GENERATE, SWEEP, TRAIN, Used, refusal, unused
 from prlhf.errors import PrlhfError, nearest, one_line
+from prlhf.refusals import explain, unknown_key
 
 DEMO_DATASETS = ("demo", "demo-profiles", "demo-crowd")  # data sets whose default base is the bundled tiny model
+SAVED = "saved"  # context of a validation: by our own hand, so keys that are not used may be there
 HUB_DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 LossName = Literal[
     "sigmoid", "sigmoid_norm", "robust", "exo_pair", "hinge", "ipo", "sppo_hard", "nca_pair", "apo_zero", "apo_down",
     "discopop",
 ]  # fmt: skip
-SMOOTHED_LOSSES = ("sigmoid", "sigmoid_norm", "robust", "exo_pair")  # those that read label_smoothing
 
 
 def cache_folder() -> Path:
@@ -32,9 +42,38 @@ def cache_folder() -> Path:
 
 
 class Stage(BaseModel):
-    """What all stages' settings share: they are frozen, and unknown keys are refused."""
+    """What all stages' settings share. However they come in, what is wrong with them is a PrlhfError."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    used: ClassVar[Mapping[str, Used]] = {}  # when its keys are used; those that are not there: always
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def refuse(cls, values: Any, build: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
+        """Turn pydantic's errors into ours, and refuse what is given and not used."""
+        try:
+            config = build(values)
+        except ValidationError as error:
+            raise PrlhfError(*explain(cls, error)) from error
+        given = {} if values is config or info.context == SAVED else config.given()
+        for key, need in unused(cls.used, config, given).items():
+            raise PrlhfError(*refusal(key, need, config, given[key]))
+        return config
+
+    def given(self) -> dict[str, Any]:
+        """What differs from its default."""
+        values = {key: (getattr(self, key), field.default) for key, field in type(self).model_fields.items()}
+        return {key: value for key, (value, default) in values.items() if value != default}
+
+    @classmethod
+    def saved(cls, values: Any) -> Self:
+        """A config from what was saved of one: what is not used, which earlier versions kept, is left out."""
+        return cls.model_validate(values, context=SAVED).without_unused()
+
+    def without_unused(self) -> Self:
+        """The same with the defaults of all keys that are not used."""
+        keys = unused(self.used, self, self.given())
+        return self.model_copy(update={key: type(self).model_fields[key].default for key in keys})
 
 
 class PrepConfig(Stage):
@@ -70,6 +109,8 @@ class PrepConfig(Stage):
 
 class TrainConfig(Stage):
     """`prlhf train`: a prepared data set and a base model to a personalized policy, or reward model."""
+
+    used = TRAIN
 
     dataset: str = "demo"  # a known name (prepared on first use) or the folder of a prepared data set
     out: Path | None = None  # run folder; default: runs/DATASET-USERMODEL
@@ -137,7 +178,7 @@ class TrainConfig(Stage):
     @model_validator(mode="after")
     def personalized_needs_tokens(self) -> TrainConfig:
         """Refuse a user model that would have no parameters."""
-        if self.user_model != "uniform" and self.user_tokens == 0:
+        if self.objective != "sft" and self.user_model != "uniform" and self.user_tokens == 0:
             raise PrlhfError(
                 f"user_tokens = 0 leaves user_model = {self.user_model} without any parameter",
                 "set user_tokens to 1 or more, or user_model to uniform",
@@ -146,20 +187,8 @@ class TrainConfig(Stage):
 
     @model_validator(mode="after")
     def loss_fits(self) -> TrainConfig:
-        """Refuse settings of the loss that the objective does not use."""
-        for key in ("loss", "label_smoothing"):
-            value = getattr(self, key)
-            if self.objective != "dpo" and value != TrainConfig.model_fields[key].default:
-                raise PrlhfError(
-                    f"{key} = {value} belongs to objective = dpo, not {self.objective}",
-                    f"leave {key} out, or set objective to dpo",
-                )
-        if self.label_smoothing and self.loss not in SMOOTHED_LOSSES:
-            raise PrlhfError(
-                f"label_smoothing = {self.label_smoothing} is not used by loss = {self.loss}",
-                f"set it to 0, or loss to one of {', '.join(SMOOTHED_LOSSES)}",
-            )
-        if self.loss == "exo_pair" and not self.label_smoothing:
+        """Refuse a loss that would be infinite."""
+        if self.objective == "dpo" and self.loss == "exo_pair" and not self.label_smoothing:
             raise PrlhfError("label_smoothing = 0 makes loss = exo_pair infinite", "set it to 0.001, as its paper does")
         return self
 
@@ -172,6 +201,8 @@ class TrainConfig(Stage):
 
 class GenerateConfig(Stage):
     """`prlhf generate`: responses, one row per (prompt, user)."""
+
+    used = GENERATE
 
     prompts: str = "eval"  # eval: held-out prompts; own: each user's own of them; judging: its pairs; or a file
     prompt_column: str = "prompt"  # the column of a file of prompts that holds them
@@ -265,6 +296,8 @@ class ClusterConfig(Stage):
 class SweepConfig(Stage):
     """`prlhf sweep`: many trials of `train`, or of train, generate and judge, over a space of settings."""
 
+    used = SWEEP
+
     space: dict[str, Any] = {}  # key -> "0.1:0.9", "1e-5:1e-3:log", "1,5,10" or a list; a train key, or generate.KEY
     out: Path = Path("sweep")
     trials: int | None = Field(None, ge=1)  # how many points to sample; default: the whole grid
@@ -345,43 +378,21 @@ def parse_overrides(texts: list[str] | None, stage: str) -> dict[str, Any]:
 
 
 def resolve(stage: type[S], *layers: Mapping[str, Any]) -> S:
-    """Build a stage's config from layers of values, later ones winning; None means `not given`."""
-    merged = {key: value for layer in layers for key, value in layer.items() if value is not None}
+    """Build a stage's config from layers of values, later ones winning; None means `not given`.
+
+    A key that is not used is refused, but for two cases, both of the first layer, a recipe: what is typed may have made
+    it so (a recipe for clusters, and `--user-model individual`), and defaults may be spelled out.
+    """
+    givens = [{key: value for key, value in layer.items() if value is not None} for layer in layers]
+    merged = {key: value for layer in givens for key, value in layer.items()}
+    typed = {key for layer in givens[1:] for key in layer}
     for key in merged:
         if key not in stage.model_fields:
-            raise PrlhfError(f"unknown key '{key}' for {_name(stage)}", nearest(str(key), stage.model_fields))
-    try:
-        return stage.model_validate(merged)
-    except ValidationError as error:
-        raise PrlhfError(*_explain(stage, error)) from error
-
-
-def _name(stage: type[Stage]) -> str:
-    return next(name for name, kind in STAGES.items() if kind is stage)
-
-
-def _explain(stage: type[Stage], error: ValidationError) -> tuple[str, str]:
-    """A pydantic error as (the value and why, what to do)."""
-    first = error.errors()[0]
-    key, value, problem = ".".join(map(str, first["loc"])), first["input"], first["type"]
-    if problem == "literal_error":
-        options = [o.strip(" '") for o in first["ctx"]["expected"].replace(" or ", ", ").split(",")]
-        return f"{key} = {value!r} is not known", nearest(str(value), options)
-    wanted = _wanted(stage, str(first["loc"][0]))
-    if problem == "missing":
-        return f"{key} is missing", f"set {key} to {wanted}"
-    why = "out of range" if problem.startswith(("greater_than", "less_than")) else "of the wrong kind"
-    return f"{key} = {value!r} is refused: it is {why}", f"set {key} to {wanted}"
-
-
-def _wanted(stage: type[Stage], key: str) -> str:
-    """What a key takes, as it is declared: `a number that is at least 0 and at most 1`."""
-    field = stage.model_fields[key]
-    kind = next((words for name, words in _KINDS.items() if name in str(field.annotation)), "a text")
-    limits = ((getattr(rule, name, None), words) for rule in field.metadata for name, words in _LIMITS.items())
-    bounds = [f"{words} {limit}" for limit, words in limits if limit is not None]
-    return " that is ".join(filter(None, [kind, " and ".join(bounds)]))
-
-
-_KINDS = {"dict": "a mapping of names", "int": "a whole number", "float": "a number", "bool": "true or false"}
-_LIMITS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
+            raise PrlhfError(*unknown_key(stage, str(key)))
+    config = stage.model_validate(merged, context=SAVED)
+    given = {key: getattr(config, key) for key in merged}
+    needless = unused(stage.used, config, given)
+    for key, need in needless.items():
+        if key in typed or (need.key not in typed and key in config.given()):
+            raise PrlhfError(*refusal(key, need, config, given[key]))
+    return stage.model_validate({key: value for key, value in merged.items() if key not in needless})

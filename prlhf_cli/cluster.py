@@ -16,7 +16,7 @@ Address = Annotated[
 Storage = Annotated[
     str | None, typer.Option(help="Folder or s3://… that all machines reach, for what must outlive one of them.")
 ]
-Verbose = Annotated[bool | None, typer.Option("--verbose", help="Show Ray's own messages.")]
+Verbose = Annotated[bool | None, typer.Option("--verbose/--no-verbose", help="Show Ray's own messages.")]
 
 
 def config_of(recipe: dict[str, Any], saved: dict[str, Any], flags: dict[str, Any]) -> Any:
@@ -24,12 +24,14 @@ def config_of(recipe: dict[str, Any], saved: dict[str, Any], flags: dict[str, An
 
     Takes out of `flags` what is not the command's own.
     """
+    from prlhf.applies import CLUSTER, refusal, unused
     from prlhf.config import ClusterConfig, resolve
     from prlhf.errors import PrlhfError
 
     given = {key: flags.pop(key) for key in ClusterConfig.model_fields if key in flags}
     config = resolve(ClusterConfig, recipe.get("cluster", {}), saved, given)
-    needless = [key for key, value in given.items() if value is not None and key != "workers"]
-    if needless and not config.workers:
-        raise PrlhfError(f"{needless[0]} = {given[needless[0]]} is for Ray workers", "add --workers N")
+    typed = {key: value for key, value in given.items() if value is not None}
+    for key, need in unused(CLUSTER, config, typed).items():
+        message, _ = refusal(key, need, config, typed[key])
+        raise PrlhfError(message, f"add --workers N, N {need.words}, or leave it out")
     return config

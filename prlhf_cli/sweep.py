@@ -81,7 +81,7 @@ def command(
 ) -> None:
     """Train at many points of a space of settings, several at a time on Ray, and rank them.
 
-    prlhf sweep --recipe tldr --space alpha=0.1:0.9 --space user-tokens=1,5,10,20 --space k=5,10,50 --trials 20
+    prlhf sweep --recipe tldr --space alpha=0.1:0.9 --space user-tokens=1,5,10,20 --trials 20
 
     prlhf sweep --recipe demo --space alpha=0,0.5,1 --out sweeps/alpha
 

@@ -14,7 +14,7 @@ NO_KEYS = ("recipe", "set_", "resume", "per_user", "dry_run", "as_json")  # opti
 
 
 def command(
-    dataset: Annotated[str | None, typer.Option(help="demo, tldr, or a prepared folder (default: demo).")] = None,
+    dataset: Annotated[str | None, typer.Option(help="demo, demo-profiles, demo-crowd, tldr, psoups, prism, or a prepared folder (default: demo).")] = None,
     objective: Annotated[
         Literal["dpo", "rm", "sft"] | None,
         typer.Option(help="dpo: a policy; rm: a reward model; sft: a base, without users (default: dpo)."),
@@ -49,7 +49,7 @@ def command(
     model: Annotated[
         str | None, typer.Option(help="Base: hub id, folder or .gguf file (default: by data set).")
     ] = None,
-    full_finetune: Annotated[bool | None, typer.Option("--full-finetune", help="Train all weights, no LoRA.")] = None,
+    full_finetune: Annotated[bool | None, typer.Option("--full-finetune/--no-full-finetune", help="Train all weights, no LoRA.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate of the adapter.")] = None,
     user_lr: Annotated[float | None, typer.Option(help="Learning rate of users and reward head.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Comparisons per forward pass.")] = None,
@@ -64,7 +64,7 @@ def command(
     save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     trust_remote_code: Annotated[
-        bool | None, typer.Option("--trust-remote-code", help="Run code that comes with the base model.")
+        bool | None, typer.Option("--trust-remote-code/--no-trust-remote-code", help="Run code that comes with the base model.")
     ] = None,
     reference_cache: Annotated[
         bool | None,
@@ -142,7 +142,9 @@ def command(
         # of a run to be resumed only its own recipe knows, which may have to be fetched from the storage
         where = cluster.config_of(load_recipe(recipe), {"workers": 1} if resume else {}, own)
         layers = [load_recipe(recipe).get("train", {}), parse_overrides(set_, "train"), own]
-        config = resolve(TrainConfig, *layers)
+        config = resolve(TrainConfig, *(layers if not resume else [name_of_run(layer) for layer in layers]))
+        if per_user:
+            refuse_users(layers[1] | {key: value for key, value in own.items() if value is not None})
         if per_user and not config.out:
             config = config.model_copy(update={"out": folder_for(config.dataset)})
         if dry_run:
@@ -179,6 +181,23 @@ def command(
         return train(config, resume, bars)
 
     show.run(work, show_plan if dry_run else show_run, as_json)
+
+
+def refuse_users(typed: dict[str, Any]) -> None:
+    """With --per-user nothing that is typed may be about a user model: an adapter of one user has none."""
+    from prlhf.applies import unused
+    from prlhf.config import TrainConfig
+
+    vanilla = {"user_model": "uniform", "user_tokens": 0, "user_text": False}
+    needless = unused(TrainConfig.used, TrainConfig.model_validate(vanilla), typed)
+    for key, value in typed.items():
+        if key in needless or value != vanilla.get(key, value):
+            raise PrlhfError(f"{key} = {value} is not used with --per-user", f"leave {key} out")
+
+
+def name_of_run(layer: dict[str, Any]) -> dict[str, Any]:
+    """What of the settings of a run that is resumed says where it is: the others fit its own settings, or do not."""
+    return {key: value for key, value in layer.items() if key in ("out", "dataset", "objective", "user_model")}
 
 
 def plan_of(config: Any, recipe: dict[str, Any], bars: show.Bars, cluster: Any = None) -> dict[str, Any]:

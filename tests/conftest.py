@@ -56,8 +56,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def make_config(tiny_base: Path, prepared: Path) -> MakeConfig:
-    """make_config(out, alpha=0.3, ...): a small run on the CPU, without dropout."""
-    from prlhf.config import TrainConfig
+    """make_config(out, alpha=0.3, ...): a small run on the CPU, without dropout; of these settings those it uses."""
+    from prlhf.applies import TRAIN, unused
+    from prlhf.config import SAVED, TrainConfig
 
     def make(out: Path, **changes: Any) -> TrainConfig:
         values = {
@@ -65,7 +66,9 @@ def make_config(tiny_base: Path, prepared: Path) -> MakeConfig:
             "nll": 0.0, "user_tokens": 2, "k": 2, "lora_r": 2, "lora_dropout": 0.0, "lr": 1e-2, "user_lr": 5e-2,
             "warmup_steps": 0, "batch_size": 2, "max_steps": 6, "save_every": 2, "seed": 3,
         }  # fmt: skip
-        return TrainConfig.model_validate(values | changes)
+        config = TrainConfig.model_validate(values | changes, context=SAVED)
+        needless = unused(TRAIN, config, values).keys() - changes.keys()
+        return TrainConfig.model_validate({key: v for key, v in (values | changes).items() if key not in needless})
 
     return make
 

@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 # A part may import parts that stand above it, none that stands beside or below.
 LAYERS = [
     ["errors"],
+    ["applies", "refusals"],
     ["atomic", "progress", "interrupt", "world", "config", "hub"],
     ["records", "taste", "source", "environment", "recipe_files"],
     ["responses", "figure", "pages", "cluster"],

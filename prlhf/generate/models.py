@@ -84,7 +84,7 @@ def _sketch(run: Path, config: GenerateConfig, wanted: set[str] | None = None) -
     """The policy of `run` without a model, its base's weights not read."""
     folder = model_folder(run)
     about = read_about(folder)
-    trained = TrainConfig.model_validate(about["train"])
+    trained = TrainConfig.saved(about["train"])
     name = str(folder) if trained.full_finetune else config.model or about["base"]
     base, _ = load_skeleton(name, torch.float32, config.trust_remote_code)
     users = read_users(folder, wanted)

@@ -168,7 +168,7 @@ def _load(
 ) -> Trained[M]:
     folder = model_folder(run)
     about = read_about(folder)
-    config = TrainConfig.model_validate(about["train"])
+    config = TrainConfig.saved(about["train"])
     users = read_users(folder, wanted)
     check_weights(folder, about, rows=users.indices is None)
     where = pick_device(device)
@@ -225,10 +225,10 @@ def read_about(folder: Path) -> dict[str, Any]:
         about: dict[str, Any] = json.loads((folder / ABOUT).read_text())
         about.setdefault("kind", "policy")  # as before there were reward models
         about["base"], about["base_fingerprint"], about["sha256"].items(), KINDS[about["kind"]]
-        TrainConfig.model_validate(about["train"])
+        TrainConfig.saved(about["train"])
     except (FileNotFoundError, NotADirectoryError) as error:
         raise PrlhfError(*_why_no_checkpoint(folder)) from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, PrlhfError) as error:
         raise PrlhfError(f"{folder}/{ABOUT} is damaged: {one_line(error)}", "train again, or use a copy") from error
     return about
 

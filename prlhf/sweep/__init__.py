@@ -1,1 +1,1 @@
-"""Training over a grid of settings."""
+"""Training at many points of a space of settings."""

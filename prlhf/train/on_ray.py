@@ -148,7 +148,7 @@ def work(setup: dict[str, Any]) -> dict[str, Any]:
     relay: Relay = setup["relay"]
     with tempfile.TemporaryDirectory(prefix="prlhf-worker-") as scratch:
         out = Path(scratch) / "run"
-        config = TrainConfig.model_validate(setup["config"] | {"out": out})
+        config = TrainConfig.saved(setup["config"] | {"out": out})
         store = Store(setup["store"][0], Path(setup["store"][1]))
         step = fetch_newest(store, out, relay)
         if first and step:

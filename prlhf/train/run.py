@@ -22,7 +22,7 @@ import yaml
 from transformers import TrainerCallback
 
 from prlhf.atomic import atomic_dir, atomic_file
-from prlhf.config import DEMO_DATASETS, HUB_DEFAULT_MODEL, TrainConfig, load_recipe, resolve
+from prlhf.config import DEMO_DATASETS, HUB_DEFAULT_MODEL, TrainConfig, load_recipe
 from prlhf.errors import Interrupted, PrlhfError
 from prlhf.model import workers
 from prlhf.model.checkpoint import Trained, build_policy, build_reward_model, save_policy
@@ -203,7 +203,8 @@ def without_users(config: TrainConfig) -> TrainConfig:
 
 def vanilla(config: TrainConfig) -> TrainConfig:
     """The same settings without a user model and without text about users."""
-    return config.model_copy(update={"user_model": "uniform", "user_tokens": 0, "user_text": False})
+    without = config.model_copy(update={"user_model": "uniform", "user_tokens": 0, "user_text": False})
+    return without.without_unused()
 
 
 def with_base(config: TrainConfig, data: Prepared) -> TrainConfig:
@@ -238,11 +239,12 @@ def encode(policy: Trained[Any], data: Prepared) -> tuple[EncodedSet, EncodedSet
 
 
 def write_recipe(folder: Path, config: TrainConfig, data: Prepared, flags: str = "") -> None:
-    """Write the settings, with comments for what is not a setting.
+    """Write the settings that are used, with comments for what is not a setting.
 
     These are the `flags` that no key stands for, and the content hash of the data they were used on, for --resume.
     """
-    values = config.model_dump(mode="json") | {"dataset": str(Path(config.dataset).resolve())}
+    used = {key for key in type(config).model_fields if key in config.given() or not config.used[key].unmet(config)}
+    values = config.model_dump(mode="json", include=used) | {"dataset": str(Path(config.dataset).resolve())}
     text = f"# prlhf train {flags}--recipe {folder}/recipe.yaml --out NEW\n# data: {data.manifest['content_hash']}\n"
     with atomic_file(folder / "recipe.yaml") as beside:
         beside.write_text(text + yaml.safe_dump({"train": values}, sort_keys=False), encoding="utf-8")
@@ -253,7 +255,7 @@ def saved_config(folder: Path) -> TrainConfig:
     path = folder / "recipe.yaml"
     if not path.exists():
         raise PrlhfError(f"{folder} holds no run to resume", "start it without --resume")
-    return resolve(TrainConfig, load_recipe(path).get("train", {}), {"out": str(folder)})
+    return TrainConfig.saved(load_recipe(path).get("train", {}) | {"out": str(folder)})
 
 
 def check_same(folder: Path, config: TrainConfig, data: Prepared) -> None:

@@ -139,8 +139,8 @@ SWEEP = SweepConfig()
 
 
 def test_points_go_on_top_of_the_base() -> None:
-    made = all_settings([{"alpha": 0.2}, {"alpha": 0.5}], {"train": {"alpha": 0.9, "k": 7}}, SWEEP)
-    assert [(settings.train.alpha, settings.train.k) for settings in made] == [(0.2, 7), (0.5, 7)]
+    made = all_settings([{"alpha": 0.2}, {"alpha": 0.5}], {"train": {"alpha": 0.9, "lora_r": 7}}, SWEEP)
+    assert [(settings.train.alpha, settings.train.lora_r) for settings in made] == [(0.2, 7), (0.5, 7)]
     assert made[0].generate is None
 
 
@@ -160,7 +160,7 @@ def test_two_ways_to_write_one_trial_are_refused() -> None:
 
 
 def test_every_value_is_checked_where_there_are_too_many_corners() -> None:
-    space = parse_space([f"{key}=1,2,3,4,5,6,7" for key in ("k", "lora_r", "seed", "batch_size", "epochs")])
+    space = parse_space([f"{key}=1,2,3,4,5,6,7" for key in ("lora_alpha", "lora_r", "seed", "batch_size", "epochs")])
     space |= {"alpha": [0.1, 0.2, 1.5]}
     with pytest.raises(PrlhfError, match=r"alpha = 1\.5 is refused"):
         check(space, {}, SWEEP)

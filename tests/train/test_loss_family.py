@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from losses import loss_of, moved_policy, trainer_of
 
-from prlhf.config import SMOOTHED_LOSSES, LossName, TrainConfig, load_recipe, resolve
+from prlhf.applies import SMOOTHED_LOSSES
+from prlhf.config import LossName, TrainConfig, load_recipe, resolve
 from prlhf.errors import PrlhfError
 from prlhf.model.engine import padded
 from prlhf.model.scoring import readings_of
@@ -215,11 +216,11 @@ def test_a_run_tells_its_loss(tmp_path: Path, make_config: MakeConfig, changes: 
         ({"label_smoothing": -0.1}, "label_smoothing = -0.1 is refused: it is out of range"),
         (
             {"label_smoothing": 0.1, "loss": "hinge"},
-            "label_smoothing = 0.1 is not used by loss = hinge; set it to 0, or loss to one of sigmoid, sigmoid_norm",
+            "label_smoothing = 0.1 is not used with loss = hinge; leave label_smoothing out, or set loss to one of sigmoid,",
         ),
         ({"loss": "exo_pair"}, "label_smoothing = 0 makes loss = exo_pair infinite; set it to 0.001"),
-        ({"loss": "ipo", "objective": "rm"}, "loss = ipo belongs to objective = dpo, not rm; leave loss out, or set"),
-        ({"label_smoothing": 0.1, "objective": "sft"}, "label_smoothing = 0.1 belongs to objective = dpo, not sft"),
+        ({"loss": "ipo", "objective": "rm"}, "loss = ipo is not used with objective = rm; leave loss out, or set objective to dpo"),
+        ({"label_smoothing": 0.1, "objective": "sft"}, "label_smoothing = 0.1 is not used with objective = sft"),
     ],
 )
 def test_refused_with_what_to_do(values: dict[str, Any], said: str) -> None:

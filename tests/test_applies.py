@@ -1,0 +1,165 @@
+"""A setting that is given and not used is refused, one that is used is taken, and every key has been thought of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from prlhf import applies
+from prlhf.config import STAGES, ClusterConfig, GenerateConfig, Stage, SweepConfig, TrainConfig, resolve
+from prlhf.errors import PrlhfError
+
+TABLES = {"train": applies.TRAIN, "generate": applies.GENERATE, "cluster": applies.CLUSTER, "sweep": applies.SWEEP}
+SFT, RM, CLUSTER = {"objective": "sft"}, {"objective": "rm"}, {"user_model": "cluster"}
+CHOSEN = {"baseline": "chosen"}
+
+# key -> (a value that is not the default, settings under which it is not used, settings under which it is)
+CASES: dict[str, dict[str, tuple[Any, dict[str, Any], dict[str, Any]]]] = {
+    "train": {
+        "user_model": ("cluster", SFT, RM),
+        "k": (5, {"user_model": "individual"}, CLUSTER),
+        "user_tokens": (3, SFT, RM),
+        "user_init": ("zero", {"user_model": "uniform", "user_tokens": 0}, {"user_model": "uniform"}),
+        "cluster_weights": ("linear", {"user_model": "uniform"}, CLUSTER),
+        "cluster_lr": (0.1, {}, CLUSTER),
+        "user_lr": (0.1, {"user_model": "uniform", "user_tokens": 0}, {**RM, "user_model": "uniform", "user_tokens": 0}),
+        "user_text": (False, {}, {}),
+        "loss": ("ipo", RM, {}),
+        "label_smoothing": (0.1, {"loss": "ipo"}, {"loss": "robust"}),
+        "alpha": (0.3, {"user_model": "uniform"}, RM),
+        "beta": (9.0, RM, {}),
+        "nll": (1.0, RM, {}),
+        "lora_r": (4, {"full_finetune": True}, SFT),
+        "lora_alpha": (4, {"full_finetune": True}, {}),
+        "lora_dropout": (0.2, {"full_finetune": True}, {}),
+        "lora_targets": ("q_proj", {"full_finetune": True}, {}),
+        "prefix_tree": (False, {}, {}),
+        "pack_tokens": (64, SFT, {"prefix_tree": False}),
+        "group_by_prompt": (True, SFT, RM),
+        "reference_cache": (False, {}, {}),
+        "reference_first": (True, RM, {}),
+    },
+    "generate": {
+        "users": ("ann", {"baseline": "base"}, CHOSEN),
+        "unknown_as_generic": (True, {"baseline": "base"}, {}),
+        "examples": (2, {"baseline": "oracle"}, {"baseline": "in-context"}),
+        "model": ("tiny", CHOSEN, {}),
+        "trust_remote_code": (True, CHOSEN, {}),
+        "max_new_tokens": (3, CHOSEN, {}),
+        "batch_size": (3, CHOSEN, {}),
+        "temperature": (0.5, CHOSEN, {}),
+        "top_p": (0.5, {"temperature": 0}, {}),
+        "device": ("cpu", CHOSEN, {}),
+        "precision": ("bf16", CHOSEN, {}),
+    },
+    "sweep": {
+        "seed": (3, {}, {"trials": 4}),
+        "against": ("a.jsonl", {}, {"metric": "judge/winrate"}),
+        "grace": (3, {}, {"asha": True}),
+        "reduction": (2, {}, {"asha": True}),
+    },
+}  # fmt: skip
+# values that ask for nothing, where their key is not used
+IDLE = [{**SFT, "user_model": "uniform", "user_tokens": 0, "user_text": False}, {**RM, "nll": 0.0}, {**SFT, "nll": 0}]
+
+
+@pytest.mark.parametrize("stage", TABLES)
+def test_every_key_has_been_thought_of(stage: str) -> None:
+    """A new key belongs into the table: as ALWAYS, or with the conditions under which it is used."""
+    assert TABLES[stage].keys() == STAGES[stage].model_fields.keys()
+    conditional = {key for key, rule in TABLES[stage].items() if rule.needs}
+    assert stage == "cluster" or conditional == CASES[stage].keys()
+    for rule in TABLES[stage].values():
+        assert {need.key for need in rule.needs} <= STAGES[stage].model_fields.keys()
+
+
+@pytest.mark.parametrize(("stage", "key"), [(stage, key) for stage, cases in CASES.items() for key in cases])
+def test_given_and_not_used(stage: str, key: str) -> None:
+    model, (value, without, within) = STAGES[stage], CASES[stage][key]
+    assert getattr(model(**within, **{key: value}), key) == value
+    if value in TABLES[stage][key].idle:
+        return
+    for build in (lambda: model(**without, **{key: value}), lambda: resolve(model, without, {key: value})):
+        with pytest.raises(PrlhfError) as caught:
+            build()
+        assert f"{key} = {str(value).lower() if isinstance(value, bool) else value} is not used with" in str(caught.value)
+        assert f"leave {key} out, or set " in str(caught.value)
+
+
+@pytest.mark.parametrize("values", IDLE)
+def test_what_asks_for_nothing_is_taken(values: dict[str, Any]) -> None:
+    assert TrainConfig(**values) == resolve(TrainConfig, {}, values)
+
+
+# ---- layers: a recipe, and what is typed ----
+
+
+def test_a_typed_default_is_given() -> None:
+    with pytest.raises(PrlhfError, match="k = 10 is not used with user_model = individual"):
+        resolve(TrainConfig, {}, {"k": 10})
+    assert resolve(TrainConfig, {"k": 10, "beta": 0.1, **RM}).beta == 0.1  # a recipe may spell out defaults
+
+
+def test_what_is_typed_overrules_a_recipe() -> None:
+    recipe = {"user_model": "cluster", "k": 3, "cluster_lr": 0.1, "alpha": 0.3, "beta": 9.0}
+    assert resolve(TrainConfig, recipe, {"user_model": "individual"}).k == 10
+    assert resolve(TrainConfig, recipe, SFT) == TrainConfig(**SFT)
+    assert resolve(TrainConfig, recipe).k == 3
+
+
+@pytest.mark.parametrize("layers", [({"k": 3},), ({"k": 3, "user_model": "uniform"},), ({}, {"user_model": "uniform"}, {"k": 3})])
+def test_a_recipe_or_line_that_contradicts_itself(layers: tuple[Mapping[str, Any], ...]) -> None:
+    with pytest.raises(PrlhfError, match="k = 3 is not used with user_model"):
+        resolve(TrainConfig, *layers)
+
+
+# ---- what was saved ----
+
+
+def test_what_earlier_versions_saved_is_read() -> None:
+    """They kept every key, also those that were not used."""
+    saved = TrainConfig().model_dump(mode="json") | {"k": 5, "cluster_lr": 0.3}
+    assert TrainConfig.saved(saved) == TrainConfig()
+    assert TrainConfig.saved(saved | {"user_model": "cluster"}).k == 5
+
+
+def test_a_run_s_recipe_holds_what_is_used(tmp_path: Path, trained: Path) -> None:
+    values = yaml.safe_load((trained / "recipe.yaml").read_text())["train"]
+    assert "k" not in values
+    assert "alpha" in values
+    assert resolve(TrainConfig, values).alpha == values["alpha"]
+
+
+# ---- one kind of exception ----
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: TrainConfig(alpha=2),
+        lambda: TrainConfig(user_tokens=0),
+        lambda: TrainConfig(aplha=1),  # type: ignore[call-arg]
+        lambda: TrainConfig.model_validate({"k": "ten"}),
+        lambda: TrainConfig.model_validate_json('{"alpha": 2}'),
+        lambda: TrainConfig.model_validate_json("{"),
+        lambda: TrainConfig.model_validate(3),
+        lambda: TrainConfig.saved({"alpha": 2}),
+        lambda: GenerateConfig(top_p=0),
+        lambda: SweepConfig(reduction=1),
+        lambda: ClusterConfig(workers=-1),
+    ],
+)
+def test_a_config_raises_one_kind_of_exception(build: Any) -> None:
+    with pytest.raises(PrlhfError) as caught:
+        build()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_config_cannot_be_changed_and_can_be_copied() -> None:
+    config: Stage = TrainConfig(alpha=0.3)
+    assert config.model_copy(update={"out": Path("x")}).alpha == 0.3
+    assert TrainConfig.model_validate(config) is config
