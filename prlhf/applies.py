@@ -28,10 +28,12 @@ class Used:
     idle: tuple[Any, ...] = ()
 
     def unmet(self, config: Any) -> Needs | None:
+        """Return the first condition that does not hold under `config`; None where all hold."""
         return next((need for need in self.needs if not need.holds(config)), None)
 
 
 def one_of(key: str, *values: str) -> Needs:
+    """The condition that `key` has one of `values`."""
     return Needs(key, lambda config: getattr(config, key) in values, _either(values))
 
 
@@ -40,6 +42,7 @@ def _either(values: tuple[str, ...]) -> str:
 
 
 def above_zero(key: str) -> Needs:
+    """The condition that the number `key` is positive."""
     return Needs(key, lambda config: getattr(config, key) > 0, "more than 0")
 
 
@@ -88,7 +91,9 @@ WRITES = one_of("baseline", "none", "base", "oracle", "in-context")  # a model w
 GENERATE = dict.fromkeys(
     "prompts out dataset baseline max_prompts seed block shards best_of reward".split(), ALWAYS
 ) | {
-    "users": Used((one_of("baseline", "none", "oracle", "in-context", "chosen"),), idle=("all", "generic")),
+    "users": Used(
+        (one_of("baseline", "none", "oracle", "in-context", "chosen"),), idle=("all", "generic", "all,generic")
+    ),
     "unknown_as_generic": Used((one_of("baseline", "none", "oracle", "in-context"),), idle=(False,)),
     "examples": Used((one_of("baseline", "in-context"),)),
     "model": Used((WRITES,)),

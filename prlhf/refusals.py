@@ -26,6 +26,7 @@ def explain(model: type[BaseModel], error: ValidationError) -> tuple[str, str]:
 
 
 def unknown_key(model: type[BaseModel], key: str) -> tuple[str, str]:
+    """(message, hint) for a key that `model` does not have."""
     name = model.__name__.removesuffix("Config").lower()
     return f"unknown key '{key}' for {name}", nearest(key, model.model_fields)
 

@@ -47,7 +47,8 @@ def command(
         str | None, typer.Option(help="Where eval, own and judging come from (default: the run's).")
     ] = None,
     unknown_as_generic: Annotated[
-        bool | None, typer.Option("--unknown-as-generic/--no-unknown-as-generic", help="Serve unknown ids as the generic user.")
+        bool | None,
+        typer.Option("--unknown-as-generic/--no-unknown-as-generic", help="Serve unknown ids as the generic user."),
     ] = None,
     baseline: Annotated[
         Literal["none", "base", "oracle", "in-context", "chosen"] | None,
@@ -76,7 +77,8 @@ def command(
         str | None, typer.Option(help="Where the run's base model is now, if it has moved; the base where RUN is none.")
     ] = None,
     trust_remote_code: Annotated[
-        bool | None, typer.Option("--trust-remote-code/--no-trust-remote-code", help="Run code that comes with the base model.")
+        bool | None,
+        typer.Option("--trust-remote-code/--no-trust-remote-code", help="Run code that comes with the base model."),
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     workers: cluster.Workers = None,

@@ -79,11 +79,13 @@ def command(
     ] = None,
     max_calls: Annotated[int | None, typer.Option(help="Stop after so many calls.", rich_help_panel=LLM)] = None,
     batch: Annotated[
-        bool | None, typer.Option("--batch/--no-batch", help="By the provider's Batch API: cheaper, later.", rich_help_panel=LLM)
+        bool | None,
+        typer.Option("--batch/--no-batch", help="By the provider's Batch API: cheaper, later.", rich_help_panel=LLM),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Where the run's base model is now, if it has moved.")] = None,
     trust_remote_code: Annotated[
-        bool | None, typer.Option("--trust-remote-code/--no-trust-remote-code", help="Run code that comes with the base model.")
+        bool | None,
+        typer.Option("--trust-remote-code/--no-trust-remote-code", help="Run code that comes with the base model."),
     ] = None,
     seed: Annotated[
         int | None,

@@ -14,7 +14,12 @@ NO_KEYS = ("recipe", "set_", "resume", "per_user", "dry_run", "as_json")  # opti
 
 
 def command(
-    dataset: Annotated[str | None, typer.Option(help="demo, demo-profiles, demo-crowd, tldr, psoups, prism, or a prepared folder (default: demo).")] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            help="demo, demo-profiles, demo-crowd, tldr, psoups, prism, or a prepared folder (default: demo)."
+        ),
+    ] = None,
     objective: Annotated[
         Literal["dpo", "rm", "sft"] | None,
         typer.Option(help="dpo: a policy; rm: a reward model; sft: a base, without users (default: dpo)."),
@@ -49,7 +54,9 @@ def command(
     model: Annotated[
         str | None, typer.Option(help="Base: hub id, folder or .gguf file (default: by data set).")
     ] = None,
-    full_finetune: Annotated[bool | None, typer.Option("--full-finetune/--no-full-finetune", help="Train all weights, no LoRA.")] = None,
+    full_finetune: Annotated[
+        bool | None, typer.Option("--full-finetune/--no-full-finetune", help="Train all weights, no LoRA.")
+    ] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate of the adapter.")] = None,
     user_lr: Annotated[float | None, typer.Option(help="Learning rate of users and reward head.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Comparisons per forward pass.")] = None,
@@ -64,7 +71,8 @@ def command(
     save_every: Annotated[int | None, typer.Option(help="Steps between checkpoints.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     trust_remote_code: Annotated[
-        bool | None, typer.Option("--trust-remote-code/--no-trust-remote-code", help="Run code that comes with the base model.")
+        bool | None,
+        typer.Option("--trust-remote-code/--no-trust-remote-code", help="Run code that comes with the base model."),
     ] = None,
     reference_cache: Annotated[
         bool | None,

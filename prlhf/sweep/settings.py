@@ -93,18 +93,12 @@ def _check_metric(checked: list[Settings], sweep: SweepConfig) -> None:
         raise PrlhfError(
             f"{sweep.metric} needs responses, and objective = rm writes none", "rank by eval/accuracy_macro"
         )
-    if not judged and sweep.against != "base":
-        raise PrlhfError(
-            f"--against {sweep.against} is not used by {sweep.metric}", f"rank by --metric {JUDGED}winrate"
-        )
     if sweep.against != "base" and not Path(sweep.against).is_file():
         raise PrlhfError(f"no responses at {sweep.against}", "give a file of `prlhf generate`, or base")
 
 
 def _check_early_stopping(checked: list[Settings], sweep: SweepConfig) -> None:
     if not sweep.asha:
-        if sweep.grace:
-            raise PrlhfError(f"grace = {sweep.grace} is not used without --asha", "add --asha, or leave it out")
         return
     if sweep.metric.startswith(JUDGED):
         raise PrlhfError(

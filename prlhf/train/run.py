@@ -21,6 +21,7 @@ import jinja2
 import yaml
 from transformers import TrainerCallback
 
+from prlhf.applies import unused
 from prlhf.atomic import atomic_dir, atomic_file
 from prlhf.config import DEMO_DATASETS, HUB_DEFAULT_MODEL, TrainConfig, load_recipe
 from prlhf.errors import Interrupted, PrlhfError
@@ -243,8 +244,10 @@ def write_recipe(folder: Path, config: TrainConfig, data: Prepared, flags: str =
 
     These are the `flags` that no key stands for, and the content hash of the data they were used on, for --resume.
     """
-    used = {key for key in type(config).model_fields if key in config.given() or not config.used[key].unmet(config)}
-    values = config.model_dump(mode="json", include=used) | {"dataset": str(Path(config.dataset).resolve())}
+    values = config.model_dump(mode="json")
+    for key in unused(config.used, config, values):
+        del values[key]
+    values |= {"dataset": str(Path(config.dataset).resolve())}
     text = f"# prlhf train {flags}--recipe {folder}/recipe.yaml --out NEW\n# data: {data.manifest['content_hash']}\n"
     with atomic_file(folder / "recipe.yaml") as beside:
         beside.write_text(text + yaml.safe_dump({"train": values}, sort_keys=False), encoding="utf-8")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from prlhf.config import GenerateConfig
+from prlhf.config import GenerateConfig, resolve
 from prlhf.errors import PrlhfError
 from prlhf.generate.baselines import OwnChoices, chosen_responses, with_examples, with_preference
 from prlhf.generate.jobs import plan
@@ -49,7 +49,7 @@ class Notes(Silent):
 
 def write(tmp_path: Path, run: Path | None, name: str = "out.jsonl", **options: Any) -> list[Response]:
     values = {"out": tmp_path / name, "max_new_tokens": 6, "max_prompts": 3, "device": "cpu", "batch_size": 4}
-    generate(run, GenerateConfig.model_validate(values | options))
+    generate(run, resolve(GenerateConfig, values, options))
     return read_responses(tmp_path / name)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from prlhf.config import ClusterConfig, GenerateConfig
+from prlhf.config import ClusterConfig, GenerateConfig, resolve
 from prlhf.errors import Interrupted, PrlhfError
 from prlhf.generate import models, on_ray
 from prlhf.generate.run import generate
@@ -33,7 +33,7 @@ def ray() -> Iterator[Any]:
 
 def config(tmp_path: Path, **options: Any) -> GenerateConfig:
     values = {"out": tmp_path / "out.jsonl", "max_new_tokens": 6, "max_prompts": 3, "device": "cpu", "block": 2}
-    return GenerateConfig.model_validate(values | options)
+    return resolve(GenerateConfig, values, options)
 
 
 def watched(loads: Path, deaths: Path) -> type[on_ray.Worker]:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prlhf.config import GenerateConfig
+from prlhf.config import GenerateConfig, resolve
 from prlhf.errors import Interrupted, PrlhfError
 from prlhf.generate import run as generating
 from prlhf.generate.author import Author
@@ -29,7 +29,7 @@ TALK = [{"role": "user", "content": "Why?"}]
 
 def config(tmp_path: Path, **options: Any) -> GenerateConfig:
     values = {"out": tmp_path / "out", "max_new_tokens": 6, "max_prompts": 3, "device": "cpu", "block": 5}
-    return GenerateConfig.model_validate(values | options)
+    return resolve(GenerateConfig, values, options)
 
 
 @pytest.fixture

@@ -68,7 +68,8 @@ def run_sweep(monkeypatch: pytest.MonkeyPatch, prepared: Path) -> Run:
         config = SweepConfig.model_validate({"space": space, "out": out, "metric": "score"} | changes)
         monkeypatch.setattr(sweep_run, "_run", one_by_one)
         monkeypatch.setattr(training, "run_trial", trainer)
-        sections = {"train": {"dataset": str(prepared), "beta": 0.5} | (train or {})}
+        clusters = {"user_model": "cluster"} if "k" in space else {}
+        sections = {"train": {"dataset": str(prepared), "beta": 0.5} | clusters | (train or {})}
         return sweep_run.sweep(config, sections, resume=resume, board=board)
 
     return call

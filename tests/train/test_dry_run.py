@@ -391,7 +391,7 @@ def test_a_skeleton_is_the_model_without_numbers(tiny_base: Path) -> None:
 
 
 def test_a_hub_model_that_cannot_be_reached(tmp_path: Path, make_config: MakeConfig) -> None:
-    with pytest.raises(PrlhfError, match="model no/such-model is not here and the hub cannot be reached"):
+    with pytest.raises(PrlhfError, match="model no/such-model is not in the cache, and HF_HUB_OFFLINE forbids the hub"):
         plan(make_config(tmp_path / "run", model="no/such-model"))
 
 
