@@ -69,7 +69,7 @@ def test_who_is_known() -> None:
         ({"users": "generic, unseen,bob,zoe"}, ["generic", "zoe", "yan", "bob"]),
         ({"users": "all,generic", "prompts": "own"}, ["ann", "bob", "zoe", "yan", "generic"]),
         ({"users": "dan,seen", "unknown_as_generic": True}, ["dan", "ann", "bob"]),
-        ({"users": "ann", "baseline": "base"}, ["generic"]),
+        ({"users": "all", "baseline": "base"}, ["generic"]),
     ],
 )
 def test_groups_of_users(asked: dict[str, Any], expected: list[str]) -> None:
