@@ -157,6 +157,8 @@ class TrainConfig(Stage):
     # Lengths, in tokens
     max_tokens: int | None = Field(None, ge=8)  # user tokens + text + prompt + response; default: the model's context
     max_prompt_tokens: int | None = Field(None, ge=1)  # longer prompts lose their beginning; default: refuse
+    skip_long: bool = False  # leave out and count the comparisons that do not fit; default: refuse
+    template_options: dict[str, Any] = {}  # variables of the chat template, such as {enable_thinking: false}
 
     # The machine
     device: str = "auto"
@@ -220,6 +222,8 @@ class GenerateConfig(Stage):
     temperature: float = Field(1.0, ge=0)  # 0: greedy
     top_p: float = Field(1.0, gt=0, le=1)
     seed: int = 0
+    skip_long: bool = False  # leave out and count the prompts that do not fit; default: refuse
+    template_options: dict[str, Any] = {}  # variables of the chat template, over those of the run
     best_of: int = Field(1, ge=1)  # candidates per (prompt, user), of which the one with the highest reward stays
     reward: Path | None = None  # best_of: the run that gives rewards, a reward model or a policy (implicit rewards)
     block: int = Field(256, ge=1)  # responses a shard holds; with workers, also the most one takes at a time
@@ -254,6 +258,7 @@ class JudgeConfig(Stage):
     trust_remote_code: bool = False
     device: str = "auto"
     dataset: Path | None = None  # prepared data that says who the users are, for judges that ask; also of --checkpoint
+    skip_long: bool = False  # of --checkpoint: leave out and count the comparisons that do not fit; default: refuse
     calibrate: Path | None = None  # prepared data on whose held-out comparisons the judge itself is judged
     limit: int | None = Field(None, ge=1)  # pairs to judge at most, and to calibrate on, drawn by the seed
 
@@ -375,6 +380,22 @@ def parse_overrides(texts: list[str] | None, stage: str) -> dict[str, Any]:
         if value is None:
             raise PrlhfError(f"--set {key}= gives no value", f"leave it out for what {key} is without it")
     return values
+
+
+def parse_template_options(texts: list[str] | None) -> dict[str, Any] | None:
+    """All `--template-option KEY=VALUE` of a command, values as YAML reads them; None where there are none."""
+    options: dict[str, Any] = {}
+    for text in texts or []:
+        key, separator, value = text.partition("=")
+        if not separator or not key.strip().isidentifier():
+            raise PrlhfError(
+                f"--template-option {text} is not KEY=VALUE", "write it as in --template-option enable_thinking=false"
+            )
+        try:
+            options[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise PrlhfError(f"cannot read the value of '{text}': {one_line(error)}", "quote it") from error
+    return options or None
 
 
 def resolve(stage: type[S], *layers: Mapping[str, Any]) -> S:

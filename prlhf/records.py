@@ -82,6 +82,11 @@ class Prepared:
     judging: list[dict[str, Any]] = field(default_factory=list)  # `prompt`, `user_id` and material each
 
     @property
+    def conversational(self) -> bool:
+        """Whether its texts are lists of messages."""
+        return self.manifest.get("format") == "conversational"
+
+    @property
     def user_ids(self) -> list[str]:
         """Ids of the seen users; position i holds the user of index i + 1."""
         return [u.id for u in sorted(self.users, key=lambda u: u.index) if u.seen]

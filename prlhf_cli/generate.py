@@ -73,6 +73,13 @@ def command(
         Path | None, typer.Option(help="best-of: the run that gives rewards, a reward model or a policy.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed; each (prompt, user) has random numbers of its own.")] = None,
+    skip_long: Annotated[
+        bool | None, typer.Option("--skip-long/--no-skip-long", help="Leave out and count prompts that do not fit.")
+    ] = None,
+    template_option: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=VALUE for the chat template, such as enable_thinking=false. Repeatable."),
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="Where the run's base model is now, if it has moved; the base where RUN is none.")
     ] = None,
@@ -106,12 +113,14 @@ def command(
 
     prlhf generate --baseline chosen --dataset data/demo --out chosen.jsonl
     """
-    flags = {key: value for key, value in locals().items() if key not in ("run", "recipe", "as_json")}
+    flags = {
+        key: value for key, value in locals().items() if key not in ("run", "recipe", "template_option", "as_json")
+    }
 
     def work(bars: show.Bars) -> dict[str, Any]:
-        from prlhf.config import GenerateConfig, load_recipe, resolve
+        from prlhf.config import GenerateConfig, load_recipe, parse_template_options, resolve
 
-        sections, own = load_recipe(recipe), dict(flags)
+        sections, own = load_recipe(recipe), flags | {"template_options": parse_template_options(template_option)}
         where = cluster.config_of(sections, {}, own)
         config = resolve(GenerateConfig, sections.get("generate", {}), own)
         from prlhf.generate.run import generate

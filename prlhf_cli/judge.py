@@ -82,6 +82,10 @@ def command(
         bool | None,
         typer.Option("--batch/--no-batch", help="By the provider's Batch API: cheaper, later.", rich_help_panel=LLM),
     ] = None,
+    skip_long: Annotated[
+        bool | None,
+        typer.Option("--skip-long/--no-skip-long", help="With --checkpoint: leave out and count rows that do not fit."),
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Where the run's base model is now, if it has moved.")] = None,
     trust_remote_code: Annotated[
         bool | None,
@@ -122,6 +126,8 @@ def command(
             from prlhf.judge.accuracy import judge_checkpoint
 
             return judge_checkpoint(checkpoint, dataset, config, bars)
+        if config.skip_long:
+            raise PrlhfError("skip_long is for the comparisons of --checkpoint", "leave out --skip-long")
         if len(responses or []) != 2 and (responses or config.calibrate is None):
             raise PrlhfError(f"{len(responses or [])} response files given", "give two: A.jsonl and B.jsonl")
         from prlhf.judge import run

@@ -10,7 +10,15 @@ import typer
 from prlhf.errors import PrlhfError
 from prlhf_cli import cluster, garbage, show
 
-NO_KEYS = ("recipe", "set_", "resume", "per_user", "dry_run", "as_json")  # options that are no keys of TrainConfig
+NO_KEYS = (
+    "recipe",
+    "set_",
+    "template_option",
+    "resume",
+    "per_user",
+    "dry_run",
+    "as_json",
+)  # options that are no keys of TrainConfig
 
 
 def command(
@@ -65,6 +73,13 @@ def command(
     max_steps: Annotated[int | None, typer.Option(help="Stop after this many optimizer steps.")] = None,
     max_tokens: Annotated[int | None, typer.Option(help="Budget of user tokens, text, prompt and response.")] = None,
     max_prompt_tokens: Annotated[int | None, typer.Option(help="Cut longer prompts from their beginning.")] = None,
+    skip_long: Annotated[
+        bool | None, typer.Option("--skip-long/--no-skip-long", help="Leave out and count rows that do not fit.")
+    ] = None,
+    template_option: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=VALUE for the chat template, such as enable_thinking=false. Repeatable."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu or cuda.")] = None,
     precision: Annotated[Literal["auto", "fp32", "bf16"] | None, typer.Option(help="auto: bf16 on GPUs.")] = None,
     eval_every: Annotated[int | None, typer.Option(help="Steps between evaluations; 0: only at the end.")] = None,
@@ -140,12 +155,13 @@ def command(
     flags = {key: value for key, value in locals().items() if key not in NO_KEYS}
 
     def work(bars: show.Bars) -> dict[str, Any]:
-        from prlhf.config import TrainConfig, load_recipe, parse_overrides, resolve
+        from prlhf.config import TrainConfig, load_recipe, parse_overrides, parse_template_options, resolve
         from prlhf.data import locate
         from prlhf.model.per_user import folder_for, is_per_user
 
         if dry_run and (resume or per_user):
             raise PrlhfError("--dry-run plans one new run", "leave out --resume and --per-user")
+        flags["template_options"] = parse_template_options(template_option)
         own = dict(flags)
         # of a run to be resumed only its own recipe knows, which may have to be fetched from the storage
         where = cluster.config_of(load_recipe(recipe), {"workers": 1} if resume else {}, own)
@@ -271,7 +287,6 @@ def show_plan(plan: dict[str, Any]) -> None:
     """Show a plan: sizes, steps and the memory they take."""
     kind, settings = plan["settings"]["objective"], plan["settings"]
     unit = "demonstrations" if kind == "sft" else "comparisons"
-    seen = f"{plan['looked_at']} {unit} looked at"
     whose = "memory of a worker" if plan["workers"] else "memory"
     there = plan["available_gib"]
     rows: list[tuple[str, object]] = [
@@ -283,7 +298,8 @@ def show_plan(plan: dict[str, Any]) -> None:
         ("users", f"{plan['users']:,}"),
         (f"steps of {plan['rows_per_step']} {unit}", f"{plan['steps']:,}"),
         ("tokens, mean and most", f"{plan['tokens_mean']:.0f}, {plan['tokens_max']} of {plan['tokens_allowed']}"),
-        *((f"{what} cut ({seen})", count) for what, count in plan["cut"].items() if count),
+        *((f"{what} cut", count) for what, count in plan["cut"].items() if count),
+        *((f"left out, {why.replace('_', ' ')}", n) for why, n in plan["left_out"]["train"].items() if n),
         *((f"parameters: {part.replace('_', ' ')}", f"{n:,}") for part, n in plan["parameters"].items() if n),
         *((f"{whose}: {part}", f"{size:.2f} GiB") for part, size in plan["memory_gib"].items()),
         *((f"peak with {flag}", f"{size:.2f} GiB") for flag, size in plan["peak_gib_with"].items()),

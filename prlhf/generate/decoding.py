@@ -21,6 +21,7 @@ from prlhf.config import GenerateConfig
 from prlhf.generate.decode_loop import DecodeLoop, Row
 from prlhf.generate.probe import serves
 from prlhf.generate.sampling import choose
+from prlhf.model.chat import Chat
 from prlhf.model.checkpoint import Policy
 from prlhf.model.encoding import pad_rows
 from prlhf.model.personalized import unwrapped
@@ -46,7 +47,7 @@ class Written:
 
     job: Job
     text: str
-    tokens: int  # without the end-of-text token
+    tokens: int  # without the token that ended it
     finished: bool  # the model ended the response itself
     reward: float | None = None  # of best-of-N's choice
 
@@ -72,9 +73,27 @@ def write(policy: Policy, jobs: Sequence[Job], config: GenerateConfig, base: boo
         groups.setdefault(key, []).append(job)
     rows = [Row(ids, user, seed, tag=same) for (user, ids, _, seed), same in groups.items()]
     decode = by_loop if serves(policy.model) else by_generate
+    end = turn_end(policy, config)
     with policy.model.as_base() if base else nullcontext():
-        for ended in decode(policy, rows, config):
-            yield [written(job, row.written, policy.tokenizer) for row in ended for job in row.tag]
+        for ended in decode(policy, rows, config, end):
+            yield [written(job, row.written, policy.tokenizer, end) for row in ended for job in row.tag]
+
+
+@dataclass(frozen=True)
+class End:
+    """What ends a response, of the base as of a model trained on it: any token of `ids`, or the text `words`."""
+
+    ids: frozenset[int]
+    words: str = ""
+
+
+def turn_end(policy: Policy, config: GenerateConfig) -> End:
+    """EOS, the tokens that the model's own generation settings name, and what ends a turn of its chat template."""
+    chat = Chat(policy.tokenizer, policy.config.template_options | config.template_options)
+    own = getattr(getattr(unwrapped(policy.model.lm), "generation_config", None), "eos_token_id", None)
+    named = own if isinstance(own, list) else [own]
+    ids = (policy.tokenizer.eos_token_id, chat.end_id, *named)
+    return End(frozenset(id_ for id_ in ids if id_ is not None), chat.end_words)
 
 
 def vectors_of(policy: Policy, job: Job) -> int:
@@ -82,12 +101,12 @@ def vectors_of(policy: Policy, job: Job) -> int:
     return 0 if policy.config.user_model == "uniform" else job.user
 
 
-def by_loop(policy: Policy, rows: Sequence[Row], config: GenerateConfig) -> Iterator[list[Row]]:
+def by_loop(policy: Policy, rows: Sequence[Row], config: GenerateConfig, end: End) -> Iterator[list[Row]]:
     """Decode `rows` with the decode loop; yields rows as they end."""
-    eos = policy.tokenizer.eos_token_id
 
     def ended(row: Row) -> bool:
-        return row.written[-1] == eos or stopped(row.tag[0].stop, row.written, policy.tokenizer)
+        texts = (row.tag[0].stop, end.words)
+        return row.written[-1] in end.ids or any(stopped(text, row.written, policy.tokenizer) for text in texts)
 
     size = min(config.batch_size, len(rows))  # slots are allocated ahead
     loop = DecodeLoop(policy.model, size, config.max_new_tokens, ended, config.temperature, config.top_p)
@@ -105,14 +124,14 @@ def stopped(stop: str, ids: Sequence[int], tokenizer: Any) -> bool:
 
 
 @torch.no_grad()
-def by_generate(policy: Policy, rows: Sequence[Row], config: GenerateConfig) -> Iterator[list[Row]]:
+def by_generate(policy: Policy, rows: Sequence[Row], config: GenerateConfig, end: End) -> Iterator[list[Row]]:
     """Batches of similar length, which wait for their longest response."""
     model, tokenizer, lm = policy.model, policy.tokenizer, unwrapped(policy.model.lm)
     options = GenerationConfig(
         max_new_tokens=config.max_new_tokens,
         do_sample=False,  # the choice is in the scores
         pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=sorted(end.ids),
     )
     for batch in batches(rows, config.batch_size):
         users = [row.user or 0 for row in batch]
@@ -165,16 +184,16 @@ def batches(rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
         yield ordered[start : start + size]
 
 
-def written(job: Job, ids: list[int], tokenizer: object) -> Written:
-    """The response in `ids`, up to the end-of-text token or the job's stop string."""
-    eos = tokenizer.eos_token_id  # type: ignore[attr-defined]
-    finished = eos in ids
-    ids = ids[: ids.index(eos)] if finished else ids
+def written(job: Job, ids: list[int], tokenizer: Any, end: End) -> Written:
+    """The response in `ids`, up to what ends it: a token or the text of `end`, or the job's stop string."""
+    last = next((at for at, id_ in enumerate(ids) if id_ in end.ids), None)
+    ids = ids[:last]
 
     def text(count: int) -> str:
-        return str(tokenizer.decode(ids[:count], skip_special_tokens=True))  # type: ignore[attr-defined]
+        return str(tokenizer.decode(ids[:count], skip_special_tokens=True))
 
-    if job.stop and job.stop in text(len(ids)):
-        count = next(n for n in range(len(ids) + 1) if job.stop in text(n))
-        return Written(job, text(count).partition(job.stop)[0], count, True)
-    return Written(job, text(len(ids)), len(ids), finished)
+    stops = [stop for stop in (job.stop, end.words) if stop and stop in text(len(ids))]
+    if stops:
+        count, stop = min((next(n for n in range(len(ids) + 1) if stop in text(n)), stop) for stop in stops)
+        return Written(job, text(count).partition(stop)[0], count, True)
+    return Written(job, text(len(ids)), len(ids), last is not None)

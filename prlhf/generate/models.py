@@ -88,7 +88,8 @@ def _sketch(run: Path, config: GenerateConfig, wanted: set[str] | None = None) -
     name = str(folder) if trained.full_finetune else config.model or about["base"]
     base, _ = load_skeleton(name, torch.float32, config.trust_remote_code)
     users = read_users(folder, wanted)
-    return Policy(None, base, trained, users.ids, users.texts, users.indices)  # type: ignore[arg-type]
+    conversational = about.get("conversational")
+    return Policy(None, base, trained, users.ids, users.texts, users.indices, conversational)  # type: ignore[arg-type]
 
 
 def turns(writer: Writer, jobs: Sequence[Job], config: GenerateConfig) -> Iterator[tuple[Policy, bool, list[Job]]]:

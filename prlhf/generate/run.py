@@ -141,4 +141,6 @@ def settings_of(run: str, weights: str, data: Prepared | None, config: GenerateC
         settings["data"] = data.manifest["content_hash"]
     if config.baseline == "in-context":
         settings["examples"] = config.examples
+    if config.template_options:
+        settings["template_options"] = config.template_options
     return settings | reward_settings(config)

@@ -21,6 +21,7 @@ from prlhf.config import JudgeConfig
 from prlhf.errors import PrlhfError
 from prlhf.judge.run import refuse_foreign
 from prlhf.judge.statistics import half_tied_rate
+from prlhf.model.fitting import Fitting
 from prlhf.model.scoring import Scored, load_rewards, score, summarise
 from prlhf.progress import SILENT, Progress
 from prlhf.records import read_prepared
@@ -34,8 +35,14 @@ def judge_checkpoint(run: Path, dataset: Path, config: JudgeConfig, progress: Pr
     rows = [replace(row, user_index=index.get(row.user_id, 0)) for row in read_prepared(dataset).eval]
     if not rows:
         raise PrlhfError(f"{dataset} has no held-out comparisons", "prepare it with an eval split")
-    encoder = trained.encoder()
-    data = [encoder.comparison(row) for row in rows]
+    encoder, fitting = trained.encoder(), Fitting(config.skip_long)
+    found = fitting.part("held-out comparisons", rows, encoder.comparison)
+    fitting.check(advice="shorten them")
+    rows, data = [row for row, _ in found], [encoded for _, encoded in found]
+    skipped = fitting.skipped["held-out comparisons"]
+    if skipped:
+        progress.note(f"{skipped:,} held-out comparisons do not fit and were left out (skip_long)")
+    encoder.note_cut(progress)
 
     def read_as(users: list[int]) -> list[Scored]:
         return score(rewards, data, users, config.batch_size, progress)
@@ -54,6 +61,7 @@ def judge_checkpoint(run: Path, dataset: Path, config: JudgeConfig, progress: Pr
         "run": str(run),
         "dataset": str(dataset),
         "seed": config.seed,
+        "left_out": {"too_long": skipped, "equal": sum(e.chosen == e.rejected for e in data)},
         "readings": {
             "seen": with_interval(ids, as_user, seen, config),
             "unseen": with_interval(ids, as_user, unseen, config),

@@ -8,6 +8,7 @@ from prlhf.config import JudgeConfig
 from prlhf.errors import PrlhfError
 from prlhf.judge.pairs import Pair
 from prlhf.model.encoding import Encoded
+from prlhf.model.fitting import Fitting
 from prlhf.model.scoring import ResponseReader, Rewards, load_rewards, score
 
 
@@ -25,7 +26,9 @@ class RewardScorer:
 
     def __call__(self, pairs: list[Pair]) -> list[tuple[float, float]]:
         """The rewards of A and B of each pair."""
-        encoded = [self._encoded(pair) for pair in pairs]
+        fitting = Fitting(skip=False)
+        encoded = [encoded for _, encoded in fitting.part("pairs of responses", pairs, self._encoded)]
+        fitting.check(advice="judge responses to shorter prompts", option="")
         scored = score(self._rewards, encoded, [e.user for e in encoded], self._batch_size)
         return [(s.chosen, s.rejected) for s in scored]
 

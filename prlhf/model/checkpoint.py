@@ -49,6 +49,7 @@ class Trained(Generic[M]):
     user_ids: list[str]  # position i holds the user of index i + 1, where `indices` says nothing else
     user_texts: dict[str, str]  # text about the user, for those who have one
     indices: list[int] | None = None  # of the users in `user_ids`, where these are but some
+    conversational: bool | None = None  # whether the data it was trained on is; None: not known
 
     @property
     def tokenizer(self) -> Any:
@@ -68,7 +69,14 @@ class Trained(Generic[M]):
         """What turns rows into tokens for this model, within its context."""
         limit = min(self.config.max_tokens or self.base.context, self.base.context)
         return Encoder(
-            self.tokenizer, self.config.user_tokens, limit, self.config.max_prompt_tokens, self.config.user_text
+            self.tokenizer,
+            self.config.user_tokens,
+            limit,
+            self.config.max_prompt_tokens,
+            self.config.user_text,
+            self.config.template_options,
+            self.conversational,
+            self.base.lm.get_input_embeddings().weight.shape[0],
         )
 
 
@@ -115,6 +123,7 @@ def save_policy(policy: Trained[Any], folder: Path) -> None:
         "base": policy.base.name,
         "base_fingerprint": policy.base.fingerprint,
         "train": policy.config.model_dump(mode="json"),
+        "conversational": policy.conversational,
         "sha256": sum_weights(folder, by_block=len(policy.user_ids) > MANY),
     }
     (folder / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
@@ -180,7 +189,7 @@ def _load(
     model = kind(make_trainable(loaded.lm, config), _blank_users(config, users, loaded))
     load_weights(model, folder, None if users.indices is None else (users.indices, users.count))
     model.eval()
-    return Trained(model, loaded, config, users.ids, users.texts, users.indices)
+    return Trained(model, loaded, config, users.ids, users.texts, users.indices, about.get("conversational"))
 
 
 def _blank_users(config: TrainConfig, users: Users, base: Base) -> UserModel:

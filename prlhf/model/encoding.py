@@ -2,7 +2,7 @@
 
 Row layout, with the boundary between prompt and response at the same column P for all rows:
 
-    | padding | T_u user slots | text about the user | prompt || response + EOS | padding |
+    | padding | T_u user slots | text about the user | prompt || response + its end | padding |
                                                              ^ column P
 
 so the logits that score responses are the last R + 1 columns and no others need to be computed.
@@ -10,16 +10,34 @@ so the logits that score responses are the last R + 1 columns and no others need
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from prlhf.errors import PrlhfError
+from prlhf.model.chat import Chat, Turn
+from prlhf.model.fitting import TooLong
+from prlhf.model.turns import one_answer
 from prlhf.progress import Progress
 from prlhf.records import Comparison, Message, Text
+
+TOLD = {  # what is said of rows that were not taken as they stand, once for all of them
+    "wrapped": "{count} plain prompts were put to the model as a user's message, as it was trained on conversations",
+    "system": "the chat template takes no system message: it stands in front of the first user message",
+    "repeats": "{count} comparisons repeat the prompt in both responses: it was taken off there",
+    "turns moved": "{count} comparisons begin with the same turns in both responses: these were moved to the prompt",
+    "apart": "the chat template writes {count} responses otherwise after their prompt (it leaves out thoughts, say): "
+    "they stand there as they are in the data",
+    "thoughts closed": "the chat template opens a thought that {count} responses do not have: it is closed before them "
+    "(a template option such as enable_thinking=false may open none)",
+    "specials": "{count} responses hold the name of a token that ends texts: it was read as plain characters",
+    "empty": "{count} responses are empty: nothing but their end is trained",
+}
 
 
 @dataclass(frozen=True)
@@ -28,9 +46,17 @@ class Encoded:
 
     text: list[int]  # text about the user, may be empty
     prompt: list[int]
-    chosen: list[int]  # ends with EOS unless truncated
+    chosen: list[int]  # ends with the token that ends a turn, or EOS, unless truncated
     rejected: list[int]
     user: int
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A prompt as the model reads it: with the chat template's text, and in ids."""
+
+    text: str
+    ids: list[int]
 
 
 @dataclass(frozen=True)
@@ -55,8 +81,9 @@ class Rows:
 class Encoder:
     """Tokenises comparisons under token budgets and counts what it had to cut.
 
-    `limit` bounds user tokens + text + prompt + response. Plain prompts over `prompt_limit` lose their beginning.
-    Conversations over `prompt_limit` or the room there is lose their oldest turns, never the user's last message.
+    `limit` bounds user tokens + text + prompt + response. Plain prompts over `prompt_limit` lose their beginning, but
+    not BOS. Conversations over `prompt_limit` or the room there is lose their oldest turns, never the user's last
+    message. The response keeps room: as much as it needs, or a quarter of what user tokens and text leave.
     """
 
     tokenizer: Any
@@ -64,22 +91,30 @@ class Encoder:
     limit: int
     prompt_limit: int | None = None
     use_text: bool = True
+    template_options: dict[str, Any] = field(default_factory=dict)  # for the chat template
+    conversational: bool | None = None  # whether the prompts it was made for are; None: they may be either
+    vocabulary: int | None = None  # rows of the model's embeddings; None: not checked
     cut: dict[str, int] = field(default_factory=lambda: {"prompts": 0, "histories": 0, "responses": 0})
-    _last: tuple[Text, list[int]] | None = field(default=None, init=False, repr=False)  # the prompt in hand, its ids
+    told: Counter[str] = field(default_factory=Counter)  # what else was done to rows, and how often
+    _last: tuple[Text, Shown] | None = field(default=None, init=False, repr=False)  # the prompt in hand
 
     def comparison(self, row: Comparison) -> Encoded:
-        """A comparison as tokens, its prompt cut from the left to fit. Raises PrlhfError if a response does not."""
-        text = self.text(row.user_text)
-        prompt = self.prompt(row.prompt, room=self.limit - self.user_tokens - len(text) - 1, name=row.id)
-        room = self.limit - self.user_tokens - len(text) - len(prompt)
-        chosen, rejected = (self.response(row.prompt, answer, room) for answer in (row.chosen, row.rejected))
+        """A data set's comparison: a prompt that both responses repeat is taken off, shared turns become prompt.
+
+        Raises TooLong where it does not fit, and PrlhfError where responses are not one answer each.
+        """
+        return self.pair(one_answer(row, self.told))
+
+    def pair(self, row: Comparison) -> Encoded:
+        """A comparison as it stands."""
+        text, prompt, (chosen, rejected) = self._fit(row, [row.chosen, row.rejected])
         return Encoded(text, prompt, chosen, rejected, row.user_index)
 
-    def note_cut(self, progress: Progress) -> None:
-        """Say what had to be cut so far, and how often."""
-        for what, count in self.cut.items():
-            if count:
-                progress.note(f"{count} {what} were cut to fit the token budget")
+    def demonstration(self, row: Comparison) -> tuple[list[int], list[int]]:
+        """Prompt and chosen response of a data set's comparison, without the user's text."""
+        row = replace(one_answer(row, self.told), user_text="")
+        _, prompt, (response,) = self._fit(row, [row.chosen])
+        return prompt, response
 
     def text(self, user_text: str) -> list[int]:
         """The ids of a user's text; empty if the model does not read texts."""
@@ -87,83 +122,192 @@ class Encoder:
             return []
         return list(self.tokenizer(user_text, add_special_tokens=False).input_ids)
 
-    def prompt(self, prompt: Text, room: int, name: str) -> list[int]:
-        """Ids of a prompt that must fit into `room` tokens; `name` is what an error calls it."""
-        return self._plain(prompt, room, name) if isinstance(prompt, str) else self._conversation(prompt, room, name)
+    def prompt(self, prompt: Text, room: int, name: str, text: int = 0) -> list[int]:
+        """Ids of a prompt that must fit into `room` tokens, beside `text` about the user. Raises TooLong.
 
-    def _plain(self, prompt: str, room: int, name: str) -> list[int]:
-        ids = self._prompt_ids(prompt)
-        if self.prompt_limit is not None and len(ids) > self.prompt_limit:
-            self.cut["prompts"] += 1
-            ids = ids[-self.prompt_limit :]
-        if len(ids) > room:
+        `name` is what an error calls it.
+        """
+        prompt = self.asked(prompt, name)
+        return self._cut(prompt, self._shown(prompt, name).ids, room, name, text)
+
+    def response(self, prompt: Text, response: Text, room: int, name: str = "a prompt") -> list[int]:
+        """Ids of a response to `prompt`, which loses its end beyond `room` tokens."""
+        ids = self._response(prompt, self._shown(prompt, name), response, name)
+        self.cut["responses"] += len(ids) > room
+        return ids[:room]
+
+    def asked(self, prompt: Text, name: str) -> Text:
+        """A prompt in the form that the encoder is for: plain text becomes a user's message."""
+        if self.conversational and isinstance(prompt, str):
+            self.told["wrapped"] += 1
+            return [{"role": "user", "content": prompt}]
+        if self.conversational is False and not isinstance(prompt, str):
             raise PrlhfError(
-                f"the prompt of '{name}' has {len(ids)} tokens, and {max(room, 0)} fit "
-                f"(context {self.limit}, less user tokens and text)",
-                "shorten it, or set max_prompt_tokens in training, a smaller max_new_tokens in generating",
+                f"the prompt '{name}' is a conversation, and the run was trained on plain text",
+                "give prompts as plain text, or a run that was trained on conversations",
             )
-        return ids
+        return prompt
 
-    def _conversation(self, prompt: list[Message], room: int, name: str) -> list[int]:
+    def before(self, text: list[int], prompt: list[int]) -> tuple[list[int], list[int]]:
+        """Text about the user and prompt as they follow one another: BOS stands in front of both, once."""
+        bos = self.tokenizer.bos_token_id
+        if text and bos is not None and prompt[:1] == [bos]:
+            return [bos, *text], prompt[1:]
+        return text, prompt
+
+    @cached_property
+    def chat(self) -> Chat:
+        """The tokenizer's chat template with these options."""
+        return Chat(self.tokenizer, self.template_options, self.told)
+
+    def note_cut(self, progress: Progress) -> None:
+        """Say what had to be cut so far, and what else was done to rows, with how many."""
+        for what, count in self.cut.items():
+            if count:
+                progress.note(f"{count} {what} were cut to fit the token budget")
+        for what, line in TOLD.items():
+            if self.told[what]:
+                progress.note(line.format(count=self.told[what]))
+
+    # ---- budgets ----
+
+    def _fit(self, row: Comparison, responses: Sequence[Text]) -> tuple[list[int], list[int], list[list[int]]]:
+        """Text, prompt and responses of a row, cut where that is allowed."""
+        prompt = self.asked(row.prompt, row.id)
+        if prompt is not row.prompt:
+            responses = [[{"role": "assistant", "content": r}] if isinstance(r, str) else r for r in responses]
+        text, shown = self.text(row.user_text), self._shown(prompt, row.id)
+        answers = [self._response(prompt, shown, response, row.id) for response in responses]
+        room = self.limit - self.user_tokens - len(text)
+        need = min(max(map(len, answers)), max(1, room // 4))
+        before = self._cut(prompt, shown.ids, room - need, row.id, len(text))
+        room -= len(before)
+        self.cut["responses"] += sum(len(answer) > room for answer in answers)
+        return *self.before(text, before), [answer[:room] for answer in answers]
+
+    def _cut(self, prompt: Text, ids: list[int], room: int, name: str, text: int) -> list[int]:
+        """The ids of a prompt within its budget. Raises TooLong."""
         budget = room if self.prompt_limit is None else min(room, self.prompt_limit)
+        if len(ids) <= budget:
+            return list(ids)
+        if isinstance(prompt, str):
+            keep = len(self._begin) if ids[: len(self._begin)] == self._begin else 0
+            least = len(ids) if self.prompt_limit is None else keep + 1
+            if least <= budget:
+                self.cut["prompts"] += 1
+                return ids[:keep] + ids[keep - budget :]
+            raise self._too_long(f"the prompt of '{name}' has {len(ids):,} tokens", name, least, budget, room, text)
+        least = len(ids)
         for kept in shorter_histories(prompt):
-            ids = self._prompt_ids(kept)
-            if len(ids) <= budget:
-                self.cut["histories"] += len(kept) < len(prompt)
-                return ids
-        why, hint = f"context {self.limit}, less user tokens and text", "set a smaller max_new_tokens in generating"
-        if budget < room:
-            why, hint = "max_prompt_tokens", "raise max_prompt_tokens"
-        raise PrlhfError(
-            f"the user's last message in the prompt of '{name}' alone has {len(ids)} tokens with the chat template's, "
-            f"and {max(budget, 0)} fit ({why})",
-            f"shorten it, or {hint}",
-        )
+            shorter = self._shown(kept, name).ids
+            if len(shorter) <= budget:
+                self.cut["histories"] += 1
+                return list(shorter)
+            least = len(shorter)
+        what = f"the user's last message in the prompt of '{name}' alone has {least:,} tokens with the chat template's"
+        raise self._too_long(what, name, least, budget, room, text)
 
-    def _prompt_ids(self, prompt: Text) -> list[int]:
+    def _too_long(self, what: str, name: str, least: int, budget: int, room: int, text: int) -> TooLong:
+        """`least`: the tokens that the prompt cannot do without."""
+        if text > least and least <= budget + text:  # without the text there would be room
+            return TooLong(
+                name,
+                f"the text about the user of '{name}' has {text:,} tokens, and {max(room + text - least, 0):,} fit "
+                f"beside prompt and response (context {self.limit:,})",
+                "shorten the text, or leave such texts out with --set user_text=false",
+                least - budget,
+            )
+        why, advice = f"context {self.limit:,}, less user tokens, text and room for the response", "shorten it"
+        if budget < room:
+            why, advice = "max_prompt_tokens", "shorten it, or raise max_prompt_tokens"
+        elif self.prompt_limit is None and what.startswith("the prompt"):
+            advice = "shorten it, or set max_prompt_tokens, which cuts plain prompts from their beginning"
+        return TooLong(name, f"{what}, and {max(budget, 0):,} fit ({why})", advice, least - budget)
+
+    # ---- ids ----
+
+    def _shown(self, prompt: Text, name: str) -> Shown:
         """A comparison asks for its prompt by itself and before each response; it is tokenised once."""
         if self._last is None or self._last[0] != prompt:
-            self._last = (prompt, self._read_prompt(prompt))
-        return list(self._last[1])
+            text = prompt if isinstance(prompt, str) else self.chat.prompt(prompt, name)
+            self._last = (prompt, Shown(text, self._ids(text, plain=isinstance(prompt, str), name=name)))
+        return self._last[1]
 
-    def _read_prompt(self, prompt: Text) -> list[int]:
-        if isinstance(prompt, str):
-            return list(self.tokenizer(prompt).input_ids)
-        return self._template(prompt, add_generation_prompt=True)
+    def _ids(self, text: str, plain: bool, name: str) -> list[int]:
+        """Ids of a text from its very beginning, with at most one BOS and without an EOS that the tokenizer adds.
 
-    def response(self, prompt: Text, response: Text, room: int) -> list[int]:
-        """Ids that follow the prompt's.
+        A template writes its own BOS; in front of plain text stands what the tokenizer puts there.
+        """
+        try:
+            ids = list(self.tokenizer(text, add_special_tokens=False).input_ids)
+        except (TypeError, UnicodeError) as error:  # half of a surrogate pair is no text to tokenizers
+            raise PrlhfError(f"the text of '{name}' is not valid Unicode", "repair or remove the row") from error
+        if plain and ids[: len(self._begin)] != self._begin:
+            ids = self._begin + ids
+        bos = self.tokenizer.bos_token_id
+        while bos is not None and ids[:2] == [bos, bos]:
+            del ids[0]
+        self._check(ids, name)
+        return ids
+
+    @cached_property
+    def _begin(self) -> list[int]:
+        """What the tokenizer puts in front of a text: BOS, or nothing."""
+        whole, alone = (list(self.tokenizer("a", add_special_tokens=s).input_ids) for s in (True, False))
+        return next((whole[:at] for at in range(len(whole)) if whole[at : at + len(alone)] == alone), [])
+
+    def _response(self, prompt: Text, shown: Shown, response: Text, name: str) -> list[int]:
+        """Ids that follow the prompt's, up to the token that ends the turn.
 
         Tokenised together with the prompt, as one text, where that keeps the prompt's own ids; apart from it where a
         token would span the boundary.
         """
-        before = self._prompt_ids(prompt)
+        eos = self.tokenizer.eos_token_id
         if isinstance(prompt, str) and isinstance(response, str):
-            whole = list(self.tokenizer(prompt + response).input_ids)
-            alone = response
+            turn = Turn("", without_end(response, self.tokenizer.eos_token), "")
         elif not isinstance(prompt, str) and not isinstance(response, str):
-            whole = self._template([*prompt, *response])
-            alone = "".join(message["content"] for message in response)
+            words = without_end("".join(message["content"] for message in response), self.tokenizer.eos_token)
+            turn = self.chat.turn(prompt, shown.text, words, name)
         else:
             raise PrlhfError("prompt and response are of two formats", "make both plain or both conversational")
-        if whole[: len(before)] == before:
-            ids = whole[len(before) :]
-        else:
-            ids = list(self.tokenizer(alone, add_special_tokens=False).input_ids)
-        eos = self.tokenizer.eos_token_id
-        ids = [*(ids[: ids.index(eos)] if eos in ids else ids), eos]
-        if len(ids) > room:
-            self.cut["responses"] += 1
-        return ids[:room]
+        ids = self._after(shown, turn.text, isinstance(prompt, str), name)
+        if isinstance(prompt, str) or self.chat.end_id is None:
+            ids = [*ids, eos]
+        if not {eos, self.chat.end_id}.isdisjoint(ids[:-1]):
+            self.told["specials"] += 1
+            ids = self._spelled_out(turn) + ids[-1:]
+        self.told["empty"] += not turn.content.strip()
+        self._check(ids, name)
+        return ids
 
-    def _template(self, messages: list[Message], **options: Any) -> list[int]:
-        if not getattr(self.tokenizer, "chat_template", None):
+    def _after(self, shown: Shown, text: str, plain: bool, name: str) -> list[int]:
+        whole = self._ids(shown.text + text, plain, name)
+        if whole[: len(shown.ids)] == shown.ids:
+            return whole[len(shown.ids) :]
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def _spelled_out(self, turn: Turn) -> list[int]:
+        """A turn without its end, where the words of special tokens that stand in the response are just words."""
+        lead = list(self.tokenizer(turn.lead, add_special_tokens=False).input_ids) if turn.lead else []
+        ids = self.tokenizer(turn.content, add_special_tokens=False, split_special_tokens=True).input_ids
+        after = self.tokenizer(turn.end, add_special_tokens=False).input_ids if turn.end else []
+        return [*lead, *ids, *(after[:-1] if self.chat.end_id in after[-1:] else after)]
+
+    def _check(self, ids: Sequence[int], name: str) -> None:
+        if self.vocabulary is not None and ids and max(ids) >= self.vocabulary:
+            token = self.tokenizer.convert_ids_to_tokens(max(ids))
             raise PrlhfError(
-                "the data set is conversational and the base model has no chat template",
-                "use an instruct model or plain text",
+                f"token '{token}' in '{name}' has the id {max(ids):,}, and the model has embeddings for "
+                f"{self.vocabulary:,} tokens (its tokenizer knows {len(self.tokenizer):,})",
+                "resize the model's embeddings and save it, or use the tokenizer that it came with",
             )
-        ids = self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True, **options)["input_ids"]
-        return list(ids)
+
+
+def without_end(response: str, eos: str) -> str:
+    """A response without the end-of-text tokens that its data set wrote after it."""
+    while response.endswith(eos):
+        response = response.removesuffix(eos)
+    return response
 
 
 def shorter_histories(messages: list[Message]) -> Iterator[list[Message]]:

@@ -135,7 +135,7 @@ class ResponseReader:
         """Responses `a` and `b` in the prompt's own format, as chosen and rejected; `name` is what errors call them."""
         chosen, rejected = (r if isinstance(prompt, str) else [{"role": "assistant", "content": r}] for r in (a, b))
         index, text = self._index.get(user_id, 0), self._texts.get(user_id, "")
-        return self._encoder.comparison(
+        return self._encoder.pair(
             Comparison(name, prompt, chosen, rejected, user_id, index, text, name, seen=index > 0)
         )
 

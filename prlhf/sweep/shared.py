@@ -21,13 +21,14 @@ from prlhf.progress import SILENT, Progress
 from prlhf.records import Prepared, read_prepared
 from prlhf.sweep.settings import Settings
 from prlhf.sweep.training import write_base
+from prlhf.train.encode import encode
 from prlhf.train.plan import steps
-from prlhf.train.run import encode, reference_of, with_base
+from prlhf.train.run import reference_of, with_base
 from prlhf.train.trainer import PersonalizedTrainer
 
 # What the pairs of a run, and the base's log-probs of them, depend on; all other keys share them.
 BASES = ("dataset", "model", "trust_remote_code", "device", "precision")
-BUDGETS = ("user_tokens", "user_text", "max_tokens", "max_prompt_tokens", "eval_limit")
+BUDGETS = ("user_tokens", "user_text", "max_tokens", "max_prompt_tokens", "skip_long", "template_options", "eval_limit")
 ORDERS = ("seed", "batch_size", "accumulation", "max_steps", "epochs", "group_by_prompt")
 
 

@@ -21,7 +21,8 @@ from prlhf.model.per_user import PerUser, is_per_user, run_of, write_per_user
 from prlhf.model.scoring import mean
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Comparison, Prepared, User, read_prepared, write_prepared
-from prlhf.train.run import check_data, check_new, check_same, encode, train, vanilla, with_base, write_recipe
+from prlhf.train.encode import encode
+from prlhf.train.run import check_data, check_new, check_same, train, vanilla, with_base, write_recipe
 
 MAX_USERS = 50  # each costs a run and an adapter: beyond this a user model is what one wants
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 import os
 import random
@@ -22,14 +21,13 @@ from prlhf.model.log_probs import CHUNK
 from prlhf.model.personalized import trunk_of
 from prlhf.model.skeleton import load_skeleton
 from prlhf.progress import SILENT, Progress
-from prlhf.records import Comparison, read_prepared
+from prlhf.records import Prepared, read_prepared
 from prlhf.train.batching import weighted_terms
-from prlhf.train.demonstrations import demonstrations, distinct
+from prlhf.train.encode import demonstrations, encode, note_left_out
 from prlhf.train.memory import ALONE, Batch, memory, shape_of
 from prlhf.train.on_ray import check_share
 from prlhf.train.run import check_data, check_new, with_base, without_users
 
-SAMPLE, LONGEST = 2000, 100  # rows looked at: evenly spread, and those of the most characters
 GIB = 2**30
 
 
@@ -49,13 +47,14 @@ def plan(config: TrainConfig, progress: Progress = SILENT, cluster: ClusterConfi
     lm = make_trainable(base.lm, config)
     if config.objective == "rm":
         trunk_of(lm)
-    encoder = Trained(lm, base, config, data.user_ids, {}).encoder()
-    rows = distinct(data.train) if config.objective == "sft" else data.train
-    looked_at, lengths, cut = look_at(config, encoder, rows)
+    policy: Trained[Any] = Trained(lm, base, config, data.user_ids, {}, conversational=data.conversational)
+    encoder, lengths, held_out, left_out = look_at(policy, data)
+    encoder.note_cut(progress)
+    note_left_out(left_out, progress)
     shape = shape_of(base, lm)
     users = user_parameters(config, len(data.user_ids), shape.h)
     head = shape.h if config.objective == "rm" else 0
-    idle = idle_parameters(config, len(data.user_ids), shape.h, steps(config, len(rows)))
+    idle = idle_parameters(config, len(data.user_ids), shape.h, steps(config, len(lengths)))
 
     def parts(config: TrainConfig, cluster: ClusterConfig) -> dict[str, float]:
         budget = budget_on(device, config.pack_tokens)
@@ -72,15 +71,15 @@ def plan(config: TrainConfig, progress: Progress = SILENT, cluster: ClusterConfi
         "workers": cluster.workers,
         "parallel": cluster.parallel if cluster.workers > 1 else None,
         "users": len(data.user_ids),
-        "train": len(rows),
-        "eval": len(data.eval[: config.eval_limit]),
-        "steps": steps(config, len(rows)),
+        "train": len(lengths),
+        "eval": held_out,
+        "steps": steps(config, len(lengths)),
         "rows_per_step": config.batch_size * config.accumulation,
-        "looked_at": looked_at,
-        "tokens_mean": sum(before + response for before, response in lengths[:looked_at]) / looked_at,
-        "tokens_max": max(before + response for before, response in lengths),
+        "tokens_mean": sum(map(sum, lengths)) / len(lengths),
+        "tokens_max": max(map(sum, lengths)),
         "tokens_allowed": encoder.limit,
-        "cut": cut,
+        "cut": encoder.cut,
+        "left_out": left_out,
         "parameters": {
             "base": shape.parameters,
             "adapter": 0 if config.full_finetune else shape.trained,
@@ -144,29 +143,23 @@ def steps(config: TrainConfig, rows: int) -> int:
 
 
 def look_at(
-    config: TrainConfig, encoder: Encoder, rows: Sequence[Comparison]
-) -> tuple[int, list[tuple[int, int]], dict[str, int]]:
-    """How many rows were looked at, their tokens (before the response, in it) and what was cut of them.
+    policy: Trained[Any], data: Prepared
+) -> tuple[Encoder, list[tuple[int, int]], int, dict[str, dict[str, int]]]:
+    """Encode all rows as training would.
 
-    After them in the list stand those of the longest rows, where a prompt that is too long is found.
+    Returns the encoder, with its counts; the tokens of the training rows (before the response, in it); how many rows
+    are held out; and what was left out.
     """
-    spread = rows[:: math.ceil(len(rows) / SAMPLE)]
-    lengths = _lengths(config, encoder, spread)
-    cut = dict(encoder.cut)
-    if len(spread) < len(rows):
-        lengths += _lengths(config, encoder, heapq.nlargest(LONGEST, rows, key=_characters))
-    return len(spread), lengths, cut
-
-
-def _lengths(config: TrainConfig, encoder: Encoder, rows: Sequence[Comparison]) -> list[tuple[int, int]]:
+    config = policy.config
     if config.objective == "sft":
-        return [(len(row.prompt), len(row.response)) for row in demonstrations(encoder, rows)]
-    found = [encoder.comparison(row) for row in rows]
-    return [(config.user_tokens + len(e.text + e.prompt), max(len(e.chosen), len(e.rejected))) for e in found]
-
-
-def _characters(row: Comparison) -> int:
-    return len(row.user_text) + len(str(row.prompt)) + max(len(str(row.chosen)), len(str(row.rejected)))
+        encoder = policy.encoder()
+        train, held, left_out = demonstrations(encoder, data, config.skip_long, config.eval_limit)
+        return encoder, [(len(row.prompt), len(row.response)) for row in train], len(held), left_out
+    train_set, held_out, encoder = encode(policy, data)
+    lengths = [
+        (config.user_tokens + len(e.text + e.prompt), max(len(e.chosen), len(e.rejected))) for e in train_set.encoded
+    ]
+    return encoder, lengths, len(held_out), {"train": train_set.left_out, "eval": held_out.left_out}
 
 
 def largest_batch(config: TrainConfig, lengths: Sequence[tuple[int, int]], budget: int, vocabulary: int) -> Batch:

@@ -13,6 +13,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -34,11 +35,12 @@ from prlhf.model.reference_cache import open_cache
 from prlhf.model.scoring import engine_of
 from prlhf.model.sharding import gathered
 from prlhf.progress import SILENT, Progress
-from prlhf.records import Comparison, Prepared, read_prepared
+from prlhf.records import Prepared, read_prepared
 from prlhf.train import metrics
 from prlhf.train.callbacks import Follow, Report, Stop
 from prlhf.train.checkpoints import is_last, newest_checkpoint, step_of
-from prlhf.train.trainer import EncodedSet, PersonalizedTrainer
+from prlhf.train.encode import encode, note_left_out
+from prlhf.train.trainer import PersonalizedTrainer
 
 MAY_CHANGE_ON_RESUME = {
     "out", "device", "report_to", "save_every", "keep_checkpoints", "eval_every", "eval_limit", "reference_cache",
@@ -99,10 +101,12 @@ def learn(
         return train_sft(config, data, resume, progress, report, stop, callbacks)
     build = build_reward_model if config.objective == "rm" else build_policy
     policy: Trained[Any] = build(config, data.user_ids, {u.id: u.text for u in data.users if u.seen and u.text})
+    policy = replace(policy, conversational=data.conversational)
     train_set, eval_set, encoder = encode(policy, data)
     if not resume:
         write_recipe(config.folder, config, data)
     encoder.note_cut(progress)
+    note_left_out({"train": train_set.left_out, "eval": eval_set.left_out}, progress)
     engine = engine_of(policy, progress)
     reference = None if config.objective == "rm" else reference_of(engine, config, progress)
     try:
@@ -131,7 +135,9 @@ def _run(
         reference.fill([*trainer.train_set.encoded, *held_out], config.batch_size, progress)
     if config.gradient_checkpointing:
         policy.base.lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    results = fit(trainer, config, resume, progress, "comparisons", stop) | {"cut": encoder.cut}
+    results = fit(trainer, config, resume, progress, "comparisons", stop)
+    left_out = {"train": trainer.train_set.left_out, "eval": trainer.held_out.left_out}
+    results |= {"cut": encoder.cut, "left_out": left_out}
     trainer.settle()
     if held_out:
         progress.start("evaluating", len(workers.spread(held_out)) * (1 if config.user_model == "uniform" else 2))
@@ -227,16 +233,6 @@ def check_data(config: TrainConfig, data: Prepared, progress: Progress) -> None:
         progress.note("warning: one user only: what is learned cannot be told from plain DPO")
     if config.user_model == "cluster" and config.k > users:
         progress.note(f"warning: k = {config.k} clusters for {users} users: some will be of no use")
-
-
-def encode(policy: Trained[Any], data: Prepared) -> tuple[EncodedSet, EncodedSet, Encoder]:
-    """Tokenise both splits under the policy's token budgets."""
-    encoder = policy.encoder()
-
-    def encoded(rows: list[Comparison]) -> EncodedSet:
-        return EncodedSet([encoder.comparison(row) for row in rows], rows)
-
-    return encoded(data.train), encoded(data.eval[: policy.config.eval_limit]), encoder
 
 
 def write_recipe(folder: Path, config: TrainConfig, data: Prepared, flags: str = "") -> None:

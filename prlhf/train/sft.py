@@ -9,6 +9,7 @@ stage is `prlhf train --model RUN/model`. Prompts and responses become tokens as
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,8 @@ from prlhf.model.encoding import pad_rows
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Prepared
 from prlhf.train.callbacks import Follow, Report, Stop
-from prlhf.train.demonstrations import Demonstration, demonstrations
+from prlhf.train.demonstrations import Demonstration
+from prlhf.train.encode import demonstrations, note_left_out
 from prlhf.train.run import finish, fit, write_recipe
 from prlhf.train.trainer import OwnParts, training_arguments
 
@@ -45,18 +47,19 @@ def train_sft(
     `config` is one without users. Raises Interrupted after a saved Ctrl-C.
     """
     folder = config.folder
-    policy = build_policy(config, [], {})
+    policy = replace(build_policy(config, [], {}), conversational=data.conversational)
     encoder = policy.encoder()
-    train_rows, held_out = demonstrations(encoder, data.train), demonstrations(encoder, data.eval)[: config.eval_limit]
+    train_rows, held_out, left_out = demonstrations(encoder, data, config.skip_long, config.eval_limit)
     if not resume:
         write_recipe(folder, config, data)
     encoder.note_cut(progress)
+    note_left_out(left_out, progress)
     trainer = ImitationTrainer(policy, train_rows, held_out, folder, progress, report)
     for callback in callbacks:
         trainer.add_callback(callback)
     before = trainer.evaluate_held_out(progress)
     results = fit(trainer, config, resume, progress, "demonstrations", stop or Stop())
-    results |= {"demonstrations": len(train_rows), "cut": encoder.cut}
+    results |= {"demonstrations": len(train_rows), "cut": encoder.cut, "left_out": left_out}
     if held_out:
         after = trainer.evaluate_once(progress)
         results["eval"] = after | {f"{name}_before": value for name, value in before.items()}

@@ -39,10 +39,12 @@ else:
 
 
 class EncodedSet(Dataset[Encoded]):
-    """Tokenised comparisons, with the rows they came from."""
+    """Tokenised comparisons, with the rows they came from and counts of those that were left out, by reason."""
 
-    def __init__(self, encoded: Sequence[Encoded], rows: Sequence[Comparison]) -> None:
-        self.encoded, self.rows = list(encoded), list(rows)
+    def __init__(
+        self, encoded: Sequence[Encoded], rows: Sequence[Comparison], left_out: dict[str, int] | None = None
+    ) -> None:
+        self.encoded, self.rows, self.left_out = list(encoded), list(rows), left_out or {}
 
     def __len__(self) -> int:
         return len(self.encoded)

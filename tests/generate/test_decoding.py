@@ -11,7 +11,7 @@ import torch
 
 from prlhf.config import GenerateConfig
 from prlhf.generate.decode_loop import Row
-from prlhf.generate.decoding import Job, Written, batches, row_seed, write, written
+from prlhf.generate.decoding import End, Job, Written, batches, row_seed, turn_end, write, written
 from prlhf.model.checkpoint import Policy, load_policy
 
 PROMPTS = ["POST: my boss lost rings.\nTL;DR:", "my", "POST: my uncle hid doors. thanks for reading.\nTL;DR:", "so"]
@@ -62,7 +62,10 @@ def test_greedy_in_a_batch_is_arg_max_by_hand(policy: Policy, jobs: list[Job]) -
     assert len({row.text for row in found.values()}) > 4  # users and prompts matter
     for job in jobs:
         row, expected = found[job.prompt_id, job.user_id], one_token_at_a_time(policy, job, 12)
-        assert (row.text, row.finished) == (written(job, expected, policy.tokenizer).text, row.finished)
+        assert (row.text, row.finished) == (
+            written(job, expected, policy.tokenizer, turn_end(policy, config())).text,
+            row.finished,
+        )
         assert row.tokens == len(expected) - row.finished
 
 
@@ -109,26 +112,28 @@ def test_the_base_is_the_bases_own_generate(policy: Policy, jobs: list[Job], tin
     for job in jobs:
         ids = torch.tensor([job.ids])
         expected = lm.generate(input_ids=ids, do_sample=False, max_new_tokens=12)[0, len(job.ids) :].tolist()
-        assert found[job.prompt_id, job.user_id] == written(job, expected, policy.tokenizer)
+        assert found[job.prompt_id, job.user_id] == written(job, expected, policy.tokenizer, turn_end(policy, config()))
     assert found != texts(policy, jobs, temperature=0)
 
 
 def test_what_is_written_ends_at_the_end_of_text(policy: Policy) -> None:
     job, tokenizer = Job("p", "", [], "ann", 1), policy.tokenizer
+    end = End(frozenset({tokenizer.eos_token_id}))
     word, eos, pad = tokenizer("my").input_ids, tokenizer.eos_token_id, tokenizer.pad_token_id
-    assert written(job, [*word, eos, pad, pad], tokenizer) == Written(job, "my", len(word), True)
-    assert written(job, word, tokenizer) == Written(job, "my", len(word), False)
-    assert written(job, [eos, *word], tokenizer) == Written(job, "", 0, True)
+    assert written(job, [*word, eos, pad, pad], tokenizer, end) == Written(job, "my", len(word), True)
+    assert written(job, word, tokenizer, end) == Written(job, "my", len(word), False)
+    assert written(job, [eos, *word], tokenizer, end) == Written(job, "", 0, True)
 
 
 def test_what_is_written_ends_at_a_jobs_stop(policy: Policy) -> None:
     """Tokens are counted up to the one that completes the stop, which is no part of the response."""
     tokenizer = policy.tokenizer
+    end = End(frozenset({tokenizer.eos_token_id}))
     job = Job("p", "", [], "ann", 1, stop="\n\n")
     word, stop, more = (tokenizer(text).input_ids for text in (" boats.", "\n\n", "POST: my"))
-    assert written(job, [*word, *stop, *more], tokenizer) == Written(job, " boats.", len(word) + len(stop), True)
-    assert written(job, [*word, *more], tokenizer) == Written(job, " boats.POST: my", len(word) + len(more), False)
-    unstopped = written(replace(job, stop=""), [*word, *stop, *more], tokenizer)
+    assert written(job, [*word, *stop, *more], tokenizer, end) == Written(job, " boats.", len(word) + len(stop), True)
+    assert written(job, [*word, *more], tokenizer, end) == Written(job, " boats.POST: my", len(word) + len(more), False)
+    unstopped = written(replace(job, stop=""), [*word, *stop, *more], tokenizer, end)
     assert (unstopped.text, unstopped.finished) == (" boats.\n\nPOST: my", False)
 
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 from prlhf.errors import PrlhfError
 from prlhf.model.encoding import Encoded, Encoder, pad_rows
 from prlhf.model.engine import padded
+from prlhf.model.fitting import TooLong
 from prlhf.model.scoring import readings_of
 from prlhf.records import Comparison, Text
 
@@ -111,13 +112,22 @@ def test_a_token_across_the_boundary_is_split() -> None:
     assert (encoded.prompt, encoded.chosen, encoded.rejected) == ([4, 2], [3, EOS], [4, EOS])
 
 
-@pytest.mark.parametrize("response", ["e", "e<eos>", "e<eos>f<eos>", "e<eos><eos>"])
+@pytest.mark.parametrize("response", ["e", "e<eos>", "e<eos><eos>"])
 def test_one_end_of_text_whatever_the_data_holds(response: str) -> None:
     assert encoder().comparison(comparison(chosen=response)).chosen == [6, EOS]
 
 
+def test_the_name_of_the_end_within_a_response_is_plain_text() -> None:
+    """`e<eos>f` is e, <, e, o, s, >, f, of which this tokenizer knows but the letters: nothing is cut at it."""
+    one = encoder()
+    assert one.comparison(comparison(chosen="e<eos>f<eos>")).chosen == [6, 6, 16, 20, 7, EOS]
+    assert one.told["specials"] == 1
+
+
 def test_an_empty_response_is_the_end_of_text() -> None:
-    assert encoder().comparison(comparison(chosen="")).chosen == [EOS]
+    one = encoder()
+    assert one.comparison(comparison(chosen="")).chosen == [EOS]
+    assert one.told["empty"] == 1
 
 
 @pytest.mark.parametrize("prompt", ["cd", said("cd", "user")], ids=["plain", "conversation"])
@@ -180,8 +190,13 @@ def test_a_prompt_that_leaves_no_room_is_refused_by_name() -> None:
 
 
 def test_text_alone_may_be_too_long() -> None:
-    with pytest.raises(PrlhfError, match="'row-7' has 2 tokens, and 0 fit"):
-        encoder(limit=8).comparison(comparison(text="zzzzzzzzzz"))
+    """It is what the message names; a limit to the prompt does not help and is not spoken of."""
+    for prompt_limit in (None, 2):
+        with pytest.raises(TooLong) as error:
+            encoder(limit=8, prompt_limit=prompt_limit).comparison(comparison(text="zzzzzzzzzz"))
+        assert "the text about the user of 'row-7' has 10 tokens" in error.value.message
+        assert "user_text=false" in error.value.hint
+        assert "max_prompt" not in str(error.value)
 
 
 # ---- conversations ----

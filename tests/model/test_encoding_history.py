@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,19 +145,34 @@ def test_the_users_last_message_is_never_cut(make_encoder: MakeEncoder, tokenize
 
 
 def test_the_context_costs_turns_too(make_encoder: MakeEncoder, tokenizer: Any) -> None:
-    """2 user tokens, the text about the user, the prompt, and at least one token of response."""
+    """2 user tokens, the text about the user, the prompt, and the longer response: all of it, in place of a turn."""
     about = "she likes long tables"
     text = len(tokenizer(about, add_special_tokens=False).input_ids)
-    encoder = make_encoder(limit=2 + text + size(tokenizer, SHORTER[1]) + 1)
-    encoded = encoder.comparison(row(text=about))
-    assert tokenizer.decode(encoded.prompt) == SHORTER[1] + "a:"
-    assert encoder.cut["histories"] == 1
-    assert len(encoded.chosen) == 1
+    whole = make_encoder().comparison(row(text=about))
+    longer = max(len(whole.chosen), len(whole.rejected))
+    for less, kept in ((0, SHORTER[1]), (1, SHORTER[2])):
+        encoder = make_encoder(limit=2 + text + size(tokenizer, SHORTER[1]) + longer - less)
+        encoded = encoder.comparison(row(text=about))
+        assert tokenizer.decode(encoded.prompt) == kept + "a:"
+        assert encoder.cut == {"prompts": 0, "histories": 1, "responses": 0}
+        assert (encoded.chosen, encoded.rejected) == (whole.chosen, whole.rejected)
+
+
+def test_a_long_response_gets_a_quarter_of_the_room(make_encoder: MakeEncoder, tokenizer: Any) -> None:
+    """No history leaves it one token, and none is given up for more than that."""
+    long = replace(row(), chosen=[{"role": "assistant", "content": "my boss sold boats. " * 20}])
+    for left in (0, 1):
+        room = -(-4 * size(tokenizer, SHORTER[left]) // 3)  # three quarters of it are the prompt's
+        encoded = make_encoder(limit=2 + room).comparison(long)
+        assert tokenizer.decode(encoded.prompt) == SHORTER[left] + "a:"
+        assert len(encoded.chosen) == room - len(encoded.prompt) >= room // 4
 
 
 def test_a_last_message_over_the_context_is_refused_by_name(make_encoder: MakeEncoder, tokenizer: Any) -> None:
+    """A quarter of the room is the response's, whatever the response."""
     least = size(tokenizer, SHORTER[2])
-    with pytest.raises(PrlhfError, match=f"'row-7' alone has {least} tokens .* {least - 1} fit .context {least + 2}, "):
+    fit = least - least // 4
+    with pytest.raises(PrlhfError, match=f"'row-7' alone has {least} tokens .* {fit} fit .context {least + 2}, "):
         make_encoder(limit=2 + least).comparison(row())
 
 

@@ -92,19 +92,14 @@ def test_tokens_are_the_rows(tmp_path: Path, make_config: MakeConfig) -> None:
     tokens = [2 + len(e.text + e.prompt) + max(len(e.chosen), len(e.rejected)) for e in encoded]
     assert said["tokens_max"] == max(tokens)
     assert said["tokens_mean"] == pytest.approx(sum(tokens) / len(tokens))
-    assert (said["looked_at"], said["tokens_allowed"]) == (12, 128)
+    assert (said["train"], said["tokens_allowed"]) == (12, 128)
 
 
-def test_the_longest_row_of_many_is_found(
-    tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Beyond the sample, and refused where it would be refused in training."""
-    monkeypatch.setattr(planning, "SAMPLE", 4)
-    monkeypatch.setattr(planning, "LONGEST", 1)
+def test_the_longest_row_of_many_is_found(tmp_path: Path, make_config: MakeConfig) -> None:
+    """And refused where it would be refused in training."""
     config = make_config(tmp_path / "run")
     data = read_prepared(Path(config.dataset))
     before = plan(config)
-    assert before["looked_at"] == 4
     long = replace(data.train[1], prompt=data.train[1].prompt[:-1] + " boats" * 15)
     write_prepared(tmp_path / "data", replace_train(data, long))
     config = config.model_copy(update={"dataset": str(tmp_path / "data")})

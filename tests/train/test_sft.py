@@ -26,7 +26,8 @@ from prlhf.model.encoding import Encoder
 from prlhf.progress import Silent
 from prlhf.records import Comparison, Prepared, read_prepared, write_prepared
 from prlhf.train import metrics, sft
-from prlhf.train.demonstrations import Demonstration, demonstrations
+from prlhf.train.demonstrations import Demonstration
+from prlhf.train.encode import demonstrations
 from prlhf.train.run import train, without_users
 from prlhf_cli.main import app
 
@@ -45,7 +46,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, make_config: MakeConfig) -> Pa
 
 def fresh(config: Any) -> tuple[Policy, list[Demonstration]]:
     policy = build_policy(without_users(config), [], {})
-    return policy, demonstrations(policy.encoder(), read_prepared(Path(config.dataset)).train)
+    return policy, demonstrations(policy.encoder(), read_prepared(Path(config.dataset)), skip=False)[0]
 
 
 def losses(folder: Path) -> list[float]:
@@ -63,7 +64,9 @@ def test_rows_are_the_encoders(make_config: MakeConfig, tmp_path: Path) -> None:
     encoder = policy.encoder()
     expected = [(e.prompt, e.chosen) for e in map(encoder.comparison, data)]
     twice = [*data, replace(data[0], user_id="bob", rejected=" other")]
-    assert [(row.prompt, row.response) for row in demonstrations(encoder, twice)] == expected
+    assert [
+        (row.prompt, row.response) for row in demonstrations(encoder, Prepared(twice, [], [], {}), skip=False)[0]
+    ] == expected
     assert len(set(map(str, expected))) == len(data)
     assert all(response[-1] == policy.tokenizer.eos_token_id for _, response in expected)
 
@@ -80,10 +83,10 @@ def test_conversational_rows_end_where_the_template_does(tiny_base: Path) -> Non
     tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     prompt, chosen = [{"role": "user", "content": "boats"}], [{"role": "assistant", "content": "lamps"}]
     row = Comparison("a", prompt, chosen, chosen, "ann", 1, "", "p", True)
-    (made,) = demonstrations(Encoder(tokenizer, 0, 128), [row])
-    assert tokenizer.decode(made.prompt) == "user: boats\n"
-    assert tokenizer.decode(made.response[:-1]) == "assistant: lamps\n"
-    assert made.response[-1] == tokenizer.eos_token_id
+    prompt, response = Encoder(tokenizer, 0, 128).demonstration(row)
+    assert tokenizer.decode(prompt) == "user: boats\n"
+    assert tokenizer.decode(response[:-1]) == "assistant: lamps"
+    assert response[-1] == tokenizer.eos_token_id
 
 
 def test_one_batch_to_the_number(make_config: MakeConfig, tmp_path: Path) -> None:
@@ -164,7 +167,7 @@ def test_held_out_loss_is_per_token(run: Path, make_config: MakeConfig) -> None:
     for model, suffix in ((config.model, "_before"), (str(run / "model"), "")):
         policy = build_policy(without_users(config.model_copy(update={"model": model})), [], {})
         policy.model.eval()
-        rows = demonstrations(policy.encoder(), data.eval)
+        rows = demonstrations(policy.encoder(), data, skip=False)[1]
         with torch.no_grad():
             total, tokens = response_loss(policy, rows)
         assert scores[f"nats_per_token{suffix}"] == pytest.approx(total.item() / tokens, abs=1e-4)
