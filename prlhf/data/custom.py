@@ -78,7 +78,7 @@ def _options(config: PrepConfig, split: bool) -> dict[str, Any]:
 
 
 def _told(moved: Mapping[str, int]) -> list[str]:
-    return [f"rows: {count}, {what}" for what, count in moved.items() if count]
+    return [f"{count} rows: {what}" for what, count in moved.items() if count]
 
 
 def _lost(users: list[str]) -> list[str]:

@@ -109,7 +109,7 @@ class Intake:
                 refused.append((raw.location, bad))
                 self.drops.malformed(part, f"{raw.location}: {bad}")
         if refused and self.strict:
-            raise _refusal(refused)
+            raise _refusal(refused, anything=bool(kept))
         return list(kept.values())
 
     def _convert(self, raw: Raw, number: int, convert: Callable[[Any, int], T]) -> T:
@@ -132,10 +132,12 @@ class Intake:
             self.progress.finish()
 
 
-def _refusal(refused: Sequence[tuple[str, Malformed]]) -> PrlhfError:
+def _refusal(refused: Sequence[tuple[str, Malformed]], anything: bool) -> PrlhfError:
+    """The first malformed row, and how many there are. `anything`: whether dropping them would leave a row."""
     location, first = refused[0]
     more = f" (the first of {len(refused)} malformed rows)" if len(refused) > 1 else ""
-    return PrlhfError(f"{location}: {first}{more}", f"{first.hint}, or drop such rows with --skip-bad")
+    instead = ", or drop such rows with --skip-bad" if anything else ""
+    return PrlhfError(f"{location}: {first}{more}", f"{first.hint}{instead}")
 
 
 def check_left(rows: Sequence[object], drops: Drops, source: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from prlhf.data.messages import REPEATED, without_repeated_text
 from prlhf.data.rows import Row
 
-NAMED = "an id that several users share does not name a row: it is now ID/USER"
+NAMED = "several users share the id, so the row is named ID/USER"
 
 
 @dataclass

@@ -81,6 +81,7 @@ def _arrow_rows(path: Path) -> Iterator[Raw]:
 def _numbered(path: Path, batches: Iterator[Any]) -> Iterator[Raw]:
     number = 0
     for batch in batches:
+        batch.validate(full=True)  # a damaged length would else be read beyond the buffer's end
         for value in batch.to_pylist():
             number += 1
             yield Raw(f"{path}:row {number}", value)

@@ -36,8 +36,23 @@ def _why_not(repo: str, error: Exception, instead: str) -> tuple[str, str]:
         return f"data set {repo} is a script, which is not run", f"read its parquet: --revision {CONVERTED}"
     if "Config name is missing" in said or "BuilderConfig" in said:
         return f"data set {repo} has several configurations ({said})", "choose one with --config NAME"
-    if explained := hub.explain("data set", repo, error, instead):
+    if explained := hub.explain("data set", repo, _asked_again(repo, error), instead):
         return explained
+    if "doesn't exist on the Hub" in said:
+        return f"the hub has no data set '{repo}'", "check the spelling; if it is private, log in with `hf auth login`"
     if isinstance(error, ConnectionError):
         return f"cannot reach the hub for data set {repo} ({said})", instead
     return f"cannot load data set {repo} ({said})", instead
+
+
+def _asked_again(repo: str, error: Exception) -> Exception:
+    """The hub's own answer: `datasets` says the same of a data set that is gated, private or not there."""
+    if type(error).__name__ != "DatasetNotFoundError" or hub.is_offline():
+        return error
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().auth_check(repo, repo_type="dataset")
+    except Exception as real:  # whatever it is, the hub's client raised it
+        return real
+    return error

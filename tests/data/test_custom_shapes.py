@@ -84,7 +84,7 @@ def test_an_id_that_several_users_share_names_an_item(write_lines: Any, row: Any
     assert [r.id for r in data.train][:4] == ["q1/ann", "q1/bob", "q1/cat", "q2/ann"]
     assert data.train[-1].id == "own"
     assert len({r.id for r in data.train}) == 10
-    assert "rows: 9, an id that several users share" in data.manifest["warnings"][0]
+    assert "9 rows: several users share the id" in data.manifest["warnings"][0]
 
 
 def test_an_id_column_can_be_left_out(write_lines: Any, row: Any, prep: Any) -> None:
@@ -170,7 +170,7 @@ def test_turns_that_both_responses_share_are_the_prompts(write_lines: Any, row: 
     found = data.train[0]
     assert (found.prompt, found.chosen, found.rejected) == ([ASKED, *shared], [YES], [NO])
     assert data.manifest["changed"] == {"shared turns moved into the prompt": 1}
-    assert "rows: 1, shared turns moved into the prompt" in data.manifest["warnings"]
+    assert "1 rows: shared turns moved into the prompt" in data.manifest["warnings"]
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
