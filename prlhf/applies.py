@@ -41,12 +41,20 @@ def _either(values: tuple[str, ...]) -> str:
     return " or ".join(values) if len(values) < 3 else f"one of {', '.join(values)}"
 
 
+def besides(*datasets: str) -> Needs:
+    """The condition that the data set is none of `datasets`; it may be custom data."""
+    others = [name for name in KNOWN_DATA if name not in datasets]
+    words = f"{', '.join(others)} or custom data"
+    return Needs("dataset", lambda config: config.dataset not in datasets, words)
+
+
 def above_zero(key: str) -> Needs:
     """The condition that the number `key` is positive."""
     return Needs(key, lambda config: getattr(config, key) > 0, "more than 0")
 
 
 ALWAYS = Used()
+KNOWN_DATA = ("demo", "demo-profiles", "demo-crowd", "tldr", "prism", "psoups")
 SMOOTHED_LOSSES = ("sigmoid", "sigmoid_norm", "robust", "exo_pair")  # those that read label_smoothing
 
 WITH_USERS = one_of("objective", "dpo", "rm")
@@ -87,6 +95,31 @@ TRAIN = dict.fromkeys(
 
 WRITES = one_of("baseline", "none", "base", "oracle", "in-context")  # a model writes; `chosen` copies
 
+CUSTOM = Needs("dataset", lambda config: config.dataset not in KNOWN_DATA, "custom data, a path or a hub id")
+SIMULATED = Needs("simulate", lambda config: config.dataset != "tldr" or config.simulate == "length", "length")
+
+PREP = (
+    dict.fromkeys("dataset out source seed".split(), ALWAYS)
+    | {
+        "top_users": Used((one_of("dataset", "tldr"),)),
+        "simulate": Used((one_of("dataset", "tldr"),)),
+        "minority": Used((one_of("dataset", "demo", "tldr"), SIMULATED)),
+        "users": Used((one_of("dataset", "demo", "demo-crowd"),)),
+        "comparisons": Used((one_of("dataset", "demo", "demo-profiles", "demo-crowd"),)),
+        "noise": Used((one_of("dataset", "demo-crowd"),)),
+        "reveal": Used((one_of("dataset", "demo-crowd"),)),
+        "bad_rows": Used((besides("demo", "demo-profiles", "demo-crowd"),)),
+        "eval_fraction": Used((besides("demo", "demo-profiles", "demo-crowd", "tldr"),)),
+        "unseen_fraction": Used((one_of("dataset", "prism", "demo-crowd"),)),
+        "prefs": Used((one_of("dataset", "prism"),)),
+        "judging_users": Used((one_of("dataset", "prism"),)),
+        "text": Used((one_of("dataset", "psoups"),)),
+    }
+    | dict.fromkeys("columns split config revision".split(), Used((CUSTOM,)))
+)
+
+A_FILE = Needs("prompts", lambda config: config.prompts not in ("eval", "own", "judging"), "a file")
+
 # best_of and reward: see GenerateConfig.best_of_has_a_choice
 GENERATE = dict.fromkeys(
     "prompts out dataset baseline max_prompts seed block shards best_of reward".split(), ALWAYS
@@ -94,6 +127,7 @@ GENERATE = dict.fromkeys(
     "users": Used(
         (one_of("baseline", "none", "oracle", "in-context", "chosen"),), idle=("all", "generic", "all,generic")
     ),
+    "prompt_column": Used((A_FILE,), idle=("prompt",)),
     "unknown_as_generic": Used((one_of("baseline", "none", "oracle", "in-context"),), idle=(False,)),
     "examples": Used((one_of("baseline", "in-context"),)),
     "model": Used((WRITES,)),

@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )  # fmt: skip
 
-from prlhf.applies import GENERATE, SWEEP, TRAIN, Used, refusal, unused
+from prlhf.applies import GENERATE, PREP, SWEEP, TRAIN, Used, refusal, unused
 from prlhf.errors import PrlhfError, nearest, one_line
 from prlhf.refusals import explain, unknown_key
 
@@ -78,6 +78,8 @@ class Stage(BaseModel):
 
 class PrepConfig(Stage):
     """`prlhf prep`: raw data to a prepared data set."""
+
+    used = PREP
 
     dataset: str  # a known name, or the path or hub id of custom data
     out: Path | None = None  # default: data/NAME

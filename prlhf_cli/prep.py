@@ -84,11 +84,10 @@ def command(
     """
 
     def work(bars: show.Bars) -> dict[str, Any]:
-        from prlhf.config import PrepConfig, load_recipe, resolve
-        from prlhf.data import prepare
+        from prlhf.config import load_recipe
+        from prlhf.data import config_for, prepare
 
         flags = {
-            "dataset": dataset,
             "out": out,
             "source": source,
             "top_users": top_users,
@@ -109,7 +108,7 @@ def command(
             "bad_rows": None if strict is None else "strict" if strict else "skip",
             "seed": seed,
         }
-        config = resolve(PrepConfig, load_recipe(recipe).get("prep", {}), flags)
+        config = config_for(dataset, load_recipe(recipe).get("prep", {}), flags)
         return {"out": str(config.folder), **prepare(config, bars)}
 
     show.run(work, _show, as_json)

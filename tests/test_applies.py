@@ -13,7 +13,13 @@ from prlhf import applies
 from prlhf.config import STAGES, ClusterConfig, GenerateConfig, Stage, SweepConfig, TrainConfig, resolve
 from prlhf.errors import PrlhfError
 
-TABLES = {"train": applies.TRAIN, "generate": applies.GENERATE, "cluster": applies.CLUSTER, "sweep": applies.SWEEP}
+TABLES = {
+    "prep": applies.PREP,
+    "train": applies.TRAIN,
+    "generate": applies.GENERATE,
+    "cluster": applies.CLUSTER,
+    "sweep": applies.SWEEP,
+}
 SFT, RM, CLUSTER = {"objective": "sft"}, {"objective": "rm"}, {"user_model": "cluster"}
 VANILLA = {"user_model": "uniform", "user_tokens": 0}
 CHOSEN = {"baseline": "chosen"}
@@ -45,6 +51,7 @@ CASES: dict[str, dict[str, tuple[Any, dict[str, Any], dict[str, Any]]]] = {
         "reference_first": (True, RM, {}),
     },
     "generate": {
+        "prompt_column": ("question", {}, {"prompts": "a.csv"}),
         "users": ("ann", {"baseline": "base"}, CHOSEN),
         "unknown_as_generic": (True, {"baseline": "base"}, {}),
         "examples": (2, {"baseline": "oracle"}, {"baseline": "in-context"}),
@@ -73,7 +80,7 @@ def test_every_key_has_been_thought_of(stage: str) -> None:
     """A new key belongs into the table: as ALWAYS, or with the conditions under which it is used."""
     assert TABLES[stage].keys() == STAGES[stage].model_fields.keys()
     conditional = {key for key, rule in TABLES[stage].items() if rule.needs}
-    assert stage == "cluster" or conditional == CASES[stage].keys()
+    assert stage in ("prep", "cluster") or conditional == CASES[stage].keys()
     for rule in TABLES[stage].values():
         assert {need.key for need in rule.needs} <= STAGES[stage].model_fields.keys()
 

@@ -23,7 +23,6 @@ from prlhf.source.streams import PACKED
 
 Adapter = Callable[[PrepConfig, Progress], Loaded]
 
-CUSTOM = "custom data"
 ADAPTERS: dict[str, Adapter] = {
     "demo": demo.load,
     "demo-profiles": demo_profiles.load,
@@ -33,25 +32,12 @@ ADAPTERS: dict[str, Adapter] = {
     "psoups": psoups.load,
 }
 
-# The keys of `PrepConfig` that each data set reads, besides those of every data set.
-READS: dict[str, frozenset[str]] = {
-    "demo": demo.READS,
-    "demo-profiles": demo_profiles.READS,
-    "demo-crowd": demo_crowd.READS,
-    "tldr": tldr.READS,
-    "prism": prism.READS,
-    "psoups": psoups.READS,
-    CUSTOM: custom.READS,
-}
-_EVERYWHERE = frozenset({"dataset", "out", "seed", "source"})
-
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def prepare(config: PrepConfig, progress: Progress = SILENT) -> dict[str, Any]:
     """Prepare `config.dataset` into `config.folder` and return the manifest. Nothing is written on any error."""
     adapter = find_adapter(config.dataset)
-    check_options(config)
     _check_not_its_own_source(config)
     loaded = adapter(config, progress)
     train, held_out, users = index_users(loaded.train, loaded.eval, loaded.order, loaded.preferences)
@@ -83,7 +69,7 @@ def locate(
         raise PrlhfError(
             f"{dataset} is no prepared data set", f"{nearest(dataset, ADAPTERS)} (or a folder of `prlhf prep`)"
         )
-    config = resolve(PrepConfig, (recipe or {}).get("prep", {}), {"dataset": dataset})
+    config = config_for(dataset, (recipe or {}).get("prep", {}), {})
     if not is_prepared(config.folder):
         if scratch is not None:
             config = config.model_copy(update={"out": scratch / dataset})
@@ -92,20 +78,15 @@ def locate(
     return config.folder
 
 
-def check_options(config: PrepConfig) -> None:
-    """Refuse keys that were given and that the data set at hand does not read."""
-    name = config.dataset if config.dataset in READS else CUSTOM
-    for key in sorted(config.model_fields_set - READS[name] - _EVERYWHERE):
-        others = [f"'{other}'" if other != CUSTOM else other for other, keys in READS.items() if key in keys]
-        who = name if name == CUSTOM else f"the data set '{name}'"
-        raise PrlhfError(
-            f"{key} = {getattr(config, key)} is not an option of {who}",
-            f"leave it out{f': it belongs to {_listed(others)}' if others else ''}",
-        )
+def config_for(dataset: str, section: Mapping[str, Any], typed: Mapping[str, Any]) -> PrepConfig:
+    """The settings for `dataset` from a recipe's section `prep` and from what was typed.
 
-
-def _listed(names: list[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+    Of a section for another data set only those keys count that `dataset` uses, too; in its own, a key that is not used
+    is a mistake.
+    """
+    if section.get("dataset", dataset) == dataset:
+        return resolve(PrepConfig, {**section, "dataset": dataset}, typed)
+    return resolve(PrepConfig, section, {**typed, "dataset": dataset})
 
 
 def find_adapter(dataset: str) -> Adapter:

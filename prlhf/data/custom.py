@@ -24,7 +24,6 @@ from prlhf.errors import PrlhfError
 from prlhf.progress import Progress
 from prlhf.source.raw import Cells
 
-READS = frozenset({"bad_rows", "columns", "eval_fraction", "split", "config", "revision"})
 TURNS = ("prompt", "chosen", "rejected")
 
 

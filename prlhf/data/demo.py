@@ -20,7 +20,6 @@ from prlhf.world import MAX_FACTS, MIN_FACTS, Post, Style, choose_facts, sentenc
 USERS, COMPARISONS = 10, 300  # and comparisons per user
 FIRST_OF_MINORITY = 4  # as in the paper, where users 4, 5 and 6 are the minority
 EVAL_POSTS = 50  # the paper's number of evaluation prompts
-READS = frozenset({"users", "comparisons", "minority"})
 
 
 def load(config: PrepConfig, progress: Progress) -> Loaded:

@@ -31,7 +31,6 @@ USERS, COMPARISONS = 1500, 8  # the paper's number of users; and comparisons per
 EVAL_COMPARISONS = 500  # held out at least, spread over the seen users; unseen ones have twice as many each
 FEWEST = 2  # facts: one fact has no order, and would tell of two dimensions at once
 EVAL_USERS = 1350, 150  # seen and unseen users with held-out comparisons, at most
-READS = frozenset({"users", "comparisons", "noise", "reveal", "unseen_fraction"})
 
 
 def load(config: PrepConfig, progress: Progress) -> Loaded:

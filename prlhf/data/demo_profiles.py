@@ -24,7 +24,6 @@ PROFILES = {
     "cold": Taste(tone=-1),
 }
 COMPARISONS, EVAL_POSTS = 300, 100
-READS = frozenset({"comparisons"})
 
 
 def load(config: PrepConfig, progress: Progress) -> Loaded:

@@ -57,10 +57,10 @@ def look_alikes(users: Iterable[str]) -> list[str]:
             f"{len(alike)} pairs of user ids differ only in blanks, case or Unicode form and count as different "
             f"users: {_some(alike)}"
         )
-    if unnamed := [repr(user) for user in ids if user in GROUPS or "," in user or user != user.strip()]:
+    if unnamed := [repr(user) for user in ids if user in GROUPS or user != user.strip()]:
         lines.append(
-            f"{len(unnamed)} users cannot be named in `generate --users` (a comma, outer blanks, or the name of a "
-            f"group): {_some(unnamed)}"
+            f"{len(unnamed)} users cannot be named in `generate --users` (outer blanks, or the name of a group): "
+            f"{_some(unnamed)}"
         )
     return lines
 

@@ -25,7 +25,7 @@ from prlhf.source.raw import RawRows
 HUB = "HannahRoseKirk/prism-alignment"
 PARTS = ("survey", "conversations")  # the files, and the hub's configs
 INSTEAD = "run: prlhf prep prism --source FOLDER --out data/prism (FOLDER holds survey.jsonl and conversations.jsonl)"
-READS = frozenset({"prefs", "unseen_fraction", "eval_fraction", "judging_users", "bad_rows"})
+OPTIONS = {"prefs", "unseen_fraction", "eval_fraction", "judging_users", "bad_rows"}
 UNUSABLE = "conversation without a comparison"
 
 People = Mapping[str, Participant]
@@ -52,7 +52,7 @@ def load(config: PrepConfig, progress: Progress) -> Loaded:
         eval=_rows(held_out, people),
         order=seen,
         source=source,
-        options=config.model_dump(include=set(READS)),
+        options=config.model_dump(include=OPTIONS),
         counts=drops.report(),
         notes={
             "participants": {"read": len(people), "without conversations": len(people) - len(users_of(talks))},

@@ -32,7 +32,6 @@ PROFILES = {
     "P3B": "unfriendly",
 }
 OPENING = "Generate a response"  # of every preference prompt
-READS = frozenset({"eval_fraction", "text", "bad_rows"})
 PROMPTS = "koala_eval_50.json"
 ZIP = "https://storage.googleapis.com/personalized-soups/data.zip"
 LAYOUT = f"rm_training/P1A.json ... P3B.json and {PROMPTS}"

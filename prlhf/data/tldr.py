@@ -26,16 +26,11 @@ SPLITS = {"train": "train", "eval": "validation"}  # our name -> theirs
 INSTEAD = "run: prlhf prep tldr --source FOLDER --out data/tldr (FOLDER holds train.jsonl and validation.jsonl)"
 
 POLICY, TOP, TIE = "other policies", "less active workers", "equally long"
-READS = frozenset({"top_users", "simulate", "minority", "bad_rows"})
 
 
 def load(config: PrepConfig, progress: Progress) -> Loaded:
     """Read the TL;DR comparisons, with the workers who made them as users."""
     simulated = config.simulate == "length"
-    if not simulated and "minority" in config.model_fields_set:
-        raise PrlhfError(
-            f"minority = {config.minority} is of simulated users", "add --simulate length, or leave it out"
-        )
     source, raw = _open(config.source)
     drops = Drops(POLICY, EQUAL, TOP, TIE)
     intake = Intake(config.bad_rows, drops, progress)

@@ -1,4 +1,4 @@
-"""Every key of prep for every data set: those it does not read are refused, never ignored."""
+"""Every key of prep for every data set: those it does not use are refused, never ignored."""
 
 from __future__ import annotations
 
@@ -7,18 +7,20 @@ from typing import Any
 
 import pytest
 
+from prlhf.applies import KNOWN_DATA
 from prlhf.config import PrepConfig, resolve
-from prlhf.data import CUSTOM, READS, check_options, prepare
+from prlhf.data import ADAPTERS, config_for
 from prlhf.errors import PrlhfError
 
+CUSTOM = "some/where"
 GIVEN: dict[str, Any] = {
-    "top_users": 10, "simulate": "length", "minority": 0.3, "users": 3, "comparisons": 2, "noise": 0.4, "reveal": 1,
-    "bad_rows": "skip", "eval_fraction": 0.2, "unseen_fraction": 0.1, "prefs": "order", "judging_users": 5,
+    "top_users": 5, "simulate": "length", "minority": 0.4, "users": 3, "comparisons": 2, "noise": 0.4, "reveal": 2,
+    "bad_rows": "skip", "eval_fraction": 0.2, "unseen_fraction": 0.2, "prefs": "order", "judging_users": 5,
     "text": True, "columns": {"id": "none"}, "split": "train", "config": "default", "revision": "main",
 }  # fmt: skip
 EVERYWHERE = {"dataset", "out", "seed", "source"}
-# As the issue and the guide have it, written out: data set -> what it reads.
-TABLE = {
+# Written out: data set -> what it uses.
+USED = {
     "demo": {"users", "comparisons", "minority"},
     "demo-profiles": {"comparisons"},
     "demo-crowd": {"users", "comparisons", "noise", "reveal", "unseen_fraction"},
@@ -30,29 +32,48 @@ TABLE = {
 
 
 def test_the_table_is_whole() -> None:
-    assert {name: set(keys) for name, keys in READS.items()} == TABLE
+    assert set(USED) - {CUSTOM} == set(ADAPTERS) == set(KNOWN_DATA)
     assert set(GIVEN) == set(PrepConfig.model_fields) - EVERYWHERE
-    assert set(GIVEN) == {key for keys in TABLE.values() for key in keys}
+    assert set(GIVEN) == {key for keys in USED.values() for key in keys}
 
 
 @pytest.mark.parametrize("key", GIVEN)
-@pytest.mark.parametrize("name", TABLE)
-def test_each_key_is_read_or_refused(name: str, key: str) -> None:
-    config = PrepConfig(dataset="some/where" if name == CUSTOM else name, **{key: GIVEN[key]})
-    if key in TABLE[name]:
-        check_options(config)
+@pytest.mark.parametrize("name", USED)
+def test_each_key_is_used_or_refused(name: str, key: str) -> None:
+    values = {"dataset": name, key: GIVEN[key]} | (
+        {"simulate": "length"} if (name, key) == ("tldr", "minority") else {}
+    )
+    if key in USED[name]:
+        assert getattr(PrepConfig(**values), key) == GIVEN[key]
         return
-    with pytest.raises(PrlhfError, match=f"^{key} = .* is not an option of .*{name}.*; leave it out: it belongs to "):
-        check_options(config)
+    said = f"^{key} = .* is not used with dataset = {name}; leave {key} out, or set dataset to "
+    for build in (
+        lambda: PrepConfig(**values),
+        lambda: config_for(name, {}, {key: GIVEN[key]}),  # typed
+        lambda: config_for(name, {key: GIVEN[key]}, {}),  # in a recipe
+        lambda: config_for(name, values, {}),
+    ):
+        with pytest.raises(PrlhfError, match=said):
+            build()
 
 
-@pytest.mark.parametrize(("key", "value"), [("noise", 0.0), ("simulate", "none"), ("top_users", 10)])
-def test_a_default_that_was_given_is_refused_too(key: str, value: Any, tmp_path: Path) -> None:
-    with pytest.raises(PrlhfError, match=f"{key} = .* is not an option of the data set 'demo'"):
-        prepare(resolve(PrepConfig, {key: value}, {"dataset": "demo", "out": tmp_path / "out"}))
-    assert list(tmp_path.iterdir()) == []
+def test_a_typed_default_is_refused_too(tmp_path: Path) -> None:
+    with pytest.raises(PrlhfError, match=r"noise = 0.0 is not used with dataset = demo"):
+        config_for("demo", {}, {"noise": 0.0, "out": tmp_path})
 
 
-def test_a_minority_takes_simulated_users(tmp_path: Path) -> None:
-    with pytest.raises(PrlhfError, match=r"minority = 0.3 is of simulated users; add --simulate length"):
-        prepare(PrepConfig(dataset="tldr", minority=0.3, source=str(tmp_path)))
+def test_of_a_recipe_for_other_data_counts_what_is_used() -> None:
+    config = config_for("demo", {"dataset": "demo-crowd", "users": 7, "noise": 0.1}, {})
+    assert config == PrepConfig(dataset="demo", users=7)
+
+
+def test_a_minority_takes_simulated_users() -> None:
+    with pytest.raises(PrlhfError, match=r"minority = 0.4 is not used with simulate = none; .* set simulate to length"):
+        PrepConfig(dataset="tldr", minority=0.4)
+
+
+def test_a_recipe_can_be_undone() -> None:
+    """Both ways of every yes or no: `--strict` after `bad_rows: skip`, `--no-preference-text` after `text: true`."""
+    recipe = {"bad_rows": "skip", "text": True}
+    config = resolve(PrepConfig, recipe, {"dataset": "psoups", "bad_rows": "strict", "text": False})
+    assert (config.bad_rows, config.text) == ("strict", False)
