@@ -8,7 +8,7 @@ BIN = .venv/bin
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-.PHONY: demo test slow check docs results
+.PHONY: demo test slow check package docs results
 
 demo: .venv/ready  ## the main job: P-DPO against vanilla DPO on the embedded demo, Figure 3 of the paper
 	$(BIN)/prlhf demo
@@ -23,6 +23,9 @@ check: .venv/ready  ## what CI checks besides the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+package: .venv/ready  ## the wheel, installed into a fresh environment, runs `prlhf demo --quick` outside the checkout
+	.ci/package
 
 docs: .venv/ready  ## the generated page of the command line
 	$(BIN)/python -m prlhf_cli.docs > docs/CLI.md

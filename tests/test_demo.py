@@ -1,13 +1,16 @@
 """The demo: its measures and expectations by hand, and, slowly, the whole of it."""
 
+import json
 import time
 
 import pytest
+from typer.testing import CliRunner
 
 from prlhf.config import load_recipe
 from prlhf.demo import Row, expectations, measure, run_demo
 from prlhf.errors import PrlhfError
 from prlhf.responses import Response
+from prlhf_cli.main import app
 
 PROMPT = "POST: on monday my boss sold boats. on friday my coach hid keys.\nTL;DR:"
 GOOD, FALSE, BROKEN = " on monday my boss sold boats.", " on monday my boss sold hats.", " broke broke broke"
@@ -84,6 +87,34 @@ def test_a_foreign_folder_is_left_alone(tmp_path):
     with pytest.raises(PrlhfError, match="holds no demo"):
         run_demo(tmp_path, {})
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_the_quick_demo_does_all_of_it_and_says_that_it_checks_nothing(tmp_path, monkeypatch):
+    """With still less of each; the time of the real one is measured where the wheel is tried."""
+    monkeypatch.chdir(tmp_path)
+    whole, little = load_recipe("demo"), load_recipe("demo-quick")
+    assert little["train"]["max_steps"] * 10 <= whole["train"]["max_steps"]
+    least = {
+        "prep": little["prep"] | {"comparisons": 6},
+        "train": little["train"] | {"max_steps": 1, "eval_limit": 8},
+        "generate": little["generate"] | {"max_prompts": 1, "max_new_tokens": 4},
+    }
+    monkeypatch.setattr("prlhf.config.load_recipe", {"demo-quick": least}.__getitem__)
+    done = CliRunner().invoke(app, ["demo", "--quick", "--json"])
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert (result["quick"], result["checks"]) == (True, [])
+    assert [row["label"] for row in result["rows"]] == ["1", "2", "3", "4", "generic", "vanilla", "base"]
+    assert (tmp_path / "runs/demo-quick/figure3.png").stat().st_size > 10_000
+    shown = CliRunner().invoke(app, ["demo", "--quick"])  # goes on from what is there
+    assert "too little training for the paper's figures" in shown.stdout
+    assert "expected" not in shown.stdout
+
+
+def test_the_quick_demo_has_one_recipe():
+    done = CliRunner().invoke(app, ["demo", "--quick", "--recipe", "demo"])
+    assert done.exit_code == 2
+    assert "leave out --quick or --recipe" in done.output
 
 
 @pytest.mark.slow
