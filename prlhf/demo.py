@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from prlhf import world
+from prlhf import json_text, world
 from prlhf.atomic import atomic_file
 from prlhf.config import GenerateConfig, PrepConfig, TrainConfig, resolve
 from prlhf.data import prepare
@@ -86,7 +86,7 @@ def run_demo(
         "train_seconds": {"personalized": personalized["train_seconds"], "vanilla": vanilla["train_seconds"]},
     }
     with atomic_file(out / "results.json") as beside:
-        beside.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        beside.write_text(json_text.dumps(results, indent=2) + "\n", encoding="utf-8")
     return results
 
 

@@ -14,6 +14,10 @@ class PrlhfError(Exception):
         super().__init__(f"{message}; {hint}" if hint else message)
 
 
+class NotFinite(PrlhfError):
+    """A loss, gradient, weight or reward that is not a finite number. All workers of a run meet it together."""
+
+
 class Interrupted(Exception):
     """Ctrl-C, after what is done has been saved; the text says how to go on. Exit code 130."""
 

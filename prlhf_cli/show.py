@@ -5,7 +5,6 @@ rich is imported where something is shown: help pages do without it, and are the
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 import warnings
@@ -43,7 +42,9 @@ def run(work: Callable[[Bars], dict[str, Any]], show: Callable[[dict[str, Any]],
     if not as_json:
         show(result)
         return
-    sys.stdout.write(json.dumps(result, ensure_ascii=False) + "\n")
+    from prlhf.json_text import dumps
+
+    sys.stdout.write(dumps(result, ensure_ascii=False) + "\n")
 
 
 def leaderboard() -> Any:

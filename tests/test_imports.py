@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     ["errors"],
     ["applies", "refusals"],
-    ["atomic", "progress", "interrupt", "world", "config", "hub"],
+    ["atomic", "progress", "interrupt", "world", "config", "hub", "json_text"],
     ["records", "taste", "source", "environment", "recipe_files"],
     ["responses", "figure", "pages", "cluster"],
     ["model"],

@@ -65,7 +65,7 @@ class BestOf:
         rewards = [reward for s in scored for reward in (s.chosen, s.rejected)][: len(texts)]
         if any(math.isnan(reward) for reward in rewards):
             raise PrlhfError(
-                f"{self.reward} gives responses to '{job.prompt_id}' for '{job.user_id}' no reward but nan",
+                f"{self.reward} returned NaN as the reward of a response to '{job.prompt_id}' for '{job.user_id}'",
                 "see in its metrics.jsonl where its training went wrong",
             )
         return rewards

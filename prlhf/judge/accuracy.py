@@ -7,7 +7,6 @@ the accuracy then cannot come from the user's identity.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from prlhf import json_text
 from prlhf.atomic import atomic_dir
 from prlhf.config import JudgeConfig
 from prlhf.errors import PrlhfError
@@ -71,7 +71,7 @@ def judge_checkpoint(run: Path, dataset: Path, config: JudgeConfig, progress: Pr
         **summarise(ids, own, as_user, as_generic),
     }
     with atomic_dir(config.out) as folder:
-        (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        (folder / "results.json").write_text(json_text.dumps(results, indent=2) + "\n", encoding="utf-8")
     return results
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from prlhf import json_text
 from prlhf.atomic import atomic_dir
 from prlhf.config import JudgeConfig
 from prlhf.errors import PrlhfError
@@ -199,7 +200,7 @@ def _write(
     from prlhf.judge.report import write_report  # brings matplotlib
 
     with atomic_dir(out) as folder:
-        (folder / RESULTS).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        (folder / RESULTS).write_text(json_text.dumps(results, indent=2) + "\n", encoding="utf-8")
         for name, (pairs, decided) in files.items():
             if decided:
                 lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(pairs, decided))

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from prlhf.config import TrainConfig
-from prlhf.errors import PrlhfError, one_line
+from prlhf.errors import PrlhfError, nearest, one_line
 
 
 def make_trainable(lm: Any, config: TrainConfig) -> Any:
@@ -19,7 +21,7 @@ def make_trainable(lm: Any, config: TrainConfig) -> Any:
         return lm
     from peft import LoraConfig, get_peft_model
 
-    targets = config.lora_targets if config.lora_targets == "all-linear" else config.lora_targets.split(",")
+    targets = targets_of(lm, config.lora_targets)
     lora = LoraConfig(
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
@@ -34,8 +36,28 @@ def make_trainable(lm: Any, config: TrainConfig) -> Any:
     except ValueError as error:
         raise PrlhfError(
             f"lora_targets = '{config.lora_targets}' fits no layer: {one_line(error)}",
-            "use --lora-targets all-linear",
+            "name linear layers, or use --set lora_targets=all-linear",
         ) from error
+
+
+def targets_of(lm: nn.Module, text: str) -> str | list[str]:
+    """`all-linear`, or the names of modules in `text`, which commas separate.
+
+    PEFT complains only where no name fits; half an adapter would go unnoticed. So each name that no module of `lm`
+    ends with raises PrlhfError.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if names == ["all-linear"]:
+        return "all-linear"
+    modules = [f".{name}" for name, _ in lm.named_modules()]
+    known = {name.rpartition(".")[2] for name, module in lm.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    for name in names or [""]:
+        if not name or not any(module.endswith(f".{name}") for module in modules):
+            raise PrlhfError(
+                f"lora_targets = '{text}': '{name}' fits no layer of the model",
+                f"{nearest(name, known)} or --set lora_targets=all-linear",
+            )
+    return names
 
 
 def _turn_off_dropout(lm: Any) -> None:

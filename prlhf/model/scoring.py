@@ -7,6 +7,7 @@ beta (log pi_P(y|x,u) - log pi_SFT(y|x)) (paper, Eq. 5 and section 4.4). Used by
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from prlhf.errors import NotFinite
 from prlhf.model.checkpoint import Trained, kind_of, load_policy, load_reward_model, reference_model
 from prlhf.model.encoding import Encoded
 from prlhf.model.engine import Engine
@@ -140,8 +142,19 @@ class ResponseReader:
         )
 
 
+def check_finite(groups: Sequence[str], scored: Sequence[Scored]) -> None:
+    """Raise NotFinite where rewards are not numbers: a margin that is nan is neither won nor lost."""
+    lost = [group for group, s in zip(groups, scored, strict=True) if not math.isfinite(s.margin)]
+    if lost:
+        raise NotFinite(
+            f"the rewards of {len(lost)} of {len(scored)} held-out comparisons are not finite, such as of '{lost[0]}'",
+            "check the rows, or train with a lower lr or user_lr, or with precision = fp32, into a new run folder",
+        )
+
+
 def accuracy_by(groups: Sequence[str], scored: Sequence[Scored]) -> dict[str, float]:
     """Share of comparisons with a positive margin, per group; a margin of exactly 0 counts half."""
+    check_finite(groups, scored)
     hits: defaultdict[str, list[float]] = defaultdict(list)
     for group, item in zip(groups, scored, strict=True):
         hits[group].append(0.5 if item.margin == 0 else float(item.margin > 0))

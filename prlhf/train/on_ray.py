@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from prlhf.cluster import Relay, actor_here, check_fits, connected, shown_by, worker_resources
 from prlhf.config import ClusterConfig, TrainConfig
-from prlhf.errors import Interrupted, PrlhfError, one_line
+from prlhf.errors import Interrupted, NotFinite, PrlhfError, one_line
 from prlhf.model import workers
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Prepared
@@ -164,8 +164,8 @@ def work(setup: dict[str, Any]) -> dict[str, Any]:
             said = f"stopped after step {ship.step}; go on with: prlhf train --resume --out {setup['store'][1]}"
             return {"stopped": said}
         except PrlhfError as error:
-            if ship.begun:  # one worker alone may have met this: Ray must end the others
-                raise
+            if ship.begun and not isinstance(error, NotFinite):  # one worker alone may have met this: Ray must end
+                raise  # the others
             return {"error": (error.message, error.hint)}
         ship.results(first)
         return {"results": results}

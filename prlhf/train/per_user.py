@@ -13,9 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from prlhf import json_text
 from prlhf.atomic import atomic_file
 from prlhf.config import TrainConfig
-from prlhf.errors import Interrupted, PrlhfError
+from prlhf.errors import Interrupted, NotFinite, PrlhfError
 from prlhf.model.checkpoint import build_policy
 from prlhf.model.per_user import PerUser, is_per_user, run_of, write_per_user
 from prlhf.model.scoring import mean
@@ -23,6 +24,7 @@ from prlhf.progress import SILENT, Progress
 from prlhf.records import Comparison, Prepared, User, read_prepared, write_prepared
 from prlhf.train.encode import encode
 from prlhf.train.run import check_data, check_new, check_same, train, vanilla, with_base, write_recipe
+from prlhf.train.trackers import tracker_names
 
 MAX_USERS = 50  # each costs a run and an adapter: beyond this a user model is what one wants
 
@@ -33,6 +35,7 @@ def train_per_user(config: TrainConfig, resume: bool = False, progress: Progress
     The user model of `config` is set aside: an adapter of one user needs neither soft prompt nor text. Raises
     PrlhfError for input the user can mend and Interrupted after a saved Ctrl-C.
     """
+    tracker_names(config.report_to)
     folder, data = config.folder, read_prepared(Path(config.dataset))
     config = with_base(vanilla(config), data)
     users = sorted((user for user in data.users if user.seen), key=lambda user: user.index)
@@ -50,13 +53,15 @@ def train_per_user(config: TrainConfig, resume: bool = False, progress: Progress
         progress.note(f"user {user.id}: {user.index} of {len(users)}")
         try:
             results.append(_train_one(folder, config, data, user, progress))
+        except NotFinite as error:
+            raise NotFinite(f"user {user.id}: {error.message}", error.hint) from error
         except Interrupted as error:
             raise Interrupted(
                 f"stopped at user {user.index} of {len(users)}; go on with: prlhf train --resume --out {folder}"
             ) from error
     summary = summarise_runs(config, [user.id for user in users], results)
     with atomic_file(folder / "results.json") as beside:
-        beside.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        beside.write_text(json_text.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
 
 

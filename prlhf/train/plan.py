@@ -27,6 +27,7 @@ from prlhf.train.encode import demonstrations, encode, note_left_out
 from prlhf.train.memory import ALONE, Batch, memory, shape_of
 from prlhf.train.on_ray import check_share
 from prlhf.train.run import check_data, check_new, with_base, without_users
+from prlhf.train.trackers import tracker_names
 
 GIB = 2**30
 
@@ -37,6 +38,7 @@ def plan(config: TrainConfig, progress: Progress = SILENT, cluster: ClusterConfi
     Raises PrlhfError wherever `train` would refuse to begin, but for a GPU that is not here: the plan of a run on
     other machines can be made on this one. Memory is that of one worker.
     """
+    tracker_names(config.report_to)
     data = read_prepared(Path(config.dataset))
     config = with_base(without_users(config), data)
     check_data(config, data, progress)

@@ -22,6 +22,7 @@ import jinja2
 import yaml
 from transformers import TrainerCallback
 
+from prlhf import json_text
 from prlhf.applies import unused
 from prlhf.atomic import atomic_dir, atomic_file
 from prlhf.config import DEMO_DATASETS, HUB_DEFAULT_MODEL, TrainConfig, load_recipe
@@ -40,6 +41,7 @@ from prlhf.train import metrics
 from prlhf.train.callbacks import Follow, Report, Stop
 from prlhf.train.checkpoints import is_last, newest_checkpoint, step_of
 from prlhf.train.encode import encode, note_left_out
+from prlhf.train.trackers import tracker_names
 from prlhf.train.trainer import PersonalizedTrainer
 
 MAY_CHANGE_ON_RESUME = {
@@ -63,6 +65,7 @@ def train(
 
 def checked(config: TrainConfig, resume: bool, progress: Progress) -> tuple[TrainConfig, Prepared]:
     """The resolved settings and the data of a run that can begin, or go on; raises PrlhfError where it cannot."""
+    tracker_names(config.report_to)
     data = read_prepared(Path(config.dataset))
     config = with_base(without_users(config), data)
     if resume:
@@ -180,6 +183,7 @@ def fit(trainer: Any, config: TrainConfig, resume: bool, progress: Progress, uni
     steps = trainer.state.global_step
     if stop.asked:
         raise Interrupted(f"stopped after step {steps}; go on with: prlhf train --resume --out {folder}")
+    trainer.check_weights()
     seconds = time.perf_counter() - began
     # of every try, unlike Trainer's own
     losses = [row["loss"] for row in metrics.read(trainer.metrics_path) if "loss" in row]
@@ -276,7 +280,7 @@ def finish(folder: Path, results: dict[str, Any], write: Callable[[Path], None])
     if workers.rank() > 0:
         return
     with atomic_file(folder / "results.json") as beside:
-        beside.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        beside.write_text(json_text.dumps(results, indent=2) + "\n", encoding="utf-8")
     with atomic_dir(folder / "model") as model:
         write(model)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -27,6 +27,7 @@ from prlhf.records import Prepared
 from prlhf.train.callbacks import Follow, Report, Stop
 from prlhf.train.demonstrations import Demonstration
 from prlhf.train.encode import demonstrations, note_left_out
+from prlhf.train.finite import Watch, check_summary
 from prlhf.train.run import finish, fit, write_recipe
 from prlhf.train.trainer import OwnParts, training_arguments
 
@@ -58,6 +59,7 @@ def train_sft(
     for callback in callbacks:
         trainer.add_callback(callback)
     before = trainer.evaluate_held_out(progress)
+    check_summary(config, trainer.state.global_step, before)
     results = fit(trainer, config, resume, progress, "demonstrations", stop or Stop())
     results |= {"demonstrations": len(train_rows), "cut": encoder.cut, "left_out": left_out}
     if held_out:
@@ -102,7 +104,7 @@ class ImitationTrainer(OwnParts, SFTTrainer):  # type: ignore[misc]
         progress: Progress = SILENT,
         report: Report | None = None,
     ) -> None:
-        self.policy, self.held_out = policy, held_out
+        self.policy, self.held_out, self.watch = policy, held_out, Watch()
         self.metrics_path = folder / "metrics.jsonl"
         super().__init__(
             model=policy.model.lm,

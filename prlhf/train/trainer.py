@@ -29,8 +29,10 @@ from prlhf.progress import SILENT, Progress
 from prlhf.records import Comparison
 from prlhf.train import checkpoints, metrics, objectives
 from prlhf.train.batching import ByPrompt, Part, parts_of, weighted_terms
+from prlhf.train.finite import Watch, check_summary, check_weights
 from prlhf.train.optimizer import RowAdamW, clip_grad_norm
 from prlhf.train.terms import Objective, objective_of
+from prlhf.train.trackers import tracker_names
 
 if TYPE_CHECKING:
     _Loop = Trainer  # whichever library's loop it is, it has transformers' hooks
@@ -82,7 +84,7 @@ def training_arguments(config: TrainConfig, folder: Path) -> TrainingArguments:
         save_total_limit=config.keep_checkpoints,
         eval_strategy="steps" if config.eval_every else "no",
         eval_steps=config.eval_every or None,
-        report_to=config.report_to if config.report_to == "none" else config.report_to.split(","),
+        report_to=tracker_names(config.report_to) or "none",
         use_cpu=pick_device(config.device).type == "cpu",  # or it overlooks workers on CPUs
         remove_unused_columns=False,
         dataloader_pin_memory=False,
@@ -104,6 +106,7 @@ class OwnParts(_Loop):
     """
 
     policy: Trained[Any]
+    watch: Watch
     metrics_path: Path
     state: TrainerState
     args: TrainingArguments
@@ -119,6 +122,7 @@ class OwnParts(_Loop):
         step = self.state.global_step
         if self._evaluated is None or self._evaluated[0] != step:
             self._evaluated = (step, self.evaluate_held_out(progress))
+            check_summary(self.policy.config, step, self._evaluated[1])
             metrics.put_evaluation(self.metrics_path, step, self._evaluated[1])
         return self._evaluated[1]
 
@@ -128,7 +132,31 @@ class OwnParts(_Loop):
         self.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
 
     @override
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        self.watch.add_loss(loss)
+        return loss
+
+    @override
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+        """Before the step is made: what is not finite must not reach the weights."""
+        norm = self.clip(model)
+        self.watch.check(self.policy.config, self.state.global_step + 1, norm)
+        return norm
+
+    def clip(self, model: nn.Module) -> Tensor:
+        """Bound the norm of the gradient; returns the norm before."""
+        return super()._clip_grad_norm(model)  # type: ignore[no-any-return]
+
+    def check_weights(self) -> None:
+        """Raise NotFinite where the trained weights are not finite."""
+        check_weights(self.policy.config, self.state.global_step, self.policy.model.parameters())
+
+    @override
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
+        self.check_weights()
         super()._save_checkpoint(model, trial)
         if self.args.should_save:
             written = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
@@ -172,6 +200,8 @@ class PersonalizedTrainer(OwnParts, Trainer):
         self.policy, self.reference, self.train_set, self.held_out = policy, reference, train, held_out
         self.objective: Objective = objective_of(engine, reference, policy.config)
         self.metrics_path = folder / "metrics.jsonl"
+        self.watch = Watch()
+        self._names = {id(e): row.id for e, row in zip(train.encoded, train.rows, strict=True)}
         self._recent: list[dict[str, Tensor]] = []  # of each comparison, since the last log
         self._met: set[int] = set()  # users of all workers' comparisons since the last optimizer step
         super().__init__(
@@ -222,6 +252,7 @@ class PersonalizedTrainer(OwnParts, Trainer):
                 loss = loss / self.current_gradient_accumulation_steps
                 self.accelerator.backward(loss)
             total += loss.detach()
+        self.watch.add_loss(total)
         return total
 
     def own_parts(self, batch: list[Encoded]) -> list[tuple[Part, bool]]:
@@ -262,6 +293,8 @@ class PersonalizedTrainer(OwnParts, Trainer):
         for share in part.shares:
             term = self.objective.term(values[share.where.to(values.device)], share.comparisons)
             losses.append((share.weight, term.losses))
+            if counts:
+                self.watch.add_rows([self._names.get(id(e), "unnamed") for e in share.comparisons], term.losses)
             if share.term == 0 and counts:
                 self._recent.append({"accuracy": (term.margins > 0).float(), "margin": term.margins, **term.logs})
         return objectives.mix(losses, count) * counts
@@ -298,7 +331,7 @@ class PersonalizedTrainer(OwnParts, Trainer):
         return self.optimizer
 
     @override
-    def _clip_grad_norm(self, model: nn.Module) -> Tensor:
+    def clip(self, model: nn.Module) -> Tensor:
         """Trainer's own refuses the sparse gradients of users' tables. What DDP is kept from is averaged here."""
         workers.average_gradients(self._own_parameters().values(), self._rows_of(self._met))
         self._met = set()

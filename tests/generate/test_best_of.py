@@ -98,7 +98,7 @@ def test_a_reward_that_is_no_number_is_refused(tmp_path: Path, trained: Path) ->
 
     policy = load_policy(trained, "cpu", "fp32")
     writer = BestOf(Path("runs/r"), ResponseReader(policy), Diverged())
-    with pytest.raises(PrlhfError, match="runs/r gives responses to 'p' for 'ann' no reward but nan"):
+    with pytest.raises(PrlhfError, match="runs/r returned NaN as the reward of a response to 'p' for 'ann'"):
         list(writer(policy, [Job("p", "my", [5], "ann", 1)], config(tmp_path, best_of=2, reward=trained)))
 
 

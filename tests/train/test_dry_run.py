@@ -410,7 +410,7 @@ def test_a_gguf_file_is_read_and_not_converted(
     [
         ({"model": "/no/such/folder"}, "no model at /no/such/folder"),
         ({"dataset": "/no/such/data"}, "is no prepared data set"),
-        ({"lora_targets": "no_such_layer"}, "lora_targets = 'no_such_layer' fits no layer"),
+        ({"lora_targets": "no_such_layer"}, "lora_targets = 'no_such_layer': 'no_such_layer' fits no layer"),
         ({"device": "abacus"}, "device 'abacus' is not known"),
         ({"max_tokens": 8}, "the prompt of"),
     ],

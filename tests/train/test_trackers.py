@@ -1,0 +1,82 @@
+"""`report_to` is checked before anything is loaded or written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers.integrations import integration_utils
+
+from prlhf.errors import PrlhfError
+from prlhf.train.per_user import train_per_user
+from prlhf.train.plan import plan
+from prlhf.train.run import train
+from prlhf.train.trackers import tracker_names
+
+MakeConfig = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As if tensorboard and wandb were there, and nobody logged in."""
+    monkeypatch.setattr(integration_utils, "get_available_reporting_integrations", lambda: ["tensorboard", "wandb"])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("WANDB_MODE", "WANDB_API_KEY", "NETRC", "WANDB_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("none", []),
+        ("", []),
+        (" , ", []),
+        ("tensorboard", ["tensorboard"]),
+        (" TensorBoard ,tensorboard,", ["tensorboard"]),
+    ],
+)
+def test_names(text: str, names: list[str]) -> None:
+    assert tracker_names(text) == names
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("tensorbord", "report_to names an unknown tracker 'tensorbord'; did you mean 'tensorboard'?"),
+        ("mlflow", "the tracker mlflow is not installed; pip install mlflow, or leave report_to out"),
+        ("tensorboard, comet_ml", "the tracker comet_ml is not installed; pip install comet-ml"),
+        ("tensorboard, none", "report_to = tensorboard, none has 'none' beside others; name trackers, or none, or all"),
+        ("all,tensorboard", "has 'all' beside others"),
+        ("wandb", "wandb would ask for a login: it has none here; run `wandb login`, or set WANDB_MODE=offline"),
+        ("all", "wandb would ask for a login"),
+    ],
+)
+def test_refused(text: str, said: str) -> None:
+    with pytest.raises(PrlhfError) as error:
+        tracker_names(text)
+    assert said in str(error.value)
+
+
+def test_wandb_with_a_key_or_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        assert tracker_names("all") == ["tensorboard", "wandb"]
+    with monkeypatch.context() as patch:
+        patch.setenv("WANDB_API_KEY", "0" * 40)
+        assert tracker_names("wandb") == ["wandb"]
+    (tmp_path / ".netrc").write_text("machine api.wandb.ai\n  login user\n  password key\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    assert tracker_names("wandb") == ["wandb"]
+    monkeypatch.setenv("WANDB_BASE_URL", "https://wandb.example.org:8080/x")
+    with pytest.raises(PrlhfError, match="would ask for a login"):
+        tracker_names("wandb")
+
+
+@pytest.mark.parametrize("start", [train, train_per_user, plan])
+def test_nothing_is_loaded_or_written(tmp_path: Path, make_config: MakeConfig, start: Any) -> None:
+    config = make_config(tmp_path / "run", report_to="mlflow", model=str(tmp_path / "no-model"))
+    with pytest.raises(PrlhfError, match="the tracker mlflow is not installed"):
+        start(config)
+    assert not (tmp_path / "run").exists()
