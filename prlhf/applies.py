@@ -66,7 +66,8 @@ ADAPTER = Needs("full_finetune", lambda config: not config.full_finetune, "false
 TRAIN = dict.fromkeys(
     """dataset out model trust_remote_code seed objective full_finetune lr weight_decay schedule warmup_steps epochs
     max_steps batch_size accumulation max_grad_norm max_tokens max_prompt_tokens device precision
-    gradient_checkpointing eval_every eval_limit save_every keep_checkpoints report_to""".split(),
+    gradient_checkpointing eval_every eval_limit save_every keep_checkpoints report_to skip_long
+    template_options""".split(),
     ALWAYS,
 ) | {
     "user_model": Used((WITH_USERS,), idle=("uniform",)),
@@ -130,6 +131,8 @@ GENERATE = dict.fromkeys(
     "prompt_column": Used((A_FILE,), idle=("prompt",)),
     "unknown_as_generic": Used((one_of("baseline", "none", "oracle", "in-context"),), idle=(False,)),
     "examples": Used((one_of("baseline", "in-context"),)),
+    "skip_long": Used((WRITES,), idle=(False,)),
+    "template_options": Used((WRITES,)),
     "model": Used((WRITES,)),
     "trust_remote_code": Used((WRITES,), idle=(False,)),
     "max_new_tokens": Used((WRITES,)),

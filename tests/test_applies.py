@@ -55,6 +55,8 @@ CASES: dict[str, dict[str, tuple[Any, dict[str, Any], dict[str, Any]]]] = {
         "users": ("ann", {"baseline": "base"}, CHOSEN),
         "unknown_as_generic": (True, {"baseline": "base"}, {}),
         "examples": (2, {"baseline": "oracle"}, {"baseline": "in-context"}),
+        "skip_long": (True, CHOSEN, {}),
+        "template_options": ({"enable_thinking": False}, CHOSEN, {}),
         "model": ("tiny", CHOSEN, {}),
         "trust_remote_code": (True, CHOSEN, {}),
         "max_new_tokens": (3, CHOSEN, {}),

@@ -22,7 +22,7 @@ VOCABULARY = torch.arange(20.0).reshape(5, 4)
 
 
 def build(kind: str, users: int = 3, tokens: int = 2, vocabulary: Tensor = VOCABULARY, **options: Any) -> UserModel:
-    config = TrainConfig.model_validate({"user_model": kind, "user_tokens": tokens, "k": 2} | options)
+    config = TrainConfig.saved({"user_model": kind, "user_tokens": tokens, "k": 2} | options)
     return build_user_model(config, users, vocabulary)
 
 

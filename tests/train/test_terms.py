@@ -64,8 +64,10 @@ def test_both_terms_read_the_text_about_the_user(
 def test_a_uniform_user_model_has_one_term(
     tmp_path: Path, make_config: MakeConfig, rows: list[Comparison], alpha: float
 ) -> None:
-    policy = moved_policy(make_config(tmp_path, user_model="uniform", alpha=alpha))
-    whole = moved_policy(make_config(tmp_path, user_model="uniform", alpha=1.0))
+    """Whatever alpha is, which is refused with this user model where it is given."""
+    config = make_config(tmp_path, user_model="uniform")
+    policy = moved_policy(config.model_copy(update={"alpha": alpha}))
+    whole = moved_policy(config)
     assert loss_of(policy, rows).item() == loss_of(whole, as_users(rows, [2, 0, 1])).item()
 
 

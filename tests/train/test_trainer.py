@@ -48,7 +48,8 @@ def test_one_batch_of_eight_is_eight_batches_of_one(tmp_path: Path, make_config:
 def test_users_have_a_learning_rate_of_their_own_and_no_decay(
     tmp_path: Path, make_config: MakeConfig, prepared: Path, kind: str
 ) -> None:
-    policy = moved_policy(make_config(tmp_path, user_model=kind, weight_decay=0.1, cluster_lr=0.3))
+    own = {"cluster_lr": 0.3} if kind == "cluster" else {}
+    policy = moved_policy(make_config(tmp_path, user_model=kind, weight_decay=0.1, **own))
     trainer = trainer_of(policy, read_prepared(prepared).train)
     adapter, *users = trainer.create_optimizer().param_groups
     assert (adapter["lr"], adapter["weight_decay"]) == (1e-2, 0.1)
