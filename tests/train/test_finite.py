@@ -79,7 +79,7 @@ def test_a_bad_row_is_named(tmp_path: Path, make_config: MakeConfig, prepared: P
     row = next(i for i, row in enumerate(read_prepared(prepared).train) if row.id == "train-4")
     sets: list[trainer.EncodedSet] = []
     made = trainer.EncodedSet.__init__
-    monkeypatch.setattr(trainer.EncodedSet, "__init__", lambda s, e, r: (made(s, e, r), sets.append(s))[0])
+    monkeypatch.setattr(trainer.EncodedSet, "__init__", lambda s, *given: (made(s, *given), sets.append(s))[0])
 
     def spoil(term: Term, batch: Any) -> Term:
         bad = torch.tensor([NAN if e is sets[0].encoded[row] else 0.0 for e in batch])
