@@ -149,10 +149,13 @@ class Encoder:
         return prompt
 
     def before(self, text: list[int], prompt: list[int]) -> tuple[list[int], list[int]]:
-        """Text about the user and prompt as they follow one another: BOS stands in front of both, once."""
-        bos = self.tokenizer.bos_token_id
-        if text and bos is not None and prompt[:1] == [bos]:
-            return [bos, *text], prompt[1:]
+        """Text about the user and prompt as they follow one another: BOS stands in front of both, once.
+
+        Only where the tokenizer puts it in front of texts: SmolLM2's is what begins each turn, and stays there.
+        """
+        begin = self._begin
+        if text and prompt[: len(begin)] == begin:
+            return begin + text, prompt[len(begin) :]
         return text, prompt
 
     @cached_property
