@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -195,6 +195,3 @@ def _read_table(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
         return table.select(schema.names).cast(schema).to_pylist()  # type: ignore[no-any-return]
     except pa.ArrowException as error:
         raise PrlhfError(f"{path} has a column of another type: {error}", "run `prlhf prep` again") from error
-
-
-COMPARISON_COLUMNS = tuple(f.name for f in fields(Comparison))

@@ -131,3 +131,14 @@ def build_user_model(config: TrainConfig, users: int, vocabulary: Tensor) -> Use
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         return USER_MODELS[config.user_model](config, users, start)
+
+
+def size_of(config: TrainConfig, users: int, width: int) -> tuple[int, int]:
+    """Count the parameters of the user model `config` asks for, and those of them that are one user's own.
+
+    It is for `users` seen users and embeddings of `width`, and built without memory: any registered model is counted.
+    """
+    with torch.device("meta"):
+        model = USER_MODELS[config.user_model](config, users, lambda count: torch.empty(count, width))
+    rows = sum(module.weight.shape[1] for module in model.modules() if isinstance(module, Table))
+    return sum(parameter.numel() for parameter in model.parameters()), rows

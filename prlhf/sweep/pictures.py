@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from prlhf.pages import BLUE, GREY, ORANGE, canvas, plain, svg
 from prlhf.sweep.space import Axis, Range, Space
 from prlhf.sweep.trials import Trial, numbers
-
-if TYPE_CHECKING:
-    pass
 
 DONE, BEST, STOPPED = BLUE, ORANGE, GREY
 FEW = 12  # values of a range for which means are drawn

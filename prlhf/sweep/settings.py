@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from prlhf.config import GenerateConfig, JudgeConfig, Stage, SweepConfig, TrainConfig, resolve
 from prlhf.errors import PrlhfError
 from prlhf.sweep.space import Point, Space, corners
@@ -25,9 +23,6 @@ class Settings(Stage):
     generate: GenerateConfig | None = None
     judge: JudgeConfig | None = None
     against: str = "base"
-
-
-SETTINGS = TypeAdapter(Settings)
 
 
 def identity(settings: Settings) -> dict[str, Any]:

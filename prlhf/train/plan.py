@@ -20,6 +20,7 @@ from prlhf.model.engine import budget_on
 from prlhf.model.log_probs import CHUNK
 from prlhf.model.personalized import trunk_of
 from prlhf.model.skeleton import load_skeleton
+from prlhf.model.users import size_of
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Prepared, read_prepared
 from prlhf.train.batching import weighted_terms
@@ -189,17 +190,12 @@ def largest_batch(config: TrainConfig, lengths: Sequence[tuple[int, int]], budge
 
 def user_parameters(config: TrainConfig, users: int, width: int) -> int:
     """Parameters of the user model (section 4.3, Examples 1 to 3) for `users` seen users."""
-    vectors = config.user_tokens * width
-    if config.user_model == "uniform":
-        return vectors
-    if config.user_model == "individual":
-        return vectors * (1 + users)
-    return config.k * (vectors + 1 + users)
+    return size_of(config, users, width)[0]
 
 
 def idle_parameters(config: TrainConfig, users: int, width: int, steps: int) -> tuple[int, int]:
     """Parameters in the rows of users who cannot all be met: in one step, and in the run's `steps`."""
-    row = {"uniform": 0, "individual": config.user_tokens * width, "cluster": config.k}[config.user_model]
+    _, row = size_of(config, users, width)
     a_step = config.batch_size * config.accumulation  # a comparison is one user's
     return row * max(0, users - a_step), row * max(0, users - a_step * steps)
 

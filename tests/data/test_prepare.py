@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from prlhf.config import PrepConfig
 from prlhf.data import ADAPTERS, custom, find_adapter, prepare
 from prlhf.errors import PrlhfError
 from prlhf.progress import Silent
-from prlhf.records import COMPARISON_COLUMNS, read_prepared
+from prlhf.records import Comparison, read_prepared
 
 
 class Notes(Silent):
@@ -114,7 +115,9 @@ def test_manifest_and_files(write_lines: Any, row: Any, tmp_path: Path) -> None:
     assert prepared.manifest == manifest
     assert (len(prepared.train), len(prepared.eval), len(prepared.users)) == (18, 2, 3)
     for name in ("train", "eval"):
-        assert tuple(pq.read_table(out / f"{name}.parquet").column_names) == COMPARISON_COLUMNS
+        assert tuple(pq.read_table(out / f"{name}.parquet").column_names) == tuple(
+            field.name for field in fields(Comparison)
+        )
 
 
 def test_what_is_written_loads_with_datasets(write_lines: Any, row: Any, tmp_path: Path) -> None:

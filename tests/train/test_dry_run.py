@@ -19,6 +19,8 @@ from prlhf.config import ClusterConfig, TrainConfig
 from prlhf.errors import PrlhfError
 from prlhf.model.checkpoint import build_policy, build_reward_model
 from prlhf.model.skeleton import load_skeleton
+from prlhf.model.table import Table
+from prlhf.model.users import USER_MODELS, UserModel
 from prlhf.records import Prepared, read_prepared, write_prepared
 from prlhf.train import plan as planning
 from prlhf.train.memory import Batch, Shape, memory, shape_of
@@ -483,3 +485,19 @@ def test_only_one_new_run_is_planned(option: str, trained: Path) -> None:
     done = CliRunner().invoke(app, ["train", "--dry-run", option, "--out", str(trained)])
     assert done.exit_code == 2
     assert "leave out --resume and --per-user" in done.stderr
+
+
+def test_a_user_model_of_ones_own(tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Registered as CONTRIBUTING says, it can be planned: its class is all that has to be known."""
+
+    class Scaled(UserModel):
+        def __init__(self, config: Any, users: int, start: Any) -> None:
+            super().__init__()
+            self.tokens = config.user_tokens
+            self.generic = torch.nn.Parameter(start(self.tokens))
+            self.scales = Table(torch.ones(users, 3), first=1)
+
+    monkeypatch.setitem(USER_MODELS, "scaled", Scaled)
+    config = make_config(tmp_path / "run").model_copy(update={"user_model": "scaled"})
+    assert plan(config)["parameters"]["user_model"] == 2 * 32 + 3 * 3
+    assert idle_parameters(config, users=100, width=8, steps=10) == (3 * 98, 3 * 80)
