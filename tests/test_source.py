@@ -82,6 +82,8 @@ FILES: dict[str, bytes] = {
     "holder.json": json.dumps({"version": 1, "data": ROWS}, indent=1).encode(),
     "short holder.json": json.dumps({"rows": ROWS}).encode(),
     "pretty, one by one.json": "\n".join(json.dumps(row, indent=1) for row in ROWS).encode(),
+    "columns.json": json.dumps({key: [row[key] for row in ROWS] for key in ROWS[0]}).encode(),
+    "pandas.json": json.dumps({key: {str(i): row[key] for i, row in enumerate(ROWS)} for key in ROWS[0]}).encode(),
     "a.csv": table().encode(),
     "unix.csv": table(end="\n").encode(),
     "marked.csv": table().encode("utf-8-sig"),

@@ -20,7 +20,7 @@ def json_rows(path: Path, lines: bool) -> RawRows:
     listed = first[:1] == b"["
     value, problem = parse(first)
     by_line = (lines and not listed) or first[:1] not in (b"[", b"{")
-    if by_line or (not problem and isinstance(value, dict) and not _holder(value)):
+    if by_line or (not problem and isinstance(value, dict) and not _holder(value) and not _by_columns(value)):
         return RawRows(sum(1 for _ in byte_lines(path)), _lines(path))
     if listed and lines and not problem and not _is_rows(value):
         return RawRows(sum(1 for _ in byte_lines(path)), _lines(path))
@@ -96,12 +96,25 @@ def _flat(values: list[Any]) -> list[Any]:
     value = values[0]
     if isinstance(value, dict):
         holder = _holder(value)
-        return list(value[holder]) if holder else [value]
+        return list(value[holder]) if holder else _by_columns(value) or [value]
     return value if isinstance(value, list) else [value]
 
 
 def _holder(value: dict[str, Any]) -> str:
     return next((key for key in HOLDERS if _is_rows(value.get(key))), "")
+
+
+def _by_columns(value: dict[str, Any]) -> list[Any]:
+    """The rows of an object of columns, each a list or, as pandas writes, an object by row; [] for any other object."""
+    columns = [list(column.values()) if isinstance(column, dict) else column for column in value.values()]
+    listed = len(columns) > 1 and all(isinstance(column, list) for column in columns)
+    if (
+        not listed
+        or len({len(column) for column in columns}) > 1
+        or len({type(column) for column in value.values()}) > 1
+    ):
+        return []
+    return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def _is_rows(value: Any) -> bool:
