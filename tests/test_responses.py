@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prlhf.errors import PrlhfError
@@ -67,6 +67,7 @@ def test_words_of_scripts_with_and_without_blanks(text: str, count: int) -> None
     assert words(text) == count
 
 
+@settings(deadline=None)
 @given(st.text(st.characters(categories=["Lu", "Ll", "Nd", "P", "S", "Z", "Cc"])))
 def test_words_are_what_blanks_separate_where_there_are_blanks(text: str) -> None:
     assert words(text) == len(text.split())

@@ -9,6 +9,7 @@ import gzip
 import io
 import json
 import lzma
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prlhf.errors import PrlhfError
@@ -115,6 +116,16 @@ def test_every_format_has_the_same_rows(name: str, tmp_path: Path) -> None:
     assert all(row.location.startswith(str(tmp_path / name) + ":") for row in raw)
 
 
+def damaged_arrow() -> bytes:
+    """An Arrow file whose second text would begin before its first."""
+    ends = [0]
+    for row in ROWS:
+        ends.append(ends[-1] + len(row["prompt"].encode()))
+    good = struct.pack("<4i", *ends)
+    assert good in arrow(stream=True)
+    return arrow(stream=True).replace(good, struct.pack("<4i", 0, ends[2], ends[1], ends[3]))
+
+
 UNREADABLE: dict[str, tuple[bytes, str]] = {
     "cut.jsonl.gz": (gzip.compress(lines().encode())[:-9], "cannot read .*cut.jsonl.gz: "),
     "plain.jsonl.gz": (lines().encode(), "cannot read .*Not a gzipped file"),
@@ -125,6 +136,7 @@ UNREADABLE: dict[str, tuple[bytes, str]] = {
     "empty.parquet": (b"", "cannot read "),
     "broken.arrow": (b"nothing of the kind", "cannot read "),
     "half.arrow": (arrow(stream=True)[:-200], "cannot read "),
+    "damaged.arrow": (damaged_arrow(), "cannot read "),
     "broken.json": (b"[1, 2", "it is not JSON"),
     "utf16.json": (b"\xff\xfe[\x00", "it is not JSON"),
     "odd.csv": (b"\xff\xfea\x00b", "it is not UTF-8|cannot read"),
@@ -176,6 +188,7 @@ def test_rows_of_a_csv_stand_where_they_begin(tmp_path: Path) -> None:
     assert [row.location.rpartition(":")[2] for row in file_rows([tmp_path / "a.csv"]).rows] == ["2", "4"]
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200), st.sampled_from([".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".csv.gz"]))
 def test_no_bytes_end_in_a_traceback(tmp_path_factory: pytest.TempPathFactory, content: bytes, suffix: str) -> None:
     path = tmp_path_factory.getbasetemp() / f"any{suffix}"

@@ -107,12 +107,8 @@ def _holder(value: dict[str, Any]) -> str:
 def _by_columns(value: dict[str, Any]) -> list[Any]:
     """The rows of an object of columns, each a list or, as pandas writes, an object by row; [] for any other object."""
     columns = [list(column.values()) if isinstance(column, dict) else column for column in value.values()]
-    listed = len(columns) > 1 and all(isinstance(column, list) for column in columns)
-    if (
-        not listed
-        or len({len(column) for column in columns}) > 1
-        or len({type(column) for column in value.values()}) > 1
-    ):
+    alike = len(columns) > 1 and len({type(column) for column in value.values()}) == 1
+    if not alike or not isinstance(columns[0], list) or len({len(column) for column in columns}) > 1:
         return []
     return [dict(zip(value, row, strict=True)) for row in zip(*columns, strict=True)]
 
