@@ -251,7 +251,7 @@ class GenerateConfig(Stage):
 class JudgeConfig(Stage):
     """`prlhf judge`: win-rates between two sets of responses, or a checkpoint's accuracy on held-out comparisons."""
 
-    judge: str = "rule:longer"  # rule:shorter, rule:longer, reward:RUN, oracle:DATASET, llm[:MODEL]; several by commas
+    judge: str | None = None  # rule:shorter, rule:longer, reward:RUN, oracle:DATASET, llm[:MODEL]; several by commas
     out: Path = Path("judged")
     bootstrap: int = Field(2000, ge=1)  # resamples of the interval
     seed: int = 0  # of the bootstrap, of random orders, and of what is drawn with `limit`
@@ -267,16 +267,22 @@ class JudgeConfig(Stage):
     # llm: a language model as the judge
     judge_model: str | None = None  # the server's name for it
     base_url: str | None = None  # of an OpenAI-compatible server; default: $OPENAI_BASE_URL, else OpenAI's
+    api_version: str | None = None  # Azure: the version of its API; base_url is the resource, judge_model a deployment
     protocol: Literal["role-play", "profile", "plain"] | None = None  # default: what makes most of the data set
     prompt: Path | None = None  # Jinja file in place of the protocol's own
     order: Literal["both", "random", "ab"] = "both"  # which response stands first
     temperature: float = Field(0.0, ge=0, le=2)
-    max_answer_tokens: int = Field(300, ge=1)
+    max_answer_tokens: int = Field(300, ge=1)  # thoughts included
+    raised_answer_tokens: int | None = Field(None, ge=1)  # an answer that was cut off is asked for once more with this
+    # many; default: 4 times max_answer_tokens, and 4096 at least
+    extra_body: dict[str, Any] = {}  # further parameters of the request, such as reasoning_effort
+    leave_out: str = ""  # what the server does not take, by commas: seed, response_format, ...
     concurrency: int = Field(8, ge=1)  # calls at a time
     requests_per_minute: float | None = Field(None, gt=0)
     timeout: float = Field(120.0, gt=0)  # seconds a call may take
     retries: int = Field(6, ge=0)  # of a call that a busy or broken server did not answer
     backoff: float = Field(1.0, ge=0)  # seconds before the first retry; doubles, with jitter
+    max_wait: float = Field(300.0, ge=0)  # seconds a server may ask to wait; if it asks for more, the run stops
     prices: Path | None = None  # YAML; default: the shipped prices.yaml
     max_cost: float | None = Field(None, ge=0)  # US dollars, for the calls of this run
     max_calls: int | None = Field(None, ge=0)

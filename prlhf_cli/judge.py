@@ -10,7 +10,16 @@ import typer
 from prlhf_cli import show
 
 LLM = "Judge llm: a language model"
-NO_KEYS = ("responses", "checkpoint", "show_prompt", "dry_run", "recipe", "set_", "as_json")  # not of the recipe
+NO_KEYS = (
+    "responses",
+    "checkpoint",
+    "show_prompt",
+    "dry_run",
+    "recipe",
+    "set_",
+    "as_json",
+    "extra_body",
+)  # not of the recipe
 
 
 def command(
@@ -19,7 +28,7 @@ def command(
         str | None,
         typer.Option(
             help="rule:shorter, rule:longer, reward:RUN, oracle:DATASET, llm or llm:MODEL; several with commas "
-            "between, which also says how far they agree (default: rule:longer)."
+            "between, which also says how far they agree. Required, but for --checkpoint."
         ),
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Judge this run on held-out comparisons instead.")] = None,
@@ -44,6 +53,13 @@ def command(
         str | None,
         typer.Option(help="OpenAI-compatible server (default: $OPENAI_BASE_URL, else OpenAI's).", rich_help_panel=LLM),
     ] = None,
+    api_version: Annotated[
+        str | None,
+        typer.Option(
+            help="Azure: the version of its API; --base-url is the resource, --judge-model the deployment.",
+            rich_help_panel=LLM,
+        ),
+    ] = None,
     protocol: Annotated[
         Literal["role-play", "profile", "plain"] | None,
         typer.Option(help="What the judge is told (default: what makes most of the data set).", rich_help_panel=LLM),
@@ -54,6 +70,28 @@ def command(
     order: Annotated[
         Literal["both", "random", "ab"] | None,
         typer.Option(help="Which response stands first; both asks twice (default: both).", rich_help_panel=LLM),
+    ] = None,
+    max_answer_tokens: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens an answer may have, thoughts included (default: 300). One that is cut off is asked for once "
+            "more with 4 times as many, 4096 at least.",
+            rich_help_panel=LLM,
+        ),
+    ] = None,
+    extra_body: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="key=value to send with each request, as in reasoning_effort=low. Repeatable.", rich_help_panel=LLM
+        ),
+    ] = None,
+    leave_out: Annotated[
+        str | None,
+        typer.Option(
+            help="What the server does not take, by commas: response_format, json_schema, temperature, seed, "
+            "max_completion_tokens (max_tokens is sent), max_tokens, system. What it refuses is left out anyway.",
+            rich_help_panel=LLM,
+        ),
     ] = None,
     show_prompt: Annotated[
         int | None, typer.Option(help="Print the messages of the N-th comparison, send nothing.", rich_help_panel=LLM)
@@ -71,11 +109,17 @@ def command(
     retries: Annotated[
         int | None, typer.Option(help="Of a call that a busy server did not answer (default: 6).", rich_help_panel=LLM)
     ] = None,
+    max_wait: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds that a server may ask to wait; if it asks for more, stop (default: 300).", rich_help_panel=LLM
+        ),
+    ] = None,
     prices: Annotated[
         Path | None, typer.Option(help="YAML of dollars a million tokens (default: shipped).", rich_help_panel=LLM)
     ] = None,
     max_cost: Annotated[
-        float | None, typer.Option(help="Stop before this run's calls cost more dollars.", rich_help_panel=LLM)
+        float | None, typer.Option(help="Maximum cost of this run, in US dollars.", rich_help_panel=LLM)
     ] = None,
     max_calls: Annotated[int | None, typer.Option(help="Stop after so many calls.", rich_help_panel=LLM)] = None,
     batch: Annotated[
@@ -116,13 +160,18 @@ def command(
     flags = {key: value for key, value in locals().items() if key not in NO_KEYS}
 
     def work(bars: show.Bars) -> dict[str, Any]:
-        from prlhf.config import JudgeConfig, load_recipe, parse_overrides, resolve
+        from prlhf.config import JudgeConfig, load_recipe, parse_override, parse_overrides, resolve
         from prlhf.errors import PrlhfError
 
-        config = resolve(JudgeConfig, load_recipe(recipe).get("judge", {}), parse_overrides(set_, "judge"), flags)
+        section = load_recipe(recipe).get("judge", {})
+        given = {"extra_body": dict(parse_override(text, "extra_body") for text in extra_body)} if extra_body else {}
+        config = resolve(JudgeConfig, section, parse_overrides(set_, "judge"), flags, given)
         if checkpoint is not None:
             if dataset is None or responses:
                 raise PrlhfError("--checkpoint takes --dataset and no response files", "add --dataset FOLDER")
+            if show_prompt is not None or dry_run:
+                option = "--dry-run" if dry_run else "--show-prompt"
+                raise PrlhfError(f"{option} is not used by --checkpoint", "leave it out")
             from prlhf.judge.accuracy import judge_checkpoint
 
             return judge_checkpoint(checkpoint, dataset, config, bars)
@@ -176,11 +225,12 @@ def _show_plan(plan: list[dict[str, Any]]) -> None:
             one["protocol"],
             f"{one['calls']:,} ({one['known']:,} known)",
             f"{one['prompt_tokens']:,} + {one['completion_tokens']:,}",
-            "no price: see --prices" if one["cost"] is None else f"${one['cost']:.4f}",
+            "no price: see --prices" if one["cost"] is None else f"${one['cost']:.4f} (${one['cost_at_most']:.4f})",
         )
         for one in plan
     ]
-    show.table("nothing was sent; tokens are estimates", ["model", "protocol", "calls", "tokens", "cost"], rows)
+    columns = ["model", "protocol", "calls", "tokens", "cost (at most)"]
+    show.table("nothing was sent; tokens are estimates", columns, rows)
 
 
 def _show_accuracy(result: dict[str, Any]) -> None:

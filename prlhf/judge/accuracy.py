@@ -19,6 +19,7 @@ from prlhf import json_text
 from prlhf.atomic import atomic_dir
 from prlhf.config import JudgeConfig
 from prlhf.errors import PrlhfError
+from prlhf.judge.options import refuse_of_checkpoint
 from prlhf.judge.run import refuse_foreign
 from prlhf.judge.statistics import half_tied_rate
 from prlhf.model.fitting import Fitting
@@ -29,6 +30,7 @@ from prlhf.records import read_prepared
 
 def judge_checkpoint(run: Path, dataset: Path, config: JudgeConfig, progress: Progress = SILENT) -> dict[str, Any]:
     """Accuracy of `run`'s reward (a policy's is implicit) on the held-out part of `dataset`; writes results.json."""
+    refuse_of_checkpoint(config)
     refuse_foreign(config.out)
     trained, rewards = load_rewards(run, config.device, config.model, config.trust_remote_code)
     index = trained.index_of()

@@ -6,45 +6,68 @@ Many calls run at once. A busy server is waited for; a request that waiting does
 from __future__ import annotations
 
 import asyncio
-import json
-import ssl
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from email.utils import parsedate_to_datetime
+from dataclasses import replace
 from typing import Any
 
+import httpx2
 import openai
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
+from tenacity import (
+    AsyncRetrying,
+    RetryCallState,
+    retry_if_exception,
+    stop_after_attempt,
+    wait_exponential,
+    wait_random,
+)
 
 from prlhf.config import JudgeConfig
 from prlhf.errors import PrlhfError, nearest
 from prlhf.judge.answers import Answer
-from prlhf.judge.server import Server, causes, refused
+from prlhf.judge.connection import async_client, proxy_of
+from prlhf.judge.dialect import Body, Dialect, unknown_model
+from prlhf.judge.faults import Fault, fault_of
+from prlhf.judge.replies import read_reply
+from prlhf.judge.server import Server, duration, refused
+from prlhf.progress import SILENT
 
 LONGEST = 60.0  # seconds between two tries, unless the server asks for more
-OPTIONAL = ("response_format", "temperature", "seed")  # not every server, or model, takes these
-Body = dict[str, Any]
+TOLD = 5.0  # seconds from which on a wait is told
+CHAT = "/chat/completions"
+Got = Callable[[int, Answer | None], None]
+Lost = Callable[[int, Fault], bool]
 
 
 class Client:
-    """Asks `concurrency` requests at a time. One `Client` serves one `asyncio.run`."""
+    """Asks `concurrency` requests at a time. One `Client` serves one `asyncio.run`.
 
-    def __init__(self, server: Server, config: JudgeConfig) -> None:
-        self._server, self._config = server, config
-        self._left_out: set[str] = set()  # of OPTIONAL, what the server has said that it does not take
-        self._pace = Pace(config.requests_per_minute)
+    `dialect` is what the server is known to take; it grows poorer by what the server refuses.
+    """
 
-    async def ask_all(
-        self, bodies: Sequence[Body], may_ask: Callable[[int], bool], got: Callable[[int, Answer | None], None]
+    def __init__(
+        self,
+        server: Server,
+        config: JudgeConfig,
+        dialect: Dialect,
+        note: Callable[[str], None] = SILENT.note,
+        answered: bool = False,
     ) -> None:
-        """Ask every body for which `may_ask` holds when its turn comes; `got` hears each answer as it comes.
+        self._server, self._config, self.dialect, self._note = server, config, dialect, note
+        self._pace = Pace(config.requests_per_minute)
+        self.answered = answered  # whether any request was, by this client or one before it
+        self._told_until = 0.0
 
-        Raises PrlhfError at the first request that cannot be mended, after the calls that are under way have ended.
+    async def ask_all(self, bodies: Sequence[Body], may_ask: Callable[[int], bool], got: Got, lost: Lost) -> None:
+        """Ask every body for which `may_ask` holds when its turn comes.
+
+        `got` hears each answer as it comes, and None of a request that has none. `lost` says of a fault whether the
+        others go on without that request's answer.
+
+        Raises PrlhfError at the first other fault, after the calls that are under way have ended.
         """
-        options: dict[str, Any] = {"timeout": self._config.timeout, "max_retries": 0}
-        key = self._server.key or "none"
-        async with openai.AsyncOpenAI(base_url=self._server.base_url, api_key=key, **options) as client:
+        async with async_client(self._server, self._config.timeout) as client:
             turns = iter(range(len(bodies)))
             errors: list[PrlhfError] = []
 
@@ -56,12 +79,14 @@ class Client:
                     try:
                         answer = await self._ask(client, bodies[number])
                         got(number, answer)
-                    except PrlhfError as error:  # of the server, or of the disk
-                        errors.append(error)
+                    except (Fault, PrlhfError) as error:  # of the server, or of the disk
                         if answer is None:
                             got(number, None)
+                        if isinstance(error, Fault) and lost(number, error):
+                            continue
+                        errors.append(await self._explained(client, error, bodies[number]))
 
-            if bodies:
+            if bodies and not self.answered:
                 await work(iter([next(turns)]))  # a wrong key or model fails once, not many times
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(self._config.concurrency, len(bodies))):
@@ -69,9 +94,21 @@ class Client:
             if errors:
                 raise errors[0]
 
+    async def _explained(self, client: openai.AsyncOpenAI, error: Fault | PrlhfError, body: Body) -> PrlhfError:
+        """The error in words; of an unknown model with the names that the server knows."""
+        if isinstance(error, PrlhfError):
+            return error
+        model = str(body.get("model"))
+        known = await models_of(client) if unknown_model(error) else []
+        if known and model not in known:
+            return PrlhfError(f"{self._server.shown} has no model '{model}'", nearest(model, known))
+        proxy = proxy_of(self._server.base_url)
+        return refused(self._server, error, self._config.max_wait, proxy.shown if proxy else "")
+
     async def _ask(self, client: openai.AsyncOpenAI, body: Body) -> Answer:
+        """An answer, after as many tries as are allowed. Raises Fault."""
         retrying = AsyncRetrying(
-            retry=retry_if_exception(passing),
+            retry=retry_if_exception(self._worth_another_try),
             stop=stop_after_attempt(1 + self._config.retries),
             wait=self._wait,
             reraise=True,
@@ -81,46 +118,83 @@ class Client:
                 with attempt:
                     await self._pace.turn()
                     return await self._call(client, body)
-        except openai.NotFoundError as error:
-            known = await models_of(client)
-            model = body["model"]
-            if not known or model in known:
-                raise refused(self._server, error) from None
-            raise PrlhfError(f"{self._server.shown} has no model '{model}'", nearest(model, known)) from None
-        except (openai.OpenAIError, json.JSONDecodeError) as error:
-            raise refused(self._server, error) from None
+        except Fault as fault:
+            return await self._guess(client, body, fault)
         raise AssertionError("unreachable")
 
+    def _worth_another_try(self, error: BaseException) -> bool:
+        return isinstance(error, Fault) and error.passing and (error.retry_after or 0.0) <= self._config.max_wait
+
     async def _call(self, client: openai.AsyncOpenAI, body: Body) -> Answer:
-        """One try. What a server refuses of OPTIONAL, by name, it is asked without from then on."""
-        began = time.monotonic()
+        """One try. What a server refuses by name, it is asked without from then on."""
         while True:
-            taken = {key: value for key, value in body.items() if key not in self._left_out}
+            dialect = self.dialect
             try:
-                reply = await client.chat.completions.create(**taken)
-            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                refused_now = {key for key in OPTIONAL if key in taken and key in str(error).lower()}
-                if not refused_now:
+                return await self._send(client, dialect.speak(body))
+            except Fault as fault:
+                poorer = dialect.after(fault)
+                while poorer is not None and poorer.speak(body) == dialect.speak(body):
+                    poorer = poorer.after(fault)  # what is refused was left out before: something else of the kind
+                if self.dialect == dialect and poorer is None:
                     raise
-                self._left_out |= refused_now
-            else:
-                return read_reply(reply, time.monotonic() - began)
+                if self.dialect == dialect and poorer is not None:
+                    self._learn(poorer)
+
+    async def _guess(self, client: openai.AsyncOpenAI, body: Body, fault: Fault) -> Answer:
+        """Where nothing was ever answered, and the refusal names nothing: leave out one part, each in turn."""
+        for guess in [] if self.answered else self.dialect.guesses(fault):
+            if guess.speak(body) == self.dialect.speak(body):
+                continue
+            try:
+                answer = await self._send(client, guess.speak(body))
+            except Fault as other:
+                if other.status in (401, 402, 403, 429) or other.kind in ("connection", "timeout"):
+                    break
+                continue
+            self._learn(guess)
+            return answer
+        raise fault
+
+    def _learn(self, dialect: Dialect) -> None:
+        self.dialect = dialect
+        self._note(f"{self._server.shown} does not take {dialect.describe()}: it is asked without from now on")
+
+    async def _send(self, client: openai.AsyncOpenAI, body: Body) -> Answer:
+        began = time.monotonic()
+        try:
+            reply = await client.post(CHAT, cast_to=httpx2.Response, body=body)
+        except openai.OpenAIError as error:
+            raise fault_of(error) from None
+        answer = read_reply(reply.content, dict(reply.headers), time.monotonic() - began)
+        self.answered = True
+        return replace(answer, text=answer.text and self._server.redact_answer(answer.text))
 
     def _wait(self, state: RetryCallState) -> float:
         """Seconds to the next try: what the server asks for, else growing with jitter. All other calls wait, too."""
-        usual = wait_exponential_jitter(initial=self._config.backoff, max=LONGEST, jitter=self._config.backoff)(state)
-        error = state.outcome.exception() if state.outcome else None
-        asked = retry_after(error.response.headers) if isinstance(error, openai.APIStatusError) else None
-        if asked is not None:
-            self._pace.pause(asked)
-        return asked if asked is not None else usual
+        usual = (wait_exponential(self._config.backoff, LONGEST) + wait_random(0, self._config.backoff))(state)
+        fault = state.outcome.exception() if state.outcome else None
+        assert isinstance(fault, Fault)
+        seconds = fault.retry_after or usual
+        if fault.retry_after:
+            self._pace.pause(seconds)
+        now = time.monotonic()
+        if seconds >= TOLD and now + seconds > self._told_until + 1:
+            self._told_until = now + seconds
+            asked = " as it asks" if fault.retry_after else ""
+            said = self._server.redact(fault.said)[:100]
+            self._note(
+                f"{self._server.shown} ({fault.status or fault.kind}: {said}): waiting {duration(seconds)}{asked}"
+            )
+        return seconds
 
 
 async def models_of(client: openai.AsyncOpenAI) -> list[str]:
     """The models that a server lists; none where it has no list."""
     try:
-        return [one.id for one in (await client.models.list()).data or []]
-    except (openai.OpenAIError, json.JSONDecodeError, AttributeError):
+        reply = await client.get("/models", cast_to=httpx2.Response)
+        listed = reply.json()["data"]
+        return [str(one["id"]) for one in listed]
+    except (openai.OpenAIError, ValueError, KeyError, TypeError, RecursionError):
         return []
 
 
@@ -154,49 +228,3 @@ class Pace:
         self._next = max(self._next, time.monotonic()) + self._gap
         if wait > 0:
             await asyncio.sleep(wait)
-
-
-def read_reply(reply: Any, seconds: float) -> Answer:
-    """A chat completion as an `Answer`; no choice, no content and a refusal are answers without text."""
-    return read_completion(reply.model_dump(warnings=False) if hasattr(reply, "model_dump") else {}, seconds)
-
-
-def read_completion(reply: Mapping[str, Any], seconds: float) -> Answer:
-    """The same of its JSON. Servers differ from what they promise: what is of another kind is as good as not there."""
-    choice = (reply.get("choices") or [{}])[0] or {}
-    content, usage = (choice.get("message") or {}).get("content"), reply.get("usage") or {}
-
-    def count(name: str) -> int:
-        value = usage.get(name)
-        return value if isinstance(value, int) else 0
-
-    return Answer(
-        text=content.encode("utf-8", "replace").decode() if isinstance(content, str) else None,  # half an emoji
-        prompt_tokens=count("prompt_tokens"),
-        completion_tokens=count("completion_tokens"),
-        seconds=round(seconds, 3),
-        finish_reason=str(choice.get("finish_reason") or "empty"),
-    )
-
-
-def passing(error: BaseException) -> bool:
-    """Whether the same request may well succeed later."""
-    if isinstance(error, openai.APIStatusError):
-        quota = isinstance(error, openai.RateLimitError) and error.code == "insufficient_quota"
-        return (error.status_code in (408, 409, 429) and not quota) or error.status_code >= 500
-    if isinstance(error, openai.APIConnectionError):  # timeouts are of this kind, too
-        return not any(isinstance(cause, ssl.SSLError) or "CERTIFICATE" in str(cause) for cause in causes(error))
-    return isinstance(error, json.JSONDecodeError | openai.APIResponseValidationError)
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a server asks to wait, from `retry-after-ms` or `Retry-After` (seconds or a date)."""
-    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
-        try:
-            return max(0.0, float(headers[name]) / unit)
-        except (KeyError, ValueError):
-            continue
-    try:
-        return max(0.0, parsedate_to_datetime(headers["retry-after"]).timestamp() - time.time())
-    except (KeyError, ValueError, TypeError):
-        return None

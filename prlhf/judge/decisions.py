@@ -23,6 +23,7 @@ class Call:
     completion_tokens: int = 0
     seconds: float = 0.0
     labels: dict[str, Any] = field(default_factory=dict)  # what the codes in the answer mean
+    finish_reason: str = ""  # as the server gave it; length: cut off; filtered, empty: no answer came
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing_extensions import override
 from prlhf.config import JudgeConfig
 from prlhf.errors import PrlhfError, nearest
 from prlhf.judge.decisions import Call, Decision, Verdict
+from prlhf.judge.options import refuse_unused
 from prlhf.judge.pairs import Pair
 from prlhf.progress import Progress
 from prlhf.responses import words
@@ -36,9 +37,16 @@ class Decider(Protocol):
 
 def find_deciders(config: JudgeConfig) -> dict[str, Decider]:
     """The judges that `config.judge` names, by name."""
+    if config.judge is None:
+        raise PrlhfError("no judge is named", f"add --judge NAME: {', '.join(judge_names())}")
     names = [name.strip() for name in config.judge.split(",")]
     if len(set(names)) < len(names):
         raise PrlhfError(f"--judge {config.judge} names a judge twice", "name each once")
+    for name in names:
+        kind, _, _ = name.partition(":")
+        if kind != "llm" and kind not in WITH_ARGUMENT and name not in PLAIN:
+            raise unknown_judge(name)
+    refuse_unused(config, names)
     return {name: _decider(name, config) for name in names}
 
 
@@ -77,15 +85,21 @@ class Unasked(Decider):
 
 def find_judge(config: JudgeConfig) -> Judge:
     """The judge that `config.judge` names, one that asks nobody, ready to use."""
-    if config.judge in PLAIN:
-        return PLAIN[config.judge]
-    kind, _, argument = config.judge.partition(":")
+    name = config.judge or ""
+    if name in PLAIN:
+        return PLAIN[name]
+    kind, _, argument = name.partition(":")
     if kind in WITH_ARGUMENT:
         metavar, make = WITH_ARGUMENT[kind]
         if not argument:
-            raise PrlhfError(f"judge '{config.judge}' lacks its {metavar}", f"write {kind}:{metavar}")
+            raise PrlhfError(f"judge '{name}' lacks its {metavar}", f"write {kind}:{metavar}")
         return make(argument, config)
-    raise PrlhfError(f"no judge is called '{config.judge}'", nearest(config.judge, judge_names()))
+    raise unknown_judge(name)
+
+
+def unknown_judge(name: str) -> PrlhfError:
+    """The error of a name that no judge has."""
+    return PrlhfError(f"no judge is called '{name}'", nearest(name, judge_names()))
 
 
 def judge_names() -> list[str]:

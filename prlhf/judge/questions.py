@@ -25,6 +25,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from prlhf.errors import PrlhfError, one_line
 from prlhf.judge.pairs import Pair
 from prlhf.judge.subjects import Subject
+from prlhf.judge.thoughts import answer_in, tails
 from prlhf.records import Text
 
 PROTOCOLS = ("role-play", "profile", "plain")
@@ -85,20 +86,33 @@ def reminded(question: Question, attempt: int) -> list[Message]:
     return [*before, {**last, "content": last["content"] + reminder}]
 
 
-def verdict_in(answer: str | None, labels: Mapping[str, Side]) -> Side | None:
-    """The verdict of an answer, or None: a JSON object with `verdict`, a last line that says it, or the bare code."""
-    text = (answer or "").strip()
-    block = re.fullmatch(r"```(?:json)?\s*\n(.*?)\n?```", text, re.DOTALL)
-    text = block.group(1).strip() if block else text
+def verdict_in(answer: str | None, labels: Mapping[str, Side], cut: bool = False) -> Side | None:
+    """The verdict of an answer, or None: a JSON object with `verdict`, a last line that says it, or the bare code.
+
+    Thoughts that stand before the answer are no part of it. Of an answer that was `cut` off the last line is not what
+    its author meant to end with: only a whole object or a bare code counts there.
+    """
+    for tail in tails(answer or ""):  # a reason may quote the mark of thoughts: a whole object comes first
+        if (said := _stated(_unfenced(tail))) in labels:
+            return labels[str(said)]
+    text = _unfenced(answer_in(answer or "") or "")
     if text.strip("\"'.*` ") in labels:
         return labels[text.strip("\"'.*` ")]
     if (said := _stated(text)) is not None:
         return labels.get(said)
+    if cut:
+        return None
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     found = [re.fullmatch(r"\W*verdict\W+(\w+)\W*", line, re.IGNORECASE) for line in lines]
     if not found or found[-1] is None or sum(match is not None for match in found) > 1:
         return None
     return labels.get(found[-1].group(1))
+
+
+def _unfenced(text: str) -> str:
+    """The content of a code block, where the text is one."""
+    block = re.fullmatch(r"```(?:json)?\s*\n(.*?)\n?```", text.strip(), re.DOTALL)
+    return (block.group(1) if block else text).strip()
 
 
 def answer_format(labels: Mapping[str, Side]) -> dict[str, Any]:
@@ -188,6 +202,6 @@ def _stated(text: str) -> str | None:
 
     try:
         value = json.loads(text, object_pairs_hook=once)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return str(value.get("verdict", "")) if isinstance(value, dict) else None

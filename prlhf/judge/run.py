@@ -73,6 +73,8 @@ def plan(a_path: Path | None, b_path: Path | None, config: JudgeConfig) -> list[
     from prlhf.judge.llm import LlmJudge
 
     config, judges, humans = _prepared(config)
+    if not any(isinstance(judge, LlmJudge) for judge in judges.values()):
+        raise PrlhfError(f"--judge {config.judge} sends nothing", "leave out --dry-run, or use it with --judge llm")
     pairs = humans + (_paired(a_path, b_path, config).pairs if a_path and b_path else [])
     return [judge.estimate(pairs) for judge in judges.values() if isinstance(judge, LlmJudge)]
 
@@ -103,9 +105,7 @@ def win_rates(pairs: Sequence[Pair], decisions: Sequence[Decision], config: Judg
     """
     judged = [(p, d) for p, d in zip(pairs, decisions, strict=True) if d.verdict != "unparsed"]
     if not judged:
-        answer = next(call.answer for call in decisions[0].calls)
-        said = f"none of {len(pairs)} pairs has a verdict; the first answer: {str(answer)!r:.80}"
-        raise PrlhfError(said, "try another model or another --prompt (all answers: $PRLHF_CACHE/judge)")
+        raise _no_verdict(decisions, config)
     kinds = sorted({p.kind for p, _ in judged})
     headline = [kind for kind in kinds if kind != GENERIC] or kinds
     by_kind = {kind: _summary([one for one in judged if one[0].kind == kind], config) for kind in kinds}
@@ -118,6 +118,20 @@ def win_rates(pairs: Sequence[Pair], decisions: Sequence[Decision], config: Judg
         "position_bias": position_bias(decisions),
         "unparsed": _bounds(found, missing),
     }
+
+
+def _no_verdict(decisions: Sequence[Decision], config: JudgeConfig) -> PrlhfError:
+    """Why none of the pairs has a verdict, as far as the answers tell."""
+    calls = [call for decision in decisions for call in decision.calls]
+    message = f"none of {len(decisions)} pairs has a verdict"
+    if cut := sum(call.finish_reason == "length" for call in calls):
+        message += f": {cut} of {len(calls)} answers were cut off at max_answer_tokens = {config.max_answer_tokens}"
+        return PrlhfError(message, "raise --max-answer-tokens: a reasoning model thinks before it answers")
+    if lost := sum(call.finish_reason in ("filtered", "empty") for call in calls):
+        message += f": the server gave no answer to {lost} of {len(calls)} requests"
+        return PrlhfError(message, "try another model")
+    said = f"the first answer: {calls[0].answer!r:.80}" if calls[0].answer else "the first answer is empty"
+    return PrlhfError(f"{message}; {said}", "try another model or another --prompt (all answers: $PRLHF_CACHE/judge)")
 
 
 def _bounds(summary: Mapping[str, Any], missing: int) -> dict[str, Any]:
@@ -225,6 +239,7 @@ def _rows(pairs: Sequence[Pair], decided: Decided) -> Iterable[dict[str, Any]]:
                     "answer": call.answer,
                     "labels": call.labels,
                     "attempts": call.attempts,
+                    "finish_reason": call.finish_reason,
                     "request": call.request,
                     "prompt_tokens": call.prompt_tokens,
                     "completion_tokens": call.completion_tokens,

@@ -90,6 +90,8 @@ def _check_metric(checked: list[Settings], sweep: SweepConfig) -> None:
         )
     if sweep.against != "base" and not Path(sweep.against).is_file():
         raise PrlhfError(f"no responses at {sweep.against}", "give a file of `prlhf generate`, or base")
+    if any(settings.judge and settings.judge.judge is None for settings in checked):
+        raise PrlhfError(f"{sweep.metric} needs a judge", "add --judge NAME, such as rule:longer or oracle:DATASET")
 
 
 def _check_early_stopping(checked: list[Settings], sweep: SweepConfig) -> None:

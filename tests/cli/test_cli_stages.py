@@ -61,7 +61,7 @@ def test_train_generate_judge(here: Path, prlhf: Run, small: list[str], prepared
     for shown in (
         prlhf("train", "--resume", "--out", "r"),
         prlhf("generate", "r", *short, "--users", "ann,generic", "--out", "a.jsonl"),
-        prlhf("judge", "a.jsonl", "b.jsonl"),
+        prlhf("judge", "a.jsonl", "b.jsonl", "--judge", "rule:longer"),
         prlhf("judge", "--checkpoint", "r", "--dataset", prepared, "--out", "c"),
     ):
         assert shown.exit_code == 0, shown.stderr
@@ -84,7 +84,7 @@ def test_baselines_without_a_run(here: Path, prlhf: Run, prepared: Path, tiny_ba
     chosen = last_line(prlhf(*line, "--baseline", "chosen", "--out", "chosen.jsonl"))
     shown = ["--baseline", "in-context", "--examples", "2", "--model", tiny_base, "--out", "shown.jsonl"]
     assert last_line(prlhf(*line, *shown))["responses"] == chosen["responses"] == 8
-    judged = last_line(prlhf("judge", "shown.jsonl", "chosen.jsonl", "--json"))
+    judged = last_line(prlhf("judge", "shown.jsonl", "chosen.jsonl", "--judge", "rule:shorter", "--json"))
     assert (judged["unpaired_a"], judged["unpaired_b"]) == (0, 0)
 
 

@@ -35,6 +35,7 @@ class Scripted:
         self.script, self.models = script, models
         self.requests: list[Body] = []
         self.keys: list[str] = []
+        self.heads: list[dict[str, str]] = []  # of each request: `path`, and the headers in lower case
         self.other: list[tuple[str, str, bytes]] = []
         self.others: Callable[[str, str, bytes], Reply] = lambda method, path, content: Reply({"error": "no"}, 404)
         self.lock = threading.Lock()
@@ -69,13 +70,14 @@ def _handler(state: Scripted) -> type[BaseHTTPRequestHandler]:
 
         def do_POST(self) -> None:
             content = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            if not self.path.endswith("/chat/completions"):
+            if not self.path.partition("?")[0].endswith("/chat/completions"):
                 self._other("POST", content)
                 return
             body = json.loads(content)
             with state.lock:
                 number = len(state.requests)
                 state.requests.append(body)
+                state.heads.append({name.lower(): value for name, value in self.headers.items()} | {"path": self.path})
                 state.keys.append(self.headers.get("Authorization", ""))
                 state.busy += 1
                 state.most_busy = max(state.most_busy, state.busy)

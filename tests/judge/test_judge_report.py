@@ -97,7 +97,7 @@ def test_many_users_fit(tmp_path: Path) -> None:
     a = [row("p", f"user-{i}", "x" * (1 + i % 3)) for i in range(300)]
     b = [row("p", f"user-{i}", "x y") for i in range(300)]
     files = write(tmp_path / "a.jsonl", a), write(tmp_path / "b.jsonl", b)
-    judge_responses(*files, JudgeConfig(out=tmp_path / "judged", bootstrap=50))
+    judge_responses(*files, JudgeConfig(judge="rule:longer", out=tmp_path / "judged", bootstrap=50))
     page = (tmp_path / "judged/report.html").read_text()
     assert "260 more in results.json" in page
     assert len(page) < 400_000

@@ -14,6 +14,7 @@ from attacks import ATTACKS
 from judge_rows import MakeConfig, row, write
 from scripted import Body, Reply, always_first, labels_of, prefers, said, serving, texts_of, verdict
 
+from prlhf.config import JudgeConfig
 from prlhf.errors import PrlhfError
 from prlhf.judge.run import calibrate_judges, judge_responses, plan, shown_prompt
 
@@ -167,14 +168,14 @@ def test_dry_run_and_shown_prompt_send_nothing(two_files: Files, llm: MakeConfig
         assert [call["messages"] for call in calls] == [body["messages"] for body in server.requests[2:4]]
         assert plan(*two_files, llm(server.url))[0]["known"] == 12
     with pytest.raises(PrlhfError, match="rule:longer sends no messages"):
-        shown_prompt(*two_files, llm("http://x", judge="rule:longer"), 1)
+        shown_prompt(*two_files, JudgeConfig(judge="rule:longer"), 1)
 
 
 def test_calls_run_side_by_side_but_no_more_than_asked_for(two_files: Files, llm: MakeConfig) -> None:
     together = threading.Barrier(3, timeout=5)
 
     def script(body: Body, number: int) -> Reply:
-        if number > 2:
+        if 2 < number < 6:
             together.wait()  # passes only if three calls are under way at once
         return longer(body, number)
 

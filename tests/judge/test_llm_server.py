@@ -139,7 +139,18 @@ def judge(folder: Path, url: str) -> subprocess.CompletedProcess[str]:
     for name, responses in (("a", A), ("b", B)):
         write(folder / f"{name}.jsonl", [row(prompt, USERS[prompt], text) for prompt, text in responses.items()])
     options = ["--judge", "llm", "--judge-model", "local", "--base-url", url, "--protocol", "plain", "--json"]
-    options += ["--set", "max_answer_tokens=60", "--retries", "1", "--timeout", "300", "--out", str(folder / "judged")]
+    options += [
+        "--set",
+        "max_answer_tokens=60",
+        "--set",
+        "raised_answer_tokens=60",
+        "--retries",
+        "1",
+        "--timeout",
+        "300",
+        "--out",
+        str(folder / "judged"),
+    ]
     line = [sys.executable, "-c", COMMAND, "judge", str(folder / "a.jsonl"), str(folder / "b.jsonl"), *options]
     kept = {key: value for key, value in os.environ.items() if not key.startswith("OPENAI_")}
     environment = kept | {"PRLHF_CACHE": str(folder / "cache")}
@@ -198,7 +209,7 @@ def check_nothing_judged(folder: Path, done: subprocess.CompletedProcess[str], a
     """No verdict on any pair is an error, in one line; the answers stay, each question's three."""
     assert done.stdout == ""
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert line.startswith("error: none of 3 pairs has a verdict; the first answer: ")
+    assert line.startswith("error: none of 3 pairs has a verdict")
     assert "Traceback" not in done.stderr
     assert not (folder / "judged").exists()
     assert len(answers) <= 18
