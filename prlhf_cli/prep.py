@@ -12,7 +12,10 @@ from prlhf_cli import show
 
 def command(
     dataset: Annotated[
-        str, typer.Argument(help="demo, tldr, psoups, prism, or the path or hub id of custom preference data.")
+        str,
+        typer.Argument(
+            help="demo, demo-profiles, demo-crowd, tldr, psoups, prism, or the path or hub id of custom preference data."
+        ),
     ],
     out: Annotated[Path | None, typer.Option(help="Folder to write (default: data/NAME).")] = None,
     source: Annotated[str | None, typer.Option(help="Local raw data (default: the hub).")] = None,

@@ -54,7 +54,7 @@ def pick_device(device: str) -> torch.device:
     except RuntimeError as error:
         raise PrlhfError(f"device '{device}' is not known", "use auto, cpu or cuda") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise PrlhfError(f"device '{device}' is asked for and this machine has no GPU", "use --device cpu")
+        raise PrlhfError(f"device '{device}' is asked for and this machine has no GPU", "set device to cpu")
     return chosen
 
 

@@ -148,7 +148,10 @@ def load_policy(
     and those it does not know are left out.
     """
     if kind_of(run) == "reward model":
-        raise PrlhfError(f"{run} is a reward model, which writes nothing", "give the run of a policy (--objective dpo)")
+        raise PrlhfError(
+            f"{run} is a reward model, which writes nothing",
+            "give the run of a policy, as of `prlhf train --objective dpo`",
+        )
     return _load(run, PersonalizedLM, device, precision, base, trust_remote_code, users)
 
 
@@ -157,7 +160,9 @@ def load_reward_model(
 ) -> Trained[RewardModel]:
     """Load a trained reward model, as `load_policy` does a policy."""
     if kind_of(run) != "reward model":
-        raise PrlhfError(f"{run} is a policy, no reward model", "give the run of one (--objective rm)")
+        raise PrlhfError(
+            f"{run} is a policy, no reward model", "give the run of one, as of `prlhf train --objective rm`"
+        )
     return _load(run, RewardModel, device, precision, base, trust_remote_code)
 
 

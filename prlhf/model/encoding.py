@@ -217,7 +217,7 @@ class Encoder:
                 name,
                 f"the text about the user of '{name}' has {text:,} tokens, and {max(room + text - least, 0):,} fit "
                 f"beside prompt and response (context {self.limit:,})",
-                "shorten the text, or leave such texts out with --set user_text=false",
+                "shorten the text, or train without texts: `prlhf train --set user_text=false`",
                 least - budget,
             )
         why, advice = f"context {self.limit:,}, less user tokens, text and room for the response", "shorten it"

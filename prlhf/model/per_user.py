@@ -53,6 +53,6 @@ def read_per_user(folder: Path) -> PerUser:
         content = PerUser(str(found["dataset"]), [str(user) for user in found["users"]])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PrlhfError(
-            f"cannot read {path}: {one_line(error)}", "go on training with --resume, or train again"
+            f"cannot read {path}: {one_line(error)}", "go on with `prlhf train --resume`, or train again"
         ) from error
     return content

@@ -20,7 +20,7 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pick_device("auto").type == pick_device("cpu").type == "cpu"
     with pytest.raises(PrlhfError, match="device 'gpu' is not known; use auto, cpu or cuda"):
         pick_device("gpu")
-    with pytest.raises(PrlhfError, match="device 'cuda:1' is asked for and this machine has no GPU; use --device cpu"):
+    with pytest.raises(PrlhfError, match="device 'cuda:1' is asked for and this machine has no GPU; set device to cpu"):
         pick_device("cuda:1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert pick_device("auto").type == "cuda"
