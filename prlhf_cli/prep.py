@@ -14,7 +14,7 @@ def command(
     dataset: Annotated[
         str,
         typer.Argument(
-            help="demo, demo-profiles, demo-crowd, tldr, psoups, prism, or the path or hub id of custom preference data."
+            help="demo, demo-profiles, demo-crowd, tldr, psoups, prism, or the path or hub id of custom data."
         ),
     ],
     out: Annotated[Path | None, typer.Option(help="Folder to write (default: data/NAME).")] = None,
