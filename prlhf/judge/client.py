@@ -157,7 +157,7 @@ class Client:
 
     def _learn(self, dialect: Dialect) -> None:
         self.dialect = dialect
-        self._note(f"{self._server.shown} does not take {dialect.describe()}: it is asked without from now on")
+        self._note(f"{self._server.shown} does not take {dialect.describe()}: requests leave that out from now on")
 
     async def _send(self, client: openai.AsyncOpenAI, body: Body) -> Answer:
         began = time.monotonic()
