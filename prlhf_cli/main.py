@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
 from prlhf import __version__
-from prlhf_cli import demo, env, garbage, generate, judge, prep, recipes, sweep, train
+from prlhf_cli import demo, env, garbage, generate, judge, prep, recipes, show, sweep, train
 from prlhf_cli.usage import OneLine
 
 app = typer.Typer(
@@ -33,6 +34,9 @@ def main(
     ] = False,
 ) -> None:
     """Set up what all commands share."""
+    if sys.platform == "win32":
+        show.print_error("prlhf runs on Linux and macOS; on Windows, use it within WSL")
+        raise typer.Exit(2)
     garbage.seldom()
 
 
