@@ -18,8 +18,8 @@ from prlhf import json_text, world
 from prlhf.atomic import atomic_file
 from prlhf.config import GenerateConfig, PrepConfig, TrainConfig, resolve
 from prlhf.data import prepare
-from prlhf.errors import PrlhfError
 from prlhf.figure import Kind, LengthBar, draw_lengths
+from prlhf.folders import claim, mark
 from prlhf.generate.run import generate
 from prlhf.judge.statistics import mean_and_standard_error
 from prlhf.progress import SILENT, Progress
@@ -60,9 +60,9 @@ def run_demo(
 
     `quick`: the recipe is too short for the paper's figures, so that no check is made.
     """
-    if out.exists() and not (out.is_dir() and (is_prepared(out / "data") or not any(out.iterdir()))):
-        raise PrlhfError(f"{out} exists and holds no demo", "choose another --out")
+    claim(out, "demo")
     prep = resolve(PrepConfig, recipe.get("prep", {}), {"dataset": "demo", "out": out / "data"})
+    mark(out, "demo")
     if not is_prepared(prep.folder):
         prepare(prep, progress)
     minority = read_prepared(prep.folder).manifest["simulated"]["minority"]

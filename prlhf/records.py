@@ -19,8 +19,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prlhf.atomic import atomic_dir
 from prlhf.errors import PrlhfError, one_line
+from prlhf.folders import replacing, what_is
 
 Message = dict[str, str]
 Text = str | list[Message]
@@ -125,14 +125,12 @@ def content_hash(train: list[Comparison], held_out: list[Comparison]) -> str:
 
 def write_prepared(out: Path, data: Prepared) -> dict[str, Any]:
     """Write the folder whole or not at all; returns the manifest with `format` and `content_hash` added."""
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "manifest.json").exists())):
-        raise PrlhfError(f"{out} exists and is no prepared data set", "choose another --out")
     conversational = bool(data.train) and not isinstance(data.train[0].prompt, str)
     manifest = data.manifest | {
         "format": "conversational" if conversational else "plain",
         "content_hash": content_hash(data.train, data.eval),
     }
-    with atomic_dir(out) as folder:
+    with replacing(out, "dataset") as folder:
         schema = comparisons_schema(conversational)
         pq.write_table(pa.Table.from_pylist([asdict(r) for r in data.train], schema), folder / "train.parquet")
         pq.write_table(pa.Table.from_pylist([asdict(r) for r in data.eval], schema), folder / "eval.parquet")
@@ -146,8 +144,13 @@ def write_prepared(out: Path, data: Prepared) -> dict[str, Any]:
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether `folder` holds a prepared data set."""
-    return (folder / "manifest.json").is_file()
+    """Whether a data set that `prlhf prep` made is in `folder`, be it damaged."""
+    return (folder / "manifest.json").is_file() and what_is(folder) in ("dataset", None)
+
+
+def gone(run: Path, dataset: str) -> PrlhfError:
+    """The error for a run whose data set is not where it was."""
+    return PrlhfError(f"the data set of {run} is gone from {dataset}", "give its new folder with --dataset")
 
 
 def read_prepared(folder: Path) -> Prepared:

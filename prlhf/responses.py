@@ -216,6 +216,15 @@ def _read_parquet(path: Path) -> list[Placed]:
     return [(f"{path}:{number}", parse_line(line, f"{path}:{number}")) for number, line in enumerate(lines, start=1)]
 
 
+def has_our_columns(path: Path) -> bool:
+    """Whether a parquet file has the columns that `to_table` writes."""
+    try:
+        with pq.ParquetFile(path) as file:
+            return set(to_table([]).column_names) - {"reward"} <= set(file.schema_arrow.names)
+    except (OSError, pa.ArrowException):
+        return False
+
+
 def read_manifest(folder: Path) -> dict[str, Any]:
     """What a folder of shards says of itself: their number `shards`, their `format`, and how they were made."""
     path = folder / MANIFEST

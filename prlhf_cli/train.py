@@ -157,6 +157,7 @@ def command(
     def work(bars: show.Bars) -> dict[str, Any]:
         from prlhf.config import TrainConfig, load_recipe, parse_overrides, parse_template_options, resolve
         from prlhf.data import locate
+        from prlhf.folders import claim
         from prlhf.model.per_user import folder_for, is_per_user
 
         if dry_run and (resume or per_user):
@@ -186,6 +187,7 @@ def command(
             where = cluster.config_of(load_recipe(recipe), saved_cluster(config.folder), dict(flags))
             config = resolve(TrainConfig, saved_config(config.folder).model_dump(), *layers)
         else:
+            claim(config.folder, "run", resume=False)
             config = config.model_copy(
                 update={"out": config.folder, "dataset": str(locate(config.dataset, load_recipe(recipe), bars))}
             )

@@ -103,6 +103,7 @@ def test_the_old_folder_comes_back_where_the_new_cannot_take_its_place(
             raise OSError(5, "Input/output error")
         replace(source, target)
 
+    monkeypatch.setattr(atomic, "_exchange", lambda new, path: False)
     monkeypatch.setattr(atomic.os, "replace", refuse)
     with pytest.raises(PrlhfError, match="Input/output error"):
         write("folder", path, "new")

@@ -84,7 +84,7 @@ def test_each_expectation_can_be_missed(changes, missed):
 
 def test_a_foreign_folder_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("mine")
-    with pytest.raises(PrlhfError, match="holds no demo"):
+    with pytest.raises(PrlhfError, match="exists and is not a demo"):
         run_demo(tmp_path, {})
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 

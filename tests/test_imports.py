@@ -16,6 +16,8 @@ LAYERS = [
     ["errors"],
     ["applies", "refusals"],
     ["atomic", "progress", "interrupt", "world", "config", "hub", "json_text"],
+    ["folders_of_01"],
+    ["folders"],
     ["records", "taste", "source", "environment", "recipe_files"],
     ["responses", "figure", "pages", "cluster"],
     ["model"],

@@ -16,6 +16,7 @@ from prlhf.data import custom, demo, demo_crowd, demo_profiles, prism, psoups, t
 from prlhf.data.rows import Loaded
 from prlhf.data.splits import index_users
 from prlhf.errors import PrlhfError, nearest
+from prlhf.folders import claim
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Prepared, User, is_prepared, write_prepared
 from prlhf.source.files import form, local_path
@@ -38,7 +39,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 def prepare(config: PrepConfig, progress: Progress = SILENT) -> dict[str, Any]:
     """Prepare `config.dataset` into `config.folder` and return the manifest. Nothing is written on any error."""
     adapter = find_adapter(config.dataset)
-    _check_not_its_own_source(config)
+    check_place(config)
     loaded = adapter(config, progress)
     train, held_out, users = index_users(loaded.train, loaded.eval, loaded.order, loaded.preferences)
     if not train:
@@ -129,10 +130,18 @@ def _warnings(loaded: Loaded) -> list[str]:
     return lines
 
 
-def _check_not_its_own_source(config: PrepConfig) -> None:
-    """Writing replaces the folder whole: it must not hold what is being read."""
-    if config.dataset in ADAPTERS and config.source is None:
-        return
-    source, out = local_path(config.source or config.dataset).resolve(), config.folder.resolve()
-    if source.exists() and (source == out or out in source.parents):
-        raise PrlhfError(f"{config.folder} holds the source itself and would be replaced", "choose another --out")
+def check_place(config: PrepConfig) -> None:
+    """Find whether the folder may be written, before any data are read."""
+    source = source_of(config)
+    claim(config.folder, "dataset", inputs=[local_path(source)] if source else [])
+    if source and config.dataset not in ADAPTERS and local_path(source).resolve() in config.folder.resolve().parents:
+        raise PrlhfError(
+            f"{config.folder} lies in {source}, which would be read together with it the next time",
+            "choose another --out",
+        )
+
+
+def source_of(config: PrepConfig) -> str | None:
+    """The local file or folder that is read; None where it is the hub's, or made up."""
+    source = config.source or (None if config.dataset in ADAPTERS else config.dataset)
+    return source if source and local_path(source).exists() else None

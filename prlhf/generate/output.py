@@ -19,9 +19,12 @@ from typing import Any, Literal, Protocol
 from prlhf.atomic import atomic_file, full_disk_named
 from prlhf.config import GenerateConfig
 from prlhf.errors import PrlhfError
+from prlhf.folders import claim, claim_file, mark
 from prlhf.responses import (
     MANIFEST,
     Response,
+    has_our_columns,
+    parse_line,
     prompt_type,
     read_manifest,
     read_responses,
@@ -31,6 +34,7 @@ from prlhf.responses import (
 )
 
 Key = tuple[str, str]  # (prompt_id, user_id)
+ROW_BEGINS = b'{"prompt_id": '  # a line of a file of responses
 Form = Literal["jsonl", "parquet"]
 
 
@@ -70,22 +74,48 @@ def form_of(config: GenerateConfig) -> tuple[Form, bool]:
     return ("jsonl" if config.out.suffix not in ("", ".parquet") else "parquet"), not config.out.suffix
 
 
-def refuse_foreign(out: Path) -> None:
-    """Refuse a folder of other things, before anything is loaded."""
-    if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).exists():
-        raise PrlhfError(f"{out} holds other files than shards of responses", "choose another --out")
+def claim_output(config: GenerateConfig) -> None:
+    """Find whether `config.out` may be written, before anything is loaded: new, or begun by an earlier run."""
+    out, (form, shards) = config.out, form_of(config)
+    if out.is_dir() != shards and out.exists():
+        wanted = "--shards is for a folder" if shards else "a folder of shards is named without an ending"
+        raise PrlhfError(f"{out} is a {'file' if shards else 'folder'}, and {wanted}", "choose another --out")
+    if shards:
+        claim(out, "responses")
+        return
+    claim_file(out)
+    claim_file(partial(out))
+    for path in (out, partial(out)):
+        if path.exists() and not holds_responses(path, "jsonl" if path != out else form):
+            raise PrlhfError(f"{path} exists and does not hold responses of `prlhf generate`", "choose another --out")
+
+
+def holds_responses(path: Path, form: Form) -> bool:
+    """Whether a file is empty, or begins with a row of ours, be it cut off."""
+    if path.stat().st_size == 0:
+        return True
+    if form == "parquet":
+        return has_our_columns(path)
+    with path.open("rb") as file:
+        first = file.readline()
+    if not first.endswith(b"\n"):
+        return first.startswith(ROW_BEGINS) or ROW_BEGINS.startswith(first)
+    try:
+        parse_line(first, str(path))
+    except PrlhfError:
+        return False
+    return True
 
 
 def open_output(config: GenerateConfig, settings: dict[str, Any], jobs: Sequence[Keyed]) -> OneFile | Shards:
     """The output for `jobs`, with what earlier runs with the same settings wrote of it."""
     form, shards = form_of(config)
-    if config.out.exists() and config.out.is_dir() != shards:
-        wanted = "--shards is for a folder" if shards else "a folder of shards is named without an ending"
-        raise PrlhfError(f"{config.out} is a {'file' if shards else 'folder'}, and {wanted}", "choose another --out")
     if form == "parquet":
         prompt_type(job.prompt for job in jobs)
     with full_disk_named(config.out):
         (config.out if shards else config.out.parent).mkdir(parents=True, exist_ok=True)
+    if shards:
+        mark(config.out, "responses")
     return Shards(config, settings, jobs, form) if shards else OneFile(config, settings, jobs, form)
 
 
@@ -142,7 +172,7 @@ def partial(out: Path) -> Path:
 
 def already_written(out: Path, settings: dict[str, Any]) -> dict[Key, Response]:
     """Rows of an earlier run with the same settings, whole or killed."""
-    rows = read_responses(out) if out.exists() else []
+    rows = read_responses(out) if out.exists() and out.stat().st_size else []
     whole = None
     if partial(out).exists():
         more, whole = read_responses(partial(out), partial=True)

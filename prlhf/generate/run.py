@@ -15,10 +15,10 @@ from prlhf.generate.baselines import check_preferences, chosen_responses
 from prlhf.generate.best_of import reward_settings
 from prlhf.generate.jobs import plan
 from prlhf.generate.models import Writer, open_plan, open_writer, trained_on
-from prlhf.generate.output import Block, open_output, refuse_foreign
+from prlhf.generate.output import Block, claim_output, open_output
 from prlhf.generate.pairs import choose_pairs, choose_readers, known_readers
 from prlhf.progress import SILENT, Progress
-from prlhf.records import Prepared, is_prepared, prompt_id, read_prepared
+from prlhf.records import Prepared, gone, is_prepared, prompt_id, read_prepared
 from prlhf.responses import Response
 
 HERE = ClusterConfig()
@@ -32,7 +32,7 @@ def generate(
     `run` may be None for the baselines that need no training. With workers, this process plans and keeps the output,
     and loads no weights but those of a base without a run.
     """
-    refuse_foreign(config.out)
+    claim_output(config)
     data = load_data(run, config)
     if config.baseline == "oracle" and data:
         check_preferences(data)
@@ -130,6 +130,8 @@ def load_data(run: Path | None, config: GenerateConfig) -> Prepared | None:
         if needed:
             raise PrlhfError("no data set is named", "add --dataset FOLDER, or give the folder of a finished run")
         return None
+    if run and needed and not config.dataset and not is_prepared(Path(name)):
+        raise gone(run, name)
     return read_prepared(Path(name)) if config.dataset or needed or is_prepared(Path(name)) else None
 
 

@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 
 from prlhf import json_text
-from prlhf.atomic import atomic_dir
 from prlhf.config import JudgeConfig
 from prlhf.errors import PrlhfError
+from prlhf.folders import claim, replacing
 from prlhf.judge.options import refuse_of_checkpoint
-from prlhf.judge.run import refuse_foreign
 from prlhf.judge.statistics import half_tied_rate
 from prlhf.model.fitting import Fitting
 from prlhf.model.scoring import Scored, load_rewards, score, summarise
@@ -31,7 +30,7 @@ from prlhf.records import read_prepared
 def judge_checkpoint(run: Path, dataset: Path, config: JudgeConfig, progress: Progress = SILENT) -> dict[str, Any]:
     """Accuracy of `run`'s reward (a policy's is implicit) on the held-out part of `dataset`; writes results.json."""
     refuse_of_checkpoint(config)
-    refuse_foreign(config.out)
+    claim(config.out, "judgement", inputs=(run, dataset))
     trained, rewards = load_rewards(run, config.device, config.model, config.trust_remote_code)
     index = trained.index_of()
     rows = [replace(row, user_index=index.get(row.user_id, 0)) for row in read_prepared(dataset).eval]
@@ -72,7 +71,7 @@ def judge_checkpoint(run: Path, dataset: Path, config: JudgeConfig, progress: Pr
         },
         **summarise(ids, own, as_user, as_generic),
     }
-    with atomic_dir(config.out) as folder:
+    with replacing(config.out, "judgement") as folder:
         (folder / "results.json").write_text(json_text.dumps(results, indent=2) + "\n", encoding="utf-8")
     return results
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from prlhf import json_text
-from prlhf.atomic import atomic_dir
 from prlhf.config import JudgeConfig
 from prlhf.errors import PrlhfError
+from prlhf.folders import claim, replacing
 from prlhf.judge.agreement import agreements
 from prlhf.judge.calibrate import calibration, human_pairs
 from prlhf.judge.decisions import Decision, position_bias
@@ -38,7 +38,7 @@ def judge_responses(
     With several judges the first one's results stand on top, every one's under `judges`, and how far they agree under
     `agreement`. With `config.calibrate` each is calibrated as well. Returns the results.
     """
-    refuse_foreign(config.out, (a_path, b_path))
+    claim(config.out, "judgement", inputs=_read_by(config, a_path, b_path))
     config, judges, humans = _prepared(config)
     pairing = _paired(a_path, b_path, config)
     calibrated = _decide(judges, humans, progress)
@@ -56,7 +56,7 @@ def judge_responses(
 
 def calibrate_judges(config: JudgeConfig, progress: Progress = SILENT, command: str = "") -> dict[str, Any]:
     """How well the judges choose as people did on `config.calibrate`; writes the same files as `judge_responses`."""
-    refuse_foreign(config.out)
+    claim(config.out, "judgement", inputs=_read_by(config))
     config, judges, humans = _prepared(config)
     calibrated = _decide(judges, humans, progress)
     settings = {name: judge.settings() for name, judge in judges.items()}
@@ -175,13 +175,10 @@ def _calibrations(humans: Sequence[Pair], calibrated: Decided, config: JudgeConf
     return {"calibrated_on": str(config.calibrate), "calibration": found}
 
 
-def refuse_foreign(out: Path, inputs: tuple[Path, ...] = ()) -> None:
-    """`out` is replaced as a whole: it must be new, or hold an earlier judgement and none of the inputs."""
-    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / RESULTS).is_file())):
-        raise PrlhfError(f"{out} exists and is no judgement", "choose another --out")
-    for path in inputs:
-        if out.resolve() in path.resolve().parents and out.exists():
-            raise PrlhfError(f"{path} lies in {out}, which the judgement replaces", "choose another --out")
+def _read_by(config: JudgeConfig, *responses: Path) -> list[Path]:
+    """What a judgement reads: it must not replace any of it."""
+    named = [config.calibrate, config.dataset, config.prompt, config.prices]
+    return [*responses, *(path for path in named if path is not None)]
 
 
 def _settings(a_path: Path, b_path: Path, config: JudgeConfig) -> dict[str, Any]:
@@ -213,7 +210,7 @@ def _write(
 ) -> None:
     from prlhf.judge.report import write_report  # brings matplotlib
 
-    with atomic_dir(out) as folder:
+    with replacing(out, "judgement") as folder:
         (folder / RESULTS).write_text(json_text.dumps(results, indent=2) + "\n", encoding="utf-8")
         for name, (pairs, decided) in files.items():
             if decided:

@@ -237,6 +237,8 @@ def read_about(folder: Path) -> dict[str, Any]:
     """The checkpoint's prlhf.json, checked. Raises PrlhfError."""
     try:
         about: dict[str, Any] = json.loads((folder / ABOUT).read_text())
+        if "version" in about:  # the marker of another folder of ours, see folders.py
+            raise FileNotFoundError(folder / ABOUT)
         about.setdefault("kind", "policy")  # as before there were reward models
         about["base"], about["base_fingerprint"], about["sha256"].items(), KINDS[about["kind"]]
         TrainConfig.saved(about["train"])

@@ -13,7 +13,8 @@ from prlhf.atomic import atomic_file
 from prlhf.cluster import check_fits, connected, room, shown_by, worker_resources
 from prlhf.config import ClusterConfig, PrepConfig, SweepConfig, resolve
 from prlhf.data import ADAPTERS, locate
-from prlhf.errors import Interrupted, PrlhfError
+from prlhf.errors import Interrupted
+from prlhf.folders import claim, mark
 from prlhf.progress import SILENT, Progress
 from prlhf.records import is_prepared
 from prlhf.sweep import outcome
@@ -21,7 +22,7 @@ from prlhf.sweep.board import UNSEEN, Board
 from prlhf.sweep.search import Search, how, search_for
 from prlhf.sweep.settings import JUDGED, Sections, check, settings_at
 from prlhf.sweep.space import Space, space_of
-from prlhf.sweep.trials import RECIPE, RESULTS, Trial, missing_metric, read_trials, write_trials
+from prlhf.sweep.trials import RECIPE, Trial, missing_metric, read_trials, write_trials
 
 PATHS = {"train": ("model",), "generate": ("model", "reward")}  # settings that may name a file of this folder
 
@@ -41,10 +42,11 @@ def sweep(
     finished one. Raises PrlhfError for a bad space before Ray starts, and Interrupted after Ctrl-C.
     """
     cluster, out = cluster or ClusterConfig(), config.out.resolve()
+    claim(config.out, "sweep", resume)
     space = space_of(config.space)
     check(space, sections, config)
     how(space, config)
-    known = _known(out, resume)
+    known = read_trials(out)
     sections, space, prepared = _with_data(_absolute(sections), space, progress)
     if config.against != "base":
         config = config.model_copy(update={"against": str(Path(config.against).resolve())})
@@ -52,6 +54,7 @@ def sweep(
     for trial in search.trials:
         if error := missing_metric(trial, config.metric):
             raise error
+    mark(out, "sweep")
     _write_recipe(out, config, sections, cluster, command)
     others = [trial for trial in known if trial not in search.trials]
     skipped = sum(trial.finished for trial in search.trials)
@@ -95,15 +98,6 @@ def _run(
 
 def _save(out: Path, others: list[Trial], search: Search) -> None:
     write_trials(out, [*others, *search.trials])
-
-
-def _known(out: Path, resume: bool) -> list[Trial]:
-    known = read_trials(out)
-    if known and not resume:
-        raise PrlhfError(f"{out} already holds a sweep", "go on with --resume, or choose another --out")
-    if resume and not (out / RESULTS).is_file():
-        raise PrlhfError(f"{out} holds no sweep to resume", "start it without --resume")
-    return known
 
 
 def _with_data(sections: Sections, space: Space, progress: Progress) -> tuple[Sections, Space, int]:

@@ -73,8 +73,6 @@ def read_trials(out: Path) -> list[Trial]:
     """The trials that earlier runs left in `out`; none where it is new."""
     path = out / RESULTS
     if not path.is_file():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise PrlhfError(f"{out} exists and is no sweep", "choose another --out")
         return []
     trials = []
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):

@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from prlhf.atomic import atomic_file
@@ -73,6 +74,15 @@ def is_last(checkpoint: Path) -> bool:
     """Whether nothing was left to train when it was written."""
     state = json.loads((checkpoint / "trainer_state.json").read_text())
     return bool(state["global_step"] >= state["max_steps"])
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove the checkpoints of the run in `folder`, and nothing that others put beside them."""
+    for checkpoint in (folder / "checkpoints").glob("checkpoint-*"):
+        if checkpoint.is_dir() and checkpoint.name.rpartition("-")[2].isdigit():
+            shutil.rmtree(checkpoint, ignore_errors=True)
+    with suppress(OSError):
+        (folder / "checkpoints").rmdir()
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
 
+from prlhf.atomic import scratch_dir
 from prlhf.cluster import Relay, actor_here, check_fits, connected, shown_by, worker_resources
 from prlhf.config import ClusterConfig, TrainConfig
 from prlhf.errors import Interrupted, NotFinite, PrlhfError, one_line
@@ -26,7 +26,7 @@ from prlhf.model import workers
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Prepared
 from prlhf.train.callbacks import Report, Stop
-from prlhf.train.run import checked, finished, learn, write_recipe
+from prlhf.train.run import checked, finished, learn, take_back, write_recipe
 from prlhf.train.storage import Store, fetch_newest, fetch_recipe, fetch_results, keep_cluster
 
 LOOK_SECONDS = 0.5  # how often a worker looks whether it is to stop
@@ -63,7 +63,7 @@ def train_on_ray(
         outcome = _fit(config, cluster, each, data, store, progress, report)
     if "error" in outcome:
         if not resume and not store.checkpoints():
-            (config.folder / "recipe.yaml").unlink()
+            take_back(config.folder)
         raise PrlhfError(*outcome["error"])
     if "stopped" in outcome:
         raise Interrupted(outcome["stopped"])
@@ -146,8 +146,8 @@ def work(setup: dict[str, Any]) -> dict[str, Any]:
     ray = importlib.import_module("ray")
     first = workers.rank() == 0
     relay: Relay = setup["relay"]
-    with tempfile.TemporaryDirectory(prefix="prlhf-worker-") as scratch:
-        out = Path(scratch) / "run"
+    with scratch_dir("worker") as scratch:
+        out = scratch / "run"
         config = TrainConfig.saved(setup["config"] | {"out": out})
         store = Store(setup["store"][0], Path(setup["store"][1]))
         step = fetch_newest(store, out, relay)

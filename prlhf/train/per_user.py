@@ -17,13 +17,14 @@ from prlhf import json_text
 from prlhf.atomic import atomic_file
 from prlhf.config import TrainConfig
 from prlhf.errors import Interrupted, NotFinite, PrlhfError
+from prlhf.folders import claim, mark
 from prlhf.model.checkpoint import build_policy
 from prlhf.model.per_user import PerUser, is_per_user, run_of, write_per_user
 from prlhf.model.scoring import mean
 from prlhf.progress import SILENT, Progress
-from prlhf.records import Comparison, Prepared, User, read_prepared, write_prepared
+from prlhf.records import Comparison, Prepared, User, write_prepared
 from prlhf.train.encode import encode
-from prlhf.train.run import check_data, check_new, check_same, train, vanilla, with_base, write_recipe
+from prlhf.train.run import check_data, check_same, data_of, train, vanilla, with_base, write_recipe
 from prlhf.train.trackers import tracker_names
 
 MAX_USERS = 50  # each costs a run and an adapter: beyond this a user model is what one wants
@@ -36,7 +37,9 @@ def train_per_user(config: TrainConfig, resume: bool = False, progress: Progress
     PrlhfError for input the user can mend and Interrupted after a saved Ctrl-C.
     """
     tracker_names(config.report_to)
-    folder, data = config.folder, read_prepared(Path(config.dataset))
+    folder = config.folder
+    claim(folder, "run", resume)
+    data = data_of(config, resume)
     config = with_base(vanilla(config), data)
     users = sorted((user for user in data.users if user.seen), key=lambda user: user.index)
     if resume:
@@ -45,7 +48,7 @@ def train_per_user(config: TrainConfig, resume: bool = False, progress: Progress
             progress.note(f"{folder} is already finished")
             return json.loads((folder / "results.json").read_text())  # type: ignore[no-any-return]
     else:
-        check(folder, config, data, progress)
+        check(config, data, progress)
         write_recipe(folder, config, data, flags="--per-user ")
         write_per_user(folder, PerUser(str(Path(config.dataset).resolve()), [user.id for user in users]))
     results = []
@@ -72,7 +75,7 @@ def check_resumed(folder: Path, config: TrainConfig, data: Prepared) -> None:
     check_same(folder, config, data)
 
 
-def check(folder: Path, config: TrainConfig, data: Prepared, progress: Progress) -> None:
+def check(config: TrainConfig, data: Prepared, progress: Progress) -> None:
     """Find whatever is wrong with settings, base or data before anything is written."""
     count = len(data.user_ids)
     if count > MAX_USERS:
@@ -83,7 +86,6 @@ def check(folder: Path, config: TrainConfig, data: Prepared, progress: Progress)
     if config.objective != "dpo":
         raise PrlhfError(f"--per-user trains policies, not objective = {config.objective}", "drop one of the two")
     check_data(config, data, progress)
-    check_new(folder)
     encode(build_policy(config, data.user_ids, {}), data)
 
 
@@ -99,6 +101,7 @@ def only(data: Prepared, user: User) -> Prepared:
 
 def _train_one(folder: Path, config: TrainConfig, data: Prepared, user: User, progress: Progress) -> dict[str, Any]:
     run = run_of(folder, user.index)
+    mark(run, "run")
     write_prepared(run / "data", only(data, user))
     own = config.model_copy(update={"out": run, "dataset": str(run / "data")})
     return train(own, resume=(run / "recipe.yaml").exists(), progress=progress)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from prlhf.config import ClusterConfig, TrainConfig
+from prlhf.folders import claim
 from prlhf.model.adapter import make_trainable
 from prlhf.model.base import pick_device, pick_dtype
 from prlhf.model.checkpoint import Trained
@@ -27,7 +28,7 @@ from prlhf.train.batching import weighted_terms
 from prlhf.train.encode import demonstrations, encode, note_left_out
 from prlhf.train.memory import ALONE, Batch, memory, shape_of
 from prlhf.train.on_ray import check_share
-from prlhf.train.run import check_data, check_new, with_base, without_users
+from prlhf.train.run import check_data, with_base, without_users
 from prlhf.train.trackers import tracker_names
 
 GIB = 2**30
@@ -40,11 +41,11 @@ def plan(config: TrainConfig, progress: Progress = SILENT, cluster: ClusterConfi
     other machines can be made on this one. Memory is that of one worker.
     """
     tracker_names(config.report_to)
+    claim(config.folder, "run", resume=False)
     data = read_prepared(Path(config.dataset))
     config = with_base(without_users(config), data)
     check_data(config, data, progress)
     check_share(config, cluster)
-    check_new(config.folder)
     device, dtype, elsewhere = device_of(config, cluster)
     base, missing = load_skeleton(str(config.model), dtype, config.trust_remote_code)
     lm = make_trainable(base.lm, config)

@@ -10,7 +10,6 @@ results.json           the summary that --json prints
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -27,6 +26,7 @@ from prlhf.applies import unused
 from prlhf.atomic import atomic_dir, atomic_file
 from prlhf.config import DEMO_DATASETS, HUB_DEFAULT_MODEL, TrainConfig, load_recipe
 from prlhf.errors import Interrupted, PrlhfError
+from prlhf.folders import claim, mark, read_marker, unmark, what_is
 from prlhf.model import workers
 from prlhf.model.checkpoint import Trained, build_policy, build_reward_model, save_policy
 from prlhf.model.encoding import Encoder
@@ -36,17 +36,17 @@ from prlhf.model.reference_cache import open_cache
 from prlhf.model.scoring import engine_of
 from prlhf.model.sharding import gathered
 from prlhf.progress import SILENT, Progress
-from prlhf.records import Prepared, read_prepared
+from prlhf.records import Prepared, gone, is_prepared, read_prepared
 from prlhf.train import metrics
 from prlhf.train.callbacks import Follow, Report, Stop
-from prlhf.train.checkpoints import is_last, newest_checkpoint, step_of
+from prlhf.train.checkpoints import is_last, newest_checkpoint, remove_checkpoints, step_of
 from prlhf.train.encode import encode, note_left_out
 from prlhf.train.trackers import tracker_names
 from prlhf.train.trainer import PersonalizedTrainer
 
 MAY_CHANGE_ON_RESUME = {
     "out", "device", "report_to", "save_every", "keep_checkpoints", "eval_every", "eval_limit", "reference_cache",
-    "reference_first",
+    "reference_first", "dataset",  # whose content is compared
 }  # fmt: skip
 
 
@@ -60,25 +60,49 @@ def train(
     config, data = checked(config, resume, progress)
     if resume and (done := finished(config.folder, progress)):
         return done
-    return learn(config, data, resume, progress, report, Stop())
+    try:
+        return learn(config, data, resume, progress, report, Stop())
+    except BaseException:
+        if not resume:
+            take_back(config.folder)
+        raise
+
+
+def take_back(folder: Path) -> None:
+    """Remove what a start left that ended before the first step: the same command may then be given again."""
+    begun = metrics.read(folder / "metrics.jsonl") or any((folder / "checkpoints").glob("checkpoint-*"))
+    if not begun and read_marker(folder).get("kind") == "run":
+        unmark(folder, ["recipe.yaml", "metrics.jsonl"])
 
 
 def checked(config: TrainConfig, resume: bool, progress: Progress) -> tuple[TrainConfig, Prepared]:
     """The resolved settings and the data of a run that can begin, or go on; raises PrlhfError where it cannot."""
     tracker_names(config.report_to)
-    data = read_prepared(Path(config.dataset))
+    claim(config.folder, "run", resume)
+    data = data_of(config, resume)
     config = with_base(without_users(config), data)
     if resume:
         check_same(config.folder, config, data)
     else:
         check_data(config, data, progress)
-        check_new(config.folder)
     return config, data
+
+
+def data_of(config: TrainConfig, resume: bool) -> Prepared:
+    """The data of a run. Where a run that goes on has its data no more, the error says where they were."""
+    folder = Path(config.dataset)
+    if resume and not is_prepared(folder) and _same_place(saved_config(config.folder).dataset, config.dataset):
+        raise gone(config.folder, config.dataset)
+    return read_prepared(folder)
+
+
+def _same_place(one: str, other: str) -> bool:
+    return Path(one).resolve() == Path(other).resolve()
 
 
 def finished(folder: Path, progress: Progress) -> dict[str, Any] | None:
     """The results of a run that has come to its end."""
-    if not (folder / "model").is_dir():
+    if what_is(folder / "model") != "model" or not (folder / "results.json").is_file():
         return None
     progress.note(f"{folder} is already finished")
     return json.loads((folder / "results.json").read_text())  # type: ignore[no-any-return]
@@ -199,12 +223,6 @@ def fit(trainer: Any, config: TrainConfig, resume: bool, progress: Progress, uni
     }
 
 
-def check_new(folder: Path) -> None:
-    """Raise PrlhfError if `folder` already holds a run."""
-    if (folder / "recipe.yaml").exists():
-        raise PrlhfError(f"{folder} already holds a run", "go on with --resume, or choose another --out")
-
-
 def without_users(config: TrainConfig) -> TrainConfig:
     """Supervised fine-tuning knows no users: what is set for them is as good as not set."""
     if config.objective != "sft":
@@ -249,6 +267,7 @@ def write_recipe(folder: Path, config: TrainConfig, data: Prepared, flags: str =
         del values[key]
     values |= {"dataset": str(Path(config.dataset).resolve())}
     text = f"# prlhf train {flags}--recipe {folder}/recipe.yaml --out NEW\n# data: {data.manifest['content_hash']}\n"
+    mark(folder, "run")
     with atomic_file(folder / "recipe.yaml") as beside:
         beside.write_text(text + yaml.safe_dump({"train": values}, sort_keys=False), encoding="utf-8")
 
@@ -266,13 +285,29 @@ def check_same(folder: Path, config: TrainConfig, data: Prepared) -> None:
     saved = with_base(saved_config(folder), data)
     for key in type(config).model_fields:
         before, now = getattr(saved, key), getattr(config, key)
-        same = Path(before).resolve() == Path(now).resolve() if key == "dataset" else before == now
-        if key not in MAY_CHANGE_ON_RESUME and not same:
+        if key not in MAY_CHANGE_ON_RESUME and before != now:
             raise PrlhfError(
                 f"{folder} was started with {key} = {before}, not {now}", "leave it as it was, or choose another --out"
             )
-    if data.manifest["content_hash"] not in (folder / "recipe.yaml").read_text():
+    moved = not _same_place(saved.dataset, config.dataset)
+    if data.manifest["content_hash"] not in (folder / "recipe.yaml").read_text(encoding="utf-8"):
+        if moved:
+            raise PrlhfError(
+                f"{folder} was started with dataset = {saved.dataset}, and {config.dataset} holds other data",
+                "leave it as it was, or choose another --out",
+            )
         raise PrlhfError(f"the data in {config.dataset} changed since {folder} was started", "choose another --out")
+    if moved:
+        _note_place(folder / "recipe.yaml", config.dataset)
+
+
+def _note_place(recipe: Path, dataset: str) -> None:
+    """Have the recipe say where its data are now; all else stays as it is."""
+    lines = recipe.read_text(encoding="utf-8").splitlines(keepends=True)
+    place = yaml.safe_dump({"dataset": str(Path(dataset).resolve())}, width=10**6)
+    with atomic_file(recipe) as beside:
+        changed = ("  " + place if line.startswith("  dataset: ") else line for line in lines)
+        beside.write_text("".join(changed), encoding="utf-8")
 
 
 def finish(folder: Path, results: dict[str, Any], write: Callable[[Path], None]) -> None:
@@ -283,7 +318,7 @@ def finish(folder: Path, results: dict[str, Any], write: Callable[[Path], None])
         beside.write_text(json_text.dumps(results, indent=2) + "\n", encoding="utf-8")
     with atomic_dir(folder / "model") as model:
         write(model)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    remove_checkpoints(folder)
 
 
 def write_model(policy: Trained[Any], results: dict[str, Any], folder: Path) -> None:

@@ -151,7 +151,7 @@ def test_failure_leaves_an_earlier_result_untouched(write_lines: Any, row: Any, 
 def test_an_output_folder_of_someone_elses_is_left_alone(write_lines: Any, row: Any, tmp_path: Path) -> None:
     source = write_lines("raw.jsonl", row())
     mine = write_lines("out/thesis.txt", "years of work")
-    with pytest.raises(PrlhfError, match="is no prepared data set"):
+    with pytest.raises(PrlhfError, match=r"exists and is not a prepared data set: it holds thesis\.txt"):
         prepare(PrepConfig(dataset=str(source), out=mine.parent))
     assert mine.read_text() == "years of work\n"
 
@@ -159,7 +159,7 @@ def test_an_output_folder_of_someone_elses_is_left_alone(write_lines: Any, row: 
 @pytest.mark.parametrize("out", ["raw", "."])
 def test_the_source_is_never_replaced(out: str, write_lines: Any, row: Any, tmp_path: Path) -> None:
     source = write_lines("raw/train.jsonl", row())
-    with pytest.raises(PrlhfError, match="holds the source itself"):
+    with pytest.raises(PrlhfError, match="which would be replaced; choose another --out"):
         prepare(PrepConfig(dataset=str(source.parent), out=tmp_path / out))
     assert source.exists()
 

@@ -290,7 +290,7 @@ def test_own_prompts_need_no_data_set(
     shutil.rmtree(tmp_path / "d")
     (tmp_path / "mine.txt").write_text("my boss\n")
     assert len(rows_of(tmp_path, tmp_path / "r", prompts=str(tmp_path / "mine.txt"))) == 4
-    with pytest.raises(PrlhfError, match="is no prepared data set"):
+    with pytest.raises(PrlhfError, match=r"the data set of .*/r is gone from .*/d; give its new folder with --dataset"):
         generate(tmp_path / "r", config(tmp_path, out=tmp_path / "b.jsonl"))
 
 

@@ -168,7 +168,7 @@ def test_shards_hold_the_same_rows_in_the_same_order(
 ) -> None:
     said = generate(trained, config(tmp_path, shards=form))
     names = [f"part-0000{i}.{form}" for i in range(3)]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(["manifest.json", *names])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(["manifest.json", "prlhf.json", *names])
     assert read_responses(tmp_path / "out") == rows
     sizes = [len(read_responses(tmp_path / "out" / name)) for name in names]
     assert (sizes, said["blocks"], said["shards"], said["new"]) == ([5, 5, 2], 3, 3, 12)
@@ -225,7 +225,7 @@ def test_shards_of_another_plan_are_not_mixed_in(
 def test_a_folder_of_other_things_is_left_alone(tmp_path: Path, trained: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/mine.txt").write_text("mine")
-    with pytest.raises(PrlhfError, match="holds other files than shards"):
+    with pytest.raises(PrlhfError, match=r"exists and is not a folder of responses: it holds mine\.txt; choose"):
         generate(trained, config(tmp_path))
     (tmp_path / "f.jsonl").mkdir()
     with pytest.raises(PrlhfError, match=r"f\.jsonl is a folder"):

@@ -64,7 +64,12 @@ def test_a_limit_draws_pairs_by_the_seed(files: tuple[Path, Path], tmp_path: Pat
 def test_files_hold_what_is_returned(files: tuple[Path, Path], tmp_path: Path) -> None:
     results = judge_responses(*files, config(tmp_path))
     out = tmp_path / "judged"
-    assert sorted(path.name for path in out.iterdir()) == ["report.html", "results.json", "verdicts.jsonl"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "prlhf.json",
+        "report.html",
+        "results.json",
+        "verdicts.jsonl",
+    ]
     assert json.loads((out / "results.json").read_text()) == results
     verdicts = [json.loads(line) for line in (out / "verdicts.jsonl").read_text().splitlines()]
     assert [(v["prompt_id"], v["user_id"], v["b_user_id"], v["kind"], v["verdict"]) for v in verdicts] == [
@@ -101,8 +106,8 @@ def test_a_former_judgement_is_replaced_and_anything_else_refused(files: tuple[P
     other = tmp_path / "thesis"
     other.mkdir()
     (other / "chapter.txt").write_text("dear")
-    for place in (other, other / "chapter.txt"):
-        with pytest.raises(PrlhfError, match="exists and is no judgement; choose another --out"):
+    for place, why in ((other, "exists and is not a judgement: it holds"), (other / "chapter.txt", "is a file")):
+        with pytest.raises(PrlhfError, match=f"{why}.*; choose another --out"):
             judge_responses(*files, config(tmp_path, out=place))
     assert (other / "chapter.txt").read_text() == "dear"
 
@@ -110,7 +115,7 @@ def test_a_former_judgement_is_replaced_and_anything_else_refused(files: tuple[P
 def test_inputs_inside_the_old_judgement_are_not_replaced(files: tuple[Path, Path], tmp_path: Path) -> None:
     judge_responses(*files, config(tmp_path))
     inside = write(tmp_path / "judged" / "a.jsonl", PERSONAL)
-    with pytest.raises(PrlhfError, match=r"a\.jsonl lies in .*judged"):
+    with pytest.raises(PrlhfError, match=r"a\.jsonl is read, and lies in .*judged"):
         judge_responses(inside, files[1], config(tmp_path))
     assert inside.exists()
 

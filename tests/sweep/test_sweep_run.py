@@ -9,6 +9,7 @@ import pytest
 
 from prlhf.config import TrainConfig, load_recipe, resolve
 from prlhf.errors import PrlhfError
+from prlhf.folders import mark
 from prlhf.sweep.trials import Trial
 
 SPACE = {"alpha": "0.2,0.5", "k": "3,4"}
@@ -223,7 +224,7 @@ def test_nothing_is_run_or_written_where_a_sweep_is_refused(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("chapter.txt", "dear", "exists and is no sweep; choose another --out"),
+        ("chapter.txt", "dear", "exists and is not a sweep: it holds chapter.txt; choose another --out"),
         ("results.jsonl", "{}\n", "results.jsonl:1 is no trial: "),
         ("results.jsonl", "half a li", "results.jsonl:1 is no trial: "),
     ],
@@ -231,9 +232,11 @@ def test_nothing_is_run_or_written_where_a_sweep_is_refused(
 def test_foreign_and_damaged_folders_are_refused(
     name: str, content: str, message: str, tmp_path: Path, run_sweep: Fixture, trainer: Fixture
 ) -> None:
+    if name == "results.jsonl":
+        mark(tmp_path, "sweep")
     (tmp_path / name).write_text(content)
     with pytest.raises(PrlhfError) as error:
-        run_sweep(trainer(score), tmp_path, SPACE)
+        run_sweep(trainer(score), tmp_path, SPACE, resume=name == "results.jsonl")
     assert message in str(error.value)
     assert (tmp_path / name).read_text() == content
 

@@ -159,7 +159,7 @@ def test_what_is_refused_leaves_nothing_behind(
         with pytest.raises(PrlhfError, match=message):
             train_per_user(config)
     assert not out.exists()
-    for folder, message in ((out, "holds no adapters per user"), (trained, "holds no adapters per user")):
+    for folder, message in ((out, "holds no run to resume"), (trained, "holds no adapters per user")):
         with pytest.raises(PrlhfError, match=message):
             train_per_user(make_config(folder), resume=True)
     with pytest.raises(PrlhfError, match="was started with max_steps = 3, not 4"):

@@ -106,7 +106,9 @@ def test_metrics_of_a_run(tmp_path: Path, make_config: MakeConfig) -> None:
 
 
 def test_what_a_finished_run_holds(trained: Path) -> None:
-    assert sorted(p.name for p in trained.iterdir()) == ["metrics.jsonl", "model", "recipe.yaml", "results.json"]
+    assert sorted(p.name for p in trained.iterdir()) == [
+        "metrics.jsonl", "model", "prlhf.json", "recipe.yaml", "results.json",
+    ]  # fmt: skip
     results = json.loads((trained / "results.json").read_text())
     assert (results["steps"], results["cut"]) == (6, {"prompts": 0, "histories": 0, "responses": 0})
     assert load_recipe(trained / "recipe.yaml")["train"]["user_model"] == "individual"

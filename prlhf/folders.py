@@ -1,0 +1,276 @@
+"""One rule for where a command may write. `claim` is asked before anything is loaded; `mark` and `replacing` write.
+
+Every folder of ours holds `prlhf.json`, {"kind": …, "version": 1}, which is written first. A place that is absent or
+empty may be claimed by any kind; a folder of the same kind is replaced or gone on with, as its kind says; everything
+else is refused and not touched. Folders that version 0.1 made have no marker and are known by what their files say.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prlhf.atomic import atomic_dir, atomic_file, sweep_leftovers
+from prlhf.errors import PrlhfError
+from prlhf.folders_of_01 import kind_of_01
+
+MARKER, VERSION = "prlhf.json", 1
+ELSEWHERE = "choose another --out"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of folder.
+
+    `names`: what a folder of this kind that is replaced whole may hold; others are gone on with.
+    `begun`: the file without which a folder that is gone on with has not begun.
+    """
+
+    words: str
+    names: frozenset[str] = frozenset()
+    begun: str = ""
+    resumed: bool = False  # only with --resume
+
+    @property
+    def replaced(self) -> bool:
+        """Whether a new folder takes the place of the old one, which is removed."""
+        return bool(self.names)
+
+
+KINDS = {
+    "dataset": Kind(
+        "a prepared data set",
+        frozenset(
+            {"manifest.json", "train.parquet", "eval.parquet", "users.parquet", "prompts.jsonl", "judging.jsonl"}
+        ),
+    ),
+    "judgement": Kind("a judgement", frozenset({"results.json", "verdicts.jsonl", "calibration.jsonl", "report.html"})),
+    "run": Kind("a training run", begun="recipe.yaml", resumed=True),
+    "sweep": Kind("a sweep", begun="results.jsonl", resumed=True),
+    "responses": Kind("a folder of responses", begun="manifest.json"),
+    "demo": Kind("a demo", begun="data"),
+    "model": Kind("a model"),  # of a run, or a base: no command writes one into --out
+}
+MODELS = ("policy", "reward model")  # kinds that a model's own prlhf.json names
+
+
+def claim(out: Path, kind: str, resume: bool | None = None, inputs: Iterable[Path] = (), hint: str = ELSEWHERE) -> bool:
+    """Check that a folder of `kind` may be written at `out`, without writing; whether there is one to go on with.
+
+    `resume`: whether the user asks to go on with what is there, for kinds that only do so when asked; None: either.
+    `inputs`: what the command reads, which `out` must not replace. Raises PrlhfError for every other place.
+    """
+    wanted, real = KINDS[kind], _place(out, hint)
+    sweep_claimed(real)
+    _check_around(out, real, hint)
+    if wanted.replaced:
+        _check_inputs(out, real, inputs, hint)
+    there = _kind_or_refusal(out, real, wanted, kind, hint)
+    if wanted.replaced:
+        _check_replaceable(out, real, wanted, there, hint)
+        return there
+    begun = there and (real / wanted.begun).exists()
+    if there and not begun:
+        _check_nothing_lost(out, real, wanted, hint)
+    if wanted.resumed and resume is not None and resume != begun:
+        name = wanted.words.removeprefix("a ").removeprefix("training ")
+        if resume:
+            raise PrlhfError(f"{out} holds no {name} to resume", "start it without --resume")
+        raise PrlhfError(f"{out} already holds a {name}", f"go on with --resume, or {hint}")
+    return begun
+
+
+def claim_file(out: Path, hint: str = ELSEWHERE) -> None:
+    """Check that a file may be written at `out`. What a file that is there holds is for the caller to look at."""
+    real = _real(out, hint)
+    _check_parents(out, real, hint)
+    if os.path.lexists(real) and not stat.S_ISREG(real.stat().st_mode):
+        what = "a folder" if real.is_dir() else "not a regular file"
+        raise PrlhfError(f"{out} is {what}", hint)
+    _check_around(out, real, hint)
+
+
+def mark(folder: Path, kind: str) -> None:
+    """Make `folder`, which was claimed, a folder of `kind`: the marker is the first file in it."""
+    if read_marker(folder).get("kind") != kind:
+        _write_marker(folder, {"kind": kind, "version": VERSION})
+
+
+def unmark(folder: Path, names: Iterable[str]) -> None:
+    """Take back a start that came to nothing: remove its files `names`, the marker, and `folder` if it is empty."""
+    for name in (*names, MARKER):
+        (folder / name).unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.rmdir()
+
+
+@contextmanager
+def replacing(out: Path, kind: str) -> Iterator[Path]:
+    """Yield a new folder that takes the place of `out` when it is whole.
+
+    The place is claimed here once more: much may
+    have happened since the command began. The marker also says which files are ours.
+    """
+    claim(out, kind)
+    with atomic_dir(out) as folder:
+        about = {"kind": kind, "version": VERSION}
+        _write_marker(folder, about)
+        yield folder
+        _write_marker(folder, about | {"files": sorted(entry.name for entry in folder.iterdir())})
+
+
+def what_is(folder: Path) -> str | None:
+    """The kind of folder that `folder` is, made by this version or by 0.1; None where it is not ours."""
+    kind = read_marker(folder).get("kind")
+    if kind is None:
+        return kind_of_01(folder)
+    return "model" if kind in MODELS else kind
+
+
+def words_of(folder: Path) -> str:
+    """`a training run`, `a folder of other files`, … for messages."""
+    kind = what_is(folder)
+    return KINDS[kind].words if kind else "a file" if folder.is_file() else "a folder of other files"
+
+
+def read_marker(folder: Path) -> dict[str, Any]:
+    """What `folder`'s marker says; empty where there is none of ours."""
+    try:
+        found = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    if "base_fingerprint" in found and found.get("kind", "policy") in MODELS:  # a model's, see model/checkpoint.py
+        return {"kind": "model"}
+    known = isinstance(found.get("kind"), str) and found["kind"] in KINDS and isinstance(found.get("version"), int)
+    return found if known else {}
+
+
+def sweep_claimed(path: Path) -> None:
+    """Remove what killed commands left when they wrote to `path`, and put an old folder back that stepped aside."""
+    with suppress(OSError):  # a place that is not ours to write to is named later
+        sweep_leftovers(path)
+        if path.is_dir():
+            sweep_leftovers(path / MARKER)
+
+
+# ---- the checks ----
+
+
+def _real(out: Path, hint: str) -> Path:
+    """`out` without symbolic links; refuses what the system cannot even look at."""
+    try:
+        real = Path(os.path.realpath(out))
+        os.path.lexists(real) and real.stat()
+        if out.is_symlink() and not out.exists():
+            raise PrlhfError(f"{out} is a symbolic link to {os.readlink(out)}, which does not exist", hint)
+    except (OSError, ValueError) as error:
+        raise PrlhfError(f"cannot write {out}: {getattr(error, 'strerror', None) or error}", hint) from error
+    return real
+
+
+def _place(out: Path, hint: str) -> Path:
+    real = _real(out, hint)
+    if os.path.lexists(real) and not real.is_dir():
+        raise PrlhfError(f"{out} is a file, not a folder", hint)
+    _check_parents(out, real, hint)
+    return real
+
+
+def _check_parents(out: Path, real: Path, hint: str) -> None:
+    """The folder that `out` would be made in must be one, and one to write to."""
+    try:
+        there = next(folder for folder in (real, *real.parents) if os.path.lexists(folder) and folder != real)
+    except StopIteration:  # the root itself
+        return
+    except OSError as error:
+        raise PrlhfError(f"cannot write {out}: {error.strerror}", hint) from error
+    if not there.is_dir():
+        raise PrlhfError(f"cannot write {out}: {there} is a file, not a folder", hint)
+    where = real if real.is_dir() else there
+    if not os.access(where, os.W_OK | os.X_OK):
+        raise PrlhfError(f"cannot write {out}: no permission to write into {where}", hint)
+
+
+def _check_around(out: Path, real: Path, hint: str) -> None:
+    """A folder that is replaced or removed whole is not a place for another."""
+    for folder in real.parents:
+        if folder.name == "checkpoints" and what_is(folder.parent) == "run":
+            raise PrlhfError(f"{out} lies in the checkpoints of {folder.parent}, which its run removes", hint)
+        kind = what_is(folder)
+        if kind == "model" or (kind and KINDS[kind].replaced):
+            raise PrlhfError(f"{out} lies in {folder}, {KINDS[kind].words}", hint)
+
+
+def _kind_or_refusal(out: Path, real: Path, wanted: Kind, kind: str, hint: str) -> bool:
+    """Whether a folder of `kind` is there; refuses one of another kind, and one that is not ours."""
+    first = _first(real)
+    if first is None:
+        return False
+    found = what_is(real)
+    if found is None:
+        raise PrlhfError(f"{out} exists and is not {wanted.words}: it holds {first}", hint)
+    if found != kind:
+        raise PrlhfError(f"{out} is {KINDS[found].words}, not {wanted.words}", hint)
+    if int(read_marker(real).get("version", VERSION)) > VERSION:
+        raise PrlhfError(f"{out} was made by a later version of prlhf", f"upgrade prlhf, or {hint}")
+    return True
+
+
+def _first(folder: Path) -> str | None:
+    """A name in `folder`; None where it is absent or empty."""
+    try:
+        names = sorted(os.listdir(folder)) if folder.is_dir() else []
+    except OSError as error:
+        raise PrlhfError(f"cannot look into {folder}: {error.strerror}", ELSEWHERE) from error
+    return names[0] if names else None
+
+
+def _check_inputs(out: Path, real: Path, inputs: Iterable[Path], hint: str) -> None:
+    for read in inputs:
+        source = Path(os.path.realpath(read))
+        if source.exists() and (source == real or real in source.parents):
+            where = "is" if source == real else "lies in"
+            raise PrlhfError(f"{read} is read, and {where} {out}, which would be replaced", hint)
+
+
+def _check_replaceable(out: Path, real: Path, wanted: Kind, there: bool, hint: str) -> None:
+    """What is removed with the old folder is ours, and nobody stands in it."""
+    if there and (stranger := _stranger(real, wanted)):
+        raise PrlhfError(
+            f"{out} is {wanted.words} with {stranger} in it, which prlhf did not write and would remove",
+            f"move it away, or {hint}",
+        )
+    here = Path(os.path.realpath(os.curdir))
+    if real.exists() and (real == here or real in here.parents):
+        raise PrlhfError(f"{out} is the working folder or holds it, and would be replaced", "name a folder in it")
+    if os.path.ismount(real):
+        raise PrlhfError(f"{out} is a mount point, which cannot be replaced", "name a folder in it")
+
+
+def _stranger(folder: Path, kind: Kind) -> str | None:
+    """Something in `folder` that we did not write there: by the marker's list of our files, or 0.1's by their names."""
+    listed = read_marker(folder).get("files")
+    names = set(map(str, listed)) if isinstance(listed, list) else {*kind.names, MARKER}
+    with os.scandir(folder) as entries:
+        others = (e.name for e in entries if e.name not in names or not e.is_file(follow_symlinks=False))
+        return min(others, default=None)
+
+
+def _check_nothing_lost(out: Path, real: Path, wanted: Kind, hint: str) -> None:
+    """A folder that was marked and not begun holds nothing but what a start leaves: the marker and a run's own data."""
+    for entry in sorted(real.iterdir()):
+        if entry.name != MARKER and what_is(entry) != "dataset":
+            raise PrlhfError(f"{out} is {wanted.words} that has not begun, and holds {entry.name}", hint)
+
+
+def _write_marker(folder: Path, about: dict[str, Any]) -> None:
+    with atomic_file(folder / MARKER) as beside:
+        beside.write_text(json.dumps(about) + "\n", encoding="utf-8")
