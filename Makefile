@@ -8,7 +8,7 @@ BIN = .venv/bin
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-.PHONY: demo test slow check package docs results
+.PHONY: demo test slow check package mutants docs results
 
 demo: .venv/ready  ## the main job: P-DPO against vanilla DPO on the embedded demo, Figure 3 of the paper
 	$(BIN)/prlhf demo
@@ -26,6 +26,9 @@ check: .venv/ready  ## what CI checks besides the tests
 
 package: .venv/ready  ## the wheel, installed into a fresh environment, runs `prlhf demo --quick` outside the checkout
 	.ci/package
+
+mutants: .venv/ready  ## faults put in on purpose (tests/mutations.yaml): a test must see each of them; an hour and more
+	$(BIN)/python tests/mutate.py --log mutants.log
 
 docs: .venv/ready  ## the generated page of the command line
 	$(BIN)/python -m prlhf_cli.docs > docs/CLI.md

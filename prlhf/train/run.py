@@ -161,7 +161,7 @@ def _run(
     if reference and (config.reference_first or config.full_finetune or trainer.engine.in_step):
         reference.fill([*trainer.train_set.encoded, *held_out], config.batch_size, progress)
     if config.gradient_checkpointing:
-        policy.base.lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        policy.base.lm.activation_checkpointing_enable({"use_reentrant": False})
     results = fit(trainer, config, resume, progress, "comparisons", stop)
     left_out = {"train": trainer.train_set.left_out, "eval": trainer.held_out.left_out}
     results |= {"cut": encoder.cut, "left_out": left_out}

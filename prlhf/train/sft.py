@@ -84,8 +84,8 @@ def sft_arguments(config: TrainConfig, folder: Path) -> SFTConfig:
     ours = {
         "max_length": None,
         "bf16": False,  # the base is loaded in its precision already
-        "gradient_checkpointing": config.gradient_checkpointing,
-        "gradient_checkpointing_kwargs": {"use_reentrant": False},
+        "activation_checkpointing": config.gradient_checkpointing,
+        "activation_checkpointing_kwargs": {"use_reentrant": False},
     }
     return SFTConfig(**(training_arguments(config, folder).to_dict() | ours))
 

@@ -18,6 +18,7 @@ from prlhf.model.checkpoint import load_policy
 from prlhf.records import Prepared, read_prepared, write_prepared
 from prlhf.train import metrics
 from prlhf.train.run import train
+from prlhf.train.trainer import PersonalizedTrainer
 
 MakeConfig = Callable[..., Any]
 
@@ -132,9 +133,20 @@ def test_full_finetuning_scores_against_the_base_it_started_from(tmp_path: Path,
     assert rows[-1]["loss"] < 0.6  # against itself it would be log 2 for ever
 
 
-def test_gradient_checkpointing_changes_nothing(tmp_path: Path, make_config: MakeConfig) -> None:
+def test_gradient_checkpointing_is_on_and_changes_nothing(
+    tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, step = set[bool](), PersonalizedTrainer.training_step
+
+    def watched(self: PersonalizedTrainer, model: Any, *given: Any) -> Any:
+        seen.add(any(getattr(module, "gradient_checkpointing", False) for module in model.modules()))
+        return step(self, model, *given)
+
+    monkeypatch.setattr(PersonalizedTrainer, "training_step", watched)
     for name, on in (("off", False), ("on", True)):
+        seen.clear()
         train(make_config(tmp_path / name, max_steps=2, gradient_checkpointing=on))
+        assert seen == {on}
     off, on_ = weights(tmp_path / "off"), weights(tmp_path / "on")
     for name, value in off.items():
         torch.testing.assert_close(value, on_[name], rtol=0, atol=1e-5)

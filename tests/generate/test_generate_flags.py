@@ -1,0 +1,74 @@
+"""Each setting of generation arrives where it acts, or stands in the rows that depend on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from prlhf.config import GenerateConfig
+from prlhf.generate import decoding
+from prlhf.generate.decode_loop import Row
+from prlhf.generate.decoding import Job, row_seed
+from prlhf.generate.output import form_of
+from prlhf.generate.run import settings_of
+
+
+def config(**changes: Any) -> GenerateConfig:
+    return GenerateConfig(**({"out": Path("out.jsonl")} | changes))
+
+
+def test_what_the_decode_loop_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[Any, ...]] = []
+
+    class Loop:
+        def __init__(self, *given: Any) -> None:
+            seen.append(given)
+
+        def run(self, rows: list[Row]) -> list[list[Row]]:
+            return [rows]
+
+    monkeypatch.setattr(decoding, "DecodeLoop", Loop)
+    policy: Any = SimpleNamespace(model="the model", tokenizer=None)
+    rows = [Row([1], None, 0), Row([2], None, 0), Row([3], None, 0)]
+    asked = config(max_new_tokens=21, temperature=0.7, top_p=0.6, batch_size=2)
+    assert list(decoding.by_loop(policy, rows, asked, decoding.End(frozenset({0})))) == [rows]
+    model, size, room, _, temperature, top_p = seen[0]
+    assert (model, size, room, temperature, top_p) == ("the model", 2, 21, 0.7, 0.6)
+
+
+def test_every_job_draws_its_own_numbers() -> None:
+    jobs = [Job(prompt, "", [], user, 0, candidate=n) for prompt in "pq" for user in "ab" for n in (0, 1)]
+    seeds = {row_seed(seed, job) for seed in (0, 1) for job in jobs}
+    assert len(seeds) == 16
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"out": Path("x.jsonl")}, ("jsonl", False)),
+        ({"out": Path("x.parquet")}, ("parquet", False)),
+        ({"out": Path("x")}, ("parquet", True)),
+        ({"out": Path("x"), "shards": "jsonl"}, ("jsonl", True)),
+        ({"out": Path("x"), "shards": "parquet"}, ("parquet", True)),
+    ],
+)
+def test_the_form_of_the_output(changes: dict[str, Any], expected: tuple[str, bool]) -> None:
+    assert form_of(config(**changes)) == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("temperature", 0.5), ("top_p", 0.5), ("max_new_tokens", 9), ("seed", 4), ("baseline", "base")]
+)
+def test_rows_tell_what_they_depend_on(key: str, value: Any) -> None:
+    plain = settings_of("run", "weights", None, config())
+    assert settings_of("run", "weights", None, config(**{key: value})) == plain | {key: value}
+
+
+def test_rows_of_a_baseline_tell_data_and_examples() -> None:
+    data: Any = SimpleNamespace(manifest={"content_hash": "abc"})
+    found = settings_of("run", "weights", data, config(baseline="in-context", examples=3))
+    assert (found["data"], found["examples"]) == ("abc", 3)
