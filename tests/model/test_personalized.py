@@ -146,3 +146,12 @@ def test_a_base_that_scores_every_position_agrees() -> None:
     plain._keeps_logits = False
     with torch.no_grad():
         torch.testing.assert_close(plain(rows_of([0, 1, 2, 3])), model(rows_of([0, 1, 2, 3])), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_the_base_alone_is_read_as_in_evaluation(policy: Policy, training: bool) -> None:
+    policy.model.train(training)
+    with policy.model.as_base():
+        assert not any(module.training for module in policy.model.lm.modules())
+    assert policy.model.lm.training is training
+    policy.model.eval()
