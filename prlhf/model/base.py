@@ -81,17 +81,20 @@ def load_base(
         )
     lm, found = loaded
     check_complete(name, set(found["missing_keys"]))
-    check_special_tokens(name, tokenizer)
+    check_special_tokens(name, tokenizer, lm)
     for parameter in lm.parameters():
         parameter.requires_grad_(False)
     return Base(name, lm.to(device).eval(), tokenizer, fingerprint(lm))
 
 
-def check_special_tokens(name: str, tokenizer: Any) -> None:
-    """Refuse a tokenizer that cannot end a response; give it a padding token where it has none."""
+def check_special_tokens(name: str, tokenizer: Any, lm: Any) -> None:
+    """Refuse a tokenizer that cannot end a response.
+
+    EOS is its padding where it has none, or one that `lm` has no embedding for: padding is masked.
+    """
     if tokenizer.eos_token_id is None:
         raise PrlhfError(f"the tokenizer of {name} has no end-of-text token", "choose a model that has one")
-    if tokenizer.pad_token_id is None:
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= lm.get_input_embeddings().weight.shape[0]:
         tokenizer.pad_token_id = tokenizer.eos_token_id
 
 

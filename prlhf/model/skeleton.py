@@ -28,7 +28,7 @@ def load_skeleton(name: str, dtype: torch.dtype, trust_remote_code: bool = False
             lm: Any = transformers.AutoModelForCausalLM.from_config(
                 config, dtype=dtype, trust_remote_code=trust_remote_code
             )
-    check_special_tokens(name, tokenizer)
+    check_special_tokens(name, tokenizer, lm)
     for parameter in lm.parameters():
         parameter.requires_grad_(False)
     return Base(name, lm, tokenizer, ""), missing

@@ -231,3 +231,19 @@ def test_a_conversation_to_a_run_on_plain_text_is_one_line(trained: Path, tmp_pa
     with pytest.raises(PrlhfError, match="is a conversation, and the run was trained on plain text"):
         generate(trained, config)
     assert not (tmp_path / "o.jsonl").exists()
+
+
+def test_padding_without_an_embedding_is_not_used(tiny_base: Path, tmp_path: Path, make_config: MakeConfig) -> None:
+    """`[PAD]` was added to the tokenizer, and the model was not resized: padding is masked, so EOS will do."""
+    from shutil import copytree
+
+    from transformers import AutoTokenizer
+
+    copytree(tiny_base, tmp_path / "base")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "base")
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert tokenizer.pad_token_id == 400
+    tokenizer.save_pretrained(tmp_path / "base")
+    config = make_config(tmp_path / "run", model=str(tmp_path / "base"), prefix_tree=False, max_steps=1)
+    before = train(make_config(tmp_path / "other", prefix_tree=False, max_steps=1))
+    assert train(config)["loss"] == pytest.approx(before["loss"])
