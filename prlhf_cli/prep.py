@@ -69,6 +69,12 @@ def command(
             "--strict/--skip-bad", help="Malformed rows: stop before writing, or drop and count (default: strict)."
         ),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Base (hub id, folder, .gguf): say how the rows fit its context; only its tokenizer is read."
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     recipe: Annotated[
         str | None, typer.Option(help="Recipe (a file, or a shipped one's name) whose `prep` section to use.")
@@ -84,6 +90,8 @@ def command(
     prlhf prep prism --source raw/prism --out data/prism
 
     prlhf prep choices.jsonl --column user_id=annotator --out data/mine
+
+    prlhf prep choices.jsonl --model tiny --out data/mine
     """
 
     def work(bars: show.Bars) -> dict[str, Any]:
@@ -112,7 +120,12 @@ def command(
             "seed": seed,
         }
         config = config_for(dataset, load_recipe(recipe).get("prep", {}), flags)
-        return {"out": str(config.folder), **prepare(config, bars)}
+        if model is None:
+            return {"out": str(config.folder), **prepare(config, bars)}
+        from prlhf.train.room import base_for, room
+
+        base = base_for(model)  # before the data set is written
+        return {"out": str(config.folder), **prepare(config, bars), "room": room(config.folder, base)}
 
     show.run(work, _show, as_json)
 
@@ -133,6 +146,12 @@ def _show(manifest: dict[str, Any]) -> None:
     dropped = [(reason, count) for reason, count in _flat(manifest.get("dropped", {})) if count]
     if dropped:
         show.table("dropped", ["reason", "rows"], dropped)
+    if room := manifest.get("room"):
+        rows = [(f"{share} of the rows have at most", tokens) for share, tokens in room["tokens"].items()]
+        rows += [(f"{part} that do not fit", count) for part, count in room["do_not_fit"].items()]
+        show.table(f"{room['model']}: context of {room['context']:,} tokens", ["tokens", ""], rows)
+        if room["why"]:
+            show.say(f"{room['why']}; training leaves them out with skip_long, max_prompt_tokens cuts prompts")
 
 
 def _flat(counts: dict[str, Any], prefix: str = "") -> list[tuple[str, int]]:

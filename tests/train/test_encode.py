@@ -247,3 +247,39 @@ def test_padding_without_an_embedding_is_not_used(tiny_base: Path, tmp_path: Pat
     config = make_config(tmp_path / "run", model=str(tmp_path / "base"), prefix_tree=False, max_steps=1)
     before = train(make_config(tmp_path / "other", prefix_tree=False, max_steps=1))
     assert train(config)["loss"] == pytest.approx(before["loss"])
+
+
+def test_prep_tells_how_rows_fit_a_base(tiny_base: Path, too_long: Path, tmp_path: Path) -> None:
+    """As training would, with its default user tokens: from tokenizer and config alone."""
+    from shutil import copytree
+
+    from typer.testing import CliRunner
+
+    from prlhf_cli.main import app
+
+    copytree(tiny_base, tmp_path / "base")
+    (tmp_path / "base/model.safetensors").unlink()
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    raw.mkdir()
+    data = read_prepared(too_long)
+    for name, rows in (("train", data.train), ("eval", data.eval)):
+        lines = [
+            json.dumps({key: getattr(row, key) for key in ("prompt", "chosen", "rejected", "user_id", "user_text")})
+            for row in rows
+        ]
+        (raw / f"{name}.jsonl").write_text("\n".join(lines))
+    ran = CliRunner().invoke(app, ["prep", str(raw), "--model", str(tmp_path / "base"), "--out", str(out), "--json"])
+    assert ran.exit_code == 0, ran.output
+    found = json.loads(ran.stdout)["room"]
+    assert found["do_not_fit"] == {"training comparisons": 3, "held-out comparisons": 2}
+    assert found["rows"] == {"training comparisons": 12, "held-out comparisons": 8}
+    assert found["context"] == 128
+    with pytest.raises(PrlhfError) as error:
+        plan(TrainConfig(dataset=str(out), model=str(tiny_base), out=tmp_path / "run"))
+    assert error.value.message == found["why"]
+    skipping = plan(TrainConfig(dataset=str(out), model=str(tiny_base), out=tmp_path / "run", skip_long=True))
+    assert found["tokens"]["100 %"] >= skipping["tokens_max"]
+
+    wrong = ["prep", str(raw), "--model", str(tmp_path / "none"), "--out", str(tmp_path / "other")]
+    assert CliRunner().invoke(app, wrong).exit_code == 2
+    assert not (tmp_path / "other").exists()
