@@ -29,6 +29,7 @@ from prlhf.model.base import Base, load_base, pick_device, pick_dtype
 from prlhf.model.encoding import Encoder
 from prlhf.model.personalized import Personalized, PersonalizedLM
 from prlhf.model.reward import RewardModel
+from prlhf.model.sharding import load_spread_base, shard
 from prlhf.model.user_index import MANY, Users, read_users, write_users
 from prlhf.model.users import UserModel, build_user_model
 from prlhf.model.weights import check_weights, load_weights, save_weights, sum_weights
@@ -83,21 +84,38 @@ class Trained(Generic[M]):
 Policy = Trained[PersonalizedLM]
 
 
-def build_policy(config: TrainConfig, user_ids: list[str], user_texts: dict[str, str]) -> Policy:
-    """A fresh policy: base, adapter (zero at the start) and user model."""
-    return assemble(_fresh_base(config), config, user_ids, user_texts)
+def build_policy(config: TrainConfig, user_ids: list[str], user_texts: dict[str, str], sharded: bool = False) -> Policy:
+    """A fresh policy: base, adapter (zero at the start) and user model. `sharded`: see sharding.py."""
+    return _build(config, user_ids, user_texts, PersonalizedLM, sharded)
 
 
-def build_reward_model(config: TrainConfig, user_ids: list[str], user_texts: dict[str, str]) -> Trained[RewardModel]:
-    """A fresh reward model: base, adapter, user model and head."""
-    return assemble(_fresh_base(config), config, user_ids, user_texts, RewardModel)
+def build_reward_model(
+    config: TrainConfig, user_ids: list[str], user_texts: dict[str, str], sharded: bool = False
+) -> Trained[RewardModel]:
+    """A fresh reward model: base, adapter, user model and head. `sharded`: see sharding.py."""
+    return _build(config, user_ids, user_texts, RewardModel, sharded)
 
 
-def _fresh_base(config: TrainConfig) -> Base:
+def _build(
+    config: TrainConfig,
+    user_ids: list[str],
+    user_texts: dict[str, str],
+    kind: Callable[[Any, UserModel], M],
+    sharded: bool,
+) -> Trained[M]:
     if config.model is None:
         raise ValueError("the base must be resolved before a model is built on it")
     device = pick_device(config.device)
-    return load_base(config.model, device, pick_dtype(config.precision, device), config.trust_remote_code)
+    dtype = pick_dtype(config.precision, device)
+    if not sharded:
+        base = load_base(config.model, device, dtype, config.trust_remote_code)
+        return assemble(base, config, user_ids, user_texts, kind)
+    base = load_spread_base(config.model, dtype, config.trust_remote_code)
+
+    def make(lm: Any) -> M:
+        return kind(lm, _fresh_users(base, config, user_ids))
+
+    return Trained(shard(make_trainable(base.lm, config), device, make), base, config, user_ids, user_texts)
 
 
 def assemble(
@@ -108,9 +126,13 @@ def assemble(
     kind: Callable[[Any, UserModel], M] = PersonalizedLM,  # type: ignore[assignment]
 ) -> Trained[M]:
     """Put adapter and user model on a loaded base, as a policy or as another `kind` of model."""
-    vocabulary = base.lm.get_input_embeddings().weight
-    users = build_user_model(config, len(user_ids), vocabulary).to(base.lm.device)
+    users = _fresh_users(base, config, user_ids)
     return Trained(kind(make_trainable(base.lm, config), users), base, config, user_ids, user_texts)
+
+
+def _fresh_users(base: Base, config: TrainConfig, user_ids: list[str]) -> UserModel:
+    vocabulary = base.lm.get_input_embeddings().weight
+    return build_user_model(config, len(user_ids), vocabulary).to(vocabulary.device)
 
 
 def save_policy(policy: Trained[Any], folder: Path) -> None:

@@ -18,6 +18,7 @@ from prlhf.model import workers
 from prlhf.model.encoding import Rows, pad_rows
 from prlhf.model.personalized import Personalized, PersonalizedLM, unwrapped
 from prlhf.model.prefix_tree import Pack, Reading, families, pack
+from prlhf.model.sharding import in_shards, let_go
 from prlhf.model.windows import window_of
 from prlhf.progress import SILENT, Progress
 
@@ -42,7 +43,7 @@ class Engine:
             model.attention = "segments"
             why = tree_fault(model, pad)
         self.trees = trees and not why
-        self.in_step = False  # whether other workers hold shards of the model, and must run it as often as this one
+        self.in_step = in_shards(model)  # whether the other workers must run it as often as this one
         self._multiple = FLEX_BUCKET if self.trees and model.attention == "flex" else 1
         if why:
             progress.note(f"prefix trees are off for this model, which is slower: {why}")
@@ -75,6 +76,7 @@ class Engine:
         for numbers, layout in self.kept_in_step(list(self.parts(distinct, user_tokens))):
             values = run(layout).cpu()
             found |= zip((distinct[number] for number in numbers), values[: len(numbers)], strict=True)
+        let_go(self.model)
         return torch.stack([found[reading] for reading in readings])
 
 
@@ -104,6 +106,7 @@ def tree_fault(model: Personalized, pad: int) -> str:
         return f"{type(error).__name__}: {one_line(error)}"
     finally:
         model.train(training)
+        let_go(model)
     tolerance = 1e-4 if unwrapped(model.lm).dtype == torch.float32 else 0.05
     off = ((found - expected).abs() / (1 + expected.abs())).max().item()
     return "" if off <= tolerance else f"its log-probs differ by {off:.1e} of their size from those without"

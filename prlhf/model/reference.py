@@ -9,6 +9,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from prlhf.model import workers
 from prlhf.model.encoding import Encoded
 from prlhf.model.engine import Engine
 from prlhf.model.prefix_tree import Reading
@@ -44,16 +45,25 @@ class Reference:
         return torch.tensor([self._known[key] for key in keys])
 
     def fill(self, data: Sequence[Encoded], batch_size: int, progress: Progress = SILENT) -> None:
-        """Know all of `data` in one pass over what is missing, responses of `batch_size` comparisons at a time."""
-        pairs = chain.from_iterable(((e.prompt, e.chosen), (e.prompt, e.rejected)) for e in data)
-        missing = self._missing({pair_key(*pair): pair for pair in pairs})
+        """Know all of `data` in one pass over what is missing, responses of `batch_size` comparisons at a time.
+
+        Workers share what any of them misses; to be asked of all of them, with the same data.
+        """
+        pairs = {
+            pair_key(*pair): pair
+            for pair in chain.from_iterable(((e.prompt, e.chosen), (e.prompt, e.rejected)) for e in data)
+        }
+        missing = set().union(*workers.gather(list(self._missing(pairs))))
         if not missing:
             return
-        order = sorted(missing, key=lambda key: (len(missing[key][0]), missing[key]))  # prompts together
+        order = sorted(missing, key=lambda key: (len(pairs[key][0]), pairs[key]))  # prompts together
         progress.start("reference", len(order))
-        for start in range(0, len(order), 2 * batch_size):
-            chunk = order[start : start + 2 * batch_size]
-            self._learn({key: missing[key] for key in chunk})
+        each = 2 * batch_size * workers.count()
+        for start in range(0, len(order), each):
+            chunk = order[start : start + each]
+            found = self._compute([pairs[key] for key in workers.spread(chunk)])
+            values = dict(zip(chunk, workers.collect(found, len(chunk)), strict=True))
+            self._keep(values, {key: values[key] for key in workers.own(chunk)})
             progress.advance(len(chunk))
         progress.finish()
         self.save()
@@ -74,12 +84,15 @@ class Reference:
         return {key: pairs[key] for key in unknown if key not in self._known}
 
     def _learn(self, pairs: dict[bytes, Pair]) -> None:
-        if not pairs:
-            return
-        values = dict(zip(pairs, self._compute(list(pairs.values())), strict=True))
+        if pairs:
+            values = dict(zip(pairs, self._compute(list(pairs.values())), strict=True))
+            self._keep(values, values)
+
+    def _keep(self, values: dict[bytes, float], computed: dict[bytes, float]) -> None:
+        """Know `values`; those that were computed here go to the cache."""
         self._known |= values
-        self.computed += len(values)
-        self._unsaved |= {key: value for key, value in values.items() if value == value}
+        self.computed += len(computed)
+        self._unsaved |= {key: value for key, value in computed.items() if value == value}
         if len(self._unsaved) >= SAVE_EVERY:
             self.save()
 

@@ -13,7 +13,7 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import chain
@@ -28,7 +28,9 @@ from torch import Tensor
 from prlhf.atomic import atomic_file
 from prlhf.config import cache_folder
 from prlhf.errors import PrlhfError, one_line
+from prlhf.model import workers
 from prlhf.model.personalized import unwrapped
+from prlhf.model.sharding import in_shards, on_first
 from prlhf.progress import SILENT, Progress
 
 VERSION = 1  # of the segments' format and of what a value means: a change leaves all old entries behind
@@ -58,11 +60,18 @@ def base_key(lm: Any) -> str:
     config = {key: value for key, value in causal.config.to_dict().items() if not key.startswith("_")}
     kind = f"{type(causal).__module__}.{type(causal).__qualname__}"
     digest = _hash(json.dumps([VERSION, kind, config], sort_keys=True, default=str).encode())
+    for (name, value), content in zip(weights, _contents([value for _, value in weights]), strict=True):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)} {content}\n".encode())
+    return workers.from_first(digest.hexdigest())
+
+
+def _contents(values: Sequence[Tensor]) -> Iterator[str]:
+    """A hash each. Weights in shards are gathered one by one, and hashed by the first worker."""
+    if any(in_shards(value) for value in values):
+        yield from (_content(on_first(value)) for value in values)
+        return
     with ThreadPoolExecutor() as pool:  # hashing lets other threads run
-        contents = pool.map(_content, (value for _, value in weights))
-        for (name, value), content in zip(weights, contents, strict=True):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)} {content}\n".encode())
-    return digest.hexdigest()
+        yield from pool.map(_content, values)
 
 
 def _content(value: Tensor) -> str:

@@ -1,37 +1,112 @@
 """A model in shards over the workers (FSDP2): each has a part of every weight, and gathers a layer's when it runs it.
 
-The user model and a reward model's head stay whole on every worker: of their rows a step needs few (workers.py).
+The base is read by the first worker alone, into its main memory, and handed to the others a layer at a time: no other
+worker, and no device, ever holds the whole of it. The user model and a reward model's head stay whole on every worker:
+of their rows a step needs few (workers.py). Every worker must run the model equally often.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
+import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from prlhf.model import workers
-from prlhf.model.personalized import Personalized, unwrapped
+from prlhf.model.base import Base, load_base
+from prlhf.model.personalized import Personalized, PersonalizedLM, unwrapped
+from prlhf.model.skeleton import load_skeleton
+
+M = TypeVar("M", bound=Personalized)
 
 
-def shard(model: Personalized) -> None:
-    """Shard the language model in place, a decoder layer at a time and then what is left of it.
+def load_spread_base(name: str, dtype: torch.dtype, trust_remote_code: bool) -> Base:
+    """The base with its weights on the first worker's CPU; the others have its shapes, on the meta device.
 
-    Parameters are others afterwards: an optimizer is to be made then. Every worker must run the model equally often.
+    Raises PrlhfError on all workers where one of them cannot read its part.
     """
-    lm = unwrapped(model.lm)
-    layers = set(lm._no_split_modules or ())
+
+    def read() -> Base:
+        if workers.rank() == 0:
+            return load_base(name, "cpu", dtype, trust_remote_code)
+        return load_skeleton(name, dtype, trust_remote_code)[0]
+
+    base = workers.all_or_none(read)
+    return replace(base, fingerprint=workers.from_first(base.fingerprint))
+
+
+def shard(lm: Any, device: torch.device, make: Callable[[Any], M]) -> M:
+    """What `make` makes of `lm`, in shards on `device`.
+
+    `lm` is the first worker's, made trainable; on the other workers it is the same without numbers. While `make` runs,
+    its layers are in shards and what else it has (embeddings, last norm, head) is whole on all workers, and stays
+    whole from a forward pass to its backward pass.
+    """
+    mesh = init_device_mesh(device.type, (workers.count(),))
+    names = set(unwrapped(lm)._no_split_modules or ())
+    for module in [module for module in lm.modules() if type(module).__name__ in names]:
+        _hand_out(module, device)
+        fully_shard(module, mesh=mesh)
+    _hand_out(lm, device)
+    model = make(lm)
     beside = {parameter for name, parameter in model.named_parameters() if not name.startswith("lm.")}
-    mesh = init_device_mesh(lm.device.type, (workers.count(),))
-    for module in list(model.modules()):
-        if type(module).__name__ in layers:
-            fully_shard(module, mesh=mesh, ignored_params=beside)
     fully_shard(model, mesh=mesh, ignored_params=beside)
+    if isinstance(model, PersonalizedLM):
+        register_fsdp_forward_method(model, "reference")
     model._is_accelerate_prepared = True  # type: ignore[assignment]  # accelerate would put DDP around it
+    return model
+
+
+def _hand_out(module: nn.Module, device: torch.device) -> None:
+    """Put the first worker's parameters, buffers and other tensors of `module` on every worker's `device`.
+
+    What is in shards already is left alone; what is one tensor by two names stays one.
+    """
+    places: list[tuple[Any, str, Tensor]] = [
+        (store, name, value)
+        for part in module.modules()
+        for store in (part._parameters, part._buffers, vars(part))
+        for name, value in store.items()
+        if isinstance(value, Tensor) and not isinstance(value, DTensor)
+    ]
+    mine = [(name, tuple(value.shape)) for _, name, value in places]
+    if any(theirs != mine for theirs in workers.gather(mine)):
+        raise RuntimeError(f"the workers' {type(module).__name__} are not alike")
+    dtypes = workers.from_first([value.dtype for _, _, value in places])
+    found: dict[int, Tensor] = {}
+    for (store, name, value), dtype in zip(places, dtypes, strict=True):
+        if id(value) not in found:
+            found[id(value)] = _handed_out(value, dtype, device)
+        store[name] = found[id(value)]
+
+
+def _handed_out(value: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """The first worker's `value`; the others' has its shape alone."""
+    if workers.rank() == 0:
+        data = value.detach().to(device).contiguous()
+    else:
+        data = torch.empty(value.shape, dtype=dtype, device=device)
+    if data.numel():
+        dist.broadcast(data.view(-1).view(torch.uint8), src=0)
+    return nn.Parameter(data, value.requires_grad) if isinstance(value, nn.Parameter) else data
+
+
+def in_shards(what: nn.Module | Tensor) -> bool:
+    """Whether the workers hold parts of this model, or of this weight."""
+    return isinstance(what, FSDPModule | DTensor)
+
+
+def let_go(model: nn.Module) -> None:
+    """Free what a forward pass without a backward pass has left whole; its parameters are shards again."""
+    if isinstance(model, FSDPModule):
+        model.reshard()
 
 
 @contextmanager
@@ -40,7 +115,8 @@ def gathered(model: Personalized) -> Iterator[None]:
 
     This is what saving writes. All workers must enter; on a device one weight at a time is whole.
     """
-    if isinstance(model, FSDPModule):
+    if in_shards(model):
+        let_go(model)
         model.to_save = _trained_weights(model.lm)
     try:
         yield
@@ -64,5 +140,14 @@ def on_first(value: Any) -> Any:
     """A tensor whole on the first worker's CPU, and an empty one elsewhere; asked for by all of them."""
     if not isinstance(value, DTensor):
         return value
-    found = value.full_tensor()
+    found: Tensor = value.full_tensor()
+    found = found.detach()
     return found.cpu() if workers.rank() == 0 else found.new_empty(0)
+
+
+def as_shards_of(parameter: Tensor, value: Tensor) -> Tensor:
+    """This worker's part of `value`, which all workers have whole, where `parameter` is in shards; no more is kept."""
+    if not isinstance(parameter, DTensor):
+        return value
+    mesh, placements = parameter.device_mesh, parameter.placements
+    return distribute_tensor(value.to(parameter.device), mesh, placements, src_data_rank=None).clone()

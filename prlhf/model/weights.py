@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -15,6 +15,7 @@ from prlhf.errors import PrlhfError, one_line
 from prlhf.model.blocks import Some, block_sums, changed, read_rows
 from prlhf.model.personalized import Personalized
 from prlhf.model.reward import RewardModel
+from prlhf.model.sharding import as_shards_of, let_go
 from prlhf.model.table import Table
 
 USER_MODEL, BLOCK_SUMS = "user_model.safetensors", "user_model.sha256"
@@ -60,6 +61,7 @@ def load_weights(model: Personalized, folder: Path, some: tuple[Sequence[int], i
     `some`: the indices of some users, and how many there are in all; the model is made to hold these, and their rows
     alone are read, and checked, from a folder with checksums by block.
     """
+    let_go(model)
     try:
         if hasattr(model.lm, "peft_config"):
             from peft import set_peft_model_state_dict
@@ -69,7 +71,7 @@ def load_weights(model: Personalized, folder: Path, some: tuple[Sequence[int], i
                 raise PrlhfError(f"{folder} holds adapter weights this base has no place for", "use its own base")
         else:
             # strict=False: tied weights are stored once
-            model.lm.load_state_dict(load_file(folder / "model.safetensors"), strict=False)
+            model.lm.load_state_dict(_own_shards(model.lm, folder / "model.safetensors"), strict=False)
         for name, part in _own_parts(model).items():
             if some is not None and name == USER_MODEL:
                 rows = {key: Some(t.hold(some[0]), some[1] + 1 - t.first) for key, t in _tables(part).items()}
@@ -80,6 +82,16 @@ def load_weights(model: Personalized, folder: Path, some: tuple[Sequence[int], i
         raise PrlhfError(
             f"the weights in {folder} are damaged: {one_line(error)}", "train again, or use a copy"
         ) from error
+
+
+def _own_shards(lm: nn.Module, path: Path) -> dict[str, Tensor]:
+    """The weights in `path`; where `lm` is in shards this worker's parts of them, read a weight at a time."""
+    there = lm.state_dict()
+    with safe_open(path, "pt") as file:
+        return {
+            name: as_shards_of(there[name], value) if name in there else value
+            for name, value in ((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
+        }
 
 
 def _load_part(part: nn.Module, state: dict[str, Tensor]) -> None:

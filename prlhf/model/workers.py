@@ -6,12 +6,14 @@ which users, the others have.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from prlhf.errors import PrlhfError
 
 T = TypeVar("T")
 
@@ -38,6 +40,31 @@ def gather(mine: T) -> list[T]:
     found: list[Any] = [None] * count()
     dist.all_gather_object(found, mine)
     return found
+
+
+def from_first(mine: T) -> T:
+    """What the first worker hands in."""
+    if count() == 1:
+        return mine
+    found = [mine]
+    dist.broadcast_object_list(found, src=0)
+    return found[0]
+
+
+def all_or_none(make: Callable[[], T]) -> T:
+    """What `make` makes on this worker.
+
+    Raises on every worker the PrlhfError that `make` raises on any of them: the others would wait for that one.
+    """
+    made, error = None, None
+    try:
+        made = make()
+    except PrlhfError as raised:
+        error = (raised.message, raised.hint)
+    errors = [said for said in gather(error) if said]
+    if errors:
+        raise PrlhfError(*errors[0])
+    return made  # type: ignore[return-value]
 
 
 def most(number: int) -> int:

@@ -14,10 +14,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
-from prlhf.model.sharding import on_first
+from prlhf.model.sharding import as_shards_of, on_first
 
 FADED = 1e-8  # momentum that has shrunk to this part of itself moves nothing any more
 
@@ -184,12 +184,9 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
 
 
 def _sharded_as(parameter: Tensor, state: dict[str, Any]) -> dict[str, Any]:
-    """A parameter's moments in shards as the parameter is, if it is; on a device one of them at a time is whole."""
-    if not isinstance(parameter, DTensor):
-        return state
-    mesh, placements = parameter.device_mesh, parameter.placements
+    """A parameter's moments in shards as the parameter is, if it is."""
     alike = {name for name, value in state.items() if value.shape == parameter.shape}
-    return {n: distribute_tensor(v, mesh, placements) if n in alike else v for n, v in state.items()}
+    return {name: as_shards_of(parameter, value) if name in alike else value for name, value in state.items()}
 
 
 def _whole(value: Any) -> Any:

@@ -116,7 +116,7 @@ def learn(
     report: Report | None,
     stop: Stop,
     callbacks: Sequence[TrainerCallback] = (),
-    sharded: bool = False,  # noqa: ARG001
+    sharded: bool = False,
 ) -> dict[str, Any]:
     """The training function: the same in one process and in every worker of many, each with a folder of its own.
 
@@ -127,7 +127,8 @@ def learn(
 
         return train_sft(config, data, resume, progress, report, stop, callbacks)
     build = build_reward_model if config.objective == "rm" else build_policy
-    policy: Trained[Any] = build(config, data.user_ids, {u.id: u.text for u in data.users if u.seen and u.text})
+    texts = {u.id: u.text for u in data.users if u.seen and u.text}
+    policy: Trained[Any] = build(config, data.user_ids, texts, sharded)
     policy = replace(policy, conversational=data.conversational)
     train_set, eval_set, encoder = encode(policy, data)
     if not resume:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.data_loader import BatchSamplerShard
 from torch import Tensor, nn
+from torch.utils import serialization
 from torch.utils.data import DataLoader, Dataset
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState, TrainingArguments
 from typing_extensions import override
@@ -22,7 +23,7 @@ from prlhf.model.encoding import Encoded
 from prlhf.model.engine import Engine
 from prlhf.model.reference import Reference
 from prlhf.model.scoring import Scored, score, summarise
-from prlhf.model.sharding import gathered, shard
+from prlhf.model.sharding import gathered
 from prlhf.model.table import Table
 from prlhf.model.weights import load_weights, save_weights
 from prlhf.progress import SILENT, Progress
@@ -193,10 +194,8 @@ class PersonalizedTrainer(OwnParts, Trainer):
         held_out: EncodedSet,
         folder: Path,
         callbacks: Sequence[TrainerCallback],
-        sharded: bool = False,
     ) -> None:
         self.engine = engine
-        engine.in_step = sharded
         self.policy, self.reference, self.train_set, self.held_out = policy, reference, train, held_out
         self.objective: Objective = objective_of(engine, reference, policy.config)
         self.metrics_path = folder / "metrics.jsonl"
@@ -320,8 +319,6 @@ class PersonalizedTrainer(OwnParts, Trainer):
         """AdamW; what stands beside the language model has groups of its own: own rates, no weight decay."""
         if self.optimizer is None:
             config, parts = self.policy.config, self.policy.model
-            if self.engine.in_step:
-                shard(parts)
             groups = [{"params": _trained(parts.lm.parameters()), "lr": config.lr, "weight_decay": config.weight_decay}]
             groups += [
                 {"params": _trained(some), "lr": rate, "weight_decay": 0.0} for some, rate in parts.rates(config)
@@ -367,14 +364,24 @@ class PersonalizedTrainer(OwnParts, Trainer):
         if self.reference:  # before the checkpoint is whole: who goes on from it knows what was known here
             self.reference.save()
         self.settle()  # on every worker: a row that catches up in two steps is rounded otherwise than in one
+        super()._save_checkpoint(model, trial)
+
+    @override
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         with gathered(self.policy.model):
-            super()._save_checkpoint(model, trial)
+            super().save_model(output_dir, _internal_call)
 
     @override
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if self.engine.in_step and self.optimizer and not self.args.should_save:
             self.optimizer.state_dict()  # the first worker, who writes it, gathers it from all
         super()._save_optimizer_and_scheduler(output_dir)
+
+    @override
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        mmap = serialization.config.patch("load.mmap", self.engine.in_step)  # type: ignore[attr-defined]
+        with mmap:  # of moments in shards a worker reads its own
+            super()._load_optimizer_and_scheduler(checkpoint)
 
     @override
     def evaluate_held_out(self, progress: Progress) -> dict[str, Any]:

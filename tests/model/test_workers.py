@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.multiprocessing as mp
-from safetensors.torch import load_file
 from torch import nn
-from transformers import TrainerCallback
 
 from prlhf.config import TrainConfig
 from prlhf.model import workers
@@ -111,59 +108,15 @@ def test_two_workers_follow_one(make_config: Any, tmp_path: Path, objective: str
     assert not (tmp_path / "1/model").exists()
 
 
-@pytest.mark.parametrize(("objective", "full"), [("dpo", False), ("dpo", True), ("rm", False)])
-def test_two_workers_with_shards_follow_one(make_config: Any, tmp_path: Path, objective: str, full: bool) -> None:
-    """FSDP2: with few tokens a pass, so that workers have unlike numbers of parts; resumed on the way."""
-    from prlhf.train.run import train
-
-    options = {
-        "objective": objective, "user_model": "individual", "max_steps": 20, "batch_size": 4, "lr": 1e-3,
-        "user_lr": 1e-2, "eval_every": 10, "save_every": 8, "max_grad_norm": 0.5, "pack_tokens": 40,
-        "full_finetune": full,
-    }  # fmt: skip
-    data = shortened(make_config(tmp_path).dataset, tmp_path / "data")
-    config = make_config(tmp_path / "one", **options, dataset=str(data))
-    train(config)
-    run_workers(2, stopped_in, config, tmp_path)
-    for rank in (0, 1):  # as a storage would hand it to both
-        (tmp_path / f"{rank}/checkpoints").mkdir(parents=True, exist_ok=True)
-    shutil.copytree(tmp_path / "0/checkpoints", tmp_path / "1/checkpoints", dirs_exist_ok=True)
-    assert (tmp_path / "1/checkpoints/checkpoint-16/sha256.json").exists()
-    run_workers(2, learn_in, config, tmp_path, True, True)
-    assert_same(tmp_path / "one", tmp_path / "0")
-    name = "model.safetensors" if full else "adapter_model.safetensors"
-    weights = [load_file(tmp_path / run / "model" / name) for run in ("one", "0")]
-    for key, value in weights[0].items():
-        torch.testing.assert_close(weights[1][key], value, rtol=0, atol=1e-4)
-
-
-def stopped_in(rank: int, config: TrainConfig, folder: Path) -> None:
-    """A run that ends after its checkpoint of step 16, before its end."""
-    with pytest.raises(KeyboardInterrupt):
-        learn_until(rank, config, folder)
-
-
-def learn_until(rank: int, config: TrainConfig, folder: Path) -> None:
-    from prlhf.train.run import learn
-
-    class Dies(TrainerCallback):
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == 17:
-                raise KeyboardInterrupt
-
-    own = config.model_copy(update={"out": folder / str(rank)})
-    learn(own, read_prepared(Path(config.dataset)), False, _silent(), None, Stop(), [Dies()], True)
-
-
-def assert_same(expected_run: Path, run: Path) -> None:
+def assert_same(expected_run: Path, run: Path, within: float = 1e-4) -> None:
     one, two = (metrics.read(folder / "metrics.jsonl") for folder in (expected_run, run))
     assert [row["step"] for row in one] == [row["step"] for row in two]
     for expected, found in zip(one, two, strict=True):
         for name in ("loss", "accuracy", "margin", "grad_norm"):
             if name in expected:
-                assert found[name] == pytest.approx(expected[name], abs=1e-4), (found["step"], name)
+                assert found[name] == pytest.approx(expected[name], abs=within), (found["step"], name)
     last, found_last = one[-1]["eval"], two[-1]["eval"]
-    assert found_last["margin_by_user"] == pytest.approx(last["margin_by_user"], abs=1e-3)
+    assert found_last["margin_by_user"] == pytest.approx(last["margin_by_user"], abs=10 * within)
     assert (run / "model").is_dir()
 
 
