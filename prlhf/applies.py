@@ -151,7 +151,8 @@ CLUSTER = {
     "workers": ALWAYS,
     "parallel": Used((ON_WORKERS, Needs("workers", lambda config: config.workers > 1, "2 or more")), idle=("ddp",)),
 } | dict.fromkeys(
-    "gpus_per_worker cpus_per_worker ray_address storage max_failures verbose".split(), Used((ON_WORKERS,))
+    "gpus_per_worker cpus_per_worker ray_address storage max_failures silence_minutes verbose".split(),
+    Used((ON_WORKERS,)),
 )  # fmt: skip
 
 SWEEP = dict.fromkeys("space out trials search metric mode asha concurrent".split(), ALWAYS) | {

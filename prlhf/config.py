@@ -303,6 +303,7 @@ class ClusterConfig(Stage):
     storage: str | None = None  # folder or s3://… that all machines reach, for checkpoints; default: the run folder
     parallel: Literal["ddp", "fsdp"] = "ddp"  # train: every worker has the whole model, or a shard of it
     max_failures: int = Field(3, ge=0)  # train: how many lost workers a run goes on after
+    silence_minutes: float = Field(60, ge=0)  # train: a run whose workers say nothing for so long is ended; 0: never
     verbose: bool = False  # show Ray's own messages
 
 

@@ -112,6 +112,9 @@ def command(
     max_failures: Annotated[
         int | None, typer.Option(help="How many times to go on after workers are lost (default: 3).")
     ] = None,
+    silence_minutes: Annotated[
+        float | None, typer.Option(help="End a run whose workers say nothing for so long (default: 60; 0: never).")
+    ] = None,
     verbose: cluster.Verbose = None,
     recipe: Annotated[
         str | None, typer.Option(help="Recipe (a file, or a shipped one's name) whose `train` section to use.")

@@ -27,8 +27,8 @@ rest. Under fsdp (torch's fully_shard, on every decoder layer and on what is lef
 head) weights, gradients and moments of base and adapter are divided by N; those of user model and reward head are
 not. The root stays gathered from forward to backward, and of the layers the one that computes and the one that is
 fetched meanwhile; gradients are whole until they are divided among the workers, layer by layer. To save a checkpoint
-weights and moments are gathered one by one, onto the first worker's CPU. (Each has loaded the whole base before,
-without any of this.)
+weights, and after them moments, are gathered one by one, onto the first worker's CPU. Before all this the first
+worker has the whole base in its main memory, and hands it out a layer at a time.
 
 Not counted: Python and its libraries, the CUDA context, NCCL's buffers, and what an allocator holds on to (measured on
 CPUs: 0.8 to 1.4 times the tensors' own peak, 0.6 to 0.9 times what glibc makes of it).

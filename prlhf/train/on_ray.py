@@ -99,7 +99,8 @@ def _fit(
 ) -> dict[str, Any]:
     """Let Ray Train run `work`; the outcome as the first worker returns it."""
     ray, train, torch = (importlib.import_module(name) for name in ("ray", "ray.train", "ray.train.torch"))
-    with shown_by(progress, report) as relay, _stoppable(progress) as stopping:
+    heard = Heard(progress)
+    with shown_by(heard, report) as relay, _stoppable(heard, cluster.silence_minutes, config.folder) as stopping:
         trainer = torch.TorchTrainer(
             work,
             train_loop_config={
@@ -246,11 +247,44 @@ class Box:
         return self._asked
 
 
-class Stopping:
-    """Waits for the workers; the first Ctrl-C asks them to save and stop, the second one leaves them."""
+class Heard:
+    """A `Progress` that also knows what the first worker is doing, and since when it has said nothing."""
 
-    def __init__(self, box: Any, progress: Progress) -> None:
-        self.box, self._progress = box, progress
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self.doing, self.at = progress, "starting", time.monotonic()
+
+    def start(self, label: str, total: int) -> None:
+        """See Progress."""
+        self._hear(label)
+        self._progress.start(label, total)
+
+    def advance(self, steps: int = 1, **values: float) -> None:
+        """See Progress."""
+        self._hear(self.doing)
+        self._progress.advance(steps, **values)
+
+    def finish(self) -> None:
+        """See Progress."""
+        self._hear(f"the end of {self.doing.removeprefix('the end of ')}")
+        self._progress.finish()
+
+    def note(self, line: str) -> None:
+        """See Progress."""
+        self._hear(self.doing)
+        self._progress.note(line)
+
+    def _hear(self, doing: str) -> None:
+        self.doing, self.at = doing, time.monotonic()
+
+
+class Stopping:
+    """Waits for the workers; the first Ctrl-C asks them to save and stop, the second one leaves them.
+
+    So does a silence of `minutes`, unless that is 0: one of them hangs, and the others wait for it.
+    """
+
+    def __init__(self, box: Any, heard: Heard, minutes: float, folder: Path) -> None:
+        self.box, self._heard, self._minutes, self._folder = box, heard, minutes, folder
 
     def wait_for(self, fit: Any) -> Any:
         """What `fit` returns or raises. In a thread: Ray would take Ctrl-C for itself, and throw steps away."""
@@ -266,21 +300,31 @@ class Stopping:
 
         threading.Thread(target=run, daemon=True).start()
         try:
-            over.wait()
+            self._wait(over)
         except KeyboardInterrupt:
-            self._progress.note("stopping after the step in hand; once more stops at once")
+            self._heard.note("stopping after the step in hand; once more stops at once")
             self.box.ask.remote()
-            over.wait()
+            self._wait(over)
         if "error" in found:
             raise found["error"]
         return found["result"]
 
+    def _wait(self, over: threading.Event) -> None:
+        while not over.wait(LOOK_SECONDS):
+            if self._minutes and time.monotonic() - self._heard.at > 60 * self._minutes:
+                raise PrlhfError(
+                    f"the workers have said nothing for {self._minutes:g} minutes, since {self._heard.doing}: "
+                    "one of them hangs",
+                    f"go on from the newest checkpoint with: prlhf train --resume --out {self._folder}; if nothing "
+                    "hangs, and a step or a lost machine takes that long, with a larger --silence-minutes",
+                )
+
 
 @contextmanager
-def _stoppable(progress: Progress) -> Iterator[Stopping]:
+def _stoppable(heard: Heard, minutes: float, folder: Path) -> Iterator[Stopping]:
     ray = importlib.import_module("ray")
     box = actor_here(Box)
     try:
-        yield Stopping(box, progress)
+        yield Stopping(box, heard, minutes, folder)
     finally:
         ray.kill(box)

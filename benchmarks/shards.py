@@ -1,0 +1,149 @@
+"""Resident memory of each of two workers, DDP against FSDP, on CPUs. `python -m benchmarks.shards`.
+
+The base is a random Llama whose weights dominate (75 million parameters, 4 bytes each). Of every worker three
+numbers, less what its process held before the run: when the model was made, after a step (weights and the optimizer's
+moments), and the most there was from reading the base to the last step.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch.multiprocessing as mp
+from transformers import TrainerCallback
+from typing_extensions import override
+
+import prlhf
+from prlhf.config import PrepConfig, TrainConfig
+from prlhf.data import prepare
+from prlhf.progress import SILENT
+from prlhf.records import read_prepared, write_prepared
+from prlhf.train.callbacks import Stop
+from prlhf.train.run import learn
+
+TINY = Path(prlhf.__file__).parent / "assets/tiny-base"
+MIB = 2**20
+WIDE = {
+    "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 8, "num_attention_heads": 12,
+    "max_position_embeddings": 512,
+}  # fmt: skip
+
+
+def write_base(folder: Path, shape: dict[str, int]) -> None:
+    """A random Llama of `shape` with the bundled tokenizer."""
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(TINY)
+    tokenizer.save_pretrained(folder)
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **shape)).save_pretrained(folder)
+
+
+def write_data(folder: Path) -> None:
+    """A few users of the demo, without held-out comparisons."""
+    prepare(PrepConfig(dataset="demo", out=folder, users=8, comparisons=4))
+    data = read_prepared(folder)
+    write_prepared(folder, replace(data, eval=[]))
+
+
+def resident(name: str = "VmRSS") -> int:
+    """Bytes, by a name of /proc/self/status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+class Look(TrainerCallback):
+    """Notes what is resident when training begins and after its last step."""
+
+    def __init__(self) -> None:
+        self.begun = self.stepped = 0
+
+    @override
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.begun = resident()
+
+    @override
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.stepped = resident()
+        if state.global_step == state.max_steps:
+            raise KeyboardInterrupt
+
+
+def work(rank: int, count: int, port: int, config: TrainConfig, sharded: bool, found: Any) -> None:
+    """One worker: a small run for the imports, then the measured one."""
+    import torch
+
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(count), LOCAL_RANK=str(rank),
+        LOCAL_WORLD_SIZE=str(count), HF_HUB_OFFLINE="1",
+    )  # fmt: skip
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", rank=rank, world_size=count)
+    own = config.model_copy(update={"out": Path(str(config.out)) / str(rank)})
+    warm = own.model_copy(update={"model": "tiny", "max_steps": 1, "out": Path(f"{own.out}-warm")})
+    data = read_prepared(Path(config.dataset))
+    learn(warm, data, False, SILENT, None, Stop(), [], sharded)
+    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    before, look = resident(), Look()
+    try:
+        learn(own, data, False, SILENT, None, Stop(), [look], sharded)
+    except KeyboardInterrupt:
+        found[rank] = tuple(value - before for value in (look.begun, look.stepped, resident("VmHWM")))
+    torch.distributed.destroy_process_group()
+
+
+def measured(config: TrainConfig, sharded: bool, count: int = 2) -> list[tuple[int, int, int]]:
+    """Bytes of each worker: when training begins, after the last step, and at most."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with _no_hoarding(), mp.Manager() as manager:
+        found = manager.dict()
+        mp.spawn(work, (count, port, config, sharded, found), nprocs=count)
+        return [found[rank] for rank in range(count)]
+
+
+@contextmanager
+def _no_hoarding() -> Iterator[None]:
+    """Processes started meanwhile give every tensor back when it is freed."""
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
+    try:
+        yield
+    finally:
+        del os.environ["MALLOC_MMAP_THRESHOLD_"]
+
+
+def main(folder: Path) -> None:
+    """Print the table of docs/CLUSTER.md."""
+    write_base(folder / "base", WIDE)
+    write_data(folder / "data")
+    print("| MiB of each worker | model made | after a step | at most |\n|---|---|---|---|")
+    for full in (False, True):
+        rows = []
+        for sharded in (False, True):
+            config = TrainConfig(
+                dataset=str(folder / "data"), model=str(folder / "base"), out=folder / f"run-{full}-{sharded}",
+                full_finetune=full, device="cpu", batch_size=2, max_steps=3, eval_every=0, save_every=1000,
+                reference_cache=False,
+            )  # fmt: skip
+            rows.append(measured(config, sharded))
+            name = f"{'all weights' if full else 'LoRA'}, {'fsdp' if sharded else 'ddp'}"
+            cells = [" and ".join(f"{one / MIB:.0f}" for one in pair) for pair in zip(*rows[-1], strict=True)]
+            print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        ratios = [sum(fsdp) / sum(ddp) for ddp, fsdp in zip(*(zip(*row, strict=True) for row in rows), strict=True)]
+        print(f"| ratio | {' | '.join(f'{ratio:.2f}' for ratio in ratios)} |", flush=True)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        main(Path(sys.argv[1]))
+    else:
+        with tempfile.TemporaryDirectory(prefix="prlhf-shards-") as scratch:
+            main(Path(scratch))
