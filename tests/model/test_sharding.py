@@ -237,7 +237,8 @@ def every_architecture(rank: int) -> None:
 
 def proved(rank: int, name: str, full: bool) -> None:
     """Values, reference, gradients and the cache's key of a model in shards are those of the whole one."""
-    config = TrainConfig(user_tokens=TOKENS, user_init="random", lora_dropout=0.0, lora_r=2, full_finetune=full)
+    options = {"full_finetune": True} if full else {"lora_dropout": 0.0, "lora_r": 2}
+    config = TrainConfig.model_validate({"user_tokens": TOKENS, "user_init": "random", **options})
     whole = made(architectures.base_of(name).lm, config)
     if rank == 0:
         lm = architectures.base_of(name).lm
