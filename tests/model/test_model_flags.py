@@ -64,9 +64,10 @@ def test_device_and_precision_of_a_fresh_base(
 ) -> None:
     seen: list[tuple[Any, ...]] = []
     monkeypatch.setattr(checkpoint, "load_base", lambda *given: seen.append(given))
+    monkeypatch.setattr(checkpoint, "assemble", lambda base, *given: None)
     monkeypatch.setattr(checkpoint, "pick_device", torch.device)
     config = make_config(tmp_path, device="meta", precision="bf16", model="a/base", trust_remote_code=True)
-    checkpoint._fresh_base(config)
+    checkpoint.build_policy(config, [], {})
     assert seen == [("a/base", torch.device("meta"), torch.bfloat16, True)]
 
 
@@ -74,9 +75,12 @@ def test_device_and_precision_of_a_fresh_base(
 def test_token_budgets(tmp_path: Path, make_config: MakeConfig, asked: int | None, limit: int) -> None:
     lm = SimpleNamespace(get_input_embeddings=lambda: nn.Embedding(7, 2))
     base: Any = SimpleNamespace(context=256, tokenizer="the tokenizer", lm=lm)
-    config = make_config(tmp_path, max_tokens=asked, max_prompt_tokens=17, user_text=False, user_tokens=3)
+    config = make_config(
+        tmp_path, max_tokens=asked, max_prompt_tokens=17, user_text=False, user_tokens=3, template_options={"a": 1}
+    )
     encoder = Trained(None, base, config, [], {}).encoder()  # type: ignore[type-var]
     assert (encoder.limit, encoder.prompt_limit, encoder.use_text, encoder.user_tokens) == (limit, 17, False, 3)
+    assert encoder.template_options == {"a": 1}
 
 
 @pytest.mark.parametrize("trees", [False, True])
