@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from prlhf.config import GenerateConfig
 from prlhf.generate import decoding
@@ -14,6 +15,7 @@ from prlhf.generate.decode_loop import Row
 from prlhf.generate.decoding import Job, row_seed
 from prlhf.generate.output import form_of
 from prlhf.generate.run import settings_of
+from prlhf.generate.sampling import choose
 
 
 def config(**changes: Any) -> GenerateConfig:
@@ -72,3 +74,12 @@ def test_rows_of_a_baseline_tell_data_and_examples() -> None:
     data: Any = SimpleNamespace(manifest={"content_hash": "abc"})
     found = settings_of("run", "weights", data, config(baseline="in-context", examples=3))
     assert (found["data"], found["examples"]) == ("abc", 3)
+
+
+def test_top_p_and_temperature_are_heeded_when_a_token_is_chosen() -> None:
+    """Of two tokens with 60 and 40 % the second is drawn, too, but not from the nucleus of a half, nor near 0."""
+    logits = torch.tensor([0.6, 0.4]).log().expand(200, 2)
+    seeds, steps = list(range(200)), [0] * 200
+    assert 40 < int(choose(logits, seeds, steps).sum()) < 120
+    assert int(choose(logits, seeds, steps, top_p=0.5).sum()) == 0
+    assert int(choose(logits, seeds, steps, temperature=0.01).sum()) == 0

@@ -113,3 +113,9 @@ def test_scores_are_taken_without_dropout_and_training_goes_on() -> None:
     scoring.score(rewards, [Encoded([], [1], [2], [3], 1)] * 3, [1, 1, 1], batch_size=2)
     assert rewards.training == [False, False]
     assert model.training
+
+
+def test_readings_begin_with_the_text_about_the_user() -> None:
+    chosen, rejected = scoring.readings_of([Encoded([7, 8], [1], [2], [3], 1)], [4])
+    assert (chosen.user, chosen.before, chosen.response) == (4, (7, 8, 1), (2,))
+    assert (rejected.user, rejected.before, rejected.response) == (4, (7, 8, 1), (3,))
