@@ -36,9 +36,9 @@ HINTS = {
     errno.EIO: "check the disk, or write elsewhere",
 }
 FULL_IN_WORDS = re.compile(
-    r"\(os error (\d+)\)|no space left on device|(?:database or )?disk is full|file too large|quota exceeded"
+    r".*\(os error (\d+)\)|no space left on device|(?:database or )?disk is full|file too large|quota exceeded"
     r"|PytorchStreamWriter failed writing|disk i/o error",
-    re.IGNORECASE,
+    re.IGNORECASE | re.DOTALL,
 )  # libraries that are not Python's say it as text: safetensors, tokenizers, SQLite, torch
 
 

@@ -41,6 +41,24 @@ def cache_folder() -> Path:
     return Path(os.environ.get("PRLHF_CACHE", Path.home() / ".cache" / "prlhf"))
 
 
+def default_name(dataset: str) -> str:
+    """A folder's name for a data set: ORG-NAME of a hub id, NAME of a folder, NAME-csv of a file NAME.csv."""
+    path = Path(os.path.expandvars(dataset)).expanduser()
+    if path.is_file():
+        return path.name.lstrip(".").replace(".", "-")
+    if path.exists() or dataset.count("/") != 1:
+        return path.resolve().name or "root"
+    return dataset.replace("/", "-")
+
+
+def expanded(values: Any) -> Any:
+    """Settings with the `~` filled in that a shell has left alone, as it does within quotes."""
+    if not isinstance(values, Mapping):
+        return values
+    tilde = {key: value for key, value in values.items() if isinstance(value, str | Path) and str(value)[:1] == "~"}
+    return {**values, **{key: os.path.expanduser(value) for key, value in tilde.items()}}
+
+
 class Stage(BaseModel):
     """What all stages' settings share. However they come in, what is wrong with them is a PrlhfError."""
 
@@ -52,7 +70,7 @@ class Stage(BaseModel):
     def refuse(cls, values: Any, build: ModelWrapValidatorHandler[Self], info: ValidationInfo) -> Self:
         """Turn pydantic's errors into ours, and refuse what is given and not used."""
         try:
-            config = build(values)
+            config = build(expanded(values))
         except ValidationError as error:
             raise PrlhfError(*explain(cls, error)) from error
         given = {} if values is config or info.context == SAVED else config.given()
@@ -106,7 +124,7 @@ class PrepConfig(Stage):
     @property
     def folder(self) -> Path:
         """The folder to write: `out`, or data/NAME."""
-        return self.out or Path("data") / Path(self.dataset).stem
+        return self.out or Path("data") / default_name(self.dataset)
 
 
 class TrainConfig(Stage):

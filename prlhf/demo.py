@@ -17,7 +17,7 @@ import numpy as np
 from prlhf import json_text, world
 from prlhf.atomic import atomic_file
 from prlhf.config import GenerateConfig, PrepConfig, TrainConfig, resolve
-from prlhf.data import prepare
+from prlhf.data import prepare, refuse_other_options
 from prlhf.figure import Kind, LengthBar, draw_lengths
 from prlhf.folders import claim, mark
 from prlhf.generate.run import generate
@@ -63,7 +63,9 @@ def run_demo(
     claim(out, "demo")
     prep = resolve(PrepConfig, recipe.get("prep", {}), {"dataset": "demo", "out": out / "data"})
     mark(out, "demo")
-    if not is_prepared(prep.folder):
+    if is_prepared(prep.folder):
+        refuse_other_options(prep.folder, prep)
+    else:
         prepare(prep, progress)
     minority = read_prepared(prep.folder).manifest["simulated"]["minority"]
     personalized = _train(out / "personalized", recipe, prep.folder, {}, progress)
@@ -158,17 +160,25 @@ def expectations(rows: list[Row]) -> list[Check]:
     one = {row.kind: row for row in rows if row.kind not in by_kind}
     base, generic, vanilla = one["base"].words, one["generic"].words, one["vanilla"].words
     minority, majority = by_kind["minority"], by_kind["user"]
-    longest = max(row.words for row in minority) / base
-    shortest = min(row.words for row in majority) / base
     apart = abs(generic / vanilla - 1)
     formed = min(row.well_formed for row in [*minority, *majority])
+    checks = []
+    if minority:
+        longest = max(row.words for row in minority) / base
+        checks += [Check("minority users' mean length over the base's", longest, "at most 0.50", longest <= 0.5)]
+    if majority:
+        shortest = min(row.words for row in majority) / base
+        checks += [Check("majority users' mean length over the base's", shortest, "at least 1.15", shortest >= 1.15)]
+    checks += [
+        Check("generic user's length apart from vanilla DPO's", apart, "at most 0.15", apart <= 0.15),
+        Check("well-formed responses, worst user", formed, "at least 0.95", formed >= 0.95),
+    ]
+    if not minority:
+        return checks
     accuracy = min(row.accuracy or 0.0 for row in minority)
     vanilla_accuracy = max(row.vanilla_accuracy or 0.0 for row in minority)
     return [
-        Check("minority users' mean length over the base's", longest, "at most 0.50", longest <= 0.5),
-        Check("majority users' mean length over the base's", shortest, "at least 1.15", shortest >= 1.15),
-        Check("generic user's length apart from vanilla DPO's", apart, "at most 0.15", apart <= 0.15),
-        Check("well-formed responses, worst user", formed, "at least 0.95", formed >= 0.95),
+        *checks,
         Check("minority users' accuracy, worst user", accuracy, "at least 0.95", accuracy >= 0.95),
         Check("vanilla DPO's accuracy for them, best user", vanilla_accuracy, "at most 0.40", vanilla_accuracy <= 0.4),
     ]

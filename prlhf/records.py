@@ -153,16 +153,24 @@ def gone(run: Path, dataset: str) -> PrlhfError:
     return PrlhfError(f"the data set of {run} is gone from {dataset}", "give its new folder with --dataset")
 
 
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a prepared data set; raises PrlhfError where it is damaged."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        if not isinstance(manifest, dict) or not isinstance(manifest.get("content_hash"), str):
+            raise ValueError("it has no content_hash")
+    except (OSError, ValueError, RecursionError) as error:
+        raise PrlhfError(f"{folder}/manifest.json is damaged: {one_line(error)}", "run `prlhf prep` again") from error
+    return manifest
+
+
 def read_prepared(folder: Path) -> Prepared:
     """Read a prepared data set, checking that every file is whole and has its columns."""
     if not is_prepared(folder):
         raise PrlhfError(f"{folder} is no prepared data set: it has no manifest.json", "make one with `prlhf prep`")
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-    except ValueError as error:
-        raise PrlhfError(f"{folder}/manifest.json is damaged: {error}", "run `prlhf prep` again") from error
+    manifest = read_manifest(folder)
     schema = comparisons_schema(manifest.get("format") == "conversational")
-    return Prepared(
+    data = Prepared(
         train=[Comparison(**row) for row in _read_table(folder / "train.parquet", schema)],
         eval=[Comparison(**row) for row in _read_table(folder / "eval.parquet", schema)],
         users=[User(**row) for row in _read_table(folder / "users.parquet", USERS_SCHEMA)],
@@ -170,6 +178,7 @@ def read_prepared(folder: Path) -> Prepared:
         prompts=[row["prompt"] for row in _read_lines(folder / PROMPTS, "prompt")],
         judging=_read_lines(folder / JUDGING, "prompt", "user_id"),
     )
+    return _check_users(folder, data)
 
 
 def _read_lines(path: Path, *keys: str) -> list[dict[str, Any]]:
@@ -195,6 +204,22 @@ def _read_table(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
         if part.name not in table.column_names:
             raise PrlhfError(f"{path} has no column '{part.name}'", "run `prlhf prep` again")
     try:
-        return table.select(schema.names).cast(schema).to_pylist()  # type: ignore[no-any-return]
+        found = table.select(schema.names).cast(schema)
     except pa.ArrowException as error:
-        raise PrlhfError(f"{path} has a column of another type: {error}", "run `prlhf prep` again") from error
+        why = one_line(error)
+        raise PrlhfError(f"{path} has a column of another type: {why}", "run `prlhf prep` again") from error
+    for name in schema.names:
+        if found[name].null_count:
+            raise PrlhfError(f"{path} has an empty cell in the column '{name}'", "run `prlhf prep` again")
+    return found.to_pylist()  # type: ignore[no-any-return]
+
+
+def _check_users(folder: Path, data: Prepared) -> Prepared:
+    """Every comparison's index is that of a seen user, or 0."""
+    users = len(data.user_ids)
+    for name, rows in (("train", data.train), ("eval", data.eval)):
+        wrong = next((row for row in rows if not 0 <= row.user_index <= users), None)
+        if wrong is not None:
+            why = f"user_index = {wrong.user_index} of the row '{wrong.id}', and there are {users} users"
+            raise PrlhfError(f"{folder}/{name}.parquet: {why}", "run `prlhf prep` again")
+    return data

@@ -77,7 +77,7 @@ def form_of(config: GenerateConfig) -> tuple[Form, bool]:
 def claim_output(config: GenerateConfig) -> None:
     """Find whether `config.out` may be written, before anything is loaded: new, or begun by an earlier run."""
     out, (form, shards) = config.out, form_of(config)
-    if out.is_dir() != shards and out.exists():
+    if os.path.isdir(out) != shards and os.path.exists(out):  # unlike Path's, no error for names that are too long
         wanted = "--shards is for a folder" if shards else "a folder of shards is named without an ending"
         raise PrlhfError(f"{out} is a {'file' if shards else 'folder'}, and {wanted}", "choose another --out")
     if shards:

@@ -41,8 +41,8 @@ def sweep(
     A trial that fails is recorded and the others go on; `resume` takes up failed and interrupted trials and repeats no
     finished one. Raises PrlhfError for a bad space before Ray starts, and Interrupted after Ctrl-C.
     """
-    cluster, out = cluster or ClusterConfig(), config.out.resolve()
     claim(config.out, "sweep", resume)
+    cluster, out = cluster or ClusterConfig(), config.out.resolve()
     space = space_of(config.space)
     check(space, sections, config)
     how(space, config)

@@ -322,11 +322,22 @@ def finish(folder: Path, results: dict[str, Any], write: Callable[[Path], None])
     remove_checkpoints(folder)
 
 
+def public_name(base: str) -> str:
+    """A base as a card that is uploaded may name it: a hub id as it is, a place on this machine by its last part."""
+    return Path(base).name if Path(base).expanduser().exists() or Path(base).is_absolute() else base
+
+
 def write_model(policy: Trained[Any], results: dict[str, Any], folder: Path) -> None:
     """The model, and a card that says how it was made."""
     save_policy(policy, folder)
     template = resources.files("prlhf.train").joinpath("card.md.jinja").read_text(encoding="utf-8")
     card = jinja2.Template(template, trim_blocks=True, lstrip_blocks=True).render(
-        config=policy.config, results=results, users=len(policy.user_ids), base=policy.base
+        config=policy.config,
+        results=results,
+        users=len(policy.user_ids),
+        base=policy.base,
+        base_name=public_name(policy.base.name),
+        base_is_public=policy.base.name != "tiny" and public_name(policy.base.name) == policy.base.name,
+        data_name=Path(policy.config.dataset).name,
     )
     (folder / "README.md").write_text(card, encoding="utf-8")

@@ -253,7 +253,7 @@ def test_home_is_filled_in(write_lines: Any, row: Any, tmp_path: Path, monkeypat
     monkeypatch.setenv("HOME", str(tmp_path))
     for written in ("~/raw.jsonl", "$HOME/raw.jsonl"):
         assert prepare(PrepConfig(dataset=written, out=tmp_path / "out"))["kept"]["train"] == 1
-    with pytest.raises(PrlhfError, match=r"no data at ~/gone.csv; check the path"):
+    with pytest.raises(PrlhfError, match=r"no data at .*/gone\.csv; check the path"):
         prepare(PrepConfig(dataset="~/gone.csv"))
     with pytest.raises(PrlhfError, match=r"is an address, not a path"):
         prepare(PrepConfig(dataset="https://huggingface.co/datasets/org/name"))

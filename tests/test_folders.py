@@ -1,0 +1,260 @@
+"""Every command asks one rule before it writes: whatever was there is there afterwards, byte for byte."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from prlhf import atomic
+from prlhf.atomic import atomic_dir, atomic_file
+from prlhf.errors import PrlhfError
+from prlhf.folders import KINDS, claim, mark, replacing, unmark, what_is
+
+OF_01: dict[str, dict[str, str]] = {  # what version 0.1 wrote, as far as it tells the kind
+    "dataset": {
+        "manifest.json": json.dumps({"dataset": "demo", "format": "plain", "content_hash": "0" * 64}),
+        **dict.fromkeys(("train.parquet", "eval.parquet", "users.parquet"), ""),
+    },
+    "run": {"recipe.yaml": f"# prlhf train --recipe r/recipe.yaml --out NEW\n# data: {'0' * 64}\ntrain: {{}}\n"},
+    "sweep": {"recipe.yaml": "# prlhf sweep\n# go on with: prlhf sweep --resume --out s\nsweep: {}\n"},
+    "judgement": {"results.json": json.dumps({"judge": "rule:longer", "seed": 0, "per_sample": {}})},
+    "responses": {
+        "manifest.json": json.dumps(
+            {"format": "jsonl", "shards": 1, "block": 1, "responses": 1, "pairs": "a", "settings": {"weights": "b"}}
+        )
+    },
+    "model": {"model.safetensors": "", "config.json": json.dumps({"model_type": "llama"})},
+}
+FOREIGN = {
+    **{name: {name: '{"name": "an extension"}'} for name in ("manifest.json", "results.json", "prlhf.json")},
+    "list": {"manifest.json": "[1]", "results.json": "[]", "prlhf.json": "[]"},
+    "recipe": {"recipe.yaml": "cake: {flour: 1}\n"},
+    "model": {"model/weights.bin": "w", "checkpoints/mine": "c"},
+    "hidden": {".gitkeep": ""},
+    "shards": {"part-00000.parquet": "p"},
+    "metrics": {"metrics.jsonl": "{}\n", "verdicts.jsonl": "{}\n", "report.html": "<p>"},
+    "data": {"data/notes.txt": "n"},
+}
+COMMANDS = {
+    "dataset": ["prep", "demo", "--users", "2", "--comparisons", "1"],
+    "run": ["train", "--dataset", "{data}", "--model", "tiny"],
+    "judgement": ["judge", "{a}", "{a}"],
+    "sweep": ["sweep", "--set", "dataset={data}", "--space", "alpha=0.5"],
+    "demo": ["demo"],
+    "responses": ["generate", "{data}"],
+}
+OTHERS = {
+    "train per user": ("run", ["train", "--dataset", "{data}", "--model", "tiny", "--per-user"]),
+    "train on Ray": ("run", ["train", "--dataset", "{data}", "--model", "tiny", "--workers", "1"]),
+    "judge a run": ("judgement", ["judge", "--checkpoint", "{data}", "--dataset", "{data}"]),
+    "calibrate": ("judgement", ["judge", "--calibrate", "{data}"]),
+    "dry run": ("run", ["train", "--dry-run", "--dataset", "{data}", "--model", "tiny"]),
+}
+ALL = {**{kind: (kind, words) for kind, words in COMMANDS.items()}, **OTHERS}
+
+
+def lay(folder: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else b"/" for p in folder.rglob("*")}
+
+
+def asked(words: list[str], out: Path, tmp_path: Path, prepared: Path) -> tuple[int, str]:
+    from typer.testing import CliRunner
+
+    from prlhf_cli.main import app
+
+    places = {"data": prepared, "a": tmp_path / "a.jsonl"}
+    done = CliRunner().invoke(app, [*(word.format(**places) for word in words), "--out", str(out)])
+    return done.exit_code, done.stderr
+
+
+@pytest.mark.parametrize("command", ALL)
+def test_nothing_that_is_there_is_touched(command: str, tmp_path: Path, prepared: Path) -> None:
+    kind, words = ALL[command]
+    places = {f"0.1 {name}": files for name, files in OF_01.items() if name != kind}
+    places |= {f"marked {name}": {"prlhf.json": json.dumps({"kind": name, "version": 1})} for name in KINDS}
+    del places[f"marked {kind}"]
+    places |= {f"foreign {name}": files for name, files in FOREIGN.items()}
+    if KINDS[kind].replaced:
+        places["ours with a stranger"] = OF_01[kind] | {"thesis.txt": "years of work"}
+    if KINDS[kind].resumed:
+        places["ours without --resume"] = OF_01[kind]
+    for name, files in places.items():
+        out = lay(tmp_path / name, files)
+        before = contents(out)
+        code, said = asked(words, out, tmp_path, prepared)
+        assert (code, said.count("\n")) == (2, 1), f"{command}, {name}: {said}"
+        assert str(out) in said, f"{command}, {name}: {said}"
+        assert contents(out) == before, f"{command}, {name}: {said}"
+
+
+@pytest.mark.parametrize("command", ALL)
+def test_odd_places_are_one_line(command: str, tmp_path: Path, prepared: Path) -> None:
+    lay(tmp_path, {"file": "kept"})
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "link").symlink_to(lay(tmp_path / "thesis", {"chapter": "1"}))
+    os.symlink(tmp_path / "loop", tmp_path / "loop")
+    before = contents(tmp_path)
+    for out in ("file", "file/below", "dangling", "link", "loop", "x" * 300, "/"):
+        code, said = asked(ALL[command][1], tmp_path / out, tmp_path, prepared)
+        assert (code, said.count("\n")) == (2, 1), f"{command}, {out}: {said}"
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("kind", OF_01)
+def test_folders_of_01_are_known_by_what_they_hold(kind: str, tmp_path: Path) -> None:
+    assert what_is(lay(tmp_path / "old", OF_01[kind])) == kind
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_names_alone_tell_nothing(name: str, tmp_path: Path) -> None:
+    assert what_is(lay(tmp_path / "other", FOREIGN[name])) is None
+
+
+def test_one_of_the_same_kind_is_replaced_with_what_is_ours(tmp_path: Path) -> None:
+    for name in ("results.json", "report.html"):
+        with replacing(tmp_path / "j", "judgement") as folder:
+            (folder / name).write_text("{}")
+    assert sorted(contents(tmp_path / "j")) == ["prlhf.json", "report.html"]
+    (tmp_path / "j/verdicts.jsonl").write_text("mine")  # a name of ours, and yet not written by us
+    with pytest.raises(PrlhfError, match=r"with verdicts\.jsonl in it, which prlhf did not write"):
+        claim(tmp_path / "j", "judgement")
+
+
+def test_a_start_that_came_to_nothing_may_be_made_again(tmp_path: Path) -> None:
+    mark(tmp_path / "r", "run")
+    assert claim(tmp_path / "r", "run", resume=False) is False
+    unmark(tmp_path / "r", ["recipe.yaml"])
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_folder_that_is_replaced_holds_no_other_and_no_input(tmp_path: Path) -> None:
+    lay(tmp_path / "d", OF_01["dataset"])
+    with pytest.raises(PrlhfError, match=r"lies in .*/d, a prepared data set"):
+        claim(tmp_path / "d/run", "run")
+    with pytest.raises(PrlhfError, match="which would be replaced"):
+        claim(tmp_path / "d", "dataset", inputs=[tmp_path / "d/train.parquet"])
+
+
+def test_the_working_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for out in (".", ".."):
+        with pytest.raises(PrlhfError):
+            claim(Path(out), "dataset")
+
+
+# ---- leftovers ----
+
+
+def gone_pid() -> int:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        return process.pid
+
+
+def test_leftovers_of_the_dead_are_swept_and_those_of_the_living_are_not(tmp_path: Path) -> None:
+    dead, alive = f".x.{gone_pid()}.partial", f".x.{os.getppid()}.partial"
+    lay(tmp_path, {f"{dead}/a": "", f"{alive}/a": "", ".y.1.txt": "", ".x.partial": ""})
+    with atomic_dir(tmp_path / "x"):
+        pass
+    assert sorted(os.listdir(tmp_path)) == sorted([alive, ".x.partial", ".y.1.txt", "x"])
+
+
+def test_what_is_being_written_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(atomic, "_alive", lambda pid: False)  # as of a process on another machine
+    with atomic_dir(tmp_path / "x") as beside:
+        monkeypatch.setattr(atomic.os, "getpid", lambda: 1)
+        assert atomic.leftovers(tmp_path / "x") == []
+        assert beside.is_dir()
+
+
+def test_an_old_folder_that_stepped_aside_comes_back(tmp_path: Path) -> None:
+    old = lay(tmp_path / f".j.{gone_pid()}.old", OF_01["judgement"])
+    assert claim(tmp_path / "j", "judgement") is True
+    assert contents(tmp_path / "j")
+    assert not old.exists()
+
+
+# ---- whose error it is ----
+
+
+def read_elsewhere(beside: Path) -> None:
+    (beside.parent.parent / "missing").read_text()
+
+
+def full(beside: Path) -> None:
+    raise OSError(28, "No space left on device")
+
+
+def rust(beside: Path) -> None:
+    raise RuntimeError("I/O error: File too large (os error 27)")
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [(read_elsewhere, FileNotFoundError), (full, "No space left"), (rust, "File too large")],
+)
+def test_a_full_disk_is_told_apart(body: Callable[[Path], None], expected: object, tmp_path: Path) -> None:
+    kind = PrlhfError if isinstance(expected, str) else expected
+    with pytest.raises(kind) as caught, atomic_file(tmp_path / "a/x") as beside:  # type: ignore[call-overload]
+        body(beside)
+    assert not isinstance(expected, str) or f"cannot write {tmp_path}/a/x: {expected}" in str(caught.value)
+    shutil.rmtree(tmp_path / "a", ignore_errors=True)
+
+
+# ---- data made with other options, default places ----
+
+
+def test_data_made_with_other_options_are_not_used_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prlhf.config import PrepConfig
+    from prlhf.data import locate, prepare
+
+    monkeypatch.chdir(tmp_path)
+    prepare(PrepConfig(dataset="demo", users=2, comparisons=1))
+    with pytest.raises(PrlhfError, match=r"data/demo was prepared with users = 2, not 10; name the folder itself"):
+        locate("demo")
+    assert locate("data/demo") == Path("data/demo")
+    assert locate("demo", {"prep": {"dataset": "demo", "users": 2, "comparisons": 1}}) == Path("data/demo")
+
+
+def test_default_places_of_two_sources_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prlhf.config import PrepConfig
+
+    monkeypatch.chdir(tmp_path)
+    lay(tmp_path, {"prefs.jsonl": "", "prefs.csv": "", "prefs/a.jsonl": ""})
+    sources = ["alice/prefs", "bob/prefs", "org/prefs-v1.5", "org/prefs-v1", "prefs.jsonl", "prefs.csv", "prefs"]
+    folders = [str(PrepConfig(dataset=source).folder) for source in sources]
+    assert folders == [
+        "data/alice-prefs", "data/bob-prefs", "data/org-prefs-v1.5", "data/org-prefs-v1",
+        "data/prefs-jsonl", "data/prefs-csv", "data/prefs",
+    ]  # fmt: skip
+
+
+def test_a_tilde_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
+    from prlhf.config import TrainConfig
+
+    monkeypatch.setenv("HOME", "/home/ann")
+    config = TrainConfig(out=Path("~/r"), dataset="~/d")
+    assert (config.folder, config.dataset) == (Path("/home/ann/r"), "/home/ann/d")
+
+
+@pytest.mark.parametrize("damage", ["[1]", "{}", '{"content_hash": 1}', "{"])
+def test_a_damaged_manifest_is_one_line(damage: str, tmp_path: Path, make_prepared: Callable[[Path], Path]) -> None:
+    from prlhf.records import read_prepared
+
+    folder = make_prepared(tmp_path / "d")
+    (folder / "manifest.json").write_text(damage)
+    with pytest.raises(PrlhfError, match=r"manifest\.json is damaged"):
+        read_prepared(folder)
