@@ -1,0 +1,116 @@
+"""A finished run in memory: who it knows, what it writes for them, and how it rates responses as them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from prlhf.config import GenerateConfig
+from prlhf.errors import PrlhfError, nearest
+from prlhf.generate.decoding import write
+from prlhf.generate.jobs import plan
+from prlhf.generate.pairs import Reader
+from prlhf.model.checkpoint import Trained, kind_of, load_policy, load_reward_model
+from prlhf.model.encoding import Encoded
+from prlhf.model.scoring import ResponseReader, Rewards, rewards_of
+from prlhf.records import GENERIC, Text
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A policy or a reward model that `prlhf.load` has read."""
+
+    run: Path
+    kind: str  # `policy` or `reward model`
+    trained: Trained[Any]
+
+    @property
+    def users(self) -> list[str]:
+        """Ids of the users it was trained on, in the order of their indices; the generic user is not listed."""
+        return list(self.trained.user_ids)
+
+    def generate(
+        self,
+        prompt: Text | Sequence[Text],
+        user: str = GENERIC,
+        *,
+        max_new_tokens: int = 128,
+        temperature: float = 1.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> str | list[str]:
+        """Write a response to `prompt` for `user`; a list of prompts gives a list of responses, written together.
+
+        prompt: text, or a conversation as a list of `{"role": …, "content": …}`; a list of either for several.
+        user: an id the run knows, or `generic`. max_new_tokens: the longest response, in tokens. temperature: 0 is
+        greedy. seed: with prompt and user it decides the random numbers, as in `prlhf generate`.
+
+        Raises PrlhfError for an unknown user, a prompt that does not fit into the context, and a reward model.
+        """
+        if self.kind != "policy":
+            raise PrlhfError(f"{self.run} is a reward model, which does not write", "load the run of a policy")
+        one = isinstance(prompt, str) or is_conversation(prompt)
+        prompts: list[Text] = [prompt] if one else list(prompt)  # type: ignore[list-item,arg-type]
+        config = GenerateConfig(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
+        reader = Reader(user, self._index(user), self.trained.user_texts.get(user, ""))
+        jobs = plan(self.trained, [(each, reader) for each in prompts], None, config)
+        texts = {id(done.job): done.text for ended in write(self.trained, jobs, config) for done in ended}
+        responses = [texts[id(job)] for job in jobs]
+        return responses[0] if one else responses
+
+    def reward(self, prompt: Text, responses: Sequence[str], user: str = GENERIC) -> list[float]:
+        """The reward of each of `responses` to `prompt`, read as `user`: a reward model's, or a policy's implicit one,
+        beta times the log-ratio to the reference (paper, Eq. 5). Only differences between responses to one prompt mean
+        something.
+
+        Raises PrlhfError for an unknown user and for what does not fit into the context.
+        """
+        self._index(user)
+        read = ResponseReader(self.trained)
+        pairs = [(a, responses[min(i + 1, len(responses) - 1)]) for i, a in list(enumerate(responses))[::2]]
+        encoded: list[Encoded] = [read.encode(prompt, user, a, b, "the prompt") for a, b in pairs]
+        if not encoded:
+            return []
+        with torch.no_grad():
+            found = self._rewards(encoded, [each.user for each in encoded])  # [2, pairs]
+        return [float(value) for value in found.T.flatten()][: len(responses)]
+
+    @cached_property
+    def _rewards(self) -> Rewards:
+        return rewards_of(self.trained, self.run)
+
+    def _index(self, user: str) -> int:
+        """The index of `user`, 0 for the generic user."""
+        known = self.trained.index_of()
+        if user != GENERIC and user not in known:
+            raise PrlhfError(f"user '{user}' is unknown to {self.run}", nearest(user, [*known, GENERIC]))
+        return known.get(user, 0)
+
+
+def is_conversation(prompt: Any) -> bool:
+    """Whether `prompt` is one list of messages, and not a list of prompts."""
+    return isinstance(prompt, list) and bool(prompt) and all(isinstance(part, dict) for part in prompt)
+
+
+def load(
+    run: str | Path,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    base: str | None = None,
+    trust_remote_code: bool = False,
+) -> Loaded:
+    """Load the finished run in the folder `run`, a policy or a reward model.
+
+    device: `auto`, `cpu` or `cuda`. precision: `auto` (bf16 on GPUs), `fp32` or `bf16`. base: where the base model is
+    now, if it has moved. Raises PrlhfError where `run` is not a finished run or its files are damaged.
+    """
+    folder = Path(run).expanduser()
+    kind = kind_of(folder)
+    read: Any = load_policy if kind == "policy" else load_reward_model
+    return Loaded(folder, kind, read(folder, device, precision, base, trust_remote_code))
