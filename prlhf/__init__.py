@@ -8,8 +8,8 @@
     model.generate("Explain tides.", user="ann")
     model.reward("Explain tides.", ["The moon.", "The sun."], user="ann")
 
-Nothing heavy is imported before it is used. `prlhf.train`, `prlhf.generate`, `prlhf.judge` and `prlhf.sweep` are packages
-that can be called: the call is the function of that name in `prlhf.api`.
+Nothing heavy is imported before it is used. `prlhf.train`, `prlhf.generate`, `prlhf.judge` and `prlhf.sweep` are
+packages that can be called: the call is the function of that name in `prlhf.api`.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prlhf.config import ClusterConfig, GenerateConfig, JudgeConfig, PrepConfig, SweepConfig, TrainConfig, resolve
+from prlhf.errors import PrlhfError
 from prlhf.loaded import Loaded, load
 from prlhf.progress import SILENT, Progress
 from prlhf.results import Accuracy, Judgement, PreparedData, Responses, Run, Trials
@@ -27,12 +28,12 @@ def prepare(dataset: str | Path, *, progress: Progress = SILENT, **settings: Any
     """
     from prlhf.data import prepare as run
 
-    config = resolve(PrepConfig, settings, {"dataset": str(dataset)})
+    config = resolve(PrepConfig, {}, settings | {"dataset": str(dataset)})
     return PreparedData.model_validate(run(config, progress) | {"folder": config.folder})
 
 
 def train(
-    dataset: str | Path | PreparedData = "demo",
+    dataset: str | Path | PreparedData | None = None,
     *,
     resume: bool = False,
     per_user: bool = False,
@@ -42,42 +43,52 @@ def train(
 ) -> Run:
     """Train user model and adapter on a prepared data set, as `prlhf train` does.
 
-    dataset: what `prepare` returned, its folder, or a known name, which is prepared on first use. resume: go on with the
-    run in `out`. per_user: one adapter for each user, a baseline. cluster: keys of ClusterConfig, such as
-    `{"workers": 2}`. settings: keys of TrainConfig, such as `user_model="cluster", k=10`.
+    dataset: what `prepare` returned, its folder, or a known name, which is prepared on first use (default: `demo`).
+    resume: go on with the run in `out`. per_user: one adapter for each user, a baseline. cluster: keys of
+    ClusterConfig, such as `{"workers": 2}`. settings: keys of TrainConfig, such as `user_model="cluster", k=10`.
     """
-    from prlhf.train.start import start
+    from prlhf.start_training import go_on, start
 
-    where = dataset.folder if isinstance(dataset, PreparedData) else dataset
-    config = resolve(TrainConfig, settings, {} if resume and where == "demo" else {"dataset": str(where)})
-    at = resolve(ClusterConfig, cluster or {})
-    return Run.model_validate(start(config, at, resume=resume, per_user=per_user, progress=progress))
+    if dataset is not None:
+        settings["dataset"] = str(dataset.folder if isinstance(dataset, PreparedData) else dataset)
+    if resume:
+        if settings.get("out") is None:
+            raise PrlhfError("resume needs the folder of the run", "give it as out")
+        return Run.model_validate(go_on(Path(settings["out"]), [{}, settings], cluster or {}, per_user, None, progress))
+    config, at = resolve(TrainConfig, {}, settings), resolve(ClusterConfig, {}, cluster or {})
+    return Run.model_validate(start(config, at, per_user, None, progress))
 
 
 def generate(
-    run: str | Path | Run | None, *, cluster: Mapping[str, Any] | None = None, progress: Progress = SILENT, **settings: Any
+    run: str | Path | Run | None,
+    *,
+    cluster: Mapping[str, Any] | None = None,
+    progress: Progress = SILENT,
+    **settings: Any,
 ) -> Responses:
-    """Write responses for many (prompt, user) pairs to disk, as `prlhf generate` does; `load(run).generate` writes in
-    memory.
+    """Write responses for many (prompt, user) pairs to disk, as `prlhf generate` does.
 
-    run: a finished run, or None for a baseline. settings: keys of GenerateConfig, such as `prompts`, `users` and `out`.
+    `load(run).generate` writes in memory. run: a finished run, or None for a baseline. settings: keys of
+    GenerateConfig, such as `prompts`, `users` and `out`.
     """
     from prlhf.generate.run import generate as write
 
-    at = resolve(ClusterConfig, cluster or {})
-    return Responses.model_validate(write(_folder(run), resolve(GenerateConfig, settings), progress, at))
+    at = resolve(ClusterConfig, {}, cluster or {})
+    return Responses.model_validate(write(_folder(run), resolve(GenerateConfig, {}, settings), progress, at))
 
 
-def judge(a: str | Path | Responses, b: str | Path | Responses, *, progress: Progress = SILENT, **settings: Any) -> Judgement:
+def judge(
+    a: str | Path | Responses, b: str | Path | Responses, *, progress: Progress = SILENT, **settings: Any
+) -> Judgement:
     """Win-rates of the responses `a` against `b`, as `prlhf judge A B` does.
 
     settings: keys of JudgeConfig, such as `judge="rule:shorter"` and `out`.
     """
     from prlhf.judge.run import judge_responses
 
-    config = resolve(JudgeConfig, settings)
-    files = [Path(side.out if isinstance(side, Responses) else side) for side in (a, b)]
-    return Judgement.model_validate(judge_responses(*files, config, progress) | {"out": config.out})
+    config = resolve(JudgeConfig, {}, settings)
+    first, second = (Path(side.out if isinstance(side, Responses) else side) for side in (a, b))
+    return Judgement.model_validate(judge_responses(first, second, config, progress) | {"out": config.out})
 
 
 def judge_checkpoint(
@@ -87,7 +98,7 @@ def judge_checkpoint(
     from prlhf.judge.accuracy import judge_checkpoint as check
 
     where = Path(dataset.folder if isinstance(dataset, PreparedData) else dataset)
-    return Accuracy.model_validate(check(_some(run), where, resolve(JudgeConfig, settings), progress))
+    return Accuracy.model_validate(check(_some(run), where, resolve(JudgeConfig, {}, settings), progress))
 
 
 def sweep(
@@ -106,9 +117,9 @@ def sweep(
     """
     from prlhf.sweep.run import sweep as run
 
-    config = resolve(SweepConfig, settings, {"space": dict(space)})
+    config = resolve(SweepConfig, {}, settings | {"space": dict(space)})
     known: dict[str, dict[str, Any]] = {name: dict(values) for name, values in (sections or {}).items()}
-    return Trials.model_validate(run(config, known, resolve(ClusterConfig, cluster or {}), resume, progress))
+    return Trials.model_validate(run(config, known, resolve(ClusterConfig, {}, cluster or {}), resume, progress))
 
 
 def _folder(run: str | Path | Run | None) -> Path | None:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from prlhf.errors import PrlhfError
+
 
 @dataclass(frozen=True)
 class Needs:
@@ -180,3 +182,10 @@ def refusal(key: str, need: Needs, config: Any, value: Any) -> tuple[str, str]:
 
 def _shown(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else "none" if value is None else str(value)
+
+
+def check_cluster(config: Any, typed: Mapping[str, Any]) -> None:
+    """Refuse settings of a cluster that were typed for a run in this process."""
+    for key, need in unused(CLUSTER, config, typed).items():
+        message, _ = refusal(key, need, config, typed[key])
+        raise PrlhfError(message, f"add --workers N, N {need.words}, or leave it out")

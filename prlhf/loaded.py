@@ -64,9 +64,10 @@ class Loaded:
         return responses[0] if one else responses
 
     def reward(self, prompt: Text, responses: Sequence[str], user: str = GENERIC) -> list[float]:
-        """The reward of each of `responses` to `prompt`, read as `user`: a reward model's, or a policy's implicit one,
-        beta times the log-ratio to the reference (paper, Eq. 5). Only differences between responses to one prompt mean
-        something.
+        """The reward of each of `responses` to `prompt`, read as `user`.
+
+        A reward model's own, or a policy's implicit one, beta times the log-ratio to the reference (paper, Eq. 5). Only
+        differences between responses to one prompt mean something.
 
         Raises PrlhfError for an unknown user and for what does not fit into the context.
         """

@@ -24,14 +24,10 @@ def config_of(recipe: dict[str, Any], saved: dict[str, Any], flags: dict[str, An
 
     Takes out of `flags` what is not the command's own.
     """
-    from prlhf.applies import CLUSTER, refusal, unused
+    from prlhf.applies import check_cluster
     from prlhf.config import ClusterConfig, resolve
-    from prlhf.errors import PrlhfError
 
     given = {key: flags.pop(key) for key in ClusterConfig.model_fields if key in flags}
     config = resolve(ClusterConfig, recipe.get("cluster", {}), saved, given)
-    typed = {key: value for key, value in given.items() if value is not None}
-    for key, need in unused(CLUSTER, config, typed).items():
-        message, _ = refusal(key, need, config, typed[key])
-        raise PrlhfError(message, f"add --workers N, N {need.words}, or leave it out")
+    check_cluster(config, {key: value for key, value in given.items() if value is not None})
     return config

@@ -159,9 +159,6 @@ def command(
 
     def work(bars: show.Bars) -> dict[str, Any]:
         from prlhf.config import TrainConfig, load_recipe, parse_overrides, parse_template_options, resolve
-        from prlhf.data import locate
-        from prlhf.folders import claim
-        from prlhf.model.per_user import folder_for, is_per_user
 
         if dry_run and (resume or per_user):
             raise PrlhfError("--dry-run plans one new run", "leave out --resume and --per-user")
@@ -173,8 +170,6 @@ def command(
         config = resolve(TrainConfig, *(layers if not resume else [name_of_run(layer) for layer in layers]))
         if per_user:
             refuse_users(layers[1] | {key: value for key, value in own.items() if value is not None})
-        if per_user and not config.out:
-            config = config.model_copy(update={"out": folder_for(config.dataset)})
         if dry_run:
             return plan_of(
                 config.model_copy(update={"out": config.folder}),
@@ -182,32 +177,15 @@ def command(
                 bars,
                 where if where.workers else None,
             )
-        if resume:
-            from prlhf.train.run import saved_config
-            from prlhf.train.storage import fetch_recipe, saved_cluster
-
-            fetch_recipe(config.folder, where)
-            where = cluster.config_of(load_recipe(recipe), saved_cluster(config.folder), dict(flags))
-            config = resolve(TrainConfig, saved_config(config.folder).model_dump(), *layers)
-        else:
-            claim(config.folder, "run", resume=False)
-            config = config.model_copy(
-                update={"out": config.folder, "dataset": str(locate(config.dataset, load_recipe(recipe), bars))}
-            )
-        if per_user or is_per_user(config.folder):
-            if where.workers:
-                raise PrlhfError("--per-user trains in this process, one adapter after another", "leave out --workers")
-            from prlhf.train.per_user import train_per_user
-
-            return train_per_user(config, resume, bars)
-        if where.workers:
-            from prlhf.train.on_ray import train_on_ray
-
-            return train_on_ray(config, where, resume, bars)
-        from prlhf.train.run import train
+        from prlhf.model.per_user import folder_for
+        from prlhf.start_training import go_on, start
 
         garbage.spare_imports()
-        return train(config, resume, bars)
+        if resume:
+            folder = folder_for(config.dataset) if per_user and config.out is None else config.folder
+            machine = {key: value for key, value in flags.items() if key not in own}
+            return go_on(folder, layers, machine, per_user, load_recipe(recipe), bars)
+        return start(config, where, per_user, load_recipe(recipe), bars)
 
     show.run(work, show_plan if dry_run else show_run, as_json)
 

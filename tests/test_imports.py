@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 
 # A part may import parts that stand above it, none that stands beside or below.
 LAYERS = [
-    ["errors"],
+    ["errors", "callable_package"],
     ["applies", "refusals"],
     ["atomic", "progress", "interrupt", "world", "config", "hub", "json_text"],
     ["folders_of_01"],
@@ -22,7 +22,8 @@ LAYERS = [
     ["responses", "figure", "pages", "cluster"],
     ["model"],
     ["data", "train", "generate", "judge"],
-    ["sweep", "demo", "pretrain"],
+    ["sweep", "demo", "pretrain", "start_training", "loaded", "results"],
+    ["api"],
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 
@@ -61,7 +62,8 @@ def test_imports_run_one_way(path: Path) -> None:
         assert package not in ("typer", "rich", "prlhf_cli"), f"{path}:{line}: the library knows no terminal"
         other = rest.partition(".")[0]
         if package == "prlhf" and other != part and other in LEVEL:
-            assert part != "__init__", f"{path}:{line}: the package itself imports nothing"
+            if part == "__init__":  # for type checkers alone: test_api.py sees that nothing is imported
+                continue
             assert LEVEL[other] < LEVEL[part], f"{path}:{line}: {part} imports {other}"
 
 

@@ -26,6 +26,7 @@ from prlhf.model.personalized import Personalized
 from prlhf.model.prefix_tree import Reading
 from prlhf.model.reference import Reference
 from prlhf.model.reference_cache import open_cache
+from prlhf.model.reward import RewardModel
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Comparison, Text
 
@@ -74,16 +75,21 @@ class ModelRewards(Rewards):
 def load_rewards(
     run: Path, device: str = "auto", base: str | None = None, trust_remote_code: bool = False
 ) -> tuple[Trained[Any], Rewards]:
-    """A trained run of either kind, and its rewards; a policy's with the reference cache if it was trained with it."""
-    if kind_of(run) == "reward model":
-        trained = load_reward_model(run, device, "auto", base, trust_remote_code)
-        return trained, ModelRewards(engine_of(trained))
-    policy = load_policy(run, device, "auto", base, trust_remote_code)
-    engine = engine_of(policy)
-    model = reference_model(policy, run, base, trust_remote_code)
-    own = engine if model is policy.model else engine_of(replace(policy, model=model))
-    cache = open_cache(model.lm) if policy.config.reference_cache else None
-    return policy, ImplicitRewards(engine, Reference(own, cache), policy.config.beta)
+    """A trained run of either kind, and its rewards."""
+    load: Any = load_reward_model if kind_of(run) == "reward model" else load_policy
+    trained = load(run, device, "auto", base, trust_remote_code)
+    return trained, rewards_of(trained, run, base, trust_remote_code)
+
+
+def rewards_of(trained: Trained[Any], run: Path, base: str | None = None, trust_remote_code: bool = False) -> Rewards:
+    """The rewards of what was loaded from `run`; a policy's with the reference cache if it was trained with it."""
+    if isinstance(trained.model, RewardModel):
+        return ModelRewards(engine_of(trained))
+    engine = engine_of(trained)
+    model = reference_model(trained, run, base, trust_remote_code)
+    own = engine if model is trained.model else engine_of(replace(trained, model=model))
+    cache = open_cache(model.lm) if trained.config.reference_cache else None
+    return ImplicitRewards(engine, Reference(own, cache), trained.config.beta)
 
 
 def engine_of(trained: Trained[Any], progress: Progress = SILENT) -> Engine:
