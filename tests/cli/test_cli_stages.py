@@ -69,7 +69,13 @@ def test_train_generate_judge(here: Path, prlhf: Run, small: list[str], prepared
 
 
 def test_one_adapter_per_user(here: Path, prlhf: Run, small: list[str], prepared: Path) -> None:
-    said = last_line(prlhf("train", "--per-user", *small, "--json"))
+    without_users = [
+        part for pair in zip(small[::2], small[1::2], strict=True) if "user" not in pair[1] for part in pair
+    ]
+    refused = prlhf("train", "--per-user", *small)
+    assert refused.exit_code == 2
+    assert "user_tokens = 2 is not used with --per-user; leave user_tokens out" in refused.stderr
+    said = last_line(prlhf("train", "--per-user", *without_users, "--json"))
     assert (said["run"], said["users"]) == (f"runs/{prepared.name}-per-user", 3)
     assert said["eval"]["accuracy_by_user"].keys() == {"ann", "bob", "cat"}
     again = prlhf("train", "--resume", "--out", said["run"])  # the folder says what it is
@@ -80,9 +86,10 @@ def test_one_adapter_per_user(here: Path, prlhf: Run, small: list[str], prepared
 
 
 def test_baselines_without_a_run(here: Path, prlhf: Run, prepared: Path, tiny_base: Path) -> None:
-    line = ["generate", "--dataset", prepared, "--max-new-tokens", "2", "--prompts", "own", "--json"]
+    line = ["generate", "--dataset", prepared, "--prompts", "own", "--json"]
     chosen = last_line(prlhf(*line, "--baseline", "chosen", "--out", "chosen.jsonl"))
-    shown = ["--baseline", "in-context", "--examples", "2", "--model", tiny_base, "--out", "shown.jsonl"]
+    shown = ["--baseline", "in-context", "--examples", "2", "--model", tiny_base, "--max-new-tokens", "2"]
+    shown += ["--out", "shown.jsonl"]
     assert last_line(prlhf(*line, *shown))["responses"] == chosen["responses"] == 8
     judged = last_line(prlhf("judge", "shown.jsonl", "chosen.jsonl", "--judge", "rule:shorter", "--json"))
     assert (judged["unpaired_a"], judged["unpaired_b"]) == (0, 0)
