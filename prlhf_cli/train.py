@@ -113,7 +113,8 @@ def command(
         int | None, typer.Option(help="How many times to go on after workers are lost (default: 3).")
     ] = None,
     silence_minutes: Annotated[
-        float | None, typer.Option(help="End a run whose workers say nothing for so long (default: 60; 0: never).")
+        float | None,
+        typer.Option(help="End a run whose workers say nothing for so many minutes; 0: never (default: 60)."),
     ] = None,
     verbose: cluster.Verbose = None,
     recipe: Annotated[
