@@ -8,7 +8,7 @@ BIN = .venv/bin
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-.PHONY: demo test slow check package mutants docs results
+.PHONY: demo test slow check package mutants docs results fuzz faults
 
 demo: .venv/ready  ## the main job: P-DPO against vanilla DPO on the embedded demo, Figure 3 of the paper
 	$(BIN)/prlhf demo
@@ -32,6 +32,13 @@ mutants: .venv/ready  ## faults put in on purpose (tests/mutations.yaml): a test
 
 docs: .venv/ready  ## the generated page of the command line
 	$(BIN)/python -m prlhf_cli.docs > docs/CLI.md
+
+fuzz: .venv/ready  ## 20,000 damaged files and values: each is accepted whole or refused in one line; half an hour
+	$(BIN)/python -m benchmarks.fuzz --cases $(or $(CASES),20000) --seed $(or $(SEED),1)
+
+faults: .venv/ready  ## kill -9 at random times, 60 times, and a full disk at random bytes: nothing is lost; an hour
+	$(BIN)/python -m benchmarks.faults --kills $(or $(KILLS),60) --seed $(or $(SEED),1)
+	test ! -e benchmarks/full_disk.py || $(BIN)/python -m benchmarks.full_disk
 
 results: .venv/ready  ## docs/RESULTS.md: every experiment that is not in runs/results yet, an hour and more
 	$(BIN)/python -m benchmarks.results

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
-import yaml
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -24,6 +23,7 @@ from pydantic import (
 
 from prlhf.applies import GENERATE, PREP, SWEEP, TRAIN, Used, refusal, unused
 from prlhf.errors import PrlhfError, nearest, one_line
+from prlhf.parse import yaml_value
 from prlhf.refusals import explain, unknown_key
 
 DEMO_DATASETS = ("demo", "demo-profiles", "demo-crowd")  # data sets whose default base is the bundled tiny model
@@ -371,20 +371,20 @@ def load_recipe(recipe: str | Path | None) -> dict[str, dict[str, Any]]:
         return {}
     path = shipped_recipes().get(str(recipe), Path(recipe))
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        loaded = yaml_value(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError as error:
         raise PrlhfError(
             f"no recipe at {path}", f"give a file, or a shipped one: {nearest(str(recipe), shipped_recipes())}"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise PrlhfError(f"cannot read recipe {path}: {one_line(error)}", "mend the YAML") from error
+    except (ValueError, OSError) as error:
+        raise PrlhfError(f"cannot read recipe {path}: {one_line(error)}", "fix the YAML") from error
     if not isinstance(loaded, dict):
         raise PrlhfError(f"recipe {path} holds no sections", f"use the sections {', '.join(STAGES)}")
     for section, values in loaded.items():
         if section not in STAGES:
             raise PrlhfError(f"recipe {path} has an unknown section '{section}'", nearest(str(section), STAGES))
         if not isinstance(values, dict):
-            raise PrlhfError(f"section '{section}' of {path} is no mapping", "write one `key: value` a line")
+            raise PrlhfError(f"section '{section}' of {path} is not a mapping", "write one `key: value` a line")
     return loaded
 
 
@@ -393,10 +393,10 @@ def parse_override(text: str, stage: str) -> tuple[str, Any]:
     key, separator, value = text.partition("=")
     key = key.strip().removeprefix(f"{stage}.").replace("-", "_")
     if not separator or not key:
-        raise PrlhfError(f"'{text}' is no key=value", "write it as in --set alpha=0.3")
+        raise PrlhfError(f"'{text}' is not key=value", "write it as in --set alpha=0.3")
     try:
-        return key, yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        return key, yaml_value(value)
+    except ValueError as error:
         raise PrlhfError(f"cannot read the value of '{text}': {one_line(error)}", "quote it") from error
 
 
@@ -419,8 +419,8 @@ def parse_template_options(texts: list[str] | None) -> dict[str, Any] | None:
                 f"--template-option {text} is not KEY=VALUE", "write it as in --template-option enable_thinking=false"
             )
         try:
-            options[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            options[key.strip()] = yaml_value(value)
+        except ValueError as error:
             raise PrlhfError(f"cannot read the value of '{text}': {one_line(error)}", "quote it") from error
     return options or None
 

@@ -10,7 +10,7 @@ class PrlhfError(Exception):
     """Bad input: `message` names the value and says why, `hint` says what to do. Shown on one line, exit code 2."""
 
     def __init__(self, message: str, hint: str = "") -> None:
-        self.message, self.hint = message, hint
+        self.message, self.hint = " ".join(message.split()), hint  # values and other errors may hold line ends
         super().__init__(f"{message}; {hint}" if hint else message)
 
 

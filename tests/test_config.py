@@ -68,12 +68,16 @@ def test_exponents_without_a_point_are_numbers() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("alpha", "'alpha' is no key=value; write it as in --set alpha=0.3"),
-        ("=0.3", "'=0.3' is no key=value"),
-        ("train.=0.3", "'train.=0.3' is no key=value"),
+        ("alpha", "'alpha' is not key=value; write it as in --set alpha=0.3"),
+        ("=0.3", "'=0.3' is not key=value"),
+        ("train.=0.3", "'train.=0.3' is not key=value"),
         ("alpha=[1", "cannot read the value of 'alpha=[1'"),
         ("alpha=", "--set alpha= gives no value; leave it out"),
         ("alpha=null", "--set alpha= gives no value"),
+        ("k=" + "9" * 5000, "4300 digits"),
+        ("k=" + "[" * 5000, "nested too deeply"),
+        ("k=&a [*a]", "nested too deeply"),
+        ("k=2026-13-45", "month must be in"),
     ],
 )
 def test_bad_override(text: str, said: str) -> None:
@@ -133,7 +137,11 @@ def test_vanilla_needs_no_user_tokens() -> None:
         ("trian: {}\n", "unknown section 'trian'; did you mean 'train'?"),
         ("3: {}\n", "unknown section '3'"),
         ("train:\n", "section 'train' of"),
-        ("train: 3\n", "is no mapping; write one `key: value` a line"),
+        ("train: 3\n", "is not a mapping; write one `key: value` a line"),
+        ("train: {k: " + "9" * 5000 + "}", "4300 digits"),
+        ("train: " + "[" * 5000, "nested too deeply"),
+        ("train: &a {k: *a}", "nested too deeply"),
+        ("train: {k: 2026-13-45}", "month must be in"),
         ("train: !!python/object/apply:os.system [ls]\n", "cannot read recipe"),
         ("train: {a: \x00}\n", "cannot read recipe"),
     ],

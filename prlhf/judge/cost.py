@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from prlhf.errors import PrlhfError, one_line
 from prlhf.judge.answers import Answer
 from prlhf.judge.questions import Message
+from prlhf.parse import yaml_value
 
 CHARACTERS = 4  # a token, roughly, in English text
 OVERHEAD = 8  # tokens a message takes beside its text
@@ -48,8 +48,8 @@ def price_of(model: str, file: Path | None, batch: bool) -> Price | None:
     packed = resources.files("prlhf.judge").joinpath("prices.yaml")
     try:
         source = file.read_text(encoding="utf-8") if file else packed.read_text(encoding="utf-8")
-        prices = Prices.model_validate(yaml.safe_load(source))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
+        prices = Prices.model_validate(yaml_value(source))
+    except (OSError, ValueError) as error:
         raise PrlhfError(
             f"cannot read the prices in {file}: {one_line(error)}", "write `models: {NAME: {input: …, output: …}}`"
         ) from error

@@ -18,9 +18,10 @@ import json
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
+from pydantic import BaseModel
 
 from prlhf.config import TrainConfig
 from prlhf.errors import PrlhfError, one_line
@@ -33,11 +34,22 @@ from prlhf.model.sharding import load_spread_base, shard
 from prlhf.model.user_index import MANY, Users, read_users, write_users
 from prlhf.model.users import UserModel, build_user_model
 from prlhf.model.weights import check_weights, load_weights, save_weights, sum_weights
+from prlhf.parse import json_value
 
 ABOUT = "prlhf.json"
 KINDS: dict[str, type[Personalized]] = {"policy": PersonalizedLM, "reward model": RewardModel}
 
 M = TypeVar("M", bound=Personalized)
+
+
+class _About(BaseModel):
+    """What is read of prlhf.json."""
+
+    kind: Literal["policy", "reward model"] = "policy"  # there were no reward models at first
+    base: str
+    base_fingerprint: str
+    train: dict[str, Any]
+    sha256: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -258,17 +270,16 @@ def _own_base(
 def read_about(folder: Path) -> dict[str, Any]:
     """The checkpoint's prlhf.json, checked. Raises PrlhfError."""
     try:
-        about: dict[str, Any] = json.loads((folder / ABOUT).read_text())
-        if "version" in about:  # the marker of another folder of ours, see folders.py
+        about: dict[str, Any] = json_value((folder / ABOUT).read_bytes())
+        if isinstance(about, dict) and "version" in about:  # the marker of another folder of ours, see folders.py
             raise FileNotFoundError(folder / ABOUT)
-        about.setdefault("kind", "policy")  # as before there were reward models
-        about["base"], about["base_fingerprint"], about["sha256"].items(), KINDS[about["kind"]]
+        _About.model_validate(about)
         TrainConfig.saved(about["train"])
     except (FileNotFoundError, NotADirectoryError) as error:
         raise PrlhfError(*_why_no_checkpoint(folder)) from error
-    except (ValueError, KeyError, TypeError, AttributeError, PrlhfError) as error:
+    except (OSError, ValueError, PrlhfError) as error:
         raise PrlhfError(f"{folder}/{ABOUT} is damaged: {one_line(error)}", "train again, or use a copy") from error
-    return about
+    return {"kind": "policy"} | about
 
 
 def _why_no_checkpoint(folder: Path) -> tuple[str, str]:

@@ -10,8 +10,11 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from prlhf.atomic import atomic_file
 from prlhf.errors import PrlhfError, one_line
+from prlhf.parse import json_value
 
 PER_USER = "per_user.json"
 
@@ -49,9 +52,8 @@ def read_per_user(folder: Path) -> PerUser:
     """What `folder` says of its adapters per user. Raises PrlhfError."""
     path = folder / PER_USER
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        content = PerUser(str(found["dataset"]), [str(user) for user in found["users"]])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        content = TypeAdapter(PerUser).validate_python(json_value(path.read_bytes()))
+    except (OSError, ValueError) as error:
         raise PrlhfError(
             f"cannot read {path}: {one_line(error)}", "go on with `prlhf train --resume`, or train again"
         ) from error

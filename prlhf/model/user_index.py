@@ -13,11 +13,21 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from prlhf.errors import PrlhfError, one_line
+from prlhf.parse import json_value
 
 MANY = 1000  # users, beyond which a checkpoint is made for reading in part
 PLAIN, INDEXED = "users.json", "users.sqlite"
 TABLE = "CREATE TABLE users (position INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, text TEXT)"
+
+
+class _Plain(BaseModel):
+    """What users.json holds."""
+
+    ids: list[str]
+    texts: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -66,15 +76,14 @@ def read_users(folder: Path, wanted: Collection[str] | None = None) -> Users:
 def _read_plain(folder: Path) -> Users:
     path = folder / PLAIN
     try:
-        users = json.loads(path.read_text(encoding="utf-8"))
-        ids, texts = users["ids"], users["texts"]
+        users = _Plain.model_validate(json_value(path.read_bytes()))
     except FileNotFoundError as error:
         raise PrlhfError(f"{folder} lacks {PLAIN}", "train again, or use a copy") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError) as error:
         raise _damaged(path, one_line(error)) from error
-    if not (isinstance(ids, list) and isinstance(texts, dict)):
-        raise _damaged(path, "no list of ids with texts")
-    return Users(ids, texts, None, len(ids))
+    if len(set(users.ids)) < len(users.ids):
+        raise _damaged(path, "an id stands twice in it")
+    return Users(users.ids, users.texts, None, len(users.ids))
 
 
 def _damaged(path: Path, why: str) -> PrlhfError:

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import TypeAdapter
 
 from prlhf.atomic import atomic_file
-from prlhf.errors import PrlhfError
+from prlhf.errors import PrlhfError, one_line
+from prlhf.parse import json_value
 from prlhf.sweep.search import Search
 from prlhf.sweep.trials import Trial, best_of, numbers, write_table
 
+_COUNTS = TypeAdapter(dict[str, int])
 TABLE, BEST, REPORT, SHARED = "results.parquet", "best.yaml", "report.html", "shared.json"
 
 
@@ -26,7 +29,12 @@ def add_shared(out: Path, counts: dict[str, int]) -> None:
 def read_shared(out: Path) -> dict[str, int]:
     """The account of the work that trials shared; empty if there is none."""
     path = out / SHARED
-    return json.loads(path.read_text()) if path.exists() else {}
+    try:
+        return _COUNTS.validate_python(json_value(path.read_bytes()))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise PrlhfError(f"{path} is damaged: {one_line(error)}", "remove it: it only counts shared work") from error
 
 
 def account(trials: list[Trial], shared: dict[str, int]) -> dict[str, Any]:

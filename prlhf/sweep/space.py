@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args
 
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from prlhf.config import GenerateConfig, Stage, TrainConfig
-from prlhf.errors import PrlhfError, nearest
+from prlhf.errors import PrlhfError, nearest, one_line
+from prlhf.parse import yaml_value
 
 Point = dict[str, Any]  # one value for every key of the space
 
@@ -71,7 +71,7 @@ def texts_by_key(texts: list[str]) -> dict[str, str]:
     for text in texts:
         name, separator, listed = text.partition("=")
         if not separator or not name.strip():
-            raise PrlhfError(f"'{text}' is no key=value,value", HOW_TO_WRITE)
+            raise PrlhfError(f"'{text}' is not key=value,value", HOW_TO_WRITE)
         key = canonical(name)
         if key in given:
             raise PrlhfError(f"--space names '{key}' twice", f"give all values of {key} in one --space")
@@ -155,9 +155,12 @@ def _is_number(text: str) -> bool:
 
 def _listed(text: str, listed: str) -> list[Any]:
     try:
-        values: list[Any] = yaml.safe_load(f"[{listed}]")
-    except yaml.YAMLError as error:
-        raise PrlhfError(f"cannot read the values of '{text}'", f"{HOW_TO_WRITE}; quote what has a comma") from error
+        values: list[Any] = yaml_value(f"[{listed}]")
+    except ValueError as error:
+        raise PrlhfError(
+            f"cannot read the values of '{text}': {one_line(error)}",
+            f"{HOW_TO_WRITE}; quote what has a comma",
+        ) from error
     return [None] if listed.rstrip().endswith(",") else values  # YAML forgives a comma at the end
 
 

@@ -65,6 +65,7 @@ def plan(found: list[Settings], points: list[Point], known: list[Trial]) -> list
         same = next((trial for trial in known if trial.config == identity(settings)), None)
         if same is None:
             same, number = new_trial(number, point, settings), number + 1
+        same.point = {key: same.config[key] for key in point}  # it may come from a space of other keys
         trials.append(same)
     return trials
 
@@ -78,12 +79,19 @@ def read_trials(out: Path) -> list[Trial]:
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
             trials.append(_TRIAL.validate_json(line))
-        except ValidationError as error:
-            why = error.errors()[0]["msg"]
+            _check_point(trials[-1])
+        except ValueError as error:
+            why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
             raise PrlhfError(
-                f"{path}:{number} is no trial: {why}", "remove that line to run its trial again"
+                f"{path}:{number} is not a trial: {why}", "remove that line to run its trial again"
             ) from error
     return trials
+
+
+def _check_point(trial: Trial) -> None:
+    for key, value in trial.point.items():
+        if key not in trial.config or trial.config[key] != value:
+            raise ValueError(f"its point has {key} = {value!r}, its config {trial.config.get(key)!r}")
 
 
 def write_trials(out: Path, trials: list[Trial]) -> None:

@@ -14,10 +14,14 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from prlhf.atomic import atomic_file
 from prlhf.errors import PrlhfError
+from prlhf.parse import json_value
 from prlhf.progress import SILENT, Progress
 
+_SUMS = TypeAdapter(dict[str, str])
 SEAL, METRICS = "sha256.json", "metrics.jsonl"
 
 
@@ -33,7 +37,7 @@ def seal(checkpoint: Path, metrics: Path) -> None:
 def fault(checkpoint: Path) -> str | None:
     """What is wrong with a sealed checkpoint; empty where nothing is, None where it was never sealed."""
     try:
-        sums = json.loads((checkpoint / SEAL).read_text())
+        sums = _SUMS.validate_python(json_value((checkpoint / SEAL).read_bytes()))
     except FileNotFoundError:
         return None
     except (OSError, ValueError):

@@ -8,7 +8,6 @@ results.json       accuracy per user; it is written last
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from prlhf.model.scoring import mean
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Comparison, Prepared, User, write_prepared
 from prlhf.train.encode import encode
-from prlhf.train.run import check_data, check_same, data_of, train, vanilla, with_base, write_recipe
+from prlhf.train.run import check_data, check_same, data_of, read_results, train, vanilla, with_base, write_recipe
 from prlhf.train.trackers import tracker_names
 
 MAX_USERS = 50  # each costs a run and an adapter: beyond this a user model is what one wants
@@ -46,7 +45,7 @@ def train_per_user(config: TrainConfig, resume: bool = False, progress: Progress
         check_resumed(folder, config, data)
         if (folder / "results.json").exists():
             progress.note(f"{folder} is already finished")
-            return json.loads((folder / "results.json").read_text())  # type: ignore[no-any-return]
+            return read_results(folder)
     else:
         check(config, data, progress)
         write_recipe(folder, config, data, flags="--per-user ")

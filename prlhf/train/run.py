@@ -9,7 +9,6 @@ results.json           the summary that --json prints
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,13 +18,14 @@ from typing import Any
 
 import jinja2
 import yaml
+from pydantic import TypeAdapter
 from transformers import TrainerCallback
 
 from prlhf import json_text
 from prlhf.applies import unused
 from prlhf.atomic import atomic_dir, atomic_file
 from prlhf.config import DEMO_DATASETS, HUB_DEFAULT_MODEL, TrainConfig, load_recipe
-from prlhf.errors import Interrupted, PrlhfError
+from prlhf.errors import Interrupted, PrlhfError, one_line
 from prlhf.folders import claim, mark, read_marker, unmark, what_is
 from prlhf.model import workers
 from prlhf.model.checkpoint import Trained, build_policy, build_reward_model, save_policy
@@ -35,6 +35,7 @@ from prlhf.model.reference import Reference
 from prlhf.model.reference_cache import open_cache
 from prlhf.model.scoring import engine_of
 from prlhf.model.sharding import gathered
+from prlhf.parse import json_value
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Prepared, gone, is_prepared, read_prepared
 from prlhf.train import metrics
@@ -44,6 +45,7 @@ from prlhf.train.encode import encode, note_left_out
 from prlhf.train.trackers import tracker_names
 from prlhf.train.trainer import PersonalizedTrainer
 
+_RESULTS = TypeAdapter(dict[str, Any])
 MAY_CHANGE_ON_RESUME = {
     "out", "device", "report_to", "save_every", "keep_checkpoints", "eval_every", "eval_limit", "reference_cache",
     "reference_first", "dataset",  # whose content is compared
@@ -105,7 +107,17 @@ def finished(folder: Path, progress: Progress) -> dict[str, Any] | None:
     if what_is(folder / "model") != "model" or not (folder / "results.json").is_file():
         return None
     progress.note(f"{folder} is already finished")
-    return json.loads((folder / "results.json").read_text())  # type: ignore[no-any-return]
+    return read_results(folder)
+
+
+def read_results(folder: Path) -> dict[str, Any]:
+    """The summary of a finished run. Raises PrlhfError."""
+    path = folder / "results.json"
+    try:
+        return _RESULTS.validate_python(json_value(path.read_bytes()))
+    except (OSError, ValueError) as error:
+        why = f"cannot read {path}: {one_line(error)}"
+        raise PrlhfError(why, "its model is there: use it, or train again") from error
 
 
 def learn(

@@ -171,7 +171,18 @@ def test_users_that_are_gone(copy: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", ["{", "[]", '{"ids": ["ann"]}', '{"ids": 3, "texts": {}}', '{"ids": [], "texts": 1}']
+    "content",
+    [
+        "{",
+        "[]",
+        '{"ids": ["ann"]}',
+        '{"ids": 3, "texts": {}}',
+        '{"ids": [], "texts": 1}',
+        '{"ids": ["ann", ["bob"], "cat"], "texts": {}}',
+        '{"ids": ["ann", "bob", "cat"], "texts": {"ann": [1]}}',
+        '{"ids": ["ann", "ann", "cat"], "texts": {}}',
+        "[" * 5000,
+    ],
 )
 def test_damaged_users(copy: Path, content: str) -> None:
     (copy / "model/users.json").write_text(content)
@@ -191,11 +202,15 @@ def test_fewer_users_than_the_user_model_has_rows(copy: Path) -> None:
         lambda about: "[]",
         lambda about: json.dumps({k: v for k, v in about.items() if k != "sha256"}),
         lambda about: json.dumps(about | {"sha256": []}),
+        lambda about: json.dumps(about | {"sha256": {"adapter_model.safetensors": 1}}),
+        lambda about: json.dumps(about | {"base": None}),
+        lambda about: json.dumps(about | {"kind": ["policy"]}),
+        lambda about: "[" * 5000,
         lambda about: json.dumps(about | {"train": about["train"] | {"alpha": 7}}),
         lambda about: json.dumps(about | {"train": about["train"] | {"of_a_later_version": 1}}),
         lambda about: json.dumps(about | {"train": []}),
     ],
-    ids=["cut", "list", "key", "checksums", "value", "later", "settings"],
+    ids=["cut", "list", "key", "checksums", "a checksum", "base", "kind", "deep", "value", "later", "settings"],
 )
 def test_damaged_about(copy: Path, change: Callable[[dict[str, Any]], str]) -> None:
     path = copy / "model/prlhf.json"

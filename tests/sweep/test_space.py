@@ -46,8 +46,8 @@ def test_the_grid_holds_every_combination_once(space: dict[str, list[int]]) -> N
     ("texts", "message"),
     [
         ([], "no --space"),
-        (["alpha"], "'alpha' is no key=value,value"),
-        (["=1"], "'=1' is no key=value,value"),
+        (["alpha"], "'alpha' is not key=value,value"),
+        (["=1"], "'=1' is not key=value,value"),
         (["alfa=0.1"], "unknown key 'alfa' in --space; did you mean 'alpha'?"),
         (["alpha="], "'alpha=' has an empty value"),
         (["alpha=0.1,"], "'alpha=0.1,' has an empty value"),

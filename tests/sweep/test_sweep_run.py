@@ -225,8 +225,8 @@ def test_nothing_is_run_or_written_where_a_sweep_is_refused(
     ("name", "content", "message"),
     [
         ("chapter.txt", "dear", "exists and is not a sweep: it holds chapter.txt; choose another --out"),
-        ("results.jsonl", "{}\n", "results.jsonl:1 is no trial: "),
-        ("results.jsonl", "half a li", "results.jsonl:1 is no trial: "),
+        ("results.jsonl", "{}\n", "results.jsonl:1 is not a trial: "),
+        ("results.jsonl", "half a li", "results.jsonl:1 is not a trial: "),
     ],
 )
 def test_foreign_and_damaged_folders_are_refused(

@@ -1,11 +1,13 @@
 import math
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from prlhf.config import TrainConfig
+from prlhf.errors import PrlhfError
 from prlhf.sweep.settings import Settings, identity
-from prlhf.sweep.trials import Trial, best_of, numbers, plan, read_trials, write_trials
+from prlhf.sweep.trials import Trial, best_of, numbers, plan, read_trials, write_table, write_trials
 
 
 def test_numbers_are_what_can_be_compared() -> None:
@@ -40,3 +42,20 @@ def test_stopped_trials_do_not_win() -> None:
     done = Trial("trial-001", {}, {}, "done", {"score": 1.0})
     assert best_of([stopped, done], "score", "max") is done
     assert best_of([stopped], "score", "max") is None
+
+
+@pytest.mark.parametrize("point", [{"alpha": [0.2]}, {"alphas": 0.2}, {"alpha": "\u0000"}, {"alpha": None}])
+def test_a_point_that_its_config_does_not_have_is_one_line(point: dict[str, object], tmp_path: Path) -> None:
+    write_trials(tmp_path, [Trial("trial-000", point, identity(Settings(train=TrainConfig(alpha=0.2))))])
+    with pytest.raises(PrlhfError, match=r"results.jsonl:1 is not a trial: its point has alphas? = "):
+        read_trials(tmp_path)
+
+
+def test_a_trial_of_another_space_stands_in_the_table(tmp_path: Path) -> None:
+    """First alpha alone was gone through, then alpha and beta: 0.1 is beta's default."""
+    settings = [Settings(train=TrainConfig(alpha=0.2, beta=beta)) for beta in (0.1, 0.3)]
+    known = plan(settings[:1], [{"alpha": 0.2}], [])
+    trials = plan(settings, [{"alpha": 0.2, "beta": 0.1}, {"alpha": 0.2, "beta": 0.3}], known)
+    assert trials[0] is known[0]
+    write_table(tmp_path / "table.parquet", trials)
+    assert pq.read_table(tmp_path / "table.parquet")["config/beta"].to_pylist() == [0.1, 0.3]

@@ -155,7 +155,7 @@ class Notes(Silent):
 
 
 @pytest.mark.parametrize("name", ["trainer_state.json", "adapter_model.safetensors", "optimizer.pt", "sha256.json"])
-@pytest.mark.parametrize("damage", ["missing", "cut"])
+@pytest.mark.parametrize("damage", ["missing", "cut", "other"])
 def test_a_damaged_checkpoint_is_passed_over(
     tmp_path: Path, make_config: MakeConfig, uninterrupted: Path, name: str, damage: str
 ) -> None:
@@ -166,6 +166,8 @@ def test_a_damaged_checkpoint_is_passed_over(
     file, notes = newest / name, Notes()
     if damage == "missing":
         file.unlink()
+    elif damage == "other":
+        file.write_text('["of another kind"]')
     else:
         file.write_bytes(file.read_bytes()[:50])
     older = newest_checkpoint(tmp_path / "run", notes)
@@ -289,6 +291,18 @@ def test_a_finished_run_is_not_trained_again(make_config: MakeConfig, uninterrup
     results = train(make_config(uninterrupted, **OPTIONS), resume=True)
     assert results == json.loads((uninterrupted / "results.json").read_text())
     assert snapshot(uninterrupted) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[]", b"[" * 5000])
+def test_damaged_results_of_a_finished_run_are_one_line(
+    tmp_path: Path, make_config: MakeConfig, uninterrupted: Path, content: bytes
+) -> None:
+    shutil.copytree(uninterrupted, tmp_path / "run")
+    (tmp_path / "run/results.json").write_bytes(content)
+    before = snapshot(tmp_path / "run")
+    with pytest.raises(PrlhfError, match=r"results.json.*; its model is there: use it, or train again"):
+        train(make_config(tmp_path / "run", **OPTIONS), resume=True)
+    assert snapshot(tmp_path / "run") == before
 
 
 def test_a_damaged_recipe_is_one_line(tmp_path: Path, make_config: MakeConfig) -> None:

@@ -1,0 +1,60 @@
+"""JSON and YAML that somebody else wrote: whatever is wrong with it is a ValueError that says what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import yaml
+
+DEEP = 500  # levels of lists and mappings: nothing of ours is so deep, and Python's own limit is not far
+UNFOLDED = 100_000  # values of a YAML document, whose aliases can make a few lines into more than any memory holds
+
+
+def json_value(text: str | bytes) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: it is not JSON or not UTF-8, nested too deeply, or has numbers of thousands of digits.
+    """
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    _check_size(value, most=None)
+    return value
+
+
+def yaml_value(text: str) -> Any:
+    """The value of a YAML text of plain values.
+
+    Raises:
+        ValueError: it is not YAML, nested too deeply, or its aliases unfold to more than `UNFOLDED` values.
+    """
+    try:
+        value = yaml.safe_load(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except Exception as error:  # besides YAMLError what int, float and dates raise, and the KeyError of !!bool
+        raise ValueError(str(error) or type(error).__name__) from error
+    _check_size(value, UNFOLDED)
+    return value
+
+
+def _check_size(value: Any, most: int | None) -> None:
+    """Walk through `value` level by level, as it would be written out."""
+    level, seen, depth = [value], 0, 0
+    while level:
+        seen, depth = seen + len(level), depth + 1
+        if depth > DEEP:
+            raise ValueError("it is nested too deeply")
+        if most is not None and seen > most:
+            raise ValueError(f"its aliases unfold to more than {most:,} values")
+        level = [inner for one in level for inner in _inside(one)]
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list | tuple | set) else ()
