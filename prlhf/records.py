@@ -14,16 +14,45 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ConfigDict, TypeAdapter
+from typing_extensions import TypedDict
 
-from prlhf.errors import PrlhfError, one_line
+from prlhf.checked_files import read_lines, read_table, read_value
+from prlhf.errors import PrlhfError
 from prlhf.folders import replacing, what_is
 
 Message = dict[str, str]
 Text = str | list[Message]
+
+
+class _Turn(TypedDict):
+    role: str
+    content: str
+
+
+class _Prompt(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    prompt: str | list[_Turn]
+
+
+class _Judged(_Prompt):
+    user_id: str
+    material: NotRequired[dict[str, Any]]
+
+
+class _Manifest(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    content_hash: str
+
+
+_MANIFEST: TypeAdapter[Any] = TypeAdapter(_Manifest)  # as they are read
+_PROMPT: TypeAdapter[Any] = TypeAdapter(_Prompt)
+_JUDGED: TypeAdapter[Any] = TypeAdapter(_Judged)
+AGAIN = "run `prlhf prep` again"
 
 PROMPTS, JUDGING = "prompts.jsonl", "judging.jsonl"
 GENERIC = "generic"  # the name of user index 0 wherever a user is named
@@ -155,71 +184,37 @@ def gone(run: Path, dataset: str) -> PrlhfError:
 
 def read_manifest(folder: Path) -> dict[str, Any]:
     """The manifest of a prepared data set; raises PrlhfError where it is damaged."""
-    try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        if not isinstance(manifest, dict) or not isinstance(manifest.get("content_hash"), str):
-            raise ValueError("it has no content_hash")
-    except (OSError, ValueError, RecursionError) as error:
-        raise PrlhfError(f"{folder}/manifest.json is damaged: {one_line(error)}", "run `prlhf prep` again") from error
+    manifest: dict[str, Any] = read_value(folder / "manifest.json", _MANIFEST, AGAIN)
     return manifest
 
 
 def read_prepared(folder: Path) -> Prepared:
     """Read a prepared data set, checking that every file is whole and has its columns."""
     if not is_prepared(folder):
-        raise PrlhfError(f"{folder} is no prepared data set: it has no manifest.json", "make one with `prlhf prep`")
+        raise PrlhfError(f"{folder} is not a prepared data set: it has no manifest.json", "make one with `prlhf prep`")
     manifest = read_manifest(folder)
     schema = comparisons_schema(manifest.get("format") == "conversational")
+    prompts = read_lines(folder / PROMPTS, _PROMPT, AGAIN)
     data = Prepared(
-        train=[Comparison(**row) for row in _read_table(folder / "train.parquet", schema)],
-        eval=[Comparison(**row) for row in _read_table(folder / "eval.parquet", schema)],
-        users=[User(**row) for row in _read_table(folder / "users.parquet", USERS_SCHEMA)],
+        train=[Comparison(**row) for row in read_table(folder / "train.parquet", schema, AGAIN)],
+        eval=[Comparison(**row) for row in read_table(folder / "eval.parquet", schema, AGAIN)],
+        users=[User(**row) for row in read_table(folder / "users.parquet", USERS_SCHEMA, AGAIN)],
         manifest=manifest,
-        prompts=[row["prompt"] for row in _read_lines(folder / PROMPTS, "prompt")],
-        judging=_read_lines(folder / JUDGING, "prompt", "user_id"),
+        prompts=[row["prompt"] for row in prompts],
+        judging=read_lines(folder / JUDGING, _JUDGED, AGAIN),
     )
-    return _check_users(folder, data)
-
-
-def _read_lines(path: Path, *keys: str) -> list[dict[str, Any]]:
-    """Rows of a JSONL file that need not be there, each with `keys`."""
-    if not path.exists():
-        return []
-    try:
-        rows: list[dict[str, Any]] = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
-        for row in rows:
-            _ = [row[key] for key in keys]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PrlhfError(f"cannot read {path}: {one_line(error)}", "run `prlhf prep` again") from error
-    return rows
-
-
-def _read_table(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
-    try:
-        with pq.ParquetFile(path) as file:  # pq.read_table would import pyarrow.dataset, and with it pandas
-            table = file.read()
-    except (OSError, pa.ArrowException) as error:
-        raise PrlhfError(f"cannot read {path}: {one_line(error)}", "run `prlhf prep` again") from error
-    for part in schema:
-        if part.name not in table.column_names:
-            raise PrlhfError(f"{path} has no column '{part.name}'", "run `prlhf prep` again")
-    try:
-        found = table.select(schema.names).cast(schema)
-    except pa.ArrowException as error:
-        why = one_line(error)
-        raise PrlhfError(f"{path} has a column of another type: {why}", "run `prlhf prep` again") from error
-    for name in schema.names:
-        if found[name].null_count:
-            raise PrlhfError(f"{path} has an empty cell in the column '{name}'", "run `prlhf prep` again")
-    return found.to_pylist()  # type: ignore[no-any-return]
-
-
-def _check_users(folder: Path, data: Prepared) -> Prepared:
-    """Every comparison's index is that of a seen user, or 0."""
-    users = len(data.user_ids)
-    for name, rows in (("train", data.train), ("eval", data.eval)):
-        wrong = next((row for row in rows if not 0 <= row.user_index <= users), None)
-        if wrong is not None:
-            why = f"user_index = {wrong.user_index} of the row '{wrong.id}', and there are {users} users"
-            raise PrlhfError(f"{folder}/{name}.parquet: {why}", "run `prlhf prep` again")
+    _check_users(folder, data)
     return data
+
+
+def _check_users(folder: Path, data: Prepared) -> None:
+    """Seen users are numbered from 1, the others are 0, and no comparison has another index."""
+    indices = sorted(user.index for user in data.users)
+    last = len(data.user_ids)
+    if indices != [0] * (len(indices) - last) + list(range(1, last + 1)):
+        raise PrlhfError(f"{folder}/users.parquet: the seen users are not numbered from 1", AGAIN)
+    for name, rows in (("train", data.train), ("eval", data.eval)):
+        wrong = next((row for row in rows if not 0 <= row.user_index <= last), None)
+        if wrong is not None:
+            why = f"user_index = {wrong.user_index} of the row '{wrong.id}', and there are {last} users"
+            raise PrlhfError(f"{folder}/{name}.parquet: {why}", AGAIN)

@@ -73,7 +73,7 @@ def locate(
         return Path(dataset)
     if dataset not in ADAPTERS:
         raise PrlhfError(
-            f"{dataset} is no prepared data set", f"{nearest(dataset, ADAPTERS)} (or a folder of `prlhf prep`)"
+            f"{dataset} is not a prepared data set", f"{nearest(dataset, ADAPTERS)} (or a folder of `prlhf prep`)"
         )
     config = config_for(dataset, (recipe or {}).get("prep", {}), {})
     if is_prepared(config.folder):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -14,7 +16,7 @@ from prlhf.config import PrepConfig
 from prlhf.data import ADAPTERS, custom, find_adapter, prepare
 from prlhf.errors import PrlhfError
 from prlhf.progress import Silent
-from prlhf.records import Comparison, read_prepared
+from prlhf.records import Comparison, Prepared, User, read_prepared, write_prepared
 
 
 class Notes(Silent):
@@ -193,3 +195,90 @@ def test_the_seed_alone_decides(write_lines: Any, row: Any, tmp_path: Path) -> N
     ]
     assert hashes[0] == hashes[1] != hashes[2]
     assert fingerprint(tmp_path / "out0") == fingerprint(tmp_path / "out1")
+
+
+# ---- what prepared data may not be ----
+
+
+def change(path: Path, name: str, values: Any) -> None:
+    table = pq.read_table(path)
+    pq.write_table(table.set_column(table.column_names.index(name), name, values(table)), path)
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "why"),
+    [
+        ("manifest.json", lambda path: path.write_text("[]"), "manifest.json is damaged"),
+        (
+            "manifest.json",
+            lambda path: path.write_text("[" * 5000),
+            "manifest.json is damaged: it is nested too deeply",
+        ),
+        ("manifest.json", lambda path: path.write_bytes(b"\xff"), "manifest.json is damaged"),
+        ("prompts.jsonl", lambda path: path.write_text('{"prompt": [1]}\n'), "prompts.jsonl is damaged"),
+        (
+            "prompts.jsonl",
+            lambda path: path.write_text('{"prompt": [{"role": "user"}]}\n'),
+            "prompts.jsonl is damaged",
+        ),
+        ("prompts.jsonl", lambda path: path.symlink_to("nowhere"), "prompts.jsonl is damaged"),
+        (
+            "judging.jsonl",
+            lambda path: path.write_text('{"prompt": "p", "user_id": 1}\n'),
+            "judging.jsonl is damaged",
+        ),
+        (
+            "judging.jsonl",
+            lambda path: path.write_text('{"prompt": "p", "user_id": "ann", "material": []}\n'),
+            "judging.jsonl is damaged",
+        ),
+        (
+            "train.parquet",
+            lambda path: pq.write_table(pq.read_table(path).append_column("id", pa.array(["x"] * 12)), path),
+            "has 2 columns 'id'",
+        ),
+        (
+            "train.parquet",
+            lambda path: change(path, "prompt", lambda table: pa.array([None] * table.num_rows, pa.string())),
+            "has an empty cell in the column 'prompt'",
+        ),
+        (
+            "eval.parquet",
+            lambda path: change(path, "user_index", lambda table: pa.array([9] * table.num_rows)),
+            "user_index = 9 of the row 'eval-12', and there are 3 users",
+        ),
+        (
+            "eval.parquet",
+            lambda path: change(path, "user_index", lambda table: pa.array([-1] * table.num_rows)),
+            "user_index = -1 of the row 'eval-12', and there are 3 users",
+        ),
+        (
+            "users.parquet",
+            lambda path: change(path, "index", lambda table: pa.array([1, 1, 3, 0])),
+            "the seen users are not numbered from 1",
+        ),
+        (
+            "users.parquet",
+            lambda path: change(path, "seen", lambda table: pa.array([True, True, True, True])),
+            "the seen users are not numbered from 1",
+        ),
+    ],
+)
+def test_damaged_data_is_one_line(
+    name: str, damage: Callable[[Path], Any], why: str, tmp_path: Path, make_prepared: Callable[[Path], Path]
+) -> None:
+    folder = make_prepared(tmp_path / "data")
+    damage(folder / name)
+    with pytest.raises(PrlhfError, match=why) as caught:
+        read_prepared(folder)
+    assert caught.value.hint == "run `prlhf prep` again"
+
+
+def test_a_message_without_content_is_one_line(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "Why?"}]
+    row = Comparison("1", messages, messages, messages, "ann", 1, "", "p", True)
+    write_prepared(tmp_path / "data", Prepared([row], [], [User("ann", 1, "", "", 1, 0, True)], {}))
+    half = [[{"role": "user", "content": None}]]
+    change(tmp_path / "data/train.parquet", "chosen", lambda table: pa.array(half, table.schema.field("chosen").type))
+    with pytest.raises(PrlhfError, match="has an empty cell in the column 'chosen'"):
+        read_prepared(tmp_path / "data")

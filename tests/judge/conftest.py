@@ -34,7 +34,7 @@ def profiled(prepared: Path, tmp_path: Path) -> Path:
 
     data = read_prepared(prepared)
     users = [replace(data.users[0], id="P1A", preference="Be brief.")]
-    write_prepared(tmp_path / "profiled", replace(data, users=users))
+    write_prepared(tmp_path / "profiled", replace(data, train=[], eval=[], users=users))
     return tmp_path / "profiled"
 
 

@@ -65,5 +65,5 @@ def test_data_without_tastes_and_users_it_does_not_know_are_refused(profiles: Pa
         find_judge(JudgeConfig(judge=f"oracle:{tmp_path / 'demo'}"))
     with pytest.raises(PrlhfError, match="no user 'zoe'"):
         find_judge(JudgeConfig(judge=f"oracle:{profiles}"))([pair_for("zoe", ONE, TWO)])
-    with pytest.raises(PrlhfError, match="is no prepared data set"):
+    with pytest.raises(PrlhfError, match="is not a prepared data set"):
         find_judge(JudgeConfig(judge=f"oracle:{tmp_path / 'nothing'}"))

@@ -411,7 +411,7 @@ def test_a_gguf_file_is_read_and_not_converted(
     ("options", "message"),
     [
         ({"model": "/no/such/folder"}, "no model at /no/such/folder"),
-        ({"dataset": "/no/such/data"}, "is no prepared data set"),
+        ({"dataset": "/no/such/data"}, "is not a prepared data set"),
         ({"lora_targets": "no_such_layer"}, "lora_targets = 'no_such_layer': 'no_such_layer' fits no layer"),
         ({"device": "abacus"}, "device 'abacus' is not known"),
         ({"max_tokens": 8}, "the prompt of"),

@@ -166,7 +166,7 @@ def test_a_trained_run_is_read_back_as_it_was(tmp_path: Path, make_config: MakeC
     [
         ({"lora_targets": "nothing"}, "lora_targets = 'nothing': 'nothing' fits no layer"),
         ({"max_tokens": 8}, "the prompt of 'train-0' has .* tokens"),
-        ({"dataset": "nowhere"}, "nowhere is no prepared data set"),
+        ({"dataset": "nowhere"}, "nowhere is not a prepared data set"),
         ({"device": "gpu"}, "device 'gpu' is not known"),
     ],
 )
