@@ -17,7 +17,8 @@ import numpy as np
 from prlhf import json_text, world
 from prlhf.atomic import atomic_file
 from prlhf.config import GenerateConfig, PrepConfig, TrainConfig, resolve
-from prlhf.data import prepare, refuse_other_options
+from prlhf.data import prepare
+from prlhf.data.provenance import refuse_other_options
 from prlhf.figure import Kind, LengthBar, draw_lengths
 from prlhf.folders import claim, mark
 from prlhf.generate.run import generate
@@ -64,7 +65,7 @@ def run_demo(
     prep = resolve(PrepConfig, recipe.get("prep", {}), {"dataset": "demo", "out": out / "data"})
     mark(out, "demo")
     if is_prepared(prep.folder):
-        refuse_other_options(prep.folder, prep)
+        refuse_other_options(prep.folder, prep, "choose another --out")
     else:
         prepare(prep, progress)
     minority = read_prepared(prep.folder).manifest["simulated"]["minority"]

@@ -34,7 +34,7 @@ def start(
     """
     folder = folder_for(config.dataset) if per_user and config.out is None else config.folder
     claim(folder, "run", resume=False)
-    where = str(locate(config.dataset, recipe, progress))
+    where = str(locate(config.dataset, recipe, progress, option="--dataset "))
     return _train(config.model_copy(update={"out": folder, "dataset": where}), cluster, False, per_user, progress)
 
 

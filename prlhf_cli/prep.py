@@ -44,6 +44,9 @@ def command(
         Literal["ratings", "order"] | None,
         typer.Option(help="prism: a user's top preferences by rating, or by order shown, as in the paper's code."),
     ] = None,
+    judging_users: Annotated[
+        int | None, typer.Option(help="prism: seen, and unseen, users to select for judging (default: 25).")
+    ] = None,
     column: Annotated[
         list[str] | None,
         typer.Option(help="custom: our column=theirs, as in user_id=annotator, or id=none. Repeatable."),
@@ -111,6 +114,7 @@ def command(
             "unseen_fraction": unseen_fraction,
             "eval_fraction": eval_fraction,
             "prefs": prefs,
+            "judging_users": judging_users,
             "columns": _columns(column) if column else None,
             "split": split,
             "config": configuration,

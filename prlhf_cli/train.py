@@ -220,7 +220,7 @@ def plan_of(config: Any, recipe: dict[str, Any], bars: show.Bars, cluster: Any =
     from prlhf.train.plan import plan
 
     with TemporaryDirectory(prefix="prlhf-") as scratch:
-        folder = locate(config.dataset, recipe, bars, Path(scratch))
+        folder = locate(config.dataset, recipe, bars, Path(scratch), "--dataset ")
         found = plan(config.model_copy(update={"dataset": str(folder)}), bars, cluster or ALONE)
     if not folder.exists():
         found["settings"]["dataset"] = config.dataset

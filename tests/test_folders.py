@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -217,16 +219,77 @@ def test_a_full_disk_is_told_apart(body: Callable[[Path], None], expected: objec
 # ---- data made with other options, default places ----
 
 
+def typed(line: str) -> tuple[int, str]:
+    """The exit code and the errors of a command line of ours."""
+    from typer.testing import CliRunner
+
+    from prlhf_cli.main import app
+
+    done = CliRunner().invoke(app, shlex.split(line)[1:])
+    return done.exit_code, done.stderr
+
+
 def test_data_made_with_other_options_are_not_used_in_silence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from prlhf.config import PrepConfig
-    from prlhf.data import locate, prepare
+    from prlhf.data import locate
 
     monkeypatch.chdir(tmp_path)
-    prepare(PrepConfig(dataset="demo", users=2, comparisons=1))
-    with pytest.raises(PrlhfError, match=r"data/demo was prepared with users = 2, not 10; name the folder itself"):
-        locate("demo")
-    assert locate("data/demo") == Path("data/demo")
+    (tmp_path / "r.yaml").write_text("prep: {dataset: demo, users: 3, comparisons: 2}\ntrain: {max_steps: 1}\n")
+    assert typed("prlhf prep demo --users 2 --comparisons 1")[0] == 0
+    train = "prlhf train --dry-run --recipe r.yaml --dataset"
+    code, said = typed(f"{train} demo")
+    command = "prlhf prep demo --users 3 --comparisons 2 --out data/demo-2"
+    assert "data/demo was prepared with users = 2, not 3; " in said
+    assert f"run `{command}` and add --dataset data/demo-2, or add --dataset data/demo to use it as it is" in said
+    assert typed(f"{train} data/demo")[0] == 0
+    assert typed(command)[0] == 0
+    assert typed(f"{train} data/demo-2")[0] == 0
+    code, said = typed(f"{train} demo")
+    assert code == 2
+    assert "not 3; add --dataset data/demo-2, or" in said
     assert locate("demo", {"prep": {"dataset": "demo", "users": 2, "comparisons": 1}}) == Path("data/demo")
+    code, said = typed("prlhf sweep --recipe r.yaml --space alpha=0.5 --set dataset=demo")
+    assert "add --set dataset=data/demo-2, or add --set dataset=data/demo to" in said
+
+
+def test_every_setting_of_prep_can_be_typed() -> None:
+    from typer.main import get_command
+
+    from prlhf.config import PrepConfig
+    from prlhf.data.provenance import FLAGS
+    from prlhf_cli.main import app
+
+    group: Any = get_command(app)
+    has = {option for param in group.commands["prep"].params for option in param.opts + param.secondary_opts}
+    keys = PrepConfig.model_fields.keys() - {"dataset", "columns"}  # of custom data, for which no name stands
+    assert {FLAGS.get(key, "--" + key.replace("_", "-")) for key in keys} <= has
+
+
+def rows_of(path: Path, user: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = [{"prompt": f"p{i}", "chosen": "a b", "rejected": "a", "user_id": user} for i in range(20)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_default_folder_keeps_the_data_of_another_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    x, y = rows_of(tmp_path / "x/prefs.jsonl", "ann"), rows_of(tmp_path / "y/prefs.jsonl", "bob")
+    assert typed("prlhf prep x/prefs.jsonl")[0] == 0
+    before = contents(tmp_path / "data")
+    code, said = typed("prlhf prep y/prefs.jsonl")
+    assert (code, said.count("\n")) == (2, 1)
+    assert f"data/prefs-jsonl holds the data of {x}, not of {y}; add --out data/prefs-jsonl-2, or" in said
+    assert contents(tmp_path / "data") == before
+    for again in ("x/prefs.jsonl", "./x/prefs.jsonl", str(x)):
+        assert typed(f"prlhf prep {again}")[0] == 0, again
+    for words in ("--seed 1", "--skip-bad", "--eval-fraction 0.5"):
+        code, said = typed(f"prlhf prep x/prefs.jsonl {words}")
+        assert (code, said.count("\n")) == (2, 1), words
+        assert "was prepared with " in said
+    assert typed("prlhf prep y/prefs.jsonl --out data/prefs-jsonl-2")[0] == 0
+    assert typed("prlhf prep y/prefs.jsonl --out data/prefs-jsonl")[0] == 0  # said so
+    (tmp_path / "data/prefs-jsonl/manifest.json").write_text("{")
+    assert typed("prlhf prep x/prefs.jsonl")[0] == 0  # nothing is left to keep
 
 
 def test_default_places_of_two_sources_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

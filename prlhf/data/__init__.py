@@ -13,12 +13,13 @@ from typing import Any
 
 from prlhf.config import PrepConfig, resolve
 from prlhf.data import custom, demo, demo_crowd, demo_profiles, prism, psoups, tldr
+from prlhf.data.provenance import choices, refuse_other_options, refuse_to_replace
 from prlhf.data.rows import Loaded
 from prlhf.data.splits import index_users
 from prlhf.errors import PrlhfError, nearest
 from prlhf.folders import claim
 from prlhf.progress import SILENT, Progress
-from prlhf.records import Prepared, User, is_prepared, read_manifest, write_prepared
+from prlhf.records import Prepared, User, is_prepared, write_prepared
 from prlhf.source.files import form, local_path
 from prlhf.source.streams import PACKED
 
@@ -33,11 +34,6 @@ ADAPTERS: dict[str, Adapter] = {
     "psoups": psoups.load,
 }
 
-DEFAULTS = {  # of keys that are None unless given
-    "demo": {"users": demo.USERS, "comparisons": demo.COMPARISONS},
-    "demo-profiles": {"comparisons": demo_profiles.COMPARISONS},
-    "demo-crowd": {"users": demo_crowd.USERS, "comparisons": demo_crowd.COMPARISONS},
-}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -63,11 +59,13 @@ def locate(
     recipe: Mapping[str, Any] | None = None,
     progress: Progress = SILENT,
     scratch: Path | None = None,
+    option: str = "dataset=",
 ) -> Path:
     """The prepared folder that `dataset` names.
 
     A folder is taken as it is; a known name means data/NAME, prepared there on first use with the recipe's `prep`
-    section, or below `scratch` where nothing is to be left behind.
+    section, or below `scratch` where nothing is to be left behind. `option`: what is typed before another data set.
+    Raises PrlhfError where data/NAME was made with other options.
     """
     if is_prepared(Path(dataset)):
         return Path(dataset)
@@ -77,32 +75,13 @@ def locate(
         )
     config = config_for(dataset, (recipe or {}).get("prep", {}), {})
     if is_prepared(config.folder):
-        refuse_other_options(config.folder, config)
+        refuse_other_options(config.folder, config, choices(config.folder, config, option))
     else:
         if scratch is not None:
             config = config.model_copy(update={"out": scratch / dataset})
         progress.note(f"preparing {dataset} in {config.folder}")
         prepare(config, progress)
     return config.folder
-
-
-def refuse_other_options(folder: Path, config: PrepConfig) -> None:
-    """Raise PrlhfError where the data in `folder` are not what `config` would make of its data set."""
-    there = read_manifest(folder)
-    options = there.get("options")
-    options = options if isinstance(options, dict) else {}
-    made = {"dataset": there.get("dataset"), "seed": there.get("seed"), **options}
-    defaults = {"source": config.source, **DEFAULTS.get(config.dataset, {})}
-    wanted = {key: getattr(config, key, made[key]) for key in made}
-    wanted |= {key: defaults.get(key, made[key]) for key, value in wanted.items() if value is None}
-    if config.source:
-        made, wanted = made | {"source": there.get("source")}, wanted | {"source": config.source}
-    for key, value in wanted.items():
-        if made[key] != value:
-            raise PrlhfError(
-                f"{folder} was prepared with {key} = {made[key]}, not {value}",
-                f"name the folder itself ({folder}) as the data set to use it as it is, or move it away",
-            )
 
 
 def config_for(dataset: str, section: Mapping[str, Any], typed: Mapping[str, Any]) -> PrepConfig:
@@ -165,6 +144,7 @@ def check_place(config: PrepConfig) -> None:
             f"{config.folder} lies in {source}, which would be read together with it the next time",
             "choose another --out",
         )
+    refuse_to_replace(config)
 
 
 def source_of(config: PrepConfig) -> str | None:

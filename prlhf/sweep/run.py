@@ -108,7 +108,8 @@ def _with_data(sections: Sections, space: Space, progress: Progress) -> tuple[Se
         nonlocal new
         if not is_prepared(Path(dataset)) and dataset in ADAPTERS:
             new += not is_prepared(resolve(PrepConfig, sections.get("prep", {}), {"dataset": dataset}).folder)
-        return str(locate(dataset, sections, progress).resolve())
+        option = "--space dataset=" if "dataset" in space else "--set dataset="
+        return str(locate(dataset, sections, progress, option=option).resolve())
 
     if "dataset" in space:
         space = space | {"dataset": [folder(str(dataset)) for dataset in space["dataset"]]}  # type: ignore[union-attr]

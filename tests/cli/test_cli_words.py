@@ -35,6 +35,7 @@ SERVES: dict[str, tuple[str, ...]] = {
     "prlhf/source": ("prep",),
     "prlhf/records.py": ("train", "generate", "judge"),
     "prlhf/responses.py": ("generate", "judge"),
+    "prlhf/start_training.py": ("train",),
     "prlhf/pretrain.py": (),  # a program of its own, with its own options
     "prlhf": ("prep", "train", "generate", "judge", "sweep"),
     "prlhf_cli/main.py": ("",),
@@ -44,6 +45,7 @@ SERVES: dict[str, tuple[str, ...]] = {
 }
 # Messages that only some of their file's commands can bring: (file, option) -> the commands, and why.
 ONLY: dict[tuple[str, str], tuple[str, ...]] = {
+    ("prlhf/folders.py", "--resume"): ("train", "sweep"),  # the kinds that are resumed
     ("prlhf/config.py", "--reward"): ("generate",),  # GenerateConfig's own checks
     ("prlhf/config.py", "--best-of"): ("generate",),
     ("prlhf/config.py", "--set"): ("train", "judge", "sweep"),  # about what stands behind --set
