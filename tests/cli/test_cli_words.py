@@ -45,6 +45,7 @@ SERVES: dict[str, tuple[str, ...]] = {
 }
 # Messages that only some of their file's commands can bring: (file, option) -> the commands, and why.
 ONLY: dict[tuple[str, str], tuple[str, ...]] = {
+    ("prlhf/applies.py", "--workers"): ("train", "generate", "sweep"),  # about where they run
     ("prlhf/folders.py", "--resume"): ("train", "sweep"),  # the kinds that are resumed
     ("prlhf/config.py", "--reward"): ("generate",),  # GenerateConfig's own checks
     ("prlhf/config.py", "--best-of"): ("generate",),
