@@ -87,7 +87,7 @@ def judge(
     from prlhf.judge.run import judge_responses
 
     config = resolve(JudgeConfig, {}, settings)
-    first, second = (Path(side.out if isinstance(side, Responses) else side) for side in (a, b))
+    first, second = (Path(side.out if isinstance(side, Responses) else side).expanduser() for side in (a, b))
     return Judgement.model_validate(judge_responses(first, second, config, progress) | {"out": config.out})
 
 
@@ -97,7 +97,7 @@ def judge_checkpoint(
     """How often `run` ranks held-out comparisons as their users did, as `prlhf judge --checkpoint` does."""
     from prlhf.judge.accuracy import judge_checkpoint as check
 
-    where = Path(dataset.folder if isinstance(dataset, PreparedData) else dataset)
+    where = Path(dataset.folder if isinstance(dataset, PreparedData) else dataset).expanduser()
     return Accuracy.model_validate(check(_some(run), where, resolve(JudgeConfig, {}, settings), progress))
 
 

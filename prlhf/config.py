@@ -23,6 +23,7 @@ from pydantic import (
 
 from prlhf.applies import GENERATE, PREP, SWEEP, TRAIN, Used, refusal, unused
 from prlhf.errors import PrlhfError, nearest, one_line
+from prlhf.home import at_home
 from prlhf.parse import yaml_value
 from prlhf.refusals import explain, unknown_key
 
@@ -52,11 +53,11 @@ def default_name(dataset: str) -> str:
 
 
 def expanded(values: Any) -> Any:
-    """Settings with the `~` filled in that a shell has left alone, as it does within quotes."""
+    """Settings with the home folder filled in, wherever a path begins with `~/` or `$HOME/`."""
     if not isinstance(values, Mapping):
         return values
-    tilde = {key: value for key, value in values.items() if isinstance(value, str | Path) and str(value)[:1] == "~"}
-    return {**values, **{key: os.path.expanduser(value) for key, value in tilde.items()}}
+    paths = {key: at_home(str(value)) for key, value in values.items() if isinstance(value, str | Path)}
+    return {**values, **{key: path for key, path in paths.items() if path != str(values[key])}}
 
 
 class Stage(BaseModel):
@@ -369,7 +370,7 @@ def load_recipe(recipe: str | Path | None) -> dict[str, dict[str, Any]]:
     """
     if recipe is None:
         return {}
-    path = shipped_recipes().get(str(recipe), Path(recipe))
+    path = shipped_recipes().get(str(recipe), Path(at_home(str(recipe))))
     try:
         loaded = yaml_value(path.read_text(encoding="utf-8")) or {}
     except FileNotFoundError as error:

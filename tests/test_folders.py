@@ -305,12 +305,53 @@ def test_default_places_of_two_sources_differ(tmp_path: Path, monkeypatch: pytes
     ]  # fmt: skip
 
 
-def test_a_tilde_is_expanded(monkeypatch: pytest.MonkeyPatch) -> None:
-    from prlhf.config import TrainConfig
+@pytest.mark.parametrize("home", ["~", "$HOME", "${HOME}"])
+def test_the_home_folder_in_settings(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from prlhf.config import JudgeConfig, TrainConfig
 
     monkeypatch.setenv("HOME", "/home/ann")
-    config = TrainConfig(out=Path("~/r"), dataset="~/d")
+    config = TrainConfig(out=Path(f"{home}/r"), dataset=f"{home}/d")
     assert (config.folder, config.dataset) == (Path("/home/ann/r"), "/home/ann/d")
+    assert JudgeConfig(judge=f"reward:{home}/r,oracle:{home}/d").judge == "reward:/home/ann/r,oracle:/home/ann/d"
+    assert TrainConfig(dataset="a~/b").dataset == "a~/b"
+
+
+HOME = {
+    "generate RUN": "generate ~/run --out ~/new.jsonl --users generic --max-prompts 1 --max-new-tokens 1",
+    "generate --reward": "generate ~/run --out $HOME/new.jsonl --users generic --max-prompts 1 --max-new-tokens 1 "
+    "--best-of 2 --reward ~/run --dataset ${HOME}/data",
+    "generate --prompts": "generate ~/run --prompts ~/p.txt --out ~/new.jsonl --users generic --max-new-tokens 1",
+    "judge A B": "judge ~/a.jsonl $HOME/a.jsonl --judge rule:shorter,reward:~/run --out ~/judged",
+    "judge --checkpoint": "judge --checkpoint ~/run --dataset ~/data --out ~/judged",
+    "judge --calibrate": "judge --calibrate ~/data --judge rule:shorter --recipe ~/r.yaml --set out=~/judged",
+    "prep --source": "prep psoups --source ~/nowhere",
+    "sweep --against": "sweep --against ~/nowhere --metric judge/winrate --judge rule:shorter "
+    "--set dataset=~/data --space alpha=0.5 --out ~/sweep",
+    "train --recipe": "train --dry-run --recipe ~/r.yaml --model ~/nowhere --dataset ~/data",
+}
+
+
+@pytest.mark.parametrize("name", HOME)
+def test_the_home_folder_on_the_command_line(
+    name: str, tmp_path: Path, prepared: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pyarrow.parquet as pq
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    lay(tmp_path / "cwd", {"x": ""})
+    monkeypatch.chdir(tmp_path / "cwd")
+    for link, to in (("run", trained), ("data", prepared)):
+        (tmp_path / link).symlink_to(to)
+    prompt = pq.read_table(prepared / "eval.parquet")["prompt"][0].as_py()
+    row = {"prompt": prompt, "user_id": "ann", "response": " boats."}
+    lay(tmp_path, {"a.jsonl": json.dumps(row) + "\n", "p.txt": "a prompt\n", "r.yaml": "judge: {seed: 1}\n"})
+    code, said = typed(f"prlhf {HOME[name]}")
+    assert os.listdir(tmp_path / "cwd") == ["x"]
+    if "nowhere" in HOME[name]:
+        assert (code, f"{tmp_path}/nowhere" in said) == (2, True), said
+    else:
+        assert code == 0, said
+        assert (tmp_path / "new.jsonl").exists() or (tmp_path / "judged/results.json").exists()
 
 
 @pytest.mark.parametrize("damage", ["[1]", "{}", '{"content_hash": 1}', "{"])

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # A part may import parts that stand above it, none that stands beside or below.
 LAYERS = [
     ["errors", "callable_package", "parse"],
-    ["applies", "refusals"],
+    ["applies", "refusals", "home"],
     ["checked_files", "atomic", "progress", "interrupt", "world", "config", "hub", "json_text"],
     ["folders_of_01"],
     ["folders"],

@@ -18,6 +18,7 @@ from prlhf.data.rows import Loaded
 from prlhf.data.splits import index_users
 from prlhf.errors import PrlhfError, nearest
 from prlhf.folders import claim
+from prlhf.home import at_home
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Prepared, User, is_prepared, write_prepared
 from prlhf.source.files import form, local_path
@@ -67,6 +68,7 @@ def locate(
     section, or below `scratch` where nothing is to be left behind. `option`: what is typed before another data set.
     Raises PrlhfError where data/NAME was made with other options.
     """
+    dataset = at_home(dataset)
     if is_prepared(Path(dataset)):
         return Path(dataset)
     if dataset not in ADAPTERS:
