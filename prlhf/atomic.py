@@ -11,13 +11,14 @@ import errno
 import fcntl
 import os
 import re
+import resource
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from prlhf.errors import PrlhfError
+from prlhf.errors import CannotWrite, PrlhfError
 
 LEFT = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.(?P<state>partial|old)", re.DOTALL)
 SCRATCH = re.compile(r"prlhf-[a-z]+-(?P<pid>\d+)-\w+")
@@ -27,17 +28,15 @@ NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errn
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 OF_WRITING = {*FULL, errno.EROFS, errno.EIO}  # errors that reading does not meet, but for a broken disk
 HINTS = {
-    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space, or write elsewhere"),
-    errno.EFBIG: "the file system or `ulimit -f` limits the size of a file: raise the limit, or write elsewhere",
-    **dict.fromkeys(
-        (errno.EACCES, errno.EPERM, errno.EROFS), "check the permissions of the folder, or write elsewhere"
-    ),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space"),
+    errno.EFBIG: "the file system or `ulimit -f` limits the size of a file: raise the limit",
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "check the permissions of the folder"),
     errno.ENAMETOOLONG: "choose a shorter name",
-    errno.EIO: "check the disk, or write elsewhere",
+    errno.EIO: "check the disk",
 }
 FULL_IN_WORDS = re.compile(
     r".*\(os error (\d+)\)|no space left on device|(?:database or )?disk is full|file too large|quota exceeded"
-    r"|PytorchStreamWriter failed writing|disk i/o error",
+    r"|PytorchStreamWriter failed writing|unexpected pos \d+ vs \d+|iostream error|disk i/o error",
     re.IGNORECASE | re.DOTALL,
 )  # libraries that are not Python's say it as text: safetensors, tokenizers, SQLite, torch
 
@@ -261,15 +260,14 @@ def full_disk_named(path: Path) -> Iterator[None]:
         number = refused(error, path)
         if number is None:
             raise
-        hint = HINTS.get(number, "choose another place")
-        raise PrlhfError(f"cannot write {path}: {os.strerror(number)}", hint) from error
+        raise CannotWrite(f"cannot write {path}: {os.strerror(number)}", HINTS.get(number, "")) from error
 
 
 def refused(error: BaseException, path: Path) -> int | None:
     """The system's number of an error in writing `path`, or a file in it; None where `error` is another one."""
     if not isinstance(error, OSError):
         said = FULL_IN_WORDS.search(str(error))
-        number = (int(said[1]) if said[1] else errno.ENOSPC) if said else None
+        number = (int(said[1]) if said[1] else _unsaid()) if said else None
         return number if number in OF_WRITING else None
     named = [str(name) for name in (error.filename, error.filename2) if isinstance(name, str | bytes | os.PathLike)]
     if named and not any(_belongs(Path(os.path.realpath(name)), Path(os.path.realpath(path))) for name in named):
@@ -277,6 +275,12 @@ def refused(error: BaseException, path: Path) -> int | None:
     if error.errno in OF_WRITING or (named and error.errno != errno.ENOENT):
         return error.errno
     return None
+
+
+def _unsaid() -> int:
+    """Which limit was met, where a library only says that it could not write."""
+    limited = resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
+    return errno.EFBIG if limited else errno.ENOSPC
 
 
 def _belongs(name: Path, path: Path) -> bool:

@@ -14,6 +14,14 @@ class PrlhfError(Exception):
         super().__init__(f"{message}; {hint}" if hint else message)
 
 
+class CannotWrite(PrlhfError):
+    """The system refuses to write. `first` is what would allow it, without which only another place is left."""
+
+    def __init__(self, message: str, first: str = "") -> None:
+        self.first = first
+        super().__init__(message, f"{first}, or write elsewhere" if first else "choose another place")
+
+
 class NotFinite(PrlhfError):
     """A loss, gradient, weight or reward that is not a finite number. All workers of a run meet it together."""
 

@@ -11,12 +11,12 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from prlhf.atomic import atomic_file
+from prlhf.atomic import atomic_file, full_disk_named
 from prlhf.errors import PrlhfError
 from prlhf.parse import json_value
 from prlhf.progress import SILENT, Progress
@@ -25,13 +25,36 @@ _SUMS = TypeAdapter(dict[str, str])
 SEAL, METRICS = "sha256.json", "metrics.jsonl"
 
 
-def seal(checkpoint: Path, metrics: Path) -> None:
-    """Declare `checkpoint` whole; the log goes with it."""
+@contextmanager
+def writing(checkpoint: Path) -> Iterator[None]:
+    """Write the files of `checkpoint`, without its seal; on an error it is removed, to take no room.
+
+    Raises CannotWrite where the system refuses to write.
+    """
+    (checkpoint / SEAL).unlink(missing_ok=True)
+    try:
+        with full_disk_named(checkpoint):
+            yield
+    except BaseException:
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        raise
+
+
+def seal(checkpoint: Path, metrics: Path, keep: int) -> None:
+    """Declare `checkpoint` whole; the log goes with it. Only now older ones go, but for the `keep` newest."""
     if metrics.exists():
         shutil.copyfile(metrics, checkpoint / METRICS)
     sums = {str(path.relative_to(checkpoint)): _sha256(path) for path in _files(checkpoint)}
     with atomic_file(checkpoint / SEAL) as beside:
         beside.write_text(json.dumps(sums, indent=1) + "\n")
+    newest, whole = step_of(checkpoint), []
+    for other in _numbered(checkpoint.parent):
+        if (other / SEAL).exists() and step_of(other) <= newest:  # a later one was found damaged
+            whole.append(other)
+        else:
+            _remove(other)
+    for other in sorted(whole, key=step_of)[:-keep]:
+        _remove(other)
 
 
 def fault(checkpoint: Path) -> str | None:
@@ -82,11 +105,22 @@ def is_last(checkpoint: Path) -> bool:
 
 def remove_checkpoints(folder: Path) -> None:
     """Remove the checkpoints of the run in `folder`, and nothing that others put beside them."""
-    for checkpoint in (folder / "checkpoints").glob("checkpoint-*"):
-        if checkpoint.is_dir() and checkpoint.name.rpartition("-")[2].isdigit():
-            shutil.rmtree(checkpoint, ignore_errors=True)
+    for checkpoint in _numbered(folder / "checkpoints"):
+        _remove(checkpoint)
     with suppress(OSError):
         (folder / "checkpoints").rmdir()
+
+
+def _numbered(folder: Path) -> list[Path]:
+    """The checkpoints in `folder`, whole or not."""
+    return [c for c in folder.glob("checkpoint-*") if c.is_dir() and c.name.rpartition("-")[2].isdigit()]
+
+
+def _remove(checkpoint: Path) -> None:
+    """The seal goes first: what a kill leaves of the rest is not taken for a damaged checkpoint."""
+    with suppress(OSError):
+        (checkpoint / SEAL).unlink(missing_ok=True)
+    shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def _files(folder: Path) -> Iterator[Path]:

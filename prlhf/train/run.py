@@ -25,7 +25,7 @@ from prlhf import json_text
 from prlhf.applies import unused
 from prlhf.atomic import atomic_dir, atomic_file
 from prlhf.config import DEMO_DATASETS, HUB_DEFAULT_MODEL, TrainConfig, load_recipe
-from prlhf.errors import Interrupted, PrlhfError, one_line
+from prlhf.errors import CannotWrite, Interrupted, PrlhfError, one_line
 from prlhf.folders import claim, mark, read_marker, unmark, what_is
 from prlhf.model import workers
 from prlhf.model.checkpoint import Trained, build_policy, build_reward_model, save_policy
@@ -64,17 +64,23 @@ def train(
         return done
     try:
         return learn(config, data, resume, progress, report, Stop())
-    except BaseException:
-        if not resume:
-            take_back(config.folder)
+    except BaseException as error:
+        taken_back = not resume and take_back(config.folder)
+        if isinstance(error, CannotWrite) and not taken_back:
+            then = f"then go on with: prlhf train --resume --out {config.folder}"
+            raise PrlhfError(error.message, f"{error.first or 'make room for it'}, {then}") from error
         raise
 
 
-def take_back(folder: Path) -> None:
-    """Remove what a start left that ended before the first step: the same command may then be given again."""
+def take_back(folder: Path) -> bool:
+    """Remove what a start left that ended before the first step: the same command may then be given again.
+
+    Returns whether there is no run any more.
+    """
     begun = metrics.read(folder / "metrics.jsonl") or any((folder / "checkpoints").glob("checkpoint-*"))
     if not begun and read_marker(folder).get("kind") == "run":
         unmark(folder, ["recipe.yaml", "metrics.jsonl"])
+    return not begun
 
 
 def checked(config: TrainConfig, resume: bool, progress: Progress) -> tuple[TrainConfig, Prepared]:

@@ -82,7 +82,7 @@ def training_arguments(config: TrainConfig, folder: Path) -> TrainingArguments:
         logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=config.save_every,
-        save_total_limit=config.keep_checkpoints,
+        save_total_limit=None,  # Trainer would remove an older one before the new one is sealed
         eval_strategy="steps" if config.eval_every else "no",
         eval_steps=config.eval_every or None,
         report_to=tracker_names(config.report_to) or "none",
@@ -158,10 +158,13 @@ class OwnParts(_Loop):
     @override
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
         self.check_weights()
-        super()._save_checkpoint(model, trial)
-        if self.args.should_save:
-            written = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-            checkpoints.seal(written, self.metrics_path)
+        if not self.args.should_save:
+            super()._save_checkpoint(model, trial)
+            return
+        written = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+        with checkpoints.writing(written):
+            super()._save_checkpoint(model, trial)
+            checkpoints.seal(written, self.metrics_path, self.policy.config.keep_checkpoints)
 
     @override
     def _wrap_model(self, model: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:

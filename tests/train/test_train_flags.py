@@ -44,7 +44,6 @@ REFERENCE = torch.tensor([[-3.5, -0.5], [-1.0, -4.0]])
         ("seed", 9, "seed", 9),
         ("seed", 9, "data_seed", 9),
         ("save_every", 4, "save_steps", 4),
-        ("keep_checkpoints", 5, "save_total_limit", 5),
         ("eval_every", 4, "eval_steps", 4),
         ("eval_every", 4, "eval_strategy", "steps"),
         ("eval_every", 0, "eval_strategy", "no"),
