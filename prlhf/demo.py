@@ -161,14 +161,14 @@ def expectations(rows: list[Row]) -> list[Check]:
     one = {row.kind: row for row in rows if row.kind not in by_kind}
     base, generic, vanilla = one["base"].words, one["generic"].words, one["vanilla"].words
     minority, majority = by_kind["minority"], by_kind["user"]
-    apart = abs(generic / vanilla - 1)
+    apart = abs(_share(generic, vanilla) - 1)
     formed = min(row.well_formed for row in [*minority, *majority])
     checks = []
     if minority:
-        longest = max(row.words for row in minority) / base
+        longest = _share(max(row.words for row in minority), base)
         checks += [Check("minority users' mean length over the base's", longest, "at most 0.50", longest <= 0.5)]
     if majority:
-        shortest = min(row.words for row in majority) / base
+        shortest = _share(min(row.words for row in majority), base)
         checks += [Check("majority users' mean length over the base's", shortest, "at least 1.15", shortest >= 1.15)]
     checks += [
         Check("generic user's length apart from vanilla DPO's", apart, "at most 0.15", apart <= 0.15),
@@ -183,3 +183,8 @@ def expectations(rows: list[Row]) -> list[Check]:
         Check("minority users' accuracy, worst user", accuracy, "at least 0.95", accuracy >= 0.95),
         Check("vanilla DPO's accuracy for them, best user", vanilla_accuracy, "at most 0.40", vanilla_accuracy <= 0.4),
     ]
+
+
+def _share(words: float, of: float) -> float:
+    """NaN, which meets nothing, where `of` is zero: a model that writes nothing."""
+    return words / of if of else float("nan")

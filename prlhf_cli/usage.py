@@ -10,7 +10,6 @@ from typer.core import TyperGroup
 from typer.exceptions import Abort, TyperException
 
 from prlhf.errors import nearest
-from prlhf.home import at_home
 from prlhf_cli import show
 
 if TYPE_CHECKING:
@@ -45,6 +44,8 @@ class OneLine(TyperGroup):
         **extra: Any,
     ) -> Any:
         """Run a command; an error in how it is written is shown on one line."""
+        from prlhf.home import at_home
+
         given = [at_home(word) for word in (sys.argv[1:] if args is None else args)] or ["--help"]
         if not standalone_mode:
             return super().main(given, prog_name, complete_var, False, windows_expand_args, **extra)

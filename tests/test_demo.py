@@ -111,6 +111,28 @@ def test_the_quick_demo_does_all_of_it_and_says_that_it_checks_nothing(tmp_path,
     assert "expected" not in shown.stdout
 
 
+@pytest.mark.parametrize("prep", [{"minority": 0.0}, {"minority": 1.0}, {"users": 1}], ids=str)
+def test_a_demo_without_one_of_its_groups_comes_to_its_end(prep, tmp_path):
+    little = load_recipe("demo-quick")
+    recipe = {
+        "prep": little["prep"] | {"comparisons": 6} | prep,
+        "train": little["train"] | {"max_steps": 1, "eval_limit": 8},
+        "generate": little["generate"] | {"max_prompts": 1, "max_new_tokens": 4},
+    }
+    found = run_demo(tmp_path / "demo", recipe)
+    groups = {row["kind"] for row in found["rows"]} & {"user", "minority"}
+    assert groups == ({"user"} if prep.get("minority") == 0 else {"minority"})
+    names = " ".join(check["name"] for check in found["checks"])
+    assert ("minority" in names, "majority" in names) == ("minority" in groups, "user" in groups)
+
+
+def test_nothing_is_met_beside_a_base_that_writes_nothing():
+    silent = {name: row(name, name, 0.0) for name in ("base", "vanilla")}
+    failed = [check.name for check in expectations(rows(**silent)) if not check.met]
+    assert len(failed) == 3
+    assert all("length" in name for name in failed)
+
+
 def test_the_quick_demo_has_one_recipe():
     done = CliRunner().invoke(app, ["demo", "--quick", "--recipe", "demo"])
     assert done.exit_code == 2

@@ -362,3 +362,47 @@ def test_a_damaged_manifest_is_one_line(damage: str, tmp_path: Path, make_prepar
     (folder / "manifest.json").write_text(damage)
     with pytest.raises(PrlhfError, match=r"manifest\.json is damaged"):
         read_prepared(folder)
+
+
+@pytest.mark.parametrize("index", [-1, 4, 99])
+def test_an_index_of_no_user_is_one_line(index: int, tmp_path: Path, make_prepared: Callable[[Path], Path]) -> None:
+    spoil(make_prepared(tmp_path / "d") / "train.parquet", "user_index", index)
+    with pytest.raises(
+        PrlhfError, match=rf"train\.parquet: user_index = {index} of the row 'train-0', and there are 3"
+    ):
+        read_prepared_of(tmp_path / "d")
+
+
+@pytest.mark.parametrize("column", ["prompt", "chosen", "user_id", "user_index", "seen"])
+@pytest.mark.parametrize("part", ["train", "eval"])
+def test_an_empty_cell_is_one_line(
+    part: str, column: str, tmp_path: Path, make_prepared: Callable[[Path], Path]
+) -> None:
+    spoil(make_prepared(tmp_path / "d") / f"{part}.parquet", column, None)
+    with pytest.raises(PrlhfError, match=rf"{part}\.parquet has an empty cell in the column '{column}'"):
+        read_prepared_of(tmp_path / "d")
+
+
+def spoil(path: Path, column: str, value: object) -> None:
+    """Put `value` into the first row's `column`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.ParquetFile(path).read()
+    rows = table.to_pylist()
+    rows[0][column] = value
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), path)
+
+
+def read_prepared_of(folder: Path) -> object:
+    from prlhf.records import read_prepared
+
+    return read_prepared(folder)
+
+
+def test_a_card_names_no_place_on_this_machine(trained: Path, tiny_base: Path, prepared: Path) -> None:
+    card = (trained / "model/README.md").read_text()
+    assert not [place for place in (tiny_base, prepared, trained) if str(place.parent) in card]
+    assert f"- Base: `{tiny_base.name}` (" in card
+    assert "base_model" not in card  # the hub would look for one of that name
+    assert f"- Data: `{prepared.name}`" in card
