@@ -18,7 +18,7 @@ from prlhf.config import TrainConfig
 from prlhf.errors import Interrupted, NotFinite, PrlhfError
 from prlhf.folders import claim, mark
 from prlhf.model.checkpoint import build_policy
-from prlhf.model.per_user import PerUser, is_per_user, run_of, write_per_user
+from prlhf.model.per_user import PerUser, is_per_user, read_per_user, run_of, write_per_user
 from prlhf.model.scoring import mean
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Comparison, Prepared, User, write_prepared
@@ -40,16 +40,19 @@ def train_per_user(config: TrainConfig, resume: bool = False, progress: Progress
     claim(folder, "run", resume)
     data = data_of(config, resume)
     config = with_base(vanilla(config), data)
+    whole = str(Path(config.dataset).resolve())
     users = sorted((user for user in data.users if user.seen), key=lambda user: user.index)
     if resume:
         check_resumed(folder, config, data)
+        if read_per_user(folder).dataset != whole:  # the data moved, or have another name
+            write_per_user(folder, PerUser(whole, [user.id for user in users]))
         if (folder / "results.json").exists():
             progress.note(f"{folder} is already finished")
             return read_results(folder)
     else:
         check(config, data, progress)
         write_recipe(folder, config, data, flags="--per-user ")
-        write_per_user(folder, PerUser(str(Path(config.dataset).resolve()), [user.id for user in users]))
+        write_per_user(folder, PerUser(whole, [user.id for user in users]))
     results = []
     for user in users:
         progress.note(f"user {user.id}: {user.index} of {len(users)}")

@@ -345,6 +345,11 @@ def public_name(base: str) -> str:
     return Path(base).name if Path(base).expanduser().exists() or Path(base).is_absolute() else base
 
 
+def is_public(base: str) -> bool:
+    """Whether others can find `base` by its name: it is a hub id."""
+    return base != "tiny" and public_name(base) == base
+
+
 def write_model(policy: Trained[Any], results: dict[str, Any], folder: Path) -> None:
     """The model, and a card that says how it was made."""
     save_policy(policy, folder)
@@ -355,7 +360,7 @@ def write_model(policy: Trained[Any], results: dict[str, Any], folder: Path) -> 
         users=len(policy.user_ids),
         base=policy.base,
         base_name=public_name(policy.base.name),
-        base_is_public=policy.base.name != "tiny" and public_name(policy.base.name) == policy.base.name,
+        base_is_public=is_public(policy.base.name),
         data_name=Path(policy.config.dataset).name,
     )
     (folder / "README.md").write_text(card, encoding="utf-8")

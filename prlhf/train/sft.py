@@ -28,7 +28,7 @@ from prlhf.train.callbacks import Follow, Report, Stop
 from prlhf.train.demonstrations import Demonstration
 from prlhf.train.encode import demonstrations, note_left_out
 from prlhf.train.finite import Watch, check_summary
-from prlhf.train.run import finish, fit, write_recipe
+from prlhf.train.run import finish, fit, is_public, public_name, write_recipe
 from prlhf.train.trainer import OwnParts, training_arguments
 
 IGNORED = -100  # a label that counts for nothing, in transformers and TRL
@@ -159,14 +159,13 @@ class FollowTokens(Follow):
 
 
 CARD = """---
-base_model: {model}
-tags: [prlhf, sft]
+{base_model}tags: [prlhf, sft]
 ---
 # A base model made with prlhf
 
 `{model}`, fine-tuned on the chosen responses of `{dataset}` ({steps} steps; the same for all users).
 
-    prlhf train --model {run}/model --dataset {dataset}
+    prlhf train --model FOLDER --dataset DATASET
 """
 
 
@@ -176,4 +175,7 @@ def write_merged(policy: Policy, results: dict[str, Any], folder: Path) -> None:
     merged = lm.merge_and_unload() if hasattr(lm, "merge_and_unload") else lm
     merged.save_pretrained(folder)
     policy.tokenizer.save_pretrained(folder)
-    (folder / "README.md").write_text(CARD.format(**results), encoding="utf-8")
+    model, data = results["model"], Path(results["dataset"]).name
+    named = f"base_model: {model}\n" if is_public(model) else ""
+    card = CARD.format(base_model=named, model=public_name(model), dataset=data, steps=results["steps"])
+    (folder / "README.md").write_text(card, encoding="utf-8")

@@ -220,3 +220,25 @@ def test_damaged_adapters(tmp_path: Path, adapters: Path, damage: str) -> None:
     with pytest.raises(PrlhfError, match=damage.rpartition("/")[2]):
         written(tmp_path, copy)
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_data_and_runs_that_moved(tmp_path: Path, make_config: MakeConfig, prepared: Path, adapters: Path) -> None:
+    old, new = tmp_path / "old", tmp_path / "new"
+    shutil.copytree(prepared, old)
+    with pytest.raises(ZeroDivisionError):
+        train_per_user(
+            make_config(tmp_path / "r", max_steps=3, dataset=str(old)), progress=StopAtUser(3, ZeroDivisionError())
+        )
+    old.rename(new)
+    (tmp_path / "r").rename(tmp_path / "s")
+    config = make_config(tmp_path / "s", max_steps=3, dataset=str(old))
+    with pytest.raises(
+        PrlhfError, match=rf"the data set of .*/s is gone from {old}; give its new folder with --dataset"
+    ):
+        train_per_user(config, resume=True)
+    train_per_user(config.model_copy(update={"dataset": str(new)}), resume=True)
+    for index in (1, 2, 3):
+        mine, theirs = adapter(run_of(tmp_path / "s", index)), adapter(run_of(adapters, index))
+        assert all((mine[key] == theirs[key]).all() for key in theirs)
+    assert read_per_user(tmp_path / "s").dataset == str(new)
+    assert written(tmp_path, tmp_path / "s")  # finds its prompts

@@ -178,6 +178,13 @@ def test_held_out_loss_is_per_token(run: Path, make_config: MakeConfig) -> None:
 # ---- the run ----
 
 
+def test_the_card_names_no_place_on_this_machine(run: Path, prepared: Path, tiny_base: Path) -> None:
+    card = (run / "model/README.md").read_text()
+    assert not [place for place in (tiny_base, prepared, run) if str(place.parent) in card]
+    assert f"`{tiny_base.name}`, fine-tuned on the chosen responses of `{prepared.name}`" in card
+    assert "base_model" not in card
+
+
 def test_the_folder_of_a_run(run: Path, prepared: Path) -> None:
     assert {p.name for p in run.iterdir()} == {"recipe.yaml", "metrics.jsonl", "results.json", "model"}
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= {p.name for p in run.glob("model/*")}
@@ -186,7 +193,7 @@ def test_the_folder_of_a_run(run: Path, prepared: Path) -> None:
     assert [row["step"] for row in rows if "eval" in row] == [3, 5]
     results = json.loads((run / "results.json").read_text())
     assert (results["objective"], results["steps"], results["demonstrations"]) == ("sft", 5, 12)
-    assert f"prlhf train --model {run}/model --dataset {prepared}" in (run / "model/README.md").read_text()
+    assert "prlhf train --model FOLDER --dataset DATASET" in (run / "model/README.md").read_text()
 
 
 def test_the_merged_model_is_the_trained_one(
