@@ -34,7 +34,9 @@ def command(
     checkpoint: Annotated[Path | None, typer.Option(help="Judge this run on held-out comparisons instead.")] = None,
     dataset: Annotated[
         Path | None,
-        typer.Option(help="The prepared data set: of --checkpoint, or the one that says who the users are."),
+        typer.Option(
+            help="The prepared data set: of --checkpoint (default: the run's), or the one that says who the users are."
+        ),
     ] = None,
     calibrate: Annotated[
         Path | None,
@@ -155,7 +157,7 @@ def command(
 
     prlhf judge --calibrate data/prism --judge llm --judge-model NAME --base-url http://localhost:8000/v1 --limit 200
 
-    prlhf judge --checkpoint runs/demo --dataset data/demo
+    prlhf judge --checkpoint runs/demo
     """
     flags = {key: value for key, value in locals().items() if key not in NO_KEYS}
 
@@ -167,14 +169,14 @@ def command(
         given = {"extra_body": dict(parse_override(text, "extra_body") for text in extra_body)} if extra_body else {}
         config = resolve(JudgeConfig, section, parse_overrides(set_, "judge"), flags, given)
         if checkpoint is not None:
-            if dataset is None or responses:
-                raise PrlhfError("--checkpoint takes --dataset and no response files", "add --dataset FOLDER")
+            if responses:
+                raise PrlhfError("--checkpoint takes no response files", "leave out --checkpoint, or the files")
             if show_prompt is not None or dry_run:
                 option = "--dry-run" if dry_run else "--show-prompt"
                 raise PrlhfError(f"{option} is not used by --checkpoint", "leave it out")
             from prlhf.judge.accuracy import judge_checkpoint
 
-            return judge_checkpoint(checkpoint, dataset, config, bars)
+            return judge_checkpoint(checkpoint, config.dataset, config, bars)
         if config.skip_long:
             raise PrlhfError("skip_long is for the comparisons of --checkpoint", "leave out --skip-long")
         if len(responses or []) != 2 and (responses or config.calibrate is None):

@@ -37,11 +37,6 @@ class Writer:
     adapters: dict[int, Path] = field(default_factory=dict)  # user index -> run, where every user has one
 
 
-def trained_on(run: Path) -> str:
-    """The data set that the run, or the runs per user, were trained on."""
-    return read_per_user(run).dataset if is_per_user(run) else str(read_about(model_folder(run))["train"]["dataset"])
-
-
 def open_writer(run: Path | None, config: GenerateConfig, users: Sequence[str]) -> Writer:
     """Load what writes for `config`: `run`, or its base for a baseline, or without a run the base `config.model`.
 

@@ -14,9 +14,10 @@ from prlhf.generate.author import Assignment, Author
 from prlhf.generate.baselines import check_preferences, chosen_responses
 from prlhf.generate.best_of import reward_settings
 from prlhf.generate.jobs import plan
-from prlhf.generate.models import Writer, open_plan, open_writer, trained_on
+from prlhf.generate.models import Writer, open_plan, open_writer
 from prlhf.generate.output import Block, claim_output, open_output
 from prlhf.generate.pairs import choose_pairs, choose_readers, known_readers
+from prlhf.model.per_user import trained_on
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Prepared, gone, is_prepared, prompt_id, read_prepared
 from prlhf.responses import Response

@@ -22,14 +22,21 @@ from prlhf.folders import claim, replacing
 from prlhf.judge.options import refuse_of_checkpoint
 from prlhf.judge.statistics import half_tied_rate
 from prlhf.model.fitting import Fitting
+from prlhf.model.per_user import trained_on
 from prlhf.model.scoring import Scored, load_rewards, score, summarise
 from prlhf.progress import SILENT, Progress
-from prlhf.records import read_prepared
+from prlhf.records import gone, is_prepared, read_prepared
 
 
-def judge_checkpoint(run: Path, dataset: Path, config: JudgeConfig, progress: Progress = SILENT) -> dict[str, Any]:
-    """Accuracy of `run`'s reward (a policy's is implicit) on the held-out part of `dataset`; writes results.json."""
+def judge_checkpoint(
+    run: Path, dataset: Path | None, config: JudgeConfig, progress: Progress = SILENT
+) -> dict[str, Any]:
+    """Accuracy of `run`'s reward (a policy's is implicit) on the held-out part of `dataset`; writes results.json.
+
+    `dataset`: None for what the run was trained on; raises PrlhfError where that is no longer there.
+    """
     refuse_of_checkpoint(config)
+    dataset = dataset or _own_data(run)
     claim(config.out, "judgement", inputs=(run, dataset))
     trained, rewards = load_rewards(run, config.device, config.model, config.trust_remote_code)
     index = trained.index_of()
@@ -74,6 +81,13 @@ def judge_checkpoint(run: Path, dataset: Path, config: JudgeConfig, progress: Pr
     with replacing(config.out, "judgement") as folder:
         (folder / "results.json").write_text(json_text.dumps(results, indent=2) + "\n", encoding="utf-8")
     return results
+
+
+def _own_data(run: Path) -> Path:
+    folder = trained_on(run)
+    if not is_prepared(Path(folder)):
+        raise gone(run, folder)
+    return Path(folder)
 
 
 def shuffled(users: Sequence[int], known: int, seed: int) -> list[int]:

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 
 from prlhf.atomic import atomic_file
 from prlhf.errors import PrlhfError, one_line
+from prlhf.model.checkpoint import model_folder, read_about
 from prlhf.parse import json_value
 
 PER_USER = "per_user.json"
@@ -35,6 +36,11 @@ def folder_for(dataset: str) -> Path:
 def is_per_user(folder: Path) -> bool:
     """Whether `folder` holds adapters per user."""
     return (folder / PER_USER).is_file()
+
+
+def trained_on(run: Path) -> str:
+    """The data set that the run, or the runs per user, were trained on."""
+    return read_per_user(run).dataset if is_per_user(run) else str(read_about(model_folder(run))["train"]["dataset"])
 
 
 def run_of(folder: Path, index: int) -> Path:

@@ -148,7 +148,7 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("judge a.jsonl a.jsonl --judge rule:longer --show-prompt 1", ["rule:longer sends no messages", "--judge llm"]),
     ("judge --calibrate full --judge rule:longer", ["full is not a prepared data set", "prlhf prep"]),
     ("judge --set concurency=3 a.jsonl a.jsonl", ["concurency", "did you mean 'concurrency'"]),
-    ("judge --checkpoint {run}", ["--checkpoint takes --dataset", "add --dataset FOLDER"]),
+    ("judge --checkpoint {run} a.jsonl b.jsonl", ["--checkpoint takes no response files", "leave out --checkpoint"]),
     ("judge --checkpoint {run} --dataset full", ["full is not a prepared data set", "prlhf prep"]),
     ("judge --checkpoint nowhere --dataset {prepared}", ["nowhere"]),
     ("demo --recipe nothing.yaml", ["no recipe at nothing.yaml"]),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from prlhf.config import JudgeConfig
 from prlhf.errors import PrlhfError
@@ -18,6 +19,7 @@ from prlhf.judge.accuracy import judge_checkpoint, shuffled, with_interval
 from prlhf.model.scoring import Scored
 from prlhf.records import Prepared, read_prepared, write_prepared
 from prlhf.train.run import train
+from prlhf_cli.main import app
 
 MakeConfig = Callable[..., Any]
 
@@ -138,3 +140,22 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, trained: Path,
     with pytest.raises(PrlhfError):
         judge_checkpoint(trained, prepared, config(tmp_path))
     assert (tmp_path / "judged/mine.txt").exists()
+
+
+def test_the_runs_own_data_are_what_is_judged_on(
+    tmp_path: Path, trained: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = judge_checkpoint(trained, None, config(tmp_path, out=tmp_path / "a"))
+    assert found == judge_checkpoint(trained, prepared, config(tmp_path, out=tmp_path / "b"))
+    monkeypatch.setattr(accuracy, "trained_on", lambda run: str(tmp_path / "gone"))
+    with pytest.raises(PrlhfError, match=r"is gone from .*/gone; give its new folder with --dataset"):
+        judge_checkpoint(trained, None, config(tmp_path))
+
+
+def test_the_command_needs_no_data_set(tmp_path: Path, trained: Path, prepared: Path) -> None:
+    words = ["judge", "--checkpoint", str(trained), "--out", str(tmp_path / "j")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.stderr
+    assert json.loads((tmp_path / "j/results.json").read_text())["dataset"] == str(prepared)
+    done = CliRunner().invoke(app, [*words, "a.jsonl", "b.jsonl"])
+    assert (done.exit_code, "--checkpoint takes no response files" in done.stderr) == (2, True)
