@@ -250,6 +250,7 @@ def our_step(args: argparse.Namespace, checkpointing: bool) -> Step:
     from prlhf.model.checkpoint import assemble
     from prlhf.model.reference import Reference
     from prlhf.model.scoring import engine_of
+    from prlhf.records import Comparison
     from prlhf.train.trainer import EncodedSet, PersonalizedTrainer
 
     shape = SHAPES[args.shape]
@@ -272,8 +273,9 @@ def our_step(args: argparse.Namespace, checkpointing: bool) -> Step:
     engine = engine_of(policy)
     reference = Reference(engine)
     reference.fill(batch, len(batch))
+    rows = [Comparison(str(i), "", "", "", "", one.user, "", "", True) for i, one in enumerate(batch)]
     trainer = PersonalizedTrainer(
-        policy, engine, reference, EncodedSet(batch, []), EncodedSet([], []), config.folder, []
+        policy, engine, reference, EncodedSet(batch, rows), EncodedSet([], []), config.folder, []
     )
     trainer.create_optimizer_and_scheduler(1)
     trainer.current_gradient_accumulation_steps = 1

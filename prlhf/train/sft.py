@@ -117,6 +117,10 @@ class ImitationTrainer(OwnParts, SFTTrainer):  # type: ignore[misc]
         self.remove_callback(PrinterCallback)
 
     @override
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Leave out TRL's card in the folder of checkpoints: the model gets ours at the end."""
+
+    @override
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The held-out loss, where anything is held out."""
         if not self.held_out:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -66,6 +66,7 @@ class Tokens:
     """In place of a tokenizer: every token is a letter, the first the end of text."""
 
     eos_token_id, pad_token_id = 1, 0
+    added_tokens_decoder: ClassVar[dict[int, str]] = {}
 
     def decode(self, ids: list[int], **options: Any) -> str:
         return "".join(chr(40 + i) for i in ids if i > 1)
@@ -76,7 +77,7 @@ def policy_of(name: str, **options: Any) -> Policy:
     kind, values = (SERVED | NOT_SERVED)[name]
     torch.manual_seed(0)
     lm = transformers.AutoModelForCausalLM.from_config(getattr(transformers, kind)(**values)).eval()
-    config = TrainConfig.model_validate({"user_tokens": TOKENS, "user_init": "random", "full_finetune": True} | options)
+    config = TrainConfig.saved({"user_tokens": TOKENS, "user_init": "random", "full_finetune": True} | options)
     policy = assemble(Base(name, lm, Tokens(), ""), config, ["a", "b", "c"], {})
     policy.model.requires_grad_(False).eval()
     return policy

@@ -309,9 +309,9 @@ def test_the_training_budget_does_not_bind_generation(tmp_path: Path, make_confi
     assert {row.prompt_tokens for row in rows if row.user_id == "generic"} == {20}
 
 
-def test_a_conversation_for_a_base_without_template(tmp_path: Path, trained: Path) -> None:
+def test_a_conversation_for_a_run_on_plain_text(tmp_path: Path, trained: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"prompt": [{"role": "user", "content": "Why?"}]}\n')
-    with pytest.raises(PrlhfError, match="no chat template"):
+    with pytest.raises(PrlhfError, match="is a conversation, and the run was trained on plain text"):
         generate(trained, config(tmp_path, prompts=str(tmp_path / "a.jsonl")))
 
 

@@ -103,9 +103,9 @@ def test_they_are_refused_before_anything_is_written(
     (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": [TALK[0] | {"name": "x"}]}) + "\n")
     plan = generating.plan
 
-    def with_template(policy: Any, *args: Any) -> Any:
+    def with_template(policy: Any, *args: Any) -> Any:  # as of a run of 0.1, which does not say what it was trained on
         policy.tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
-        return plan(policy, *args)
+        return plan(replace(policy, conversational=None), *args)
 
     monkeypatch.setattr(generating, "plan", with_template)
     with pytest.raises(PrlhfError, match="more than role and content"):

@@ -84,7 +84,7 @@ def base_of(name: str, seed: int = 0) -> Base:
 def policy_of(name: str, users: int = 3, **options: Any) -> Policy:
     """Individual users with random offsets, and a LoRA adapter that has left zero."""
     values = {"user_tokens": TOKENS, "user_init": "random", "lora_dropout": 0.0, "lora_r": 2} | options
-    policy = assemble(base_of(name), TrainConfig.model_validate(values), [f"u{i}" for i in range(users)], {})
+    policy = assemble(base_of(name), TrainConfig.saved(values), [f"u{i}" for i in range(users)], {})
     perturb(policy.model, "lora_B")
     return policy
 

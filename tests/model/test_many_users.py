@@ -33,7 +33,8 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def save(folder: Path, make_config: Callable[..., Any], tiny_base: Path, **options: Any) -> Policy:
-    config = make_config(folder, **({"user_model": "individual", "user_init": "random"} | options))
+    start = {} if options.get("user_tokens") == 0 else {"user_init": "random"}
+    config = make_config(folder, **({"user_model": "individual"} | start | options))
     ids = [f"u{i}" for i in range(1, USERS + 1)]
     policy = assemble(load_base(str(tiny_base)), config, ids, {"u7": "naïve ✓", "u1500": "the last"})
     folder.mkdir(parents=True)

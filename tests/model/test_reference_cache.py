@@ -243,7 +243,7 @@ def test_no_folder_to_write_to(tmp_path: Path) -> None:
     assert len(found(cache.folder, entries(0, 1))) == 1
     assert len(notes.lines) == 1
     assert notes.lines[0].startswith("note: nothing more goes into the reference cache: cannot write")
-    assert "Not a directory" in notes.lines[0]
+    assert "is a file, not a folder" in notes.lines[0]
 
 
 def test_a_full_disk_leaves_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,11 +65,14 @@ def run_sweep(monkeypatch: pytest.MonkeyPatch, prepared: Path) -> Run:
 
     def call(trainer: Any, out: Path, space: dict[str, Any], train: Any = None, **changes: Any) -> dict[str, Any]:
         resume, board = changes.pop("resume", False), changes.pop("board", sweep_run.UNSEEN)
+        judge = changes.pop("judge", None)
         config = SweepConfig.model_validate({"space": space, "out": out, "metric": "score"} | changes)
         monkeypatch.setattr(sweep_run, "_run", one_by_one)
         monkeypatch.setattr(training, "run_trial", trainer)
         clusters = {"user_model": "cluster"} if "k" in space else {}
         sections = {"train": {"dataset": str(prepared), "beta": 0.5} | clusters | (train or {})}
+        if judge:
+            sections["judge"] = {"judge": judge}
         return sweep_run.sweep(config, sections, resume=resume, board=board)
 
     return call

@@ -29,9 +29,9 @@ EVIL = "<script>alert('x')</script>"
 @pytest.fixture
 def search() -> Any:
     """Six trials over a range, a logarithmic one, names and numbers: four done, one stopped, one failed."""
-    space = parse_space(["alpha=0.1:0.9", "lr=1e-5:1e-2:log", "k=5,10", "user_model=cluster,individual"])
+    space = parse_space(["alpha=0.1:0.9", "lr=1e-5:1e-2:log", "k=5,10", "cluster_weights=softmax,linear"])
     sweep = SweepConfig(space={}, trials=6, metric="eval/accuracy_macro")
-    found = search_for(space, {}, sweep, [], False)
+    found = search_for(space, {"train": {"user_model": "cluster"}}, sweep, [], False)
     for number, trial in enumerate(found.trials):
         trial.status, trial.result = "done", {"eval/accuracy_macro": 0.5 + number / 10, "steps": 6}
     found.trials[4].status = "stopped"

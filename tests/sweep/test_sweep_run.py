@@ -205,7 +205,12 @@ def test_all_trials_failing_is_an_error_with_the_first_reason(
         ({"alpha": "0.1,0.9"}, {"against": "x.jsonl"}, "against = x.jsonl is not used with metric = score"),
         ({"alpha": "0.1,0.9"}, {"asha": True}, "eval_every is 0; add --set eval_every=N"),
         ({"alpha": "0.1,0.9"}, {"grace": 5}, "grace = 5 is not used with asha = false"),
-        ({"alpha": "0.1,0.9"}, {"asha": True, "metric": "judge/winrate"}, "--asha cannot stop trials by judge/winrate"),
+        ({"alpha": "0.1,0.9"}, {"metric": "judge/winrate"}, "judge/winrate needs a judge; add --judge NAME"),
+        (
+            {"alpha": "0.1,0.9"},
+            {"asha": True, "metric": "judge/winrate", "judge": "rule:longer"},
+            "--asha cannot stop trials by judge/winrate",
+        ),
         ({"alpha": "0.1,0.9"}, {"metric": "judge/winrate", "against": "x.jsonl"}, "no responses at x.jsonl"),
         ({"objective": "dpo,rm"}, {"metric": "judge/winrate"}, "judge/winrate needs responses"),
     ],

@@ -36,7 +36,8 @@ def check_unfinished(folder: Path) -> None:
     """Nothing looks finished, and what is there is JSON."""
     assert not (folder / "model").exists()
     assert not (folder / "results.json").exists()
-    for line in (folder / "metrics.jsonl").read_text().splitlines():
+    log = folder / "metrics.jsonl"  # there is none of a run that ended in its first step
+    for line in log.read_text().splitlines() if log.exists() else []:
         strict_json(line)
 
 

@@ -186,8 +186,7 @@ def test_the_card_names_no_place_on_this_machine(run: Path, prepared: Path, tiny
 
 
 def test_the_folder_of_a_run(run: Path, prepared: Path) -> None:
-    print(list((run / "checkpoints").rglob("*"))); names = {"prlhf.json", "recipe.yaml", "metrics.jsonl", "results.json", "model"}
-    assert {p.name for p in run.iterdir()} == names
+    assert {p.name for p in run.iterdir()} == {"prlhf.json", "recipe.yaml", "metrics.jsonl", "results.json", "model"}
     assert {"config.json", "model.safetensors", "tokenizer.json", "README.md"} <= {p.name for p in run.glob("model/*")}
     rows = metrics.read(run / "metrics.jsonl")
     assert [row["step"] for row in rows if "loss" in row] == [1, 2, 3, 4, 5]
