@@ -13,11 +13,11 @@ from prlhf.atomic import atomic_file
 from prlhf.cluster import check_fits, connected, room, shown_by, worker_resources
 from prlhf.config import ClusterConfig, PrepConfig, SweepConfig, resolve
 from prlhf.data import ADAPTERS, locate
-from prlhf.errors import Interrupted
+from prlhf.errors import Interrupted, PrlhfError
 from prlhf.folders import claim, mark
 from prlhf.progress import SILENT, Progress
 from prlhf.records import is_prepared
-from prlhf.sweep import outcome
+from prlhf.sweep import moved, outcome
 from prlhf.sweep.board import UNSEEN, Board
 from prlhf.sweep.search import Search, how, search_for
 from prlhf.sweep.settings import JUDGED, Sections, check, settings_at
@@ -47,7 +47,8 @@ def sweep(
     check(space, sections, config)
     how(space, config)
     known = read_trials(out)
-    sections, space, prepared = _with_data(_absolute(sections), space, progress)
+    sections, space, prepared = _with_data(_absolute(sections), space, progress, out if resume else None)
+    moved.relocate(known, out, _folders(sections, space))
     if config.against != "base":
         config = config.model_copy(update={"against": str(Path(config.against).resolve())})
     search = search_for(space, sections, config, known, config.concurrent != 1)
@@ -100,8 +101,18 @@ def _save(out: Path, others: list[Trial], search: Search) -> None:
     write_trials(out, [*others, *search.trials])
 
 
-def _with_data(sections: Sections, space: Space, progress: Progress) -> tuple[Sections, Space, int]:
-    """The same with every data set prepared and named by its folder; and how many had to be prepared."""
+def _folders(sections: Sections, space: Space) -> list[str]:
+    """The prepared data sets that trials train on."""
+    return [str(folder) for folder in space["dataset"]] if "dataset" in space else [sections["train"]["dataset"]]  # type: ignore[union-attr]
+
+
+def _with_data(
+    sections: Sections, space: Space, progress: Progress, resumed: Path | None
+) -> tuple[Sections, Space, int]:
+    """The same with every data set prepared and named by its folder; and how many had to be prepared.
+
+    `resumed`: the sweep that goes on, whose data may have moved.
+    """
     new = 0
 
     def folder(dataset: str) -> str:
@@ -109,6 +120,10 @@ def _with_data(sections: Sections, space: Space, progress: Progress) -> tuple[Se
         if not is_prepared(Path(dataset)) and dataset in ADAPTERS:
             new += not is_prepared(resolve(PrepConfig, sections.get("prep", {}), {"dataset": dataset}).folder)
         option = "--space dataset=" if "dataset" in space else "--set dataset="
+        if resumed and not is_prepared(Path(dataset)) and dataset not in ADAPTERS:
+            raise PrlhfError(
+                f"the data set of {resumed} is gone from {dataset}", f"give its new folder: {option}FOLDER"
+            )
         return str(locate(dataset, sections, progress, option=option).resolve())
 
     if "dataset" in space:

@@ -1,5 +1,6 @@
 """A sweep from its space to what it leaves, with Ray and training replaced."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 from prlhf.config import TrainConfig, load_recipe, resolve
 from prlhf.errors import PrlhfError
 from prlhf.folders import mark
+from prlhf.records import read_prepared, write_prepared
 from prlhf.sweep.trials import Trial
+from prlhf.train.run import write_recipe
 
 SPACE = {"alpha": "0.2,0.5", "k": "3,4"}
 Fixture = Any
@@ -265,3 +268,43 @@ def test_the_board_sees_every_change(tmp_path: Path, run_sweep: Fixture, trainer
     run_sweep(made, tmp_path, {"alpha": "0.2"}, metric="eval/score", board=Board())
     name = "trial-000"
     assert calls == [1, (name, "running", 0), (name, "running", 1), (name, "running", 2), (name, "done", 2)]
+
+
+def begun(config: TrainConfig) -> dict[str, Any]:
+    """A trial that has written its recipe, as a real one does before its first step."""
+    write_recipe(config.folder, config, read_prepared(Path(config.dataset)))
+    return score(config)
+
+
+def test_trials_are_known_where_their_data_moved(
+    tmp_path: Path, run_sweep: Fixture, trainer: Fixture, rows: Fixture, make_prepared: Fixture
+) -> None:
+    old, new = make_prepared(tmp_path / "old"), tmp_path / "new"
+
+    def killed(config: TrainConfig) -> dict[str, Any]:
+        if config.alpha == 0.4:
+            raise KeyboardInterrupt
+        return begun(config)
+
+    space = {"alpha": "0.2,0.3,0.4,0.5"}
+    with pytest.raises(KeyboardInterrupt):
+        run_sweep(trainer(killed), tmp_path / "s", space, {"dataset": str(old)})
+    old.rename(new)
+    rest = trainer(begun)
+    with pytest.raises(PrlhfError, match=r"/s is gone from .*/old; give its new folder: --set dataset=FOLDER"):
+        run_sweep(rest, tmp_path / "s", space, {"dataset": str(old)}, resume=True)
+    run_sweep(rest, tmp_path / "s", space, {"dataset": str(new)}, resume=True)
+    assert rest.points("alpha") == [(0.4,), (0.5,)]
+    assert [row["name"] for row in rows(tmp_path / "s")] == [f"trial-00{number}" for number in range(4)]
+    assert {row["config"]["dataset"] for row in rows(tmp_path / "s")} == {str(new)}
+
+
+def test_trials_on_other_data_in_the_same_folder_are_not_taken_for_done(
+    tmp_path: Path, run_sweep: Fixture, trainer: Fixture, make_prepared: Fixture
+) -> None:
+    data = make_prepared(tmp_path / "d")
+    run_sweep(trainer(begun), tmp_path / "s", {"alpha": "0.2"}, {"dataset": str(data)})
+    whole = read_prepared(data)
+    write_prepared(data, replace(whole, train=whole.train[:9]))
+    with pytest.raises(PrlhfError, match=r"the data in .*/d changed since .*/s was started; choose another --out"):
+        run_sweep(trainer(begun), tmp_path / "s", {"alpha": "0.2,0.3"}, {"dataset": str(data)}, resume=True)
