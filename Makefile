@@ -38,7 +38,7 @@ fuzz: .venv/ready  ## 20,000 damaged files and values: each is accepted whole or
 
 faults: .venv/ready  ## kill -9 at random times, 60 times, and a full disk at random bytes: nothing is lost; an hour
 	$(BIN)/python -m benchmarks.faults --kills $(or $(KILLS),60) --seed $(or $(SEED),1)
-	test ! -e benchmarks/full_disk.py || $(BIN)/python -m benchmarks.full_disk
+	$(BIN)/python -m benchmarks.full_disk --cases $(or $(CASES),40) --seed $(or $(SEED),1)
 
 results: .venv/ready  ## docs/RESULTS.md: every experiment that is not in runs/results yet, an hour and more
 	$(BIN)/python -m benchmarks.results

@@ -37,6 +37,8 @@ def writing(checkpoint: Path) -> Iterator[None]:
             yield
     except BaseException:
         shutil.rmtree(checkpoint, ignore_errors=True)
+        with suppress(OSError):
+            checkpoint.parent.rmdir()
         raise
 
 

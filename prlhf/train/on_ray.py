@@ -44,13 +44,14 @@ def train_on_ray(
     Raises PrlhfError for input the user can mend, what the cluster has no room for included, and Interrupted after a
     saved Ctrl-C.
     """
+    store = Store(cluster.storage, config.folder)
+    store.claim()
     if resume:
         fetch_recipe(config.folder, cluster)
     config, data = checked(config, resume, progress)
     if resume and (done := finished(config.folder, progress)):
         return done
     check_share(config, cluster)
-    store = Store(cluster.storage, config.folder)
     if not resume and store.exists("checkpoints"):
         raise PrlhfError(f"{store} already holds a run", "go on with --resume, or choose another --out or --storage")
     with connected(cluster):
@@ -59,10 +60,11 @@ def train_on_ray(
         if not resume:
             write_recipe(config.folder, config, data)
             keep_cluster(config.folder, cluster)
-            store.put(config.folder / "recipe.yaml")
+            store.begin(config.folder / "recipe.yaml")
         outcome = _fit(config, cluster, each, data, store, progress, report)
     if "error" in outcome:
         if not resume and not store.checkpoints():
+            store.give_back()
             take_back(config.folder)
         raise PrlhfError(*outcome["error"])
     if "stopped" in outcome:

@@ -3,10 +3,13 @@
 STORE/checkpoints/checkpoint-TRY-50   as run.py's, written by all workers; TRY is the second in which they started
 STORE/checkpoints/final-TRY           model/, results.json and metrics.jsonl, from where they come to the run folder
 STORE/recipe.yaml                     for --resume on another machine
+
+A STORE of its own on a local file system is a run's folder by the rule of `prlhf.folders`, from the start to the end.
 """
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,9 +21,14 @@ from typing_extensions import override
 from prlhf.atomic import atomic_dir, atomic_file
 from prlhf.config import ClusterConfig, load_recipe
 from prlhf.errors import PrlhfError, one_line
+from prlhf.folders import claim, mark, unmark
 from prlhf.model import workers
 from prlhf.progress import Progress
 from prlhf.train.checkpoints import fault, step_of
+
+# what the workers hand to Ray Train, by the names that on_ray.Ship gives; and what Ray Train writes beside them
+OURS = re.compile(r"(checkpoint-\d+-\d+|final-\d+)")
+OF_RAY = (".validate_storage_marker", "checkpoint_manager_snapshot.json")
 
 
 class Store:
@@ -32,14 +40,35 @@ class Store:
             try:
                 self.files, self.path = fs.FileSystem.from_uri(self.where)
             except (ValueError, OSError) as error:
-                raise PrlhfError(f"storage = {storage} cannot be reached: {one_line(error)}", "mend it") from error
+                raise PrlhfError(
+                    f"storage = {storage} cannot be reached: {one_line(error)}", "fix --storage"
+                ) from error
         else:
             self.where = str(Path(self.where).resolve())
             self.files, self.path = fs.LocalFileSystem(), self.where
+        local = isinstance(self.files, fs.LocalFileSystem) and Path(self.path).resolve() != folder.resolve()
+        self._apart = Path(self.path) if local else None
 
     @override
     def __str__(self) -> str:
         return self.where
+
+    def claim(self) -> None:
+        """Check that nothing but a run lies there. Raises PrlhfError; writes nothing."""
+        if self._apart:
+            claim(self._apart, "run", hint="choose another --out or --storage")
+
+    def begin(self, recipe: Path) -> None:
+        """Make it this run's, which was claimed, and keep the settings there."""
+        if self._apart:
+            mark(self._apart, "run")
+        self.put(recipe)
+
+    def give_back(self) -> None:
+        """Remove what is ours: the run has come to its end, or never began."""
+        self.remove_checkpoints()
+        if self._apart:
+            unmark(self._apart, ["recipe.yaml"])
 
     def exists(self, name: str) -> bool:
         """Whether there is something of that name."""
@@ -66,9 +95,16 @@ class Store:
         """The names of the checkpoints that are there."""
         return self.names("checkpoint-")
 
-    def remove(self, name: str) -> None:
-        """Remove the folder of that name."""
-        self.files.delete_dir(f"{self.path}/{name}")
+    def remove_checkpoints(self) -> None:
+        """Remove what our workers and Ray Train wrote into checkpoints/, and nothing that others put beside it."""
+        inside = fs.FileSelector(f"{self.path}/checkpoints", allow_not_found=True)
+        for info in self.files.get_file_info(inside):
+            if info.type == fs.FileType.Directory and OURS.fullmatch(info.base_name):
+                self.files.delete_dir(info.path)
+            elif info.type == fs.FileType.File and info.base_name in OF_RAY:
+                self.files.delete_file(info.path)
+        if self.exists("checkpoints") and not self.files.get_file_info(inside):
+            self.files.delete_dir(f"{self.path}/checkpoints")
 
     def _is_folder(self, name: str) -> bool:
         return bool(self.files.get_file_info(f"{self.path}/{name}").type == fs.FileType.Directory)
@@ -124,4 +160,4 @@ def fetch_results(store: Store, folder: Path) -> None:
         (folder / ".final" / name).replace(folder / name)
     (folder / ".final" / "model").rename(folder / "model")
     shutil.rmtree(folder / ".final")
-    store.remove("checkpoints")
+    store.give_back()
