@@ -89,7 +89,8 @@ def test_the_command_is_quiet_and_leaves_a_run_like_any_other(undisturbed: Path)
     assert f"{STEPS}/{STEPS}" in errors
     assert "ray" not in errors.lower()
     assert len(errors.splitlines()) <= 5
-    assert sorted(p.name for p in undisturbed.iterdir()) == ["metrics.jsonl", "model", "recipe.yaml", "results.json"]
+    names = ["metrics.jsonl", "model", "prlhf.json", "recipe.yaml", "results.json"]
+    assert sorted(p.name for p in undisturbed.iterdir()) == names
     assert saved_cluster(undisturbed)["workers"] == 2
 
 
