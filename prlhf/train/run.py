@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -65,6 +66,8 @@ def train(
     try:
         return learn(config, data, resume, progress, report, Stop())
     except BaseException as error:
+        with suppress(OSError):  # Trainer makes it before there is a checkpoint
+            (config.folder / "checkpoints").rmdir()
         taken_back = not resume and take_back(config.folder)
         if isinstance(error, CannotWrite) and not taken_back:
             then = f"then go on with: prlhf train --resume --out {config.folder}"

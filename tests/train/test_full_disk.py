@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from prlhf.errors import CannotWrite, PrlhfError
-from prlhf.train import checkpoints
+from prlhf.train import checkpoints, metrics
 from prlhf.train.checkpoints import SEAL, newest_checkpoint
 from prlhf.train.run import train
 
@@ -127,3 +127,20 @@ def test_a_checkpoint_written_anew_is_not_whole_by_its_old_seal(tmp_path: Path) 
     checkpoint = write_checkpoint(tmp_path, 4)
     with checkpoints.writing(checkpoint):
         assert checkpoints.fault(checkpoint) is None
+
+
+def test_a_start_that_logs_nothing_is_taken_back(
+    tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Trainer has made its folder by then; the same command may be given again."""
+
+    def full(path: Path, row: dict[str, Any]) -> None:
+        raise CannotWrite(f"cannot write {path}: No space left on device", "free some space")
+
+    config = make_config(tmp_path / "run", max_steps=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(metrics, "append", full)
+        with pytest.raises(PrlhfError, match="free some space, or write elsewhere"):
+            train(config)
+    assert not (tmp_path / "run").exists()
+    train(config)
