@@ -8,7 +8,7 @@ BIN = .venv/bin
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-.PHONY: demo test slow check package mutants docs results fuzz faults
+.PHONY: demo test slow check package mutants docs site results fuzz faults
 
 demo: .venv/ready  ## the main job: P-DPO against vanilla DPO on the embedded demo, Figure 3 of the paper
 	$(BIN)/prlhf demo
@@ -30,8 +30,13 @@ package: .venv/ready  ## the wheel, installed into a fresh environment, runs `pr
 mutants: .venv/ready  ## faults put in on purpose (tests/mutations.yaml): a test must see each of them; an hour and more
 	$(BIN)/python tests/mutate.py --log mutants.log
 
-docs: .venv/ready  ## the generated page of the command line
+docs: .venv/ready  ## the pages that are made from the code
 	$(BIN)/python -m prlhf_cli.docs > docs/CLI.md
+	$(BIN)/python docs/architecture.py
+
+site: .venv/ready  ## the documentation as a site, in site/; a warning is an error
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 fuzz: .venv/ready  ## 20,000 damaged files and values: each is accepted whole or refused in one line; half an hour
 	$(BIN)/python -m benchmarks.fuzz --cases $(or $(CASES),20000) --seed $(or $(SEED),1)
