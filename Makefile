@@ -14,7 +14,7 @@ demo: .venv/ready  ## the main job: P-DPO against vanilla DPO on the embedded de
 	$(BIN)/prlhf demo
 
 test: .venv/ready  ## the fast tests
-	$(BIN)/pytest
+	$(BIN)/pytest -n logical
 
 slow: .venv/ready  ## what takes longer: real kills, timings, the demo itself
 	$(BIN)/pytest -m slow
