@@ -48,7 +48,7 @@ def test_training_begins_with_what_was_imported_spared(
         frozen.append(gc.get_freeze_count())
         return {"run": "r"}
 
-    monkeypatch.setattr("prlhf.train.run.train", train)
+    monkeypatch.setattr("prlhf.start_training.train", train)
     result = prlhf("train", "--dataset", prepared, "--json")
     assert result.exit_code == 0, result.stderr
     assert frozen[0] > 100_000

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from prlhf.config import ClusterConfig, GenerateConfig
+from prlhf.config import ClusterConfig, GenerateConfig, resolve
 from prlhf.errors import PrlhfError
 from prlhf.generate import models, on_ray
 from prlhf.generate.author import Assignment
@@ -40,7 +40,7 @@ class Deathless(on_ray.Deaths):
 
 def config(tmp_path: Path, **options: Any) -> GenerateConfig:
     values = {"out": tmp_path / "out.jsonl", "max_new_tokens": 6, "max_prompts": 3, "device": "cpu", "block": 2}
-    return GenerateConfig.model_validate(values | options)
+    return resolve(GenerateConfig, values, options)
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_shards_do_not_depend_on_who_writes_them(tmp_path: Path, loads: list[Any
     for name, cluster in (("alone", ClusterConfig()), ("workers", TWO)):
         generate(trained, config(tmp_path, out=tmp_path / name, block=5), cluster=cluster)
     files = [{p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("alone", "workers")]
-    assert len(files[0]) == 4
+    assert len(files[0]) == 5  # three shards, the manifest and the marker
     assert files[0] == files[1]
 
 
