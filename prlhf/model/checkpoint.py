@@ -156,7 +156,7 @@ def save_policy(policy: Trained[Any], folder: Path) -> None:
         "kind": next(name for name, kind in KINDS.items() if isinstance(policy.model, kind)),
         "base": policy.base.name,
         "base_fingerprint": policy.base.fingerprint,
-        "train": policy.config.model_dump(mode="json"),
+        "train": policy.config.model_dump(mode="json", exclude={"out"}),  # on Ray a worker's scratch folder
         "conversational": policy.conversational,
         "sha256": sum_weights(folder, by_block=len(policy.user_ids) > MANY),
     }

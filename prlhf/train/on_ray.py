@@ -26,7 +26,7 @@ from prlhf.model import workers
 from prlhf.progress import SILENT, Progress
 from prlhf.records import Prepared
 from prlhf.train.callbacks import Report, Stop
-from prlhf.train.run import checked, finished, learn, take_back, write_recipe
+from prlhf.train.run import checked, finished, learn, take_back, write_recipe, write_results
 from prlhf.train.storage import Store, fetch_newest, fetch_recipe, fetch_results, keep_cluster
 
 LOOK_SECONDS = 0.5  # how often a worker looks whether it is to stop
@@ -70,8 +70,9 @@ def train_on_ray(
     if "stopped" in outcome:
         raise Interrupted(outcome["stopped"])
     fetch_results(store, config.folder)
-    results: dict[str, Any] = outcome["results"]
-    return results | {"run": str(config.folder)}
+    results: dict[str, Any] = outcome["results"] | {"run": str(config.folder)}  # not the worker's scratch folder
+    write_results(config.folder, results)
+    return results
 
 
 def check_share(config: TrainConfig, cluster: ClusterConfig) -> None:

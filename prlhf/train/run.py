@@ -336,11 +336,16 @@ def finish(folder: Path, results: dict[str, Any], write: Callable[[Path], None])
     """Write the results, then the model, whole: it comes last and marks the run as finished. The first worker does."""
     if workers.rank() > 0:
         return
-    with atomic_file(folder / "results.json") as beside:
-        beside.write_text(json_text.dumps(results, indent=2) + "\n", encoding="utf-8")
+    write_results(folder, results)
     with atomic_dir(folder / "model") as model:
         write(model)
     remove_checkpoints(folder)
+
+
+def write_results(folder: Path, results: dict[str, Any]) -> None:
+    """Write the summary that `--json` prints."""
+    with atomic_file(folder / "results.json") as beside:
+        beside.write_text(json_text.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 def public_name(base: str) -> str:

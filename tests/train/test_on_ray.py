@@ -92,6 +92,8 @@ def test_the_command_is_quiet_and_leaves_a_run_like_any_other(undisturbed: Path)
     names = ["metrics.jsonl", "model", "prlhf.json", "recipe.yaml", "results.json"]
     assert sorted(p.name for p in undisturbed.iterdir()) == names
     assert saved_cluster(undisturbed)["workers"] == 2
+    assert json.loads((undisturbed / "results.json").read_text())["run"] == str(undisturbed)
+    assert "prlhf-worker" not in (undisturbed / "model/prlhf.json").read_text()  # a place that is gone
 
 
 def test_a_finished_run_is_told_as_finished(undisturbed: Path) -> None:
