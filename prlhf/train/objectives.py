@@ -25,7 +25,7 @@ def bradley_terry(margin: Tensor) -> Tensor:
 
 
 def nll_per_token(chosen: Tensor, lengths: Tensor) -> Tensor:
-    """Negative log-likelihood of the chosen response per token, [B]; keeps the text whole (DESIGN.md's warning)."""
+    """Negative log-likelihood of the chosen response per token, [B]; keeps the text whole."""
     return -chosen / lengths
 
 
