@@ -37,7 +37,7 @@ def read_table(path: Path, schema: pa.Schema, hint: str) -> list[dict[str, Any]]
     try:
         with pq.ParquetFile(path) as file:  # pq.read_table would import pyarrow.dataset, and with it pandas
             table = file.read()
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # names of columns are text, too
         raise PrlhfError(f"cannot read {path}: {one_line(error)}", hint) from error
     for name in schema.names:
         if (times := table.column_names.count(name)) != 1:

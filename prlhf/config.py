@@ -107,8 +107,8 @@ class PrepConfig(Stage):
     top_users: int = Field(10, ge=1)  # tldr: how many of the most active workers to keep
     simulate: Literal["none", "length"] = "none"  # tldr: replace the workers' choices by simulated ones
     minority: float = Field(0.3, ge=0, le=1)  # share of users that prefer the shorter text
-    users: int | None = Field(None, ge=1)  # demo: how many users (default: 10); demo-crowd (default: 1500)
-    comparisons: int | None = Field(None, ge=1)  # demos: training comparisons per user (default: 300; demo-crowd: 8)
+    users: int | None = Field(None, ge=1, le=1_000_000)  # demo: how many (default: 10; demo-crowd: 1500)
+    comparisons: int | None = Field(None, ge=1, le=1_000_000)  # demos: per user (default: 300; demo-crowd: 8)
     noise: float = Field(0.0, ge=0, lt=0.5)  # demo-crowd: share of training choices turned around
     reveal: int = Field(1, ge=0, le=3)  # demo-crowd: how many of three dimensions of taste the text about a user tells
     bad_rows: Literal["strict", "skip"] = "strict"  # malformed rows: stop before writing, or drop and count

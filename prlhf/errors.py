@@ -11,7 +11,7 @@ class PrlhfError(Exception):
 
     def __init__(self, message: str, hint: str = "") -> None:
         self.message, self.hint = " ".join(message.split()), hint  # values and other errors may hold line ends
-        super().__init__(f"{message}; {hint}" if hint else message)
+        super().__init__(f"{self.message}; {hint}" if hint else self.message)
 
 
 class CannotWrite(PrlhfError):
@@ -41,5 +41,12 @@ def nearest(name: str, known: Iterable[str], limit: int = 3) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The error's text on one line of at most 200 characters, to stand inside a message of ours."""
-    return " ".join(str(error).split())[:200]
+    """The error's text on one line of at most 200 characters, to stand inside a message of ours.
+
+    Of a pydantic error, which lists all that is wrong over several lines, it is the first: `base: field required`.
+    """
+    text = str(error)
+    if callable(listed := getattr(error, "errors", None)):
+        first = listed()[0]
+        text = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"][:1].lower() + first["msg"][1:]]))
+    return " ".join(text.split())[:200]

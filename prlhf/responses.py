@@ -16,9 +16,10 @@ from typing import Annotated, Any, Literal, overload
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from prlhf.errors import PrlhfError, one_line
+from prlhf.parse import json_value
 from prlhf.records import MESSAGES, Text, prompt_id
 from prlhf.source.files import file_rows, form, local_path
 from prlhf.source.raw import Cells, Raw
@@ -29,6 +30,8 @@ MANIFEST = "manifest.json"
 # What a row that was written by hand need not say. Index 0: a user whom no training has seen, as far as is known.
 BY_HAND = {"user_index": 0, "prompt_tokens": 0, "response_tokens": 0, "finish_reason": "stop", "settings": {}}
 
+Count = Annotated[int, Field(ge=0, lt=2**31, strict=True)]  # a parquet column of them has 32 bits
+
 
 @dataclass(frozen=True)
 class Response:
@@ -36,17 +39,25 @@ class Response:
 
     prompt_id: str
     user_id: str  # `generic` for the generic user
-    user_index: Annotated[int, Field(ge=0)]  # 0: generic, or unseen in training
+    user_index: Count  # 0: generic, or unseen in training
     prompt: Text
     response: str
-    prompt_tokens: Annotated[int, Field(ge=0)]
-    response_tokens: Annotated[int, Field(ge=0)]
+    prompt_tokens: Count
+    response_tokens: Count
     finish_reason: Literal["stop", "length"]  # length: cut off by the token limit
     settings: dict[str, Any]
     reward: float | None = None  # of a response kept as the best of several
 
 
-_ROW = TypeAdapter(Response)
+class _About(BaseModel):
+    """What is read of the manifest of a folder of shards."""
+
+    shards: Count
+    format: Literal["jsonl", "parquet"]
+    settings: dict[str, Any]
+
+
+_ROW, _ABOUT = TypeAdapter(Response), TypeAdapter(_About)
 
 
 def words(text: str) -> int:
@@ -221,7 +232,7 @@ def has_our_columns(path: Path) -> bool:
     try:
         with pq.ParquetFile(path) as file:
             return set(to_table([]).column_names) - {"reward"} <= set(file.schema_arrow.names)
-    except (OSError, pa.ArrowException):
+    except (OSError, pa.ArrowException, UnicodeDecodeError):
         return False
 
 
@@ -229,11 +240,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """What a folder of shards says of itself: their number `shards`, their `format`, and how they were made."""
     path = folder / MANIFEST
     try:
-        about: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        int(about["shards"]), shard_name(0, str(about["format"])), about["settings"].items()
+        about: dict[str, Any] = json_value(path.read_bytes())
+        _ABOUT.validate_python(about)
     except FileNotFoundError as error:
         raise PrlhfError(f"cannot read {folder}: it is a folder without {MANIFEST}", HOW_TO_MAKE) from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise PrlhfError(f"{path} is damaged: {one_line(error)}", "remove the folder and generate again") from error
     return about
 
@@ -245,12 +256,12 @@ def shard_name(number: int, form: str) -> str:
 
 def _shards_of(folder: Path) -> list[Path]:
     about = read_manifest(folder)
-    paths = [folder / shard_name(number, about["format"]) for number in range(about["shards"])]
-    there = sum(path.is_file() for path in paths)
-    if there < len(paths):
-        raise PrlhfError(
-            f"{folder} is not finished: {there} of {len(paths)} shards are there", "run `prlhf generate` again to go on"
-        )
+    named = sorted(path for path in folder.glob(f"part-*.{about['format']}") if path.is_file())
+    paths = [folder / shard_name(number, about["format"]) for number in range(min(about["shards"], len(named)))]
+    there = len(set(named) & set(paths))
+    if there < about["shards"]:
+        why = f"{folder} is not finished: {there} of {about['shards']} shards are there"
+        raise PrlhfError(why, "run `prlhf generate` again to go on")
     return paths
 
 

@@ -33,6 +33,12 @@ def run(work: Callable[[Bars], dict[str, Any]], show: Callable[[dict[str, Any]],
         bars.finish()
         print_error(str(error))
         raise typer.Exit(2) from None
+    except OSError as error:  # a path that is too long, a loop of links, no permission: whatever was done with it
+        if not error.filename:
+            raise
+        bars.finish()
+        print_error(f"cannot use {error.filename}: {error.strerror}; check the path")
+        raise typer.Exit(2) from None
     except (Interrupted, KeyboardInterrupt) as error:
         bars.finish()
         typer.echo(f"interrupted: {str(error) or 'nothing was left half-written'}", err=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from pydantic import BaseModel, ValidationError
 
-from prlhf.errors import PrlhfError, nearest
+from prlhf.errors import PrlhfError, nearest, one_line
 
 
 def test_message_and_hint_stand_in_one_line() -> None:
@@ -31,3 +32,20 @@ def test_nearest(name: str, known: list[str], said: str) -> None:
 
 def test_nearest_takes_any_iterable_once() -> None:
     assert nearest("demo", iter(["demo"])) == "did you mean 'demo'?"
+
+
+def test_a_message_is_one_line_whatever_value_it_names() -> None:
+    assert str(PrlhfError("'a\n\tb' is refused", "leave it out")) == "'a b' is refused; leave it out"
+
+
+def test_of_a_pydantic_error_the_first_thing_is_told() -> None:
+    class Model(BaseModel):
+        base: str
+        sums: dict[str, int]
+
+    with pytest.raises(ValidationError) as caught:
+        Model.model_validate({"sums": {"a": "x"}})
+    assert one_line(caught.value) == "base: field required"
+    with pytest.raises(ValidationError) as caught:
+        Model.model_validate({"base": "b", "sums": {"a": "x"}})
+    assert one_line(caught.value).startswith("sums.a: input should be a valid integer")

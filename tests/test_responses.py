@@ -182,3 +182,29 @@ def test_bad_tables_are_refused_by_line(content: bytes, message: str, tmp_path: 
     (tmp_path / "a.csv").write_bytes(content)
     with pytest.raises(PrlhfError, match=message):
         read_responses(tmp_path / "a.csv")
+
+
+# ---- folders of shards that say what cannot be ----
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"shards": "2"}, {"shards": [1]}, {"shards": -1}, {"shards": 2**62}, {"format": "csv"}, {"settings": []}],
+)
+def test_a_manifest_of_the_wrong_kind_is_one_line(tmp_path: Path, changes: dict[str, Any]) -> None:
+    about = {"shards": 1, "format": "jsonl", "settings": {}} | changes
+    (tmp_path / "manifest.json").write_text(json.dumps(about))
+    with pytest.raises(PrlhfError, match=r"manifest.json is damaged"):
+        read_responses(tmp_path)
+
+
+def test_a_manifest_of_many_shards_takes_no_time(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"shards": 2000000000, "format": "jsonl", "settings": {}}')
+    with pytest.raises(PrlhfError, match="is not finished: 0 of 2000000000 shards are there"):
+        read_responses(tmp_path)
+
+
+def test_a_count_that_no_column_holds_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(lines(ROW | {"prompt_tokens": 2**31}))
+    with pytest.raises(PrlhfError, match=r"a.jsonl:1: prompt_tokens = 2147483648 is refused"):
+        read_responses(tmp_path / "a.jsonl")

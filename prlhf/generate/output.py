@@ -114,8 +114,6 @@ def open_output(config: GenerateConfig, settings: dict[str, Any], jobs: Sequence
         prompt_type(job.prompt for job in jobs)
     with full_disk_named(config.out):
         (config.out if shards else config.out.parent).mkdir(parents=True, exist_ok=True)
-    if shards:
-        mark(config.out, "responses")
     return Shards(config, settings, jobs, form) if shards else OneFile(config, settings, jobs, form)
 
 
@@ -235,7 +233,9 @@ class Shards:
                         f"{self.out} holds shards that were begun with other {what}",
                         "choose another --out, or remove it",
                     )
+            mark(self.out, "responses")
             return
+        mark(self.out, "responses")
         with atomic_file(self.out / MANIFEST) as beside:
             beside.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -111,7 +111,8 @@ def verdict_in(answer: str | None, labels: Mapping[str, Side], cut: bool = False
 
 def _unfenced(text: str) -> str:
     """The content of a code block, where the text is one."""
-    block = re.fullmatch(r"```(?:json)?\s*\n(.*?)\n?```", text.strip(), re.DOTALL)
+    text = text.strip()
+    block = re.fullmatch(r"```(?:json)?\s*\n(.*?)\n?```", text, re.DOTALL) if text.endswith("```") else None
     return (block.group(1) if block else text).strip()
 
 

@@ -19,15 +19,15 @@ CHANNEL = re.compile(
     r"<\|channel\|>\s*(\w+)(?:(?!<\|).)*<\|message\|>(.*?)(?=<\|(?:end|return|call|start|channel)\|>|\Z)", re.DOTALL
 )
 SPELT_OUT = (  # the same where a server drops the special tokens, or the model was taught plain words
-    re.compile(r"\A\s*(?:assistant)?\s*analysis.*assistant\s*final(.*)\Z", re.DOTALL),
+    re.compile(r"\A\s*(?:assistant\s*)?analysis.*assistant\s*final(.*)\Z", re.DOTALL),
     re.compile(r"\A\s*Here is my thought process:.*Here is my response:(.*)\Z", re.DOTALL),
 )
 WRAPPED = re.compile(
     r"\A\s*<\|?(?:begin_of_)?(answer|final|final_answer|response|output|solution)\|?>(.*?)"
-    r"(?:<\|?(?:/|end_of_)\1\|?>)?\s*\Z",
+    r"(?:<\|?(?:/|end_of_)\1\|?>)?\Z",
     re.DOTALL | re.IGNORECASE,
 )
-ENDS = re.compile(r"(?:\s*(?:<\|(?:im_end|eot_id|end|return|endoftext|end_of_text)\|>|</s>|<end_of_turn>))+\s*\Z")
+END = re.compile(r"(?:<\|(?:im_end|eot_id|end|return|endoftext|end_of_text)\|>|</s>|<end_of_turn>)\Z")
 MOST = 20  # marks that are looked at: a text has one or two
 
 
@@ -52,6 +52,8 @@ def tails(text: str) -> list[str]:
 
 def _bare(text: str) -> str:
     """Without the marks of the text's end, and without a pair of marks around the whole answer."""
-    text = ENDS.sub("", text)
+    text = text.strip()  # no expression looks at runs of blanks: an answer may be thousands of them
+    while found := END.search(text):
+        text = text[: found.start()].rstrip()
     wrapped = WRAPPED.match(text)
     return (wrapped[2] if wrapped else text).strip()

@@ -7,7 +7,7 @@ about the user, the prompt, the first words of responses) share its columns; wha
                          u u A B C . g h             positions 0 1 2 3 4 | 5 6 7 | 5 6
 
 A segment is a run of columns; it sees itself causally and, whole, the segments it hangs off. Positions continue from
-what a segment hangs off, so every reading is computed as if it stood alone.
+what a segment hangs off, so every reading is computed as if it stood alone (DESIGN.md, decision 5).
 """
 
 from __future__ import annotations

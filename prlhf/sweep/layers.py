@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from prlhf.config import parse_overrides
+from prlhf.errors import PrlhfError
 from prlhf.sweep.settings import Sections
 from prlhf.sweep.space import canonical, texts_by_key
 
@@ -22,4 +23,6 @@ def with_sets(sections: Sections, texts: list[str] | None) -> dict[str, dict[str
 
 def merged_space(recipe: Mapping[str, Any], texts: list[str] | None) -> dict[str, Any]:
     """The recipe's space with every `--space` on top: for a key that both name the latter counts."""
+    if not isinstance(recipe, Mapping):
+        raise PrlhfError(f"sweep.space = {recipe!r} is not a mapping", 'write it as alpha: "0.1:0.9", one key a line')
     return {canonical(key): value for key, value in recipe.items()} | texts_by_key(texts or [])

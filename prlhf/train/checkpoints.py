@@ -105,10 +105,11 @@ def is_last(checkpoint: Path) -> bool:
     return bool(state["global_step"] >= state["max_steps"])
 
 
-def remove_checkpoints(folder: Path) -> None:
-    """Remove the checkpoints of the run in `folder`, and nothing that others put beside them."""
+def remove_checkpoints(folder: Path, after: int = -1) -> None:
+    """Remove the checkpoints `after` that step of the run in `folder`, and nothing that others put beside them."""
     for checkpoint in _numbered(folder / "checkpoints"):
-        _remove(checkpoint)
+        if step_of(checkpoint) > after:
+            _remove(checkpoint)
     with suppress(OSError):
         (folder / "checkpoints").rmdir()
 

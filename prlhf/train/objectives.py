@@ -25,7 +25,7 @@ def bradley_terry(margin: Tensor) -> Tensor:
 
 
 def nll_per_token(chosen: Tensor, lengths: Tensor) -> Tensor:
-    """Negative log-likelihood of the chosen response per token, [B]; keeps the text whole."""
+    """Negative log-likelihood of the chosen response per token, [B]; keeps the text whole (DESIGN.md's warning)."""
     return -chosen / lengths
 
 

@@ -217,6 +217,7 @@ def fit(trainer: Any, config: TrainConfig, resume: bool, progress: Progress, uni
     folder = config.folder
     checkpoint = newest_checkpoint(folder, progress) if resume else None
     first = step_of(checkpoint) if checkpoint else 0
+    remove_checkpoints(folder, after=first)  # damaged ones, which would be written into
     metrics.begin(trainer.metrics_path, checkpoint)
     began = time.perf_counter()
     with stop:

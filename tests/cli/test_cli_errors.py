@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import refused_inputs
 from cli_files import snapshot
 
 RANGE = "set alpha to a number that is at least 0 and at most 1"
@@ -180,15 +181,16 @@ FILES = {
 @pytest.fixture
 def furnished(here: Path) -> Path:
     """A working folder that holds something of every bad kind."""
-    for name, text in FILES.items():
-        (here / name).parent.mkdir(exist_ok=True)
-        (here / name).write_text(text)
+    for name, content in (FILES | refused_inputs.FILES).items():
+        (here / name).parent.mkdir(exist_ok=True, parents=True)
+        (here / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    (here / "a-link").symlink_to("nowhere")
     return here
 
 
 @pytest.mark.parametrize(
     ("line", "fragments"),
-    [pytest.param(*case, id=case[0]) for case in REFUSED],
+    [pytest.param(*case, id=case[0]) for case in [*REFUSED, *refused_inputs.REFUSED]],
 )
 def test_refused(
     line: str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -189,3 +190,13 @@ def test_the_protocol_that_makes_most_of_the_data(shared_data: Path, tmp_path: P
     for name, protocol in (("psoups", "profile"), ("prism", "role-play")):
         prepare(PrepConfig(dataset=name, source=str(shared_data / name), out=tmp_path / name))
         assert Subjects(tmp_path / name).protocol == protocol
+
+
+@pytest.mark.parametrize("start", ["", "x", "<answer>", "```json", "<think>x</think>", '{"verdict": '])
+@pytest.mark.parametrize("blank", ["\n", " ", "\n "])
+@pytest.mark.parametrize("end", ["", "x", "</answer>", "<|im_end|>"])
+def test_a_hundred_thousand_blanks_take_no_time(start: str, blank: str, end: str) -> None:
+    """Models do end so. Twice as many took four times as long: minutes for an answer of this length."""
+    began = time.process_time()
+    assert verdict_in(start + blank * 100_000 + end, {"B2C": "A", "D3F": "B", "G4H": "tie"}) is None
+    assert time.process_time() - began < 2

@@ -181,6 +181,16 @@ def test_a_damaged_checkpoint_is_passed_over(
     assert_same_run(tmp_path / "run", uninterrupted)
 
 
+def test_a_folder_in_place_of_a_checkpoint_s_file(tmp_path: Path, make_config: MakeConfig, uninterrupted: Path) -> None:
+    """The damaged checkpoint is written anew, and must not be written into."""
+    config = killed(tmp_path / "run", make_config, at=7)
+    file = tmp_path / "run/checkpoints/checkpoint-6/scheduler.pt"
+    file.unlink()
+    file.mkdir()
+    train(config, resume=True)
+    assert_same_run(tmp_path / "run", uninterrupted)
+
+
 def test_a_metrics_line_cut_short_is_logged_again(tmp_path: Path, make_config: MakeConfig, uninterrupted: Path) -> None:
     config = killed(tmp_path / "run", make_config, at=5)
     path = tmp_path / "run/metrics.jsonl"

@@ -207,7 +207,8 @@ def output(rng: Random, work: Path, material: Material) -> Case:
         how = damage.file(rng, out)
     more = rng.choice([{}, {"users": "ann,bob,generic"}])
     options = {"block": 2} | more
-    place = [work / "here"]
+    # a marker that was damaged is put right before the rest is looked at
+    place = [path for path in (work / "here").rglob("*") if path.name != "prlhf.json" and not path.is_dir()]
     return Case(
         f"{name}: {how} {more}",
         lambda: generate(material.run, material.write(out, **options)),

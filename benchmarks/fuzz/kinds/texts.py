@@ -139,7 +139,7 @@ def answers(rng: Random, work: Path, material: Material) -> Case:
             _one_of_four(__import__("prlhf.judge.questions", fromlist=["x"]).verdict_in(answer.text, LABELS))
             _ = answer.prompt_tokens + answer.completion_tokens + answer.seconds
         kept.add("new", Answer("B2C", 1, 1, 0.1))
-        if "new" not in Answers(path).known:
+        if path.is_file() and "new" not in Answers(path).known:  # else nothing can be kept, which is said
             raise Wrong("a new answer is not found again")
 
     return Case(how, read)
