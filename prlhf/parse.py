@@ -16,13 +16,14 @@ def json_value(text: str | bytes) -> Any:
     """The value of a JSON text.
 
     Raises:
-        ValueError: it is not JSON or not UTF-8, nested too deeply, or has numbers of thousands of digits.
+        ValueError: it is not JSON or not UTF-8, nested too deeply, or holds numbers of thousands of digits or half a
+            surrogate pair.
     """
     try:
         value = json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    _check_size(value, most=None)
+    _check_values(value, most=None)
     return value
 
 
@@ -30,7 +31,8 @@ def yaml_value(text: str) -> Any:
     """The value of a YAML text of plain values.
 
     Raises:
-        ValueError: it is not YAML, nested too deeply, or its aliases unfold to more than `UNFOLDED` values.
+        ValueError: it is not YAML, nested too deeply, its aliases unfold to more than `UNFOLDED` values, or it
+            holds half a surrogate pair.
     """
     try:
         value = yaml.safe_load(text)
@@ -38,11 +40,11 @@ def yaml_value(text: str) -> Any:
         raise ValueError("it is nested too deeply") from None
     except Exception as error:  # besides YAMLError what int, float and dates raise, and the KeyError of !!bool
         raise ValueError(str(error) or type(error).__name__) from error
-    _check_size(value, UNFOLDED)
+    _check_values(value, UNFOLDED)
     return value
 
 
-def _check_size(value: Any, most: int | None) -> None:
+def _check_values(value: Any, most: int | None) -> None:
     """Walk through `value` level by level, as it would be written out."""
     level, seen, depth = [value], 0, 0
     while level:
@@ -51,10 +53,20 @@ def _check_size(value: Any, most: int | None) -> None:
             raise ValueError("it is nested too deeply")
         if most is not None and seen > most:
             raise ValueError(f"its aliases unfold to more than {most:,} values")
+        for one in level:
+            if isinstance(one, str) and not one.isascii():
+                _check_text(one)
         level = [inner for one in level for inner in _inside(one)]
+
+
+def _check_text(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # JSON and YAML can say "\\ud800", which no file can hold
+        raise ValueError("it holds half a surrogate pair, which is not Unicode text") from None
 
 
 def _inside(value: Any) -> Iterable[Any]:
     if isinstance(value, dict):
-        return value.values()
+        return [*value, *value.values()]
     return value if isinstance(value, list | tuple | set) else ()

@@ -28,6 +28,8 @@ def test_values(read: Callable[[str], Any]) -> None:
         ("[" * 900 + "]" * 900, "nested too deeply"),  # Python reads it, and stumbles over it later
         ('{"a":' * 600 + "1" + "}" * 600, "nested too deeply"),
         ("9" * 5000, "4300 digits"),
+        (r'{"a": ["\ud800"]}', "half a surrogate pair"),
+        (r'{"\ud800": 1}', "half a surrogate pair"),
     ],
 )
 def test_not_json(text: str | bytes, why: str) -> None:
@@ -48,6 +50,7 @@ def test_not_json(text: str | bytes, why: str) -> None:
         ("!!python/object/apply:os.getcwd []", "could not determine a constructor"),
         ("a: &a [*a]", "nested too deeply"),
         ("a: &a {b: *a}", "nested too deeply"),
+        (r'a: "\ud800"', "half a surrogate pair"),
         (BOMB, "unfold to more than 100,000 values"),
         ("\x00", "special characters"),
     ],

@@ -102,7 +102,7 @@ def _sum_again(place: Path) -> str:
             told = json.loads(about.read_text())
             for name in told["sha256"]:
                 told["sha256"][name] = hashlib.sha256((about.parent / name).read_bytes()).hexdigest()
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             continue
         about.write_text(json.dumps(told))
     return "summed again"
