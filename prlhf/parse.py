@@ -16,8 +16,7 @@ def json_value(text: str | bytes) -> Any:
     """The value of a JSON text.
 
     Raises:
-        ValueError: it is not JSON or not UTF-8, nested too deeply, or holds numbers of thousands of digits or half a
-            surrogate pair.
+        ValueError: it is not JSON or not UTF-8, nested too deeply, or holds numbers of thousands of digits.
     """
     try:
         value = json.loads(text)
@@ -51,18 +50,19 @@ def _check_values(value: Any, most: int | None) -> None:
         seen, depth = seen + len(level), depth + 1
         if depth > DEEP:
             raise ValueError("it is nested too deeply")
-        if most is not None and seen > most:
-            raise ValueError(f"its aliases unfold to more than {most:,} values")
-        for one in level:
-            if isinstance(one, str) and not one.isascii():
-                _check_text(one)
+        if most is not None:
+            if seen > most:
+                raise ValueError(f"its aliases unfold to more than {most:,} values")
+            _check_texts(level)
         level = [inner for one in level for inner in _inside(one)]
 
 
-def _check_text(text: str) -> None:
+def _check_texts(values: Iterable[Any]) -> None:
     try:
-        text.encode()
-    except UnicodeEncodeError:  # JSON and YAML can say "\\ud800", which no file can hold
+        for value in values:
+            if isinstance(value, str):
+                value.encode()
+    except UnicodeEncodeError:  # YAML can say "\\ud800", which no file and no command can hold
         raise ValueError("it holds half a surrogate pair, which is not Unicode text") from None
 
 

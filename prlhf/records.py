@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NotRequired
@@ -174,7 +175,7 @@ def write_prepared(out: Path, data: Prepared) -> dict[str, Any]:
 
 def is_prepared(folder: Path) -> bool:
     """Whether a data set that `prlhf prep` made is in `folder`, be it damaged."""
-    return (folder / "manifest.json").is_file() and what_is(folder) in ("dataset", None)
+    return os.path.isfile(folder / "manifest.json") and what_is(folder) in ("dataset", None)  # False of a name too long
 
 
 def gone(run: Path, dataset: str) -> PrlhfError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -272,6 +273,22 @@ def test_damaged_data_is_one_line(
     with pytest.raises(PrlhfError, match=why) as caught:
         read_prepared(folder)
     assert caught.value.hint == "run `prlhf prep` again"
+
+
+def test_a_name_that_is_too_long_is_not_a_data_set() -> None:
+    with pytest.raises(PrlhfError, match="is not a prepared data set"):
+        read_prepared(Path("x" * 3000))
+
+
+def test_rows_with_half_characters_are_dropped_and_the_data_reads_back(tmp_path: Path) -> None:
+    """The manifest quotes what was wrong with a row."""
+    row = {"user_id": "ann", "prompt": "Why?", "chosen": "Because.", "rejected": "No idea."}
+    lines = [json.dumps(one) for one in (row, {"\ud800": 1}, row | {"chosen": "\ud800"})]
+    (tmp_path / "mine.jsonl").write_text("\n".join(lines))
+    prepare(PrepConfig(dataset=str(tmp_path / "mine.jsonl"), out=tmp_path / "out", bad_rows="skip", eval_fraction=0))
+    data = read_prepared(tmp_path / "out")
+    assert len(data.train) == 1
+    assert len(data.manifest["malformed"]) == 2
 
 
 def test_a_message_without_content_is_one_line(tmp_path: Path) -> None:
