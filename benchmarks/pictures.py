@@ -5,15 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prlhf.atomic import atomic_file
-from prlhf.figure import LengthBar, draw_lengths
+from prlhf.demo.figure import LengthBar, draw_lengths
+from prlhf.files import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Numbers = dict[str, Any]
-# Okabe and Ito's palette, as in prlhf/figure.py
+# Okabe and Ito's palette, as in prlhf/demo/figure.py
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#999999", "#CC79A7", "#56B4E9")
 
 

@@ -29,9 +29,9 @@ from benchmarks.steps import (
     ablation,
     open_folder,
 )
-from prlhf import world
+from prlhf.dataset import GENERIC, read_prepared
+from prlhf.forum import posts
 from prlhf.judge.statistics import OUTCOMES, rate_with_interval, resampled_shares, shares
-from prlhf.records import GENERIC, read_prepared
 from prlhf.responses import Response, read_responses, words
 
 Numbers = dict[str, Any]
@@ -112,7 +112,7 @@ def mean_of(values: Sequence[float]) -> Numbers:
 def written(rows: Iterable[Response]) -> Numbers:
     """Words, form and style of some responses."""
     rows = list(rows)
-    verdicts = [world.check(str(r.prompt), r.response, r.finish_reason == "stop") for r in rows]
+    verdicts = [posts.check(str(r.prompt), r.response, r.finish_reason == "stop") for r in rows]
     whole = [v for v in verdicts if v.well_formed]
     return {
         "words": mean_of([words(r.response) for r in rows]),

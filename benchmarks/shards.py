@@ -24,8 +24,8 @@ from typing_extensions import override
 import prlhf
 from prlhf.config import PrepConfig, TrainConfig
 from prlhf.data import prepare
+from prlhf.dataset import read_prepared, write_prepared
 from prlhf.progress import SILENT
-from prlhf.records import read_prepared, write_prepared
 from prlhf.train.callbacks import Stop
 from prlhf.train.run import learn
 

@@ -247,10 +247,10 @@ def make_step(engine: str, args: argparse.Namespace) -> Step:
 
 def our_step(args: argparse.Namespace, checkpointing: bool) -> Step:
     from prlhf.config import parse_overrides, resolve
+    from prlhf.dataset import Comparison
     from prlhf.model.checkpoint import assemble
     from prlhf.model.reference import Reference
     from prlhf.model.scoring import engine_of
-    from prlhf.records import Comparison
     from prlhf.train.trainer import EncodedSet, PersonalizedTrainer
 
     shape = SHAPES[args.shape]

@@ -160,11 +160,11 @@ def stepper(base: str, options: dict[str, Any], users: int, folder: Path) -> tup
     import torch
 
     from prlhf.config import TrainConfig
+    from prlhf.dataset import Comparison
     from prlhf.model.base import load_base
     from prlhf.model.checkpoint import assemble
     from prlhf.model.reference import Reference
     from prlhf.model.scoring import engine_of
-    from prlhf.records import Comparison
     from prlhf.train.optimizer import clip_grad_norm
     from prlhf.train.trainer import EncodedSet, PersonalizedTrainer
 

@@ -27,7 +27,7 @@ holds the order). `recipes/` has one YAML file per experiment, `benchmarks/` mak
 
 ## Two trips through the code
 
-**From a comparison to its loss.** `data/` reads raw rows and writes `Comparison`s (`records.py`). Training reads them
+**From a comparison to its loss.** `data/` reads raw rows and writes `Comparison`s (`dataset.py`). Training reads them
 and makes token ids of each (`model/encoding.py`: text about the user, prompt, chosen, rejected). A batch is split
 into parts of a token budget (`train/batching.py`); in a part each sequence is read as the user and as the generic
 user (`model/prefix_tree.py` lays out what they have in common once). `model/personalized.py` puts the user's vectors

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from prlhf.atomic import atomic_dir, atomic_file, sweep_leftovers
 from prlhf.errors import PrlhfError
+from prlhf.files import atomic_dir, atomic_file, sweep_leftovers
 from prlhf.folders_of_01 import kind_of_01
 
 MARKER, VERSION = "prlhf.json", 1

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from prlhf.config import GenerateConfig
+from prlhf.dataset import GENERIC, Text
 from prlhf.errors import PrlhfError, nearest
 from prlhf.generate.decoding import write
 from prlhf.generate.jobs import plan
@@ -18,7 +19,6 @@ from prlhf.generate.pairs import Reader
 from prlhf.model.checkpoint import Trained, kind_of, load_policy, load_reward_model
 from prlhf.model.encoding import Encoded
 from prlhf.model.scoring import ResponseReader, Rewards, rewards_of
-from prlhf.records import GENERIC, Text
 
 
 @dataclass(frozen=True)

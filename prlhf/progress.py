@@ -1,8 +1,11 @@
-"""What a long step tells about itself. The library reports; who shows it is the caller's affair."""
+"""Progress of long steps: the library reports it, the caller shows it. And Ctrl-C as a request to stop soon."""
 
 from __future__ import annotations
 
-from typing import Protocol
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Protocol
 
 from typing_extensions import override
 
@@ -44,3 +47,27 @@ class Silent(Progress):
 
 
 SILENT: Progress = Silent()
+
+
+class Interruptible:
+    """Inside the context, the first Ctrl-C in the main thread sets `asked`; the second raises KeyboardInterrupt."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._before: Any = None
+
+    def __enter__(self) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _ask(self, _number: int, _frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True

@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from prlhf.dataset import MESSAGES, Text, prompt_id
 from prlhf.errors import PrlhfError, one_line
 from prlhf.parse import json_value
-from prlhf.records import MESSAGES, Text, prompt_id
 from prlhf.source.files import file_rows, form, local_path
 from prlhf.source.raw import Cells, Raw
 from prlhf.source.streams import read_all, readable

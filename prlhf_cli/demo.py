@@ -43,7 +43,7 @@ def command(
         if seed is not None:
             for stage in ("prep", "train", "generate"):
                 settings[stage] = settings.get(stage, {}) | {"seed": seed}
-        from prlhf.demo import run_demo
+        from prlhf.demo.run import run_demo
 
         return run_demo(out or Path("runs") / name, settings, bars, quick)
 

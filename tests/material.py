@@ -17,9 +17,9 @@ def write_base(folder: Path) -> Path:
     import torch
     import yaml
 
-    from prlhf import pretrain
+    from prlhf.forum import pretrain
 
-    shipped = yaml.safe_load((Path(pretrain.__file__).parent / "assets/tiny-base.yaml").read_text())
+    shipped = yaml.safe_load((Path(pretrain.__file__).parents[1] / "assets/tiny-base.yaml").read_text())
     small = {"vocab_size": 400, "hidden_size": 32, "layers": 2, "heads": 4, "feed_forward": 64, "context": 128}
     recipe = pretrain.Recipe.model_validate(shipped | small)
     tokenizer = pretrain.train_tokenizer(recipe)
@@ -36,7 +36,7 @@ def write_base(folder: Path) -> Path:
 
 def write_data(folder: Path) -> Path:
     """Three seen users, of whom ann has a text and cat prefers the shorter response; zoe, with a text, is unseen."""
-    from prlhf.records import Comparison, Prepared, User, prompt_id, write_prepared
+    from prlhf.dataset import Comparison, Prepared, User, prompt_id, write_prepared
 
     texts = {"ann": "she likes long tables", "bob": "", "cat": "", "zoe": "a pilot with boats"}
     index = {"ann": 1, "bob": 2, "cat": 3, "zoe": 0}

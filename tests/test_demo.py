@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from prlhf.config import load_recipe
-from prlhf.demo import Row, expectations, measure, run_demo
+from prlhf.demo.run import Row, expectations, measure, run_demo
 from prlhf.errors import PrlhfError
 from prlhf.responses import Response
 from prlhf_cli.main import app

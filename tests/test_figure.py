@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from prlhf.demo.figure import COLORS, LEGEND, LengthBar, _kinds, draw_lengths
 from prlhf.errors import PrlhfError
-from prlhf.figure import COLORS, LEGEND, LengthBar, _kinds, draw_lengths
 
 BARS = [
     LengthBar("base", "base", 11.2, 0.6),
@@ -54,5 +54,5 @@ def test_no_bars_are_refused(tmp_path: Path) -> None:
 
 
 def test_importing_does_not_load_matplotlib() -> None:
-    code = "import sys, prlhf.figure; sys.exit('matplotlib' in sys.modules)"
+    code = "import sys, prlhf.demo.figure; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, cwd=Path(__file__).parents[1]).returncode == 0

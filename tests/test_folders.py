@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from prlhf import atomic
-from prlhf.atomic import atomic_dir, atomic_file
+from prlhf import files
 from prlhf.errors import PrlhfError
+from prlhf.files import atomic_dir, atomic_file
 from prlhf.folders import KINDS, claim, mark, replacing, unmark, what_is
 
 OF_01: dict[str, dict[str, str]] = {  # what version 0.1 wrote, as far as it tells the kind
@@ -94,8 +94,8 @@ def test_nothing_that_is_there_is_touched(command: str, tmp_path: Path, prepared
         places["ours with a stranger"] = OF_01[kind] | {"thesis.txt": "years of work"}
     if KINDS[kind].resumed:
         places["ours without --resume"] = OF_01[kind]
-    for name, files in places.items():
-        out = lay(tmp_path / name, files)
+    for name, content in places.items():
+        out = lay(tmp_path / name, content)
         before = contents(out)
         code, said = asked(words, out, tmp_path, prepared)
         assert (code, said.count("\n")) == (2, 1), f"{command}, {name}: {said}"
@@ -175,10 +175,10 @@ def test_leftovers_of_the_dead_are_swept_and_those_of_the_living_are_not(tmp_pat
 
 
 def test_what_is_being_written_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(atomic, "_alive", lambda pid: False)  # as of a process on another machine
+    monkeypatch.setattr(files, "_alive", lambda pid: False)  # as of a process on another machine
     with atomic_dir(tmp_path / "x") as beside:
-        monkeypatch.setattr(atomic.os, "getpid", lambda: 1)
-        assert atomic.leftovers(tmp_path / "x") == []
+        monkeypatch.setattr(files.os, "getpid", lambda: 1)
+        assert files.leftovers(tmp_path / "x") == []
         assert beside.is_dir()
 
 
@@ -356,7 +356,7 @@ def test_the_home_folder_on_the_command_line(
 
 @pytest.mark.parametrize("damage", ["[1]", "{}", '{"content_hash": 1}', "{"])
 def test_a_damaged_manifest_is_one_line(damage: str, tmp_path: Path, make_prepared: Callable[[Path], Path]) -> None:
-    from prlhf.records import read_prepared
+    from prlhf.dataset import read_prepared
 
     folder = make_prepared(tmp_path / "d")
     (folder / "manifest.json").write_text(damage)
@@ -395,7 +395,7 @@ def spoil(path: Path, column: str, value: object) -> None:
 
 
 def read_prepared_of(folder: Path) -> object:
-    from prlhf.records import read_prepared
+    from prlhf.dataset import read_prepared
 
     return read_prepared(folder)
 

@@ -15,14 +15,14 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     ["errors", "callable_package", "parse"],
     ["applies", "refusals", "home"],
-    ["checked_files", "atomic", "progress", "interrupt", "world", "config", "hub", "json_text"],
+    ["checked_files", "files", "progress", "config", "hub", "json_text", "forum"],
     ["folders_of_01"],
     ["folders"],
-    ["records", "taste", "source", "environment", "recipe_files"],
-    ["responses", "figure", "pages", "cluster"],
+    ["dataset", "source", "environment", "recipe_files"],
+    ["responses", "html", "cluster"],
     ["model"],
     ["data", "train", "generate", "judge"],
-    ["sweep", "demo", "pretrain", "start_training", "loaded", "results"],
+    ["sweep", "demo", "start_training", "loaded", "results"],
     ["api"],
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prlhf.dataset import prompt_id
 from prlhf.errors import PrlhfError
-from prlhf.records import prompt_id
 from prlhf.responses import Response, read_responses, to_line, words
 
 ROW: dict[str, Any] = {

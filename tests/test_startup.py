@@ -40,7 +40,7 @@ def test_nothing_unused_is_imported(code: str, unused: tuple[str, ...]) -> None:
 
 def test_reading_prepared_data_imports_neither_pandas_nor_the_reader_of_many_files(prepared: Path) -> None:
     """As pyarrow.parquet.read_table does at its first call: a quarter of a second."""
-    there = imported(f"from pathlib import Path; from prlhf.records import *; read_prepared(Path({str(prepared)!r}))")
+    there = imported(f"from pathlib import Path; from prlhf.dataset import *; read_prepared(Path({str(prepared)!r}))")
     assert "pyarrow.parquet" in there
     assert there.isdisjoint(("pandas", "pyarrow.dataset"))
 

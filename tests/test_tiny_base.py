@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from prlhf import world
+from prlhf.forum import posts
+from prlhf.forum.pretrain import sample_check
+from prlhf.forum.tastes import write_wish
 from prlhf.model.base import TINY, load_base
-from prlhf.pretrain import sample_check
-from prlhf.taste import write_wish
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +45,12 @@ def test_samples_follow_the_grammar_and_the_post(base):
 def written_on_wish(base, side, pole):
     """Verdicts on 30 greedy responses to posts that open with a wish for one side of the style."""
     rng = random.Random(5)
-    style = replace(world.Style(2), **{side: pole})
-    prompts = [write_wish(style, {side}, rng) + world.write_post(rng).prompt for _ in range(30)]
+    style = replace(posts.Style(2), **{side: pole})
+    prompts = [write_wish(style, {side}, rng) + posts.write_post(rng).prompt for _ in range(30)]
     inputs = base.tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
     out = base.lm.generate(inputs.input_ids, attention_mask=inputs.attention_mask, max_new_tokens=48, do_sample=False)
     texts = base.tokenizer.batch_decode(out[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
-    return [world.check(p, t) for p, t in zip(prompts, texts, strict=True)]
+    return [posts.check(p, t) for p, t in zip(prompts, texts, strict=True)]
 
 
 @pytest.mark.parametrize(

@@ -16,11 +16,11 @@ from prlhf.data import custom, demo, demo_crowd, demo_profiles, prism, psoups, t
 from prlhf.data.provenance import choices, refuse_other_options, refuse_to_replace
 from prlhf.data.rows import Loaded
 from prlhf.data.splits import index_users
+from prlhf.dataset import Prepared, User, is_prepared, write_prepared
 from prlhf.errors import PrlhfError, nearest
 from prlhf.folders import claim
 from prlhf.home import at_home
 from prlhf.progress import SILENT, Progress
-from prlhf.records import Prepared, User, is_prepared, write_prepared
 from prlhf.source.files import form, local_path
 from prlhf.source.streams import PACKED
 

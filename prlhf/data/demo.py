@@ -14,8 +14,8 @@ from prlhf.data.intake import Drops
 from prlhf.data.rows import Loaded, Row
 from prlhf.data.simulate import minority_size, prefer_by_length
 from prlhf.errors import PrlhfError
+from prlhf.forum.posts import MAX_FACTS, MIN_FACTS, Post, Style, choose_facts, sentences, write_post
 from prlhf.progress import Progress
-from prlhf.world import MAX_FACTS, MIN_FACTS, Post, Style, choose_facts, sentences, write_post
 
 USERS, COMPARISONS = 10, 300  # and comparisons per user
 FIRST_OF_MINORITY = 4  # as in the paper, where users 4, 5 and 6 are the minority
@@ -41,7 +41,7 @@ def made_up(train: list[Row], held_out: list[Row], order: list[str], options: di
     """What a family of the made-up forum hands on: nothing was read from anywhere, and nothing dropped."""
     drops = Drops()
     drops.read.update(train=len(train), eval=len(held_out))
-    source = "made up by prlhf.world"
+    source = "made up by prlhf.forum.posts"
     return Loaded(train, held_out, order, source, options=options, counts=drops.report(), **more)
 
 

@@ -16,9 +16,9 @@ from prlhf.data.demo import fresh_post, made_up, refuse_source
 from prlhf.data.demo_profiles import contrast
 from prlhf.data.rows import Loaded, Row
 from prlhf.data.splits import first_appearance
+from prlhf.forum.posts import Post
+from prlhf.forum.tastes import DIMENSIONS, Taste, describe
 from prlhf.progress import Progress
-from prlhf.taste import DIMENSIONS, Taste, describe
-from prlhf.world import Post
 
 # Each pole of each dimension belongs to two tastes that are opposite in the two other dimensions.
 TASTES = {

@@ -11,9 +11,9 @@ import random
 from prlhf.config import PrepConfig
 from prlhf.data.demo import fresh_post, made_up, nested, refuse_source
 from prlhf.data.rows import Loaded, Row
+from prlhf.forum.posts import MAX_FACTS, MIN_FACTS, Post, Style, choose_facts, draw_style, sentences
+from prlhf.forum.tastes import Taste, describe
 from prlhf.progress import Progress
-from prlhf.taste import Taste, describe
-from prlhf.world import MAX_FACTS, MIN_FACTS, Post, Style, choose_facts, draw_style, sentences
 
 PROFILES = {
     "short": Taste(length=-1),

@@ -9,7 +9,7 @@ from numbers import Integral
 from typing import Any
 
 from prlhf.data.rows import Malformed, kind, text
-from prlhf.records import GENERIC
+from prlhf.dataset import GENERIC
 
 GROUPS = ("all", "seen", "unseen")  # what `generate --users` takes besides ids
 EXACT = 2**53  # from here on two whole numbers can be the same float

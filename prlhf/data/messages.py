@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prlhf.data.rows import Malformed, column, kind, mapping, text
-from prlhf.records import Message, Text
+from prlhf.dataset import Message, Text
 
 REPEATED, SHARED = "prompt taken off both responses", "shared turns moved into the prompt"
 ROLES = {

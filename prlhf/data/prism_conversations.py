@@ -16,7 +16,7 @@ from typing import Any
 from prlhf.data.identifiers import identifier, user_identifier
 from prlhf.data.prism_users import numbers, said
 from prlhf.data.rows import Dropped, Malformed, Row, column, kind, mapping, text
-from prlhf.records import Message
+from prlhf.dataset import Message
 
 EMPTY = "EMPTY STRING"  # PRISM's own mark for a message that was empty
 NO_SURVEY = "conversation without a survey row"

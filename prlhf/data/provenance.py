@@ -10,8 +10,8 @@ from typing import Any
 from prlhf.applies import KNOWN_DATA
 from prlhf.config import PrepConfig
 from prlhf.data import demo, demo_crowd, demo_profiles
+from prlhf.dataset import is_prepared, read_manifest
 from prlhf.errors import PrlhfError
-from prlhf.records import is_prepared, read_manifest
 from prlhf.source.files import local_path
 
 DEFAULTS = {  # of keys that are None unless given

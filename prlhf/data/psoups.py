@@ -16,9 +16,9 @@ from prlhf.config import PrepConfig
 from prlhf.data.intake import EQUAL, REPEAT, Convert, Drops, Intake
 from prlhf.data.rows import Dropped, Loaded, Malformed, Row, column, mapping, text
 from prlhf.data.splits import split_by_prompt
+from prlhf.dataset import Message, Text, prompt_id
 from prlhf.errors import PrlhfError
 from prlhf.progress import Progress
-from prlhf.records import Message, Text, prompt_id
 from prlhf.source.files import file_rows
 from prlhf.source.raw import Raw, RawRows
 

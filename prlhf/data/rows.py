@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from prlhf.dataset import Text
 from prlhf.errors import nearest
-from prlhf.records import Text
 
 
 @dataclass(frozen=True)

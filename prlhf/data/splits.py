@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from prlhf.data.rows import Row
-from prlhf.records import Comparison, User, prompt_id
+from prlhf.dataset import Comparison, User, prompt_id
 
 
 def first_appearance(rows: Iterable[Row]) -> list[str]:

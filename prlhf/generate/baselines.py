@@ -11,9 +11,9 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 
+from prlhf.dataset import Comparison, Prepared, Text, prompt_id
 from prlhf.errors import PrlhfError
 from prlhf.generate.pairs import Pair
-from prlhf.records import Comparison, Prepared, Text, prompt_id
 
 SEPARATOR = "\n\n"  # between examples in plain text
 

@@ -18,6 +18,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from typing_extensions import override
 
 from prlhf.config import GenerateConfig
+from prlhf.dataset import Text
 from prlhf.generate.decode_loop import DecodeLoop, Row
 from prlhf.generate.probe import serves
 from prlhf.generate.sampling import choose
@@ -25,7 +26,6 @@ from prlhf.model.chat import Chat
 from prlhf.model.checkpoint import Policy
 from prlhf.model.encoding import pad_rows
 from prlhf.model.personalized import unwrapped
-from prlhf.records import Text
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from prlhf.config import GenerateConfig
+from prlhf.dataset import Comparison, Prepared, Text, prompt_id
 from prlhf.generate.baselines import SEPARATOR, OwnChoices, with_examples, with_preference
 from prlhf.generate.decoding import Job
 from prlhf.generate.pairs import Pair, Reader
@@ -14,7 +15,6 @@ from prlhf.model.checkpoint import Policy
 from prlhf.model.encoding import Encoder
 from prlhf.model.fitting import Fitting
 from prlhf.progress import SILENT, Progress
-from prlhf.records import Comparison, Prepared, Text, prompt_id
 
 
 def plan(

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from prlhf.atomic import atomic_file, full_disk_named
 from prlhf.config import GenerateConfig
 from prlhf.errors import PrlhfError
+from prlhf.files import atomic_file, full_disk_named
 from prlhf.folders import claim, claim_file, mark
 from prlhf.responses import (
     MANIFEST,

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from prlhf.config import GenerateConfig
+from prlhf.dataset import GENERIC, Prepared, Text, prompt_id
 from prlhf.errors import PrlhfError, nearest, one_line
 from prlhf.generate.prompts import read_prompts
-from prlhf.records import GENERIC, Prepared, Text, prompt_id
 
 GROUPS = ("all", "seen", "unseen")
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from prlhf.dataset import Text
 from prlhf.errors import PrlhfError, nearest
-from prlhf.records import Text
 from prlhf.source.files import BINARY, file_rows, form, local_path
 from prlhf.source.raw import Raw
 from prlhf.source.streams import MARK, read_all

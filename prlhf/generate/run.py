@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prlhf.config import ClusterConfig, GenerateConfig
+from prlhf.dataset import Prepared, gone, is_prepared, prompt_id, read_prepared
 from prlhf.errors import Interrupted, PrlhfError
 from prlhf.generate.author import Assignment, Author
 from prlhf.generate.baselines import check_preferences, chosen_responses
@@ -19,7 +20,6 @@ from prlhf.generate.output import Block, claim_output, open_output
 from prlhf.generate.pairs import choose_pairs, choose_readers, known_readers
 from prlhf.model.per_user import trained_on
 from prlhf.progress import SILENT, Progress
-from prlhf.records import Prepared, gone, is_prepared, prompt_id, read_prepared
 from prlhf.responses import Response
 
 HERE = ClusterConfig()

@@ -17,6 +17,7 @@ import numpy as np
 
 from prlhf import json_text
 from prlhf.config import JudgeConfig
+from prlhf.dataset import gone, is_prepared, read_prepared
 from prlhf.errors import PrlhfError
 from prlhf.folders import claim, replacing
 from prlhf.judge.options import refuse_of_checkpoint
@@ -25,7 +26,6 @@ from prlhf.model.fitting import Fitting
 from prlhf.model.per_user import trained_on
 from prlhf.model.scoring import Scored, load_rewards, score, summarise
 from prlhf.progress import SILENT, Progress
-from prlhf.records import gone, is_prepared, read_prepared
 
 
 def judge_checkpoint(

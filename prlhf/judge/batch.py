@@ -19,8 +19,8 @@ import httpx2
 import openai
 from pydantic import BaseModel, ValidationError
 
-from prlhf.atomic import atomic_file
 from prlhf.errors import PrlhfError
+from prlhf.files import atomic_file
 from prlhf.judge.answers import Answers
 from prlhf.judge.connection import sync_client
 from prlhf.judge.faults import Fault, error_in, fault_of

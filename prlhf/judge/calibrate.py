@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from prlhf.config import JudgeConfig
+from prlhf.dataset import Comparison, Text, read_prepared
 from prlhf.errors import PrlhfError
 from prlhf.judge.decisions import Decision, position_bias
 from prlhf.judge.pairs import Pair, some
 from prlhf.judge.significance import sign_test
 from prlhf.judge.statistics import OUTCOMES, half_tied_rate
-from prlhf.records import Comparison, Text, read_prepared
 from prlhf.responses import Response
 
 

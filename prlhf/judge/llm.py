@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from prlhf.config import JudgeConfig, cache_folder
+from prlhf.dataset import GENERIC
 from prlhf.errors import Interrupted, PrlhfError
 from prlhf.judge.answers import Answer, Answers, key_of
 from prlhf.judge.client import Client, run_to_end
@@ -31,7 +32,6 @@ from prlhf.judge.questions import (
 from prlhf.judge.server import Server, server_of
 from prlhf.judge.subjects import NOBODY, Subjects
 from prlhf.progress import Progress
-from prlhf.records import GENERIC
 
 REMINDERS = 2  # an answer without a verdict is asked for again twice
 RAISED = 4, 4096  # a cut answer's next allowance: so many times as much, and so much at least

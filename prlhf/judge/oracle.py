@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from prlhf import world
+from prlhf.dataset import GENERIC, read_prepared
 from prlhf.errors import PrlhfError
+from prlhf.forum import posts
+from prlhf.forum.tastes import Taste, prefers, understand
 from prlhf.judge.decisions import Verdict
 from prlhf.judge.judges import Judge
 from prlhf.judge.pairs import Pair
-from prlhf.records import GENERIC, read_prepared
 from prlhf.responses import Response
-from prlhf.taste import Taste, prefers, understand
 
 VERDICTS: dict[int, Verdict] = {1: "A", 0: "tie", -1: "B"}
 
@@ -31,5 +31,5 @@ def oracle_judge(dataset: str) -> Judge:
     return lambda pairs: [verdict(pair) for pair in pairs]
 
 
-def _checked(response: Response) -> world.Verdict:
-    return world.check(str(response.prompt), response.response, response.finish_reason == "stop")
+def _checked(response: Response) -> posts.Verdict:
+    return posts.check(str(response.prompt), response.response, response.finish_reason == "stop")

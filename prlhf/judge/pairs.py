@@ -6,8 +6,8 @@ import random
 from dataclasses import dataclass
 from typing import TypeVar
 
+from prlhf.dataset import GENERIC, Text
 from prlhf.errors import PrlhfError
-from prlhf.records import GENERIC, Text
 from prlhf.responses import Response
 
 T = TypeVar("T")

@@ -22,11 +22,11 @@ from typing import Any, Literal
 from jinja2 import StrictUndefined, Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from prlhf.dataset import Text
 from prlhf.errors import PrlhfError, one_line
 from prlhf.judge.pairs import Pair
 from prlhf.judge.subjects import Subject
 from prlhf.judge.thoughts import answer_in, tails
-from prlhf.records import Text
 
 PROTOCOLS = ("role-play", "profile", "plain")
 LETTERS, DIGITS = "BCDFGHJKLMNPQRSTVWXZ", "23456789"  # no vowels, no 0 or 1: no words, nothing to mistake

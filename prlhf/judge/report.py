@@ -10,11 +10,11 @@ from typing import Any
 
 from markupsafe import Markup
 
+from prlhf.html import BLUE, GREY, ORANGE, canvas, plain, svg, write_page
 from prlhf.judge.decisions import Decision
 from prlhf.judge.pairs import Pair
 from prlhf.judge.questions import conversation
 from prlhf.judge.statistics import CONVENTION_NAMES
-from prlhf.pages import BLUE, GREY, ORANGE, canvas, plain, svg, write_page
 
 EXAMPLES = 30
 USERS = 40  # bars of single users that a picture has room for

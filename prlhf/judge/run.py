@@ -12,6 +12,7 @@ import numpy as np
 
 from prlhf import json_text
 from prlhf.config import JudgeConfig
+from prlhf.dataset import GENERIC
 from prlhf.errors import PrlhfError
 from prlhf.folders import claim, replacing
 from prlhf.judge.agreement import agreements
@@ -23,7 +24,6 @@ from prlhf.judge.pairs import Pair, Pairing, pair, some
 from prlhf.judge.significance import significance
 from prlhf.judge.statistics import CONFIDENCE, OUTCOMES, codes_of, summarize
 from prlhf.progress import SILENT, Progress
-from prlhf.records import GENERIC
 from prlhf.responses import read_responses, words
 
 RESULTS, VERDICTS, CALIBRATION, REPORT = "results.json", "verdicts.jsonl", "calibration.jsonl", "report.html"

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from prlhf.dataset import GENERIC, Prepared, prompt_id, read_prepared
 from prlhf.errors import PrlhfError
-from prlhf.records import GENERIC, Prepared, prompt_id, read_prepared
 
 
 @dataclass(frozen=True)

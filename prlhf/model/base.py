@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 from prlhf import hub
-from prlhf.atomic import atomic_dir
 from prlhf.config import cache_folder
 from prlhf.errors import PrlhfError
+from prlhf.files import atomic_dir
 from prlhf.model.base_errors import (
     INDEX,
     INSTEAD,

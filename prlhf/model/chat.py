@@ -15,8 +15,8 @@ from functools import cached_property
 from itertools import takewhile
 from typing import Any
 
+from prlhf.dataset import Message
 from prlhf.errors import PrlhfError, one_line
-from prlhf.records import Message
 
 MARK = "answer-7f3a"  # stands in for a response when the template is asked what follows one
 TAG = re.compile(r"<[^<>\s]+>|\[/?\w+\]")

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from prlhf.dataset import Comparison, Message, Text
 from prlhf.errors import PrlhfError
 from prlhf.model.chat import Chat, Turn
 from prlhf.model.fitting import TooLong
 from prlhf.model.turns import one_answer
 from prlhf.progress import Progress
-from prlhf.records import Comparison, Message, Text
 
 TOLD = {  # what is said of rows that were not taken as they stand, once for all of them
     "wrapped": "{count} plain prompts were put to the model as a user's message, as it was trained on conversations",

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from prlhf.atomic import atomic_file
 from prlhf.errors import PrlhfError, one_line
+from prlhf.files import atomic_file
 from prlhf.model.checkpoint import model_folder, read_about
 from prlhf.parse import json_value
 

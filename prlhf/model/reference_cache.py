@@ -25,9 +25,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prlhf.atomic import atomic_file
 from prlhf.config import cache_folder
 from prlhf.errors import PrlhfError, one_line
+from prlhf.files import atomic_file
 from prlhf.model import workers
 from prlhf.model.personalized import unwrapped
 from prlhf.model.sharding import in_shards, on_first

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from prlhf.dataset import Comparison, Text
 from prlhf.errors import NotFinite
 from prlhf.model.checkpoint import Trained, kind_of, load_policy, load_reward_model, reference_model
 from prlhf.model.encoding import Encoded
@@ -28,7 +29,6 @@ from prlhf.model.reference import Reference
 from prlhf.model.reference_cache import open_cache
 from prlhf.model.reward import RewardModel
 from prlhf.progress import SILENT, Progress
-from prlhf.records import Comparison, Text
 
 
 def readings_of(batch: Sequence[Encoded], users: Sequence[int]) -> list[Reading]:

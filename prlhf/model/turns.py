@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
+from prlhf.dataset import Comparison, Message, Text
 from prlhf.errors import PrlhfError
-from prlhf.records import Comparison, Message, Text
 
 
 def one_answer(row: Comparison, told: Counter[str]) -> Comparison:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from prlhf.dataset import read_manifest
 from prlhf.errors import PrlhfError
-from prlhf.records import read_manifest
 from prlhf.sweep.trials import Trial
 
 _HASH = re.compile(r"^# data: ([0-9a-f]{64})$", re.MULTILINE)

@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter
 
-from prlhf.atomic import atomic_file
 from prlhf.errors import PrlhfError, one_line
+from prlhf.files import atomic_file
 from prlhf.parse import json_value
 from prlhf.sweep.search import Search
 from prlhf.sweep.trials import Trial, best_of, numbers, write_table

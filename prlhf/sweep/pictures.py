@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from prlhf.pages import BLUE, GREY, ORANGE, canvas, plain, svg
+from prlhf.html import BLUE, GREY, ORANGE, canvas, plain, svg
 from prlhf.sweep.space import Axis, Range, Space
 from prlhf.sweep.trials import Trial, numbers
 

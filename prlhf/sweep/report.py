@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from prlhf.pages import write_page
+from prlhf.html import write_page
 from prlhf.sweep.pictures import against_key, scored, side_by_side
 from prlhf.sweep.search import Search
 from prlhf.sweep.trials import Trial, numbers

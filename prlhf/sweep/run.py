@@ -9,14 +9,14 @@ from typing import Any
 
 import yaml
 
-from prlhf.atomic import atomic_file
 from prlhf.cluster import check_fits, connected, room, shown_by, worker_resources
 from prlhf.config import ClusterConfig, PrepConfig, SweepConfig, resolve
 from prlhf.data import ADAPTERS, locate
+from prlhf.dataset import is_prepared
 from prlhf.errors import Interrupted, PrlhfError
+from prlhf.files import atomic_file
 from prlhf.folders import claim, mark
 from prlhf.progress import SILENT, Progress
-from prlhf.records import is_prepared
 from prlhf.sweep import moved, outcome
 from prlhf.sweep.board import UNSEEN, Board
 from prlhf.sweep.search import Search, how, search_for

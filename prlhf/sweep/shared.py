@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 
 from prlhf.config import TrainConfig
+from prlhf.dataset import Prepared, read_prepared
 from prlhf.errors import PrlhfError
 from prlhf.model.checkpoint import Policy, build_policy
 from prlhf.model.encoding import Encoded
@@ -18,7 +19,6 @@ from prlhf.model.engine import Engine
 from prlhf.model.reference import Reference
 from prlhf.model.scoring import engine_of
 from prlhf.progress import SILENT, Progress
-from prlhf.records import Prepared, read_prepared
 from prlhf.sweep.settings import Settings
 from prlhf.sweep.training import write_base
 from prlhf.train.encode import encode

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from prlhf.atomic import atomic_file
 from prlhf.errors import PrlhfError, nearest
+from prlhf.files import atomic_file
 from prlhf.sweep.settings import Settings, identity
 from prlhf.sweep.space import Point
 

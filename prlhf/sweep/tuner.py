@@ -26,7 +26,7 @@ from typing_extensions import override
 from prlhf.cluster import worker_resources
 from prlhf.config import ClusterConfig, SweepConfig
 from prlhf.errors import PrlhfError
-from prlhf.interrupt import Interruptible
+from prlhf.progress import Interruptible
 from prlhf.sweep.board import Board
 from prlhf.sweep.search import Search
 from prlhf.sweep.settings import Settings

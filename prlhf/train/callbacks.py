@@ -9,9 +9,8 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
 
-from prlhf.interrupt import Interruptible
 from prlhf.model import workers
-from prlhf.progress import Progress
+from prlhf.progress import Interruptible, Progress
 from prlhf.train import metrics
 
 Report = Callable[[dict[str, float]], None]  # is told of every evaluation: `step`, and its numbers as `eval/NAME`

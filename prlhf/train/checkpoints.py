@@ -16,8 +16,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from prlhf.atomic import atomic_file, full_disk_named
 from prlhf.errors import PrlhfError
+from prlhf.files import atomic_file, full_disk_named
 from prlhf.parse import json_value
 from prlhf.progress import SILENT, Progress
 

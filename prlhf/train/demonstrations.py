@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from prlhf.records import Comparison, prompt_id
+from prlhf.dataset import Comparison, prompt_id
 
 
 @dataclass(frozen=True)

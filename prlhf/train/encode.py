@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from prlhf.dataset import Prepared
 from prlhf.errors import PrlhfError
 from prlhf.model.checkpoint import Trained
 from prlhf.model.encoding import Encoder
 from prlhf.model.fitting import Fitting
 from prlhf.progress import Progress
-from prlhf.records import Prepared
 from prlhf.train.demonstrations import Demonstration, distinct
 from prlhf.train.trainer import EncodedSet
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from prlhf import json_text
-from prlhf.atomic import atomic_file, full_disk_named
+from prlhf.files import atomic_file, full_disk_named
 
 
 def append(path: Path, row: dict[str, Any]) -> None:

@@ -18,13 +18,13 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
 
-from prlhf.atomic import scratch_dir
 from prlhf.cluster import Relay, actor_here, check_fits, connected, shown_by, worker_resources
 from prlhf.config import ClusterConfig, TrainConfig
+from prlhf.dataset import Prepared
 from prlhf.errors import Interrupted, NotFinite, PrlhfError, one_line
+from prlhf.files import scratch_dir
 from prlhf.model import workers
 from prlhf.progress import SILENT, Progress
-from prlhf.records import Prepared
 from prlhf.train.callbacks import Report, Stop
 from prlhf.train.run import checked, finished, learn, take_back, write_recipe, write_results
 from prlhf.train.storage import Store, fetch_newest, fetch_recipe, fetch_results, keep_cluster

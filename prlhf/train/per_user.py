@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from prlhf import json_text
-from prlhf.atomic import atomic_file
 from prlhf.config import TrainConfig
+from prlhf.dataset import Comparison, Prepared, User, write_prepared
 from prlhf.errors import Interrupted, NotFinite, PrlhfError
+from prlhf.files import atomic_file
 from prlhf.folders import claim, mark
 from prlhf.model.checkpoint import build_policy
 from prlhf.model.per_user import PerUser, is_per_user, read_per_user, run_of, write_per_user
 from prlhf.model.scoring import mean
 from prlhf.progress import SILENT, Progress
-from prlhf.records import Comparison, Prepared, User, write_prepared
 from prlhf.train.encode import encode
 from prlhf.train.run import check_data, check_same, data_of, read_results, train, vanilla, with_base, write_recipe
 from prlhf.train.trackers import tracker_names

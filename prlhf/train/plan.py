@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from prlhf.config import ClusterConfig, TrainConfig
+from prlhf.dataset import Prepared, read_prepared
 from prlhf.folders import claim
 from prlhf.model.adapter import make_trainable
 from prlhf.model.base import pick_device, pick_dtype
@@ -23,7 +24,6 @@ from prlhf.model.personalized import trunk_of
 from prlhf.model.skeleton import load_skeleton
 from prlhf.model.users import size_of
 from prlhf.progress import SILENT, Progress
-from prlhf.records import Prepared, read_prepared
 from prlhf.train.batching import weighted_terms
 from prlhf.train.encode import demonstrations, encode, note_left_out
 from prlhf.train.memory import ALONE, Batch, memory, shape_of

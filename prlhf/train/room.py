@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from prlhf.config import TrainConfig
+from prlhf.dataset import read_prepared
 from prlhf.model.base import Base
 from prlhf.model.checkpoint import Trained
 from prlhf.model.encoding import Encoded
 from prlhf.model.fitting import Fitting
 from prlhf.model.skeleton import load_skeleton
-from prlhf.records import read_prepared
 
 PERCENTILES = (50, 90, 99, 100)
 

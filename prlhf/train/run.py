@@ -24,9 +24,10 @@ from transformers import TrainerCallback
 
 from prlhf import json_text
 from prlhf.applies import unused
-from prlhf.atomic import atomic_dir, atomic_file
 from prlhf.config import DEMO_DATASETS, HUB_DEFAULT_MODEL, TrainConfig, load_recipe
+from prlhf.dataset import Prepared, gone, is_prepared, read_prepared
 from prlhf.errors import CannotWrite, Interrupted, PrlhfError, one_line
+from prlhf.files import atomic_dir, atomic_file
 from prlhf.folders import claim, mark, read_marker, unmark, what_is
 from prlhf.model import workers
 from prlhf.model.checkpoint import Trained, build_policy, build_reward_model, save_policy
@@ -38,7 +39,6 @@ from prlhf.model.scoring import engine_of
 from prlhf.model.sharding import gathered
 from prlhf.parse import json_value
 from prlhf.progress import SILENT, Progress
-from prlhf.records import Prepared, gone, is_prepared, read_prepared
 from prlhf.train import metrics
 from prlhf.train.callbacks import Follow, Report, Stop
 from prlhf.train.checkpoints import is_last, newest_checkpoint, remove_checkpoints, step_of

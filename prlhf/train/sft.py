@@ -20,10 +20,10 @@ from trl import SFTConfig, SFTTrainer
 from typing_extensions import override
 
 from prlhf.config import TrainConfig
+from prlhf.dataset import Prepared
 from prlhf.model.checkpoint import Policy, build_policy
 from prlhf.model.encoding import pad_rows
 from prlhf.progress import SILENT, Progress
-from prlhf.records import Prepared
 from prlhf.train.callbacks import Follow, Report, Stop
 from prlhf.train.demonstrations import Demonstration
 from prlhf.train.encode import demonstrations, note_left_out

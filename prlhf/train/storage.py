@@ -18,9 +18,9 @@ import yaml
 from pyarrow import fs
 from typing_extensions import override
 
-from prlhf.atomic import atomic_dir, atomic_file
 from prlhf.config import ClusterConfig, load_recipe
 from prlhf.errors import PrlhfError, one_line
+from prlhf.files import atomic_dir, atomic_file
 from prlhf.folders import claim, mark, unmark
 from prlhf.model import workers
 from prlhf.progress import Progress

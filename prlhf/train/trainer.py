@@ -16,6 +16,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 from typing_extensions import override
 
 from prlhf.config import TrainConfig
+from prlhf.dataset import Comparison
 from prlhf.model import workers
 from prlhf.model.base import pick_device
 from prlhf.model.checkpoint import Trained
@@ -27,7 +28,6 @@ from prlhf.model.sharding import gathered
 from prlhf.model.table import Table
 from prlhf.model.weights import load_weights, save_weights
 from prlhf.progress import SILENT, Progress
-from prlhf.records import Comparison
 from prlhf.train import checkpoints, metrics, objectives
 from prlhf.train.batching import ByPrompt, Part, parts_of, weighted_terms
 from prlhf.train.finite import Watch, check_summary, check_weights

@@ -14,11 +14,11 @@ RUN = "\nfrom prlhf_cli.main import app\napp()"
 FULL_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2048, 2048))"
 INTERRUPT_PREP = """
 import os, signal
-import prlhf.records as records
+from prlhf import dataset
 def write(table, path):
     path.write_bytes(b"half")
     os.kill(os.getpid(), signal.SIGINT)
-records.pq.write_table = write
+dataset.pq.write_table = write
 """
 INTERRUPT_GENERATE = """
 import os, signal

@@ -33,10 +33,10 @@ SERVES: dict[str, tuple[str, ...]] = {
     "prlhf/sweep": ("sweep",),
     "prlhf/cluster.py": ("train", "generate", "sweep"),
     "prlhf/source": ("prep",),
-    "prlhf/records.py": ("train", "generate", "judge"),
+    "prlhf/dataset.py": ("train", "generate", "judge"),
     "prlhf/responses.py": ("generate", "judge"),
     "prlhf/start_training.py": ("train",),
-    "prlhf/pretrain.py": (),  # a program of its own, with its own options
+    "prlhf/forum/pretrain.py": (),  # a program of its own, with its own options
     "prlhf": ("prep", "train", "generate", "judge", "sweep"),
     "prlhf_cli/main.py": ("",),
     "prlhf_cli/cluster.py": ("train", "generate", "sweep"),

@@ -11,7 +11,7 @@ import pytest
 
 from prlhf.config import PrepConfig
 from prlhf.data import prepare
-from prlhf.records import Prepared, read_prepared
+from prlhf.dataset import Prepared, read_prepared
 
 WriteLines = Callable[..., Path]
 

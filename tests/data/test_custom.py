@@ -12,8 +12,8 @@ import pytest
 
 from prlhf.config import PrepConfig
 from prlhf.data import prepare
+from prlhf.dataset import Prepared, read_prepared
 from prlhf.errors import PrlhfError
-from prlhf.records import Prepared, read_prepared
 
 USER, ASSISTANT = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}
 MESSAGES = {"prompt": [USER], "chosen": [ASSISTANT], "rejected": [{"role": "assistant", "content": "Go away"}]}

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from prlhf.config import PrepConfig
 from prlhf.data import prepare
+from prlhf.dataset import read_prepared
 from prlhf.errors import PrlhfError
-from prlhf.records import read_prepared
 
 ATOMS = st.sampled_from(
     [None, True, 0, 12.0, 1.5, float("nan"), 2**70, "", " ", "x", "Why?", "Why? Yes", "\ud83d", "generic", " ann", "[{",

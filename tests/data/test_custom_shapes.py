@@ -12,8 +12,8 @@ import pytest
 
 from prlhf.config import PrepConfig
 from prlhf.data import prepare
+from prlhf.dataset import Prepared, read_prepared
 from prlhf.errors import PrlhfError
-from prlhf.records import Prepared, read_prepared
 
 
 def said(role: str, content: Any, **more: Any) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from prlhf import world
 from prlhf.config import PrepConfig
 from prlhf.data import demo, prepare
+from prlhf.dataset import Prepared, read_prepared
 from prlhf.errors import PrlhfError
-from prlhf.records import Prepared, read_prepared
+from prlhf.forum import posts
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_ten_users_of_whom_three_prefer_shorter(prep: Any) -> None:
         assert (len(row.chosen) < len(row.rejected)) == (row.user_id in ("4", "5", "6"))
         for response in (row.chosen, row.rejected):
             assert response.startswith(" ")
-            assert world.check(row.prompt, response).faithful
+            assert posts.check(row.prompt, response).faithful
     assert data.manifest["simulated"] == {"by": "length", "minority": ["4", "5", "6"]}
     assert data.manifest["kept"] == data.manifest["read"] == {"train": 200, "eval": 500}
 

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from prlhf import world
 from prlhf.config import PrepConfig
 from prlhf.data import prepare
 from prlhf.data.demo_crowd import TASTES
 from prlhf.data.demo_profiles import PROFILES
+from prlhf.dataset import Comparison, Prepared, read_prepared
 from prlhf.errors import PrlhfError
-from prlhf.records import Comparison, Prepared, read_prepared
-from prlhf.taste import DIMENSIONS, prefers, understand
+from prlhf.forum import posts
+from prlhf.forum.tastes import DIMENSIONS, prefers, understand
 
 
 @pytest.fixture
@@ -27,8 +27,8 @@ def prep(tmp_path: Path) -> Any:
     return run
 
 
-def verdicts(row: Comparison) -> tuple[world.Verdict, world.Verdict]:
-    chosen, rejected = (world.check(str(row.prompt), str(text)) for text in (row.chosen, row.rejected))
+def verdicts(row: Comparison) -> tuple[posts.Verdict, posts.Verdict]:
+    chosen, rejected = (posts.check(str(row.prompt), str(text)) for text in (row.chosen, row.rejected))
     assert chosen.faithful
     assert rejected.faithful
     return chosen, rejected

@@ -15,9 +15,9 @@ import pytest
 
 from prlhf.config import PrepConfig
 from prlhf.data import ADAPTERS, custom, find_adapter, prepare
+from prlhf.dataset import Comparison, Prepared, User, read_prepared, write_prepared
 from prlhf.errors import PrlhfError
 from prlhf.progress import Silent
-from prlhf.records import Comparison, Prepared, User, read_prepared, write_prepared
 
 
 class Notes(Silent):

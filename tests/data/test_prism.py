@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 from prlhf.config import PrepConfig
 from prlhf.data import prepare, prism
 from prlhf.data.prism_conversations import Conversation, Turn
+from prlhf.dataset import read_prepared
 from prlhf.errors import PrlhfError
-from prlhf.records import read_prepared
 from prlhf.source.raw import Raw, RawRows
 
 Make = Callable[..., Any]

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from prlhf.config import PrepConfig
 from prlhf.data import prepare
 from prlhf.data.psoups import PROFILES, find_preference, without
+from prlhf.dataset import Prepared, Text, read_prepared
 from prlhf.errors import PrlhfError
-from prlhf.records import Prepared, Text, read_prepared
 
 # As github.com/joeljang/RLPHF has them, in its own words.
 REAL = {

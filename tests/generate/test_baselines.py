@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from prlhf.config import GenerateConfig, resolve
+from prlhf.dataset import Comparison, Prepared, prompt_id, read_prepared, write_prepared
 from prlhf.errors import PrlhfError
 from prlhf.generate.baselines import OwnChoices, chosen_responses, with_examples, with_preference
 from prlhf.generate.jobs import plan
@@ -18,7 +19,6 @@ from prlhf.generate.run import generate
 from prlhf.judge.pairs import pair
 from prlhf.model.checkpoint import Policy, load_policy
 from prlhf.progress import Silent
-from prlhf.records import Comparison, Prepared, prompt_id, read_prepared, write_prepared
 from prlhf.responses import Response, read_responses
 from prlhf.train.run import train
 

@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from prlhf.config import GenerateConfig
+from prlhf.dataset import read_prepared
 from prlhf.errors import Interrupted, PrlhfError
 from prlhf.generate import author, decoding
 from prlhf.generate.prompts import read_prompts
 from prlhf.generate.run import generate
 from prlhf.model.checkpoint import load_policy
 from prlhf.progress import Silent
-from prlhf.records import read_prepared
 from prlhf.responses import read_responses
 from prlhf.train.run import train
 

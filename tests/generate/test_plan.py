@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from prlhf.config import GenerateConfig
+from prlhf.dataset import GENERIC, Message, Text
 from prlhf.errors import PrlhfError
 from prlhf.generate.jobs import plan
 from prlhf.generate.pairs import Pair, Reader
 from prlhf.model.checkpoint import Policy, load_policy
 from prlhf.progress import Silent
-from prlhf.records import GENERIC, Message, Text
 
 GENERIC_READER, ANN = Reader(GENERIC, 0, ""), Reader("ann", 1, "she likes long tables")
 

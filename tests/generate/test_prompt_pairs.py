@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prlhf.config import GenerateConfig
+from prlhf.dataset import Comparison, Prepared, User, prompt_id, read_prepared, write_prepared
 from prlhf.errors import PrlhfError
 from prlhf.generate.pairs import Reader, choose_pairs, choose_readers, known_readers
 from prlhf.generate.run import generate
-from prlhf.records import Comparison, Prepared, User, prompt_id, read_prepared, write_prepared
 from prlhf.responses import read_responses
 
 INDEX = {"ann": 1, "bob": 2, "zoe": 0, "yan": 0}

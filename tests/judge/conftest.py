@@ -30,7 +30,7 @@ def profiled(prepared: Path, tmp_path: Path) -> Path:
     """Prepared data with one user, P1A, who wants something."""
     from dataclasses import replace
 
-    from prlhf.records import read_prepared, write_prepared
+    from prlhf.dataset import read_prepared, write_prepared
 
     data = read_prepared(prepared)
     users = [replace(data.users[0], id="P1A", preference="Be brief.")]

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from prlhf.config import JudgeConfig
+from prlhf.dataset import Prepared, read_prepared, write_prepared
 from prlhf.errors import PrlhfError
 from prlhf.judge import accuracy
 from prlhf.judge.accuracy import judge_checkpoint, shuffled, with_interval
 from prlhf.model.scoring import Scored
-from prlhf.records import Prepared, read_prepared, write_prepared
 from prlhf.train.run import train
 from prlhf_cli.main import app
 

@@ -267,7 +267,7 @@ def test_an_attack_quoted_as_the_reason_does_not_count(attacked: Files, llm: Mak
 
 
 def test_calibration_on_what_people_chose(prepared: Path, llm: MakeConfig, tmp_path: Path) -> None:
-    from prlhf.records import read_prepared
+    from prlhf.dataset import read_prepared
 
     rows = read_prepared(prepared).eval
     expected = [len(str(r.chosen).split()) - len(str(r.rejected).split()) for r in rows]

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from prlhf.config import JudgeConfig
+from prlhf.dataset import Comparison, read_prepared
 from prlhf.errors import PrlhfError
 from prlhf.judge.judges import find_judge
 from prlhf.judge.pairs import Pair
 from prlhf.judge.reward import reward_scorer
-from prlhf.records import Comparison, read_prepared
 from prlhf.responses import Response
 from prlhf.train.run import train
 

@@ -12,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from prlhf.dataset import read_prepared
 from prlhf.errors import PrlhfError
 from prlhf.model.base import load_base
 from prlhf.model.checkpoint import Policy, assemble, build_policy, load_policy, load_weights, save_policy, save_weights
 from prlhf.model.engine import padded
 from prlhf.model.scoring import readings_of
-from prlhf.records import read_prepared
 
 MakeConfig = Callable[..., Any]
 

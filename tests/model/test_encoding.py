@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
+from prlhf.dataset import Comparison, Text
 from prlhf.errors import PrlhfError
 from prlhf.model.encoding import Encoded, Encoder, pad_rows
 from prlhf.model.engine import padded
 from prlhf.model.fitting import TooLong
 from prlhf.model.scoring import readings_of
-from prlhf.records import Comparison, Text
 
 EOS, PAD = 0, 1
 CHAT = (

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from prlhf.dataset import Comparison, Message
 from prlhf.errors import PrlhfError
 from prlhf.model.encoding import Encoder, shorter_histories
-from prlhf.records import Comparison, Message
 
 # As strict as Llama-2's or Mistral's: after a system message, user and assistant take turns, the user first.
 STRICT = """

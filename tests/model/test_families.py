@@ -8,6 +8,7 @@ import pytest
 from families import FAMILIES, Family
 
 from prlhf.config import GenerateConfig, TrainConfig
+from prlhf.dataset import GENERIC, Comparison, Message, Text, prompt_id
 from prlhf.errors import PrlhfError
 from prlhf.generate import decoding
 from prlhf.generate.jobs import plan
@@ -16,7 +17,6 @@ from prlhf.model.base import Base
 from prlhf.model.chat import Chat
 from prlhf.model.checkpoint import Policy, assemble
 from prlhf.model.encoding import Encoded, Encoder
-from prlhf.records import GENERIC, Comparison, Message, Text, prompt_id
 
 CHATS = [family for family in FAMILIES if family.template]
 chats = pytest.mark.parametrize("family", CHATS, ids=lambda family: family.name)

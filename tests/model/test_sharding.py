@@ -23,6 +23,7 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 
 from prlhf.config import GenerateConfig, TrainConfig
+from prlhf.dataset import read_prepared
 from prlhf.errors import PrlhfError
 from prlhf.generate.run import generate
 from prlhf.model import workers
@@ -35,7 +36,6 @@ from prlhf.model.reference_cache import base_key
 from prlhf.model.sharding import load_spread_base, shard
 from prlhf.model.users import build_user_model
 from prlhf.progress import SILENT
-from prlhf.records import read_prepared
 from prlhf.responses import read_responses
 from prlhf.train.callbacks import Stop
 from prlhf.train.run import learn, train

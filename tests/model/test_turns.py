@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
+from prlhf.dataset import Comparison, Message, Text
 from prlhf.errors import PrlhfError
 from prlhf.model.turns import one_answer
-from prlhf.records import Comparison, Message, Text
 
 
 def talk(text: str) -> list[Message]:

@@ -12,8 +12,8 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from prlhf.config import TrainConfig
+from prlhf.dataset import read_prepared
 from prlhf.model import workers
-from prlhf.records import read_prepared
 from prlhf.train import metrics
 from prlhf.train.callbacks import Stop
 
@@ -124,7 +124,7 @@ def shortened(source: str, folder: Path) -> Path:
     """The small data set with nine comparisons to train on: the third batch of four has but one."""
     from dataclasses import replace
 
-    from prlhf.records import write_prepared
+    from prlhf.dataset import write_prepared
 
     data = read_prepared(Path(source))
     write_prepared(folder, replace(data, train=data.train[:9]))

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from prlhf.config import TrainConfig, load_recipe, resolve
+from prlhf.dataset import read_prepared, write_prepared
 from prlhf.errors import PrlhfError
 from prlhf.folders import mark
-from prlhf.records import read_prepared, write_prepared
 from prlhf.sweep.trials import Trial
 from prlhf.train.run import write_recipe
 

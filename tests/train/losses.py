@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from prlhf.config import TrainConfig
+from prlhf.dataset import Comparison, read_prepared
 from prlhf.model.checkpoint import Trained, build_policy, build_reward_model
 from prlhf.model.scoring import engine_of
 from prlhf.progress import SILENT
-from prlhf.records import Comparison, read_prepared
 from prlhf.train.run import reference_of
 from prlhf.train.trainer import EncodedSet, PersonalizedTrainer
 

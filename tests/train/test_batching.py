@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from losses import moved_policy, trainer_of
 
+from prlhf.dataset import Comparison, read_prepared
 from prlhf.model.encoding import Encoded
 from prlhf.model.prefix_tree import Pack
-from prlhf.records import Comparison, read_prepared
 from prlhf.train.batching import ByPrompt
 
 MakeConfig = Callable[..., Any]

@@ -16,12 +16,12 @@ import torch
 from typer.testing import CliRunner
 
 from prlhf.config import ClusterConfig, TrainConfig
+from prlhf.dataset import Prepared, read_prepared, write_prepared
 from prlhf.errors import PrlhfError
 from prlhf.model.checkpoint import build_policy, build_reward_model
 from prlhf.model.skeleton import load_skeleton
 from prlhf.model.table import Table
 from prlhf.model.users import USER_MODELS, UserModel
-from prlhf.records import Prepared, read_prepared, write_prepared
 from prlhf.train import plan as planning
 from prlhf.train.memory import Batch, Shape, memory, shape_of
 from prlhf.train.on_ray import train_on_ray

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from prlhf.config import GenerateConfig, JudgeConfig, TrainConfig
+from prlhf.dataset import Comparison, Message, Prepared, read_prepared, write_prepared
 from prlhf.errors import PrlhfError
 from prlhf.generate.run import generate
 from prlhf.judge.accuracy import judge_checkpoint
 from prlhf.model.checkpoint import Trained, load_policy, read_about
 from prlhf.model.skeleton import load_skeleton
 from prlhf.progress import Silent
-from prlhf.records import Comparison, Message, Prepared, read_prepared, write_prepared
 from prlhf.train.encode import encode
 from prlhf.train.plan import plan
 from prlhf.train.run import train

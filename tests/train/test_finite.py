@@ -13,9 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from prlhf import json_text
+from prlhf.dataset import read_prepared
 from prlhf.errors import NotFinite
 from prlhf.model.scoring import Scored, accuracy_by
-from prlhf.records import read_prepared
 from prlhf.train import metrics, trainer
 from prlhf.train.per_user import train_per_user
 from prlhf.train.run import train

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from prlhf.dataset import Comparison, Message, Prepared, User, prompt_id, write_prepared
 from prlhf.progress import Silent
-from prlhf.records import Comparison, Message, Prepared, User, prompt_id, write_prepared
 from prlhf.train.run import train
 
 TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}. {% endfor %}"

@@ -16,10 +16,10 @@ from losses import loss_of, moved_policy, trainer_of
 
 from prlhf.applies import SMOOTHED_LOSSES
 from prlhf.config import LossName, TrainConfig, load_recipe, resolve
+from prlhf.dataset import read_prepared
 from prlhf.errors import PrlhfError
 from prlhf.model.engine import padded
 from prlhf.model.scoring import readings_of
-from prlhf.records import read_prepared
 from prlhf.train import objectives
 from prlhf.train.losses import LOSSES, PER_TOKEN, preference_loss
 from prlhf.train.run import train

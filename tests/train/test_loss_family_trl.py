@@ -14,7 +14,7 @@ from losses import loss_of, moved_policy
 from torch import Tensor
 
 from prlhf.config import LossName
-from prlhf.records import read_prepared
+from prlhf.dataset import read_prepared
 
 MakeConfig = Callable[..., Any]
 LossAndGradients = tuple[float, dict[str, Tensor]]

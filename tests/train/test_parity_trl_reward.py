@@ -11,7 +11,7 @@ import pytest
 import torch
 from losses import loss_of, moved_policy, trainer_of
 
-from prlhf.records import read_prepared
+from prlhf.dataset import read_prepared
 
 MakeConfig = Callable[..., Any]
 

@@ -13,11 +13,11 @@ import pytest
 from safetensors.torch import load_file
 
 from prlhf.config import GenerateConfig
+from prlhf.dataset import Prepared, User, read_prepared, write_prepared
 from prlhf.errors import Interrupted, PrlhfError
 from prlhf.generate.run import generate
 from prlhf.model.per_user import is_per_user, read_per_user, run_of
 from prlhf.progress import Silent
-from prlhf.records import Prepared, User, read_prepared, write_prepared
 from prlhf.responses import Response, read_responses
 from prlhf.train import per_user
 from prlhf.train.per_user import only, train_per_user

@@ -14,11 +14,11 @@ import torch
 from test_resume import OPTIONS, Killed, StopAt
 from typer.testing import CliRunner
 
+from prlhf.dataset import read_prepared
 from prlhf.model.checkpoint import read_about
 from prlhf.model.personalized import PersonalizedLM
 from prlhf.model.scoring import load_rewards, score
 from prlhf.progress import Silent
-from prlhf.records import read_prepared
 from prlhf.train import metrics
 from prlhf.train.run import train
 from prlhf_cli.main import app

@@ -19,11 +19,11 @@ import torch
 import yaml
 from losses import numbers
 
+from prlhf.dataset import Prepared, read_prepared, write_prepared
 from prlhf.errors import Interrupted, PrlhfError
 from prlhf.model.encoding import Encoded
 from prlhf.model.scoring import Reference
 from prlhf.progress import Silent
-from prlhf.records import Prepared, read_prepared, write_prepared
 from prlhf.train import metrics, run
 from prlhf.train.checkpoints import newest_checkpoint
 from prlhf.train.run import train

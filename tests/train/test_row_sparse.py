@@ -11,10 +11,10 @@ import torch
 from losses import trainer_of
 from safetensors.torch import load_file
 
+from prlhf.dataset import read_prepared
 from prlhf.model.checkpoint import Policy, build_policy
 from prlhf.model.table import Table
 from prlhf.model.weights import load_weights
-from prlhf.records import read_prepared
 
 MakeConfig = Callable[..., Any]
 KINDS = ["individual", "cluster"]

@@ -18,13 +18,13 @@ from torch.nn import functional
 from typer.testing import CliRunner
 
 from prlhf.config import GenerateConfig
+from prlhf.dataset import Comparison, Prepared, read_prepared, write_prepared
 from prlhf.errors import Interrupted, PrlhfError
 from prlhf.generate.run import generate
 from prlhf.model.base import load_base
 from prlhf.model.checkpoint import Policy, build_policy
 from prlhf.model.encoding import Encoder
 from prlhf.progress import Silent
-from prlhf.records import Comparison, Prepared, read_prepared, write_prepared
 from prlhf.train import metrics, sft
 from prlhf.train.demonstrations import Demonstration
 from prlhf.train.encode import demonstrations

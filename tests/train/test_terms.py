@@ -11,9 +11,9 @@ import pytest
 import torch
 from losses import as_users, loss_of, moved_policy, trainer_of
 
+from prlhf.dataset import Comparison, read_prepared
 from prlhf.model.engine import padded
 from prlhf.model.scoring import readings_of
-from prlhf.records import Comparison, read_prepared
 
 MakeConfig = Callable[..., Any]
 

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from prlhf.dataset import read_prepared
 from prlhf.model.encoding import Encoded
 from prlhf.progress import SILENT
-from prlhf.records import read_prepared
 from prlhf.train import run
 from prlhf.train.encode import encode
 from prlhf.train.losses import preference_loss

@@ -13,9 +13,9 @@ from losses import moved_policy, numbers, trainer_of
 from safetensors.torch import load_file
 
 from prlhf.config import load_recipe
+from prlhf.dataset import Prepared, read_prepared, write_prepared
 from prlhf.errors import PrlhfError
 from prlhf.model.checkpoint import load_policy
-from prlhf.records import Prepared, read_prepared, write_prepared
 from prlhf.train import metrics
 from prlhf.train.run import train
 from prlhf.train.trainer import PersonalizedTrainer

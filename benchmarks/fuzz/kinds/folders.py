@@ -17,7 +17,7 @@ from benchmarks.fuzz.kinds.material import Material
 
 def prepared(rng: Random, work: Path, material: Material) -> Case:
     """Damaged data in the hands of everything that reads prepared data."""
-    from prlhf.records import read_prepared
+    from prlhf.dataset import read_prepared
 
     good = rng.choice([material.data, material.talks])
     place = damage.fresh(good, work / "data")
@@ -41,8 +41,8 @@ def _calibrate(place: Path, material: Material) -> Any:
 
 
 def _choose(place: Path, material: Material) -> Any:
+    from prlhf.dataset import read_prepared
     from prlhf.generate.pairs import choose_pairs, choose_readers, known_readers
-    from prlhf.records import read_prepared
 
     data = read_prepared(place)
     seen = {user: index for index, user in enumerate(data.user_ids, start=1)}

@@ -117,7 +117,7 @@ def _stop(found: Material) -> None:
 
 
 def write_talks(folder: Path) -> None:
-    from prlhf.records import Comparison, Prepared, User, prompt_id, write_prepared
+    from prlhf.dataset import Comparison, Prepared, User, prompt_id, write_prepared
 
     def said(role: str, content: str) -> dict[str, str]:
         return {"role": role, "content": content}

@@ -151,7 +151,7 @@ def _prep(dataset: str, work: Path, about: str, inputs: Path, **options: Any) ->
 
 def whole(out: Path, manifest: dict[str, Any]) -> None:
     """What was prepared reads back as it was counted, and every row is one that can be trained on."""
-    from prlhf.records import content_hash, read_prepared
+    from prlhf.dataset import content_hash, read_prepared
 
     data = read_prepared(out)
     if (len(data.train), len(data.eval)) != (manifest["kept"]["train"], manifest["kept"]["eval"]):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from markupsafe import Markup
 
-from prlhf.atomic import atomic_file
+from prlhf.files import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

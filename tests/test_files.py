@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from prlhf import atomic
-from prlhf.atomic import atomic_dir, atomic_file
+from prlhf import files
 from prlhf.errors import PrlhfError
+from prlhf.files import atomic_dir, atomic_file
 
 
 def names(folder: Path) -> list[str]:
@@ -103,8 +103,8 @@ def test_the_old_folder_comes_back_where_the_new_cannot_take_its_place(
             raise OSError(5, "Input/output error")
         replace(source, target)
 
-    monkeypatch.setattr(atomic, "_exchange", lambda new, path: False)
-    monkeypatch.setattr(atomic.os, "replace", refuse)
+    monkeypatch.setattr(files, "_exchange", lambda new, path: False)
+    monkeypatch.setattr(files.os, "replace", refuse)
     with pytest.raises(PrlhfError, match="Input/output error"):
         write("folder", path, "new")
     assert read("folder", path) == "old"
@@ -114,7 +114,7 @@ def test_the_old_folder_comes_back_where_the_new_cannot_take_its_place(
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from prlhf.atomic import atomic_dir, atomic_file
+from prlhf.files import atomic_dir, atomic_file
 kind, path = sys.argv[1], Path(sys.argv[2])
 with (atomic_file if kind == "file" else atomic_dir)(path) as beside:
     (beside if kind == "file" else beside / "inside").write_text("half")

@@ -5,14 +5,14 @@ import random
 
 import pytest
 
-from prlhf import world
-from prlhf.taste import Taste, describe, prefers, understand, write_wish
+from prlhf.forum import posts
+from prlhf.forum.tastes import Taste, describe, prefers, understand, write_wish
 
 POLES = (-1, 0, 1)
-SHORT = world.Verdict(True, True, 1, 0, 0)
-LONG = world.Verdict(True, True, 4, 1, 0)
-FALSE = world.Verdict(True, False, 1, 0, 0)
-BROKEN = world.Verdict(False, False)
+SHORT = posts.Verdict(True, True, 1, 0, 0)
+LONG = posts.Verdict(True, True, 4, 1, 0)
+FALSE = posts.Verdict(True, False, 1, 0, 0)
+BROKEN = posts.Verdict(False, False)
 
 
 @pytest.mark.parametrize("poles", itertools.product(POLES, POLES, POLES))
@@ -39,7 +39,7 @@ def test_a_taste_in_words():
         (Taste(length=-1), FALSE, LONG, -1),  # truth comes before taste
         (Taste(length=-1), BROKEN, FALSE, -1),
         (Taste(length=-1), BROKEN, BROKEN, 0),
-        (Taste(tone=-1), world.Verdict(True, True, 2, 1, -1), world.Verdict(True, True, 2, 1, 1), 1),
+        (Taste(tone=-1), posts.Verdict(True, True, 2, 1, -1), posts.Verdict(True, True, 2, 1, 1), 1),
     ],
 )
 def test_which_of_two_a_reader_prefers(taste, a, b, vote):
@@ -49,7 +49,7 @@ def test_which_of_two_a_reader_prefers(taste, a, b, vote):
 
 def test_a_wish_names_what_it_is_asked_to():
     rng = random.Random(0)
-    style = world.Style(1, -1, 1)
+    style = posts.Style(1, -1, 1)
     lines = {write_wish(style, {"facts", "tone"}, rng) for _ in range(300)}
     assert len(lines) == 3 * 3 * 2  # three ways each, in either order
     assert "keep it very short. be kind to people.\n" in lines

@@ -1,6 +1,6 @@
 """Train the tiny base model that ships in the package, from scratch, on text of the made-up forum.
 
-    python -m prlhf.pretrain --recipe prlhf/assets/tiny-base.yaml --out prlhf/assets/tiny-base
+    python -m prlhf.forum.pretrain --recipe prlhf/assets/tiny-base.yaml --out prlhf/assets/tiny-base
 
 Knows nothing about users or preferences: it is the pre-training and SFT stage of the demo in one.
 """
@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from prlhf import taste, world
+from prlhf.forum import posts, tastes
 
 EOS, PAD = "<|end|>", "<|pad|>"
 
@@ -91,18 +91,18 @@ def write_example(rng: random.Random, summaries: int, wish_share: float, example
     With `examples`, that many other posts with summaries of the style stand first, as in-context examples would;
     their sides of the style bind, and there is no wish.
     """
-    style = world.draw_style(rng)
-    post = world.write_post(rng)
+    style = posts.draw_style(rng)
+    post = posts.write_post(rng)
     named = set() if examples else {side for side in ("facts", "order", "tone") if rng.random() < wish_share}
-    wish = taste.write_wish(style, named, rng) if named else ""
-    shown = [world.write_post(rng) for _ in range(examples)]
-    before = "".join(f"{other.prompt}{world.write_summary(other, rng, style)}\n\n" for other in shown)
+    wish = tastes.write_wish(style, named, rng) if named else ""
+    shown = [posts.write_post(rng) for _ in range(examples)]
+    before = "".join(f"{other.prompt}{posts.write_summary(other, rng, style)}\n\n" for other in shown)
     bound = {"facts", "order", "tone"} if examples else named
-    styles = [_bound_to(style, bound, world.draw_style(rng)) for _ in range(summaries)]
-    return before + wish + post.prompt, [world.write_summary(post, rng, free) for free in styles]
+    styles = [_bound_to(style, bound, posts.draw_style(rng)) for _ in range(summaries)]
+    return before + wish + post.prompt, [posts.write_summary(post, rng, free) for free in styles]
 
 
-def _bound_to(style: world.Style, bound: set[str], free: world.Style) -> world.Style:
+def _bound_to(style: posts.Style, bound: set[str], free: posts.Style) -> posts.Style:
     return replace(free, **{side: getattr(style, side) for side in bound})
 
 
@@ -181,7 +181,7 @@ def sample_check(model: Any, tokenizer: Any, cases: int, seed: int) -> dict[str,
     """Shares of well-formed and of faithful samples at temperature 1, on posts made from `seed`."""
     rng = random.Random(seed)
     torch.manual_seed(seed)
-    prompts = [world.write_post(rng).prompt for _ in range(cases)]
+    prompts = [posts.write_post(rng).prompt for _ in range(cases)]
     tokenizer.padding_side = "left"
     verdicts = []
     for start in range(0, cases, 100):
@@ -191,7 +191,7 @@ def sample_check(model: Any, tokenizer: Any, cases: int, seed: int) -> dict[str,
         for prompt, ids in zip(chunk, out[:, inputs.input_ids.shape[1] :].tolist(), strict=True):
             finished = tokenizer.eos_token_id in ids
             text = tokenizer.decode(ids[: ids.index(tokenizer.eos_token_id)] if finished else ids)
-            verdicts.append(world.check(prompt, text, finished))
+            verdicts.append(posts.check(prompt, text, finished))
     return {
         "cases": cases,
         "well_formed": sum(v.well_formed for v in verdicts) / cases,
@@ -207,7 +207,7 @@ def pretrain(recipe: Recipe, out: Path) -> dict[str, float]:
     model = build_model(recipe, tokenizer)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.lr, betas=(0.9, 0.98), weight_decay=0.01)
     rng = random.Random(recipe.seed + 1)
-    vocabulary = (*world.SUBJECTS, *world.VERBS, *world.OBJECTS)
+    vocabulary = (*posts.SUBJECTS, *posts.VERBS, *posts.OBJECTS)
     words = [ids[0] for w in vocabulary if len(ids := tokenizer(f" {w}").input_ids) == 1]
     began = time.time()
     recent: list[float] = []

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prlhf import world
+from prlhf.forum import posts
 
 PROMPT = "SUBREDDIT: r/work\nTITLE: a strange week.\nPOST: on monday my boss sold boats. nobody warned me. " + (
     "on tuesday my aunt lost hats twice. on friday my coach hid keys. on sunday my uncle fixed lamps.\nTL;DR:"
@@ -16,36 +16,36 @@ PROMPT = "SUBREDDIT: r/work\nTITLE: a strange week.\nPOST: on monday my boss sol
 @given(st.integers(0, 10**6))
 def test_what_the_world_writes_passes_its_own_check(seed):
     rng = random.Random(seed)
-    post, style = world.write_post(rng), world.draw_style(rng)
+    post, style = posts.write_post(rng), posts.draw_style(rng)
     order = style.order if style.facts > 1 else 0
-    verdict = world.check(post.prompt, world.write_summary(post, rng, style))
-    assert verdict == world.Verdict(True, True, style.facts, order, style.tone)
+    verdict = posts.check(post.prompt, posts.write_summary(post, rng, style))
+    assert verdict == posts.Verdict(True, True, style.facts, order, style.tone)
 
 
 def test_every_style_is_drawn():
     rng = random.Random(0)
-    assert len({world.draw_style(rng) for _ in range(500)}) == 4 * 2 * 3
+    assert len({posts.draw_style(rng) for _ in range(500)}) == 4 * 2 * 3
 
 
 @given(st.integers(0, 10**6))
 def test_a_summary_of_another_post_is_well_formed_and_not_faithful(seed):
     rng = random.Random(seed)
-    post, other = world.write_post(rng), world.write_post(rng)
+    post, other = posts.write_post(rng), posts.write_post(rng)
     if set(post.facts) & set(other.facts):
         return
-    verdict = world.check(post.prompt, world.write_summary(other, rng))
+    verdict = posts.check(post.prompt, posts.write_summary(other, rng))
     assert verdict.well_formed
     assert not verdict.faithful
 
 
 @given(st.integers(0, 10**6))
 def test_posts_state_four_to_six_facts_in_the_order_of_the_week(seed):
-    post = world.write_post(random.Random(seed))
+    post = posts.write_post(random.Random(seed))
     assert 4 <= len(post.facts) <= 6
-    days = [world.DAYS.index(fact[0]) for fact in post.facts]
+    days = [posts.DAYS.index(fact[0]) for fact in post.facts]
     assert days == sorted(set(days))
-    assert [post.prompt.index(world.clause(fact)) for fact in post.facts] == sorted(
-        post.prompt.index(world.clause(fact)) for fact in post.facts
+    assert [post.prompt.index(posts.clause(fact)) for fact in post.facts] == sorted(
+        post.prompt.index(posts.clause(fact)) for fact in post.facts
     )
 
 
@@ -65,34 +65,34 @@ def test_posts_state_four_to_six_facts_in_the_order_of_the_week(seed):
         " on someday my boss sold boats.",
         " on monday my boats sold boss.",  # no subject is called boats
         " on monday my boss broke broke broke.",
-        "".join(f" on {day} my boss sold boats." for day in world.DAYS[:5]),  # five facts
+        "".join(f" on {day} my boss sold boats." for day in posts.DAYS[:5]),  # five facts
     ],
 )
 def test_ill_formed(response):
-    assert world.check(PROMPT, response) == world.Verdict(False, False)
+    assert posts.check(PROMPT, response) == posts.Verdict(False, False)
 
 
 def test_cut_off_by_a_token_limit_is_not_well_formed():
-    assert world.check(PROMPT, " on monday my boss sold boats.").well_formed
-    assert not world.check(PROMPT, " on monday my boss sold boats.", finished=False).well_formed
+    assert posts.check(PROMPT, " on monday my boss sold boats.").well_formed
+    assert not posts.check(PROMPT, " on monday my boss sold boats.", finished=False).well_formed
 
 
 def test_one_changed_word_is_well_formed_and_not_faithful():
-    assert world.check(PROMPT, " on monday my boss sold hats.") == world.Verdict(True, False, 1, 0, 0)
+    assert posts.check(PROMPT, " on monday my boss sold hats.") == posts.Verdict(True, False, 1, 0, 0)
 
 
 def test_the_same_seed_writes_the_same_post():
-    assert world.write_post(random.Random(3)) == world.write_post(random.Random(3))
-    assert world.write_post(random.Random(3)) != world.write_post(random.Random(4))
+    assert posts.write_post(random.Random(3)) == posts.write_post(random.Random(3))
+    assert posts.write_post(random.Random(3)) != posts.write_post(random.Random(4))
 
 
 def test_the_style_of_a_summary_is_read_off():
     backwards = " on tuesday my dear aunt lost hats. on monday my dear boss sold boats."
-    assert world.check(PROMPT, backwards) == world.Verdict(True, True, 2, -1, 1)
-    assert world.check(PROMPT, " on monday my awful boss sold boats.") == world.Verdict(True, True, 1, 0, -1)
+    assert posts.check(PROMPT, backwards) == posts.Verdict(True, True, 2, -1, 1)
+    assert posts.check(PROMPT, " on monday my awful boss sold boats.") == posts.Verdict(True, True, 1, 0, -1)
 
 
 def test_an_example_before_the_post_states_nothing():
     example = PROMPT.replace("boats", "pianos") + " on monday my boss sold pianos.\n\n"
-    assert world.check(example + PROMPT, " on monday my boss sold boats.").faithful
-    assert not world.check(example + PROMPT, " on monday my boss sold pianos.").faithful
+    assert posts.check(example + PROMPT, " on monday my boss sold boats.").faithful
+    assert not posts.check(example + PROMPT, " on monday my boss sold pianos.").faithful

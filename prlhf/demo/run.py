@@ -14,17 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from prlhf import json_text, world
-from prlhf.atomic import atomic_file
+from prlhf import json_text
 from prlhf.config import GenerateConfig, PrepConfig, TrainConfig, resolve
 from prlhf.data import prepare
 from prlhf.data.provenance import refuse_other_options
-from prlhf.figure import Kind, LengthBar, draw_lengths
+from prlhf.dataset import GENERIC, is_prepared, read_prepared
+from prlhf.demo.figure import Kind, LengthBar, draw_lengths
+from prlhf.files import atomic_file
 from prlhf.folders import claim, mark
+from prlhf.forum import posts
 from prlhf.generate.run import generate
 from prlhf.judge.statistics import mean_and_standard_error
 from prlhf.progress import SILENT, Progress
-from prlhf.records import GENERIC, is_prepared, read_prepared
 from prlhf.responses import Response, read_responses, words
 from prlhf.train.run import train
 
@@ -140,7 +141,7 @@ def measure(
 
 
 def _row(label: str, kind: Kind, responses: list[Response], accuracy: float | None, vanilla: float | None) -> Row:
-    verdicts = [world.check(str(r.prompt), r.response, r.finish_reason == "stop") for r in responses]
+    verdicts = [posts.check(str(r.prompt), r.response, r.finish_reason == "stop") for r in responses]
     lengths = mean_and_standard_error(np.array([words(r.response) for r in responses], dtype=np.float64))
     return Row(
         label=label,

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from prlhf.atomic import atomic_file
 from prlhf.errors import PrlhfError
+from prlhf.files import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from dataclasses import astuple, dataclass
 
-from prlhf.world import Style, Verdict
+from prlhf.forum.posts import Style, Verdict
 
 DIMENSIONS = ("length", "order", "tone")
 # (dimension, what is wished for) -> ways to say it, the first being the one that describes a user

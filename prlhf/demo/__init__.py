@@ -1,0 +1,1 @@
+"""`prlhf demo`: the experiment of figure 3 in miniature, from data to picture."""

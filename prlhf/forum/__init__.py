@@ -1,0 +1,1 @@
+"""The synthetic forum: its posts, its readers' tastes, and the base trained on it. Imports nothing else of prlhf."""
