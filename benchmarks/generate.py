@@ -131,7 +131,7 @@ def spread(found: dict[str, list[float]]) -> dict[str, dict[str, float]]:
 
 
 def ours(policy: Policy, rows: list[Row], rooms: list[int]) -> int:
-    fresh = [Row(row.ids, row.user, row.seed, tag=room) for row, room in zip(rows, rooms, strict=True)]
+    fresh = [Row(row.ids, row.user_index, row.seed, tag=room) for row, room in zip(rows, rooms, strict=True)]
     loop = DecodeLoop(policy.model, BATCH, NEW, lambda row: len(row.written) == row.tag)
     return sum(len(row.written) for ended in loop.run(fresh) for row in ended)
 
@@ -155,7 +155,7 @@ def released(policy: Policy, rows: list[Row]) -> int:
     words = lm.get_input_embeddings()
     by_length = sorted(rows, key=lambda row: len(row.ids))
     for row in by_length[PROMPTS // SAMPLE // 2 :: PROMPTS // SAMPLE]:
-        embeds = torch.cat([policy.model.users(torch.tensor([row.user])), words(torch.tensor([row.ids]))], 1)
+        embeds = torch.cat([policy.model.users(torch.tensor([row.user_index])), words(torch.tensor([row.ids]))], 1)
         for _ in range(FIRST):
             token = lm(inputs_embeds=embeds, use_cache=False, logits_to_keep=1).logits[:, -1].argmax(1)
             embeds = torch.cat([embeds, words(token)[:, None]], 1)

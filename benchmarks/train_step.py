@@ -273,7 +273,7 @@ def our_step(args: argparse.Namespace, checkpointing: bool) -> Step:
     engine = engine_of(policy)
     reference = Reference(engine)
     reference.fill(batch, len(batch))
-    rows = [Comparison(str(i), "", "", "", "", one.user, "", "", True) for i, one in enumerate(batch)]
+    rows = [Comparison(str(i), "", "", "", "", one.user_index, "", "", True) for i, one in enumerate(batch)]
     trainer = PersonalizedTrainer(
         policy, engine, reference, EncodedSet(batch, rows), EncodedSet([], []), config.folder, []
     )
@@ -334,7 +334,7 @@ def paper_step(args: argparse.Namespace) -> Step:
     width = base.lm.config.hidden_size
     prompts = torch.nn.Parameter(torch.zeros(shape.raters + 1, shape.user_tokens, width, device=device()))
     optimizer = torch.optim.AdamW([*(p for p in lm.parameters() if p.requires_grad), prompts])
-    rows = [(e, user) for e in batch for user in (e.user, 0)]
+    rows = [(e, user) for e in batch for user in (e.user_index, 0)]
 
     def log_probs(ids: Tensor, users: Tensor, personal: bool) -> Tensor:
         embeds = lm.get_input_embeddings()(ids)

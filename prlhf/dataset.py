@@ -92,7 +92,7 @@ class User:
     """A user of a prepared data set."""
 
     id: str
-    index: int  # from 1; 0: unseen in training
+    user_index: int  # from 1; 0: unseen in training
     text: str
     preference: str  # what the user truly prefers, in words: for the oracle and for judges, never for P-DPO; may be ""
     train_count: int
@@ -119,7 +119,7 @@ class Prepared:
     @property
     def user_ids(self) -> list[str]:
         """Ids of the seen users; position i holds the user of index i + 1."""
-        return [u.id for u in sorted(self.users, key=lambda u: u.index) if u.seen]
+        return [u.id for u in sorted(self.users, key=lambda u: u.user_index) if u.seen]
 
 
 def prompt_id(prompt: Text) -> str:
@@ -164,13 +164,23 @@ def write_prepared(out: Path, data: Prepared) -> dict[str, Any]:
         schema = comparisons_schema(conversational)
         pq.write_table(pa.Table.from_pylist([asdict(r) for r in data.train], schema), folder / "train.parquet")
         pq.write_table(pa.Table.from_pylist([asdict(r) for r in data.eval], schema), folder / "eval.parquet")
-        pq.write_table(pa.Table.from_pylist([asdict(u) for u in data.users], USERS_SCHEMA), folder / "users.parquet")
+        pq.write_table(pa.Table.from_pylist(list(map(_row_of, data.users)), USERS_SCHEMA), folder / "users.parquet")
         for name, rows in ((PROMPTS, [{"prompt": prompt} for prompt in data.prompts]), (JUDGING, data.judging)):
             if rows:
                 lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
                 (folder / name).write_text("".join(lines), encoding="utf-8")
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
     return manifest
+
+
+def _row_of(user: User) -> dict[str, Any]:
+    """A row of users.parquet, whose column `index` is the user index."""
+    row = asdict(user)
+    return row | {"index": row.pop("user_index")}
+
+
+def _user_of(row: dict[str, Any]) -> User:
+    return User(user_index=row["index"], **{name: value for name, value in row.items() if name != "index"})
 
 
 def is_prepared(folder: Path) -> bool:
@@ -199,7 +209,7 @@ def read_prepared(folder: Path) -> Prepared:
     data = Prepared(
         train=[Comparison(**row) for row in read_table(folder / "train.parquet", schema, AGAIN)],
         eval=[Comparison(**row) for row in read_table(folder / "eval.parquet", schema, AGAIN)],
-        users=[User(**row) for row in read_table(folder / "users.parquet", USERS_SCHEMA, AGAIN)],
+        users=[_user_of(row) for row in read_table(folder / "users.parquet", USERS_SCHEMA, AGAIN)],
         manifest=manifest,
         prompts=[row["prompt"] for row in prompts],
         judging=read_lines(folder / JUDGING, _JUDGED, AGAIN),
@@ -210,7 +220,7 @@ def read_prepared(folder: Path) -> Prepared:
 
 def _check_users(folder: Path, data: Prepared) -> None:
     """Seen users are numbered from 1, the others are 0, and no comparison has another index."""
-    indices = sorted(user.index for user in data.users)
+    indices = sorted(user.user_index for user in data.users)
     last = len(data.user_ids)
     if indices != [0] * (len(indices) - last) + list(range(1, last + 1)):
         raise PrlhfError(f"{folder}/users.parquet: the seen users are not numbered from 1", AGAIN)

@@ -78,7 +78,7 @@ class Loaded:
         if not encoded:
             return []
         with torch.no_grad():
-            found = self._rewards(encoded, [each.user for each in encoded])  # [2, pairs]
+            found = self._rewards(encoded, [each.user_index for each in encoded])  # [2, pairs]
         return [float(value) for value in found.T.flatten()][: len(responses)]
 
     @cached_property

@@ -44,7 +44,7 @@ def index_users(
     users = [
         User(
             id=user,
-            index=index.get(user, 0),
+            user_index=index.get(user, 0),
             text=texts.get(user, ""),
             preference=(preferences or {}).get(user, ""),
             train_count=train_counts[user],

@@ -53,7 +53,7 @@ def as_response(written: Written, settings: dict[str, Any]) -> Response:
     return Response(
         prompt_id=job.prompt_id,
         user_id=job.user_id,
-        user_index=job.user,
+        user_index=job.user_index,
         prompt=job.prompt,
         response=written.text,
         prompt_tokens=len(job.ids),

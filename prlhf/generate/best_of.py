@@ -61,7 +61,7 @@ class BestOf:
         job, texts = candidates[0].job, [written.text for written in candidates]
         pairs = zip(texts[::2], [*texts[1::2], texts[-1]], strict=False)
         encoded = [self._reader.encode(job.prompt, job.user_id, a, b, job.prompt_id) for a, b in pairs]
-        scored = score(self._rewards, encoded, [e.user for e in encoded], batch_size=len(encoded))
+        scored = score(self._rewards, encoded, [e.user_index for e in encoded], batch_size=len(encoded))
         rewards = [reward for s in scored for reward in (s.chosen, s.rejected)][: len(texts)]
         if any(math.isnan(reward) for reward in rewards):
             raise PrlhfError(

@@ -27,10 +27,10 @@ Ended = Callable[["Row"], bool]
 
 @dataclass(eq=False)
 class Row:
-    """One response being written, after `ids` and, in front of them, the vectors of `user` (None: none)."""
+    """One response being written, after `ids` and, in front of them, the vectors of `user_index` (None: none)."""
 
     ids: Sequence[int]
-    user: int | None
+    user_index: int | None
     seed: int
     tag: Any = None  # the caller's
     written: list[int] = field(default_factory=list)
@@ -38,7 +38,7 @@ class Row:
     @property
     def beginning(self) -> tuple[int | None, tuple[int, ...]]:
         """What rows have in common that start alike: the user and the ids of the prompt."""
-        return self.user, tuple(self.ids)
+        return self.user_index, tuple(self.ids)
 
 
 class DecodeLoop:
@@ -62,7 +62,7 @@ class DecodeLoop:
         The longest go first: those that begin alike stand together, the cache never grows, and what is left at the end
         is short.
         """
-        queue = deque(sorted(rows, key=lambda row: (-self._length(row), row.user or 0, row.ids)))
+        queue = deque(sorted(rows, key=lambda row: (-self._length(row), row.user_index or 0, row.ids)))
         patience = max(1, self.size // 8)  # joining costs a forward: not for each row that leaves
         while queue or self.active:
             free = self.size - len(self.active)
@@ -109,8 +109,8 @@ class DecodeLoop:
         words = self.lm.get_input_embeddings()
         ids = torch.nn.utils.rnn.pad_sequence([self._tensor(row.ids) for row in rows], batch_first=True)
         embeds: Tensor = words(ids)
-        if rows[0].user is not None:
-            vectors = self.model.users(self._tensor([row.user for row in rows]))
+        if rows[0].user_index is not None:
+            vectors = self.model.users(self._tensor([row.user_index for row in rows]))
             embeds = torch.cat([vectors.to(embeds.dtype), embeds], 1)
         return embeds
 
@@ -158,7 +158,7 @@ class DecodeLoop:
         return gone
 
     def _length(self, row: Row) -> int:
-        return len(row.ids) + (0 if row.user is None else self.model.users.tokens)
+        return len(row.ids) + (0 if row.user_index is None else self.model.users.tokens)
 
     def _tensor(self, numbers: Sequence[Any]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.long, device=self.lm.device)

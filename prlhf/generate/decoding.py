@@ -36,7 +36,7 @@ class Job:
     prompt: Text
     ids: list[int]  # text about the user + prompt
     user_id: str
-    user: int
+    user_index: int
     stop: str = ""  # text at which the response ends too
     candidate: int = 0  # of best-of-N: each has random numbers of its own
 
@@ -98,7 +98,7 @@ def turn_end(policy: Policy, config: GenerateConfig) -> End:
 
 def vectors_of(policy: Policy, job: Job) -> int:
     """Whose vectors the job begins with: the uniform user model's are everyone's."""
-    return 0 if policy.config.user_model == "uniform" else job.user
+    return 0 if policy.config.user_model == "uniform" else job.user_index
 
 
 def by_loop(policy: Policy, rows: Sequence[Row], config: GenerateConfig, end: End) -> Iterator[list[Row]]:
@@ -134,9 +134,11 @@ def by_generate(policy: Policy, rows: Sequence[Row], config: GenerateConfig, end
         eos_token_id=sorted(end.ids),
     )
     for batch in batches(rows, config.batch_size):
-        users = [row.user or 0 for row in batch]
-        tokens = 0 if batch[0].user is None else policy.config.user_tokens
-        padded = pad_rows([list(row.ids) for row in batch], [[]] * len(batch), users, tokens, tokenizer.pad_token_id)
+        user_indices = [row.user_index or 0 for row in batch]
+        tokens = 0 if batch[0].user_index is None else policy.config.user_tokens
+        padded = pad_rows(
+            [list(row.ids) for row in batch], [[]] * len(batch), user_indices, tokens, tokenizer.pad_token_id
+        )
         padded = padded.to(policy.device)
         embeds = model.embed(padded) if tokens else lm.get_input_embeddings()(padded.ids)
         choice = LogitsProcessorList([Choice(batch, config)])

@@ -64,7 +64,7 @@ class Planner:
             self._prompts[key] = self.encoder.prompt(shown, room, prompt_id(asked), len(text))
         text, ids = self.encoder.before(text, self._prompts[key])
         stop = SEPARATOR if examples and isinstance(prompt, str) else ""  # the base would go on to a next example
-        return Job(prompt_id(asked), asked, text + ids, reader.id, reader.index, stop)
+        return Job(prompt_id(asked), asked, text + ids, reader.id, reader.user_index, stop)
 
     def _examples(self, prompt: Text, reader: Reader, room: int) -> list[Comparison]:
         """As many of the reader's own choices as fit; those furthest from the prompt go first."""

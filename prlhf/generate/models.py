@@ -84,7 +84,7 @@ def _sketch(run: Path, config: GenerateConfig, wanted: set[str] | None = None) -
     base, _ = load_skeleton(name, torch.float32, config.trust_remote_code)
     users = read_users(folder, wanted)
     conversational = about.get("conversational")
-    return Policy(None, base, trained, users.ids, users.texts, users.indices, conversational)  # type: ignore[arg-type]
+    return Policy(None, base, trained, users.ids, users.texts, users.user_indices, conversational)  # type: ignore[arg-type]
 
 
 def turns(writer: Writer, jobs: Sequence[Job], config: GenerateConfig) -> Iterator[tuple[Policy, bool, list[Job]]]:
@@ -97,11 +97,11 @@ def turns(writer: Writer, jobs: Sequence[Job], config: GenerateConfig) -> Iterat
         yield writer.policy, writer.base, list(jobs)
         return
     for index, run in writer.adapters.items():
-        mine = [job for job in jobs if job.user == index]
+        mine = [job for job in jobs if job.user_index == index]
         if mine:
             load_weights(writer.policy.model, model_folder(run))
             yield writer.policy, False, mine
-    rest = [job for job in jobs if job.user not in writer.adapters]
+    rest = [job for job in jobs if job.user_index not in writer.adapters]
     if rest:
         yield _as_base(writer.policy, writer.adapters[1], config), True, rest
 

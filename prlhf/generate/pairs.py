@@ -21,7 +21,7 @@ class Reader:
     """Someone a response is written for."""
 
     id: str
-    index: int  # 0: generic, or unseen in training
+    user_index: int  # 0: generic, or unseen in training
     text: str  # about the user; may be ""
     preference: str = ""  # what the user truly prefers, in words: for the oracle alone
 
@@ -42,8 +42,8 @@ def known_readers(seen: Mapping[str, int], texts: Mapping[str, str], data: Prepa
     """
     preferences = {user.id: user.preference for user in data.users} if data else {}
     known = {GENERIC: Reader(GENERIC, 0, "")}
-    for user, index in seen.items():
-        known[user] = Reader(user, index, texts.get(user, ""), preferences.get(user, ""))
+    for user, user_index in seen.items():
+        known[user] = Reader(user, user_index, texts.get(user, ""), preferences.get(user, ""))
     for other in data.users if data else []:
         known.setdefault(other.id, Reader(other.id, 0, other.text, other.preference))
     return known
@@ -57,11 +57,11 @@ def choose_readers(known: Mapping[str, Reader], config: GenerateConfig) -> list[
     if config.baseline == "base":
         return [known[GENERIC]]
     people = [reader for reader in known.values() if reader.id != GENERIC]
-    seen = [reader for reader in people if reader.index > 0]
+    seen = [reader for reader in people if reader.user_index > 0]
     groups = {
         "all": people if own_prompts(config) else [*seen, known[GENERIC]],
         "seen": seen,
-        "unseen": [reader for reader in people if reader.index == 0],
+        "unseen": [reader for reader in people if reader.user_index == 0],
     }
     chosen: dict[str, Reader] = {}
     for name in _names(config):

@@ -104,7 +104,7 @@ def copy_chosen(data: Prepared, config: GenerateConfig, progress: Progress) -> d
     readers = choose_readers(known_readers(seen, {}, data), config)
     pairs = choose_pairs(data, readers, config)
     found = [
-        Response(prompt_id(prompt), reader.id, reader.index, prompt, response, 0, 0, "stop", settings)
+        Response(prompt_id(prompt), reader.id, reader.user_index, prompt, response, 0, 0, "stop", settings)
         for (prompt, reader), response in zip(pairs, chosen_responses(data, pairs), strict=True)
         if response is not None
     ]

@@ -39,8 +39,8 @@ def judge_checkpoint(
     dataset = dataset or _own_data(run)
     claim(config.out, "judgement", inputs=(run, dataset))
     trained, rewards = load_rewards(run, config.device, config.model, config.trust_remote_code)
-    index = trained.index_of()
-    rows = [replace(row, user_index=index.get(row.user_id, 0)) for row in read_prepared(dataset).eval]
+    index_of = trained.index_of()
+    rows = [replace(row, user_index=index_of.get(row.user_id, 0)) for row in read_prepared(dataset).eval]
     if not rows:
         raise PrlhfError(f"{dataset} has no held-out comparisons", "prepare it with an eval split")
     encoder, fitting = trained.encoder(), Fitting(config.skip_long)
@@ -52,8 +52,8 @@ def judge_checkpoint(
         progress.note(f"{skipped:,} held-out comparisons do not fit and were left out (skip_long)")
     encoder.note_cut(progress)
 
-    def read_as(users: list[int]) -> list[Scored]:
-        return score(rewards, data, users, config.batch_size, progress)
+    def read_as(user_indices: list[int]) -> list[Scored]:
+        return score(rewards, data, user_indices, config.batch_size, progress)
 
     own = [row.user_index for row in rows]
     progress.start("judging", 3 * len(rows))
@@ -63,8 +63,8 @@ def judge_checkpoint(
     finally:
         progress.finish()
     ids = [row.user_id for row in rows]
-    seen = [i for i, user in enumerate(own) if user > 0]
-    unseen = [i for i, user in enumerate(own) if user == 0]
+    seen = [i for i, user_index in enumerate(own) if user_index > 0]
+    unseen = [i for i, user_index in enumerate(own) if user_index == 0]
     results = {
         "run": str(run),
         "dataset": str(dataset),
@@ -90,12 +90,12 @@ def _own_data(run: Path) -> Path:
     return Path(folder)
 
 
-def shuffled(users: Sequence[int], known: int, seed: int) -> list[int]:
+def shuffled(user_indices: Sequence[int], known: int, seed: int) -> list[int]:
     """Each seen user replaced by another seen user, uniformly; unseen ones (index 0) stay."""
     rng = random.Random(seed)
     if known < 2:
-        return list(users)
-    return [0 if user == 0 else 1 + (user - 1 + rng.randrange(1, known)) % known for user in users]
+        return list(user_indices)
+    return [0 if i == 0 else 1 + (i - 1 + rng.randrange(1, known)) % known for i in user_indices]
 
 
 def with_interval(

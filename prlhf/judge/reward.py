@@ -29,7 +29,7 @@ class RewardScorer:
         fitting = Fitting(skip=False)
         encoded = [encoded for _, encoded in fitting.part("pairs of responses", pairs, self._encoded)]
         fitting.check(advice="judge responses to shorter prompts", option="")
-        scored = score(self._rewards, encoded, [e.user for e in encoded], self._batch_size)
+        scored = score(self._rewards, encoded, [e.user_index for e in encoded], self._batch_size)
         return [(s.chosen, s.rejected) for s in scored]
 
     def _encoded(self, pair: Pair) -> Encoded:

@@ -59,9 +59,9 @@ class Trained(Generic[M]):
     model: M
     base: Base
     config: TrainConfig
-    user_ids: list[str]  # position i holds the user of index i + 1, where `indices` says nothing else
+    user_ids: list[str]  # position i holds the user of index i + 1, where `user_indices` says nothing else
     user_texts: dict[str, str]  # text about the user, for those who have one
-    indices: list[int] | None = None  # of the users in `user_ids`, where these are but some
+    user_indices: list[int] | None = None  # of the users in `user_ids`, where these are but some
     conversational: bool | None = None  # whether the data it was trained on is; None: not known
 
     @property
@@ -76,7 +76,7 @@ class Trained(Generic[M]):
 
     def index_of(self) -> dict[str, int]:
         """The index of each seen user, by id."""
-        return dict(zip(self.user_ids, self.indices or range(1, len(self.user_ids) + 1), strict=True))
+        return dict(zip(self.user_ids, self.user_indices or range(1, len(self.user_ids) + 1), strict=True))
 
     def encoder(self) -> Encoder:
         """What turns rows into tokens for this model, within its context."""
@@ -218,7 +218,7 @@ def _load(
     about = read_about(folder)
     config = TrainConfig.saved(about["train"])
     users = read_users(folder, wanted)
-    check_weights(folder, about, rows=users.indices is None)
+    check_weights(folder, about, rows=users.user_indices is None)
     where = pick_device(device)
     dtype = pick_dtype(precision, where)
     if config.full_finetune:
@@ -226,16 +226,16 @@ def _load(
     else:
         loaded = _own_base(run, about, base or about["base"], where, dtype, trust_remote_code)
     model = kind(make_trainable(loaded.lm, config), _blank_users(config, users, loaded))
-    load_weights(model, folder, None if users.indices is None else (users.indices, users.count))
+    load_weights(model, folder, None if users.user_indices is None else (users.user_indices, users.count))
     model.eval()
-    return Trained(model, loaded, config, users.ids, users.texts, users.indices, about.get("conversational"))
+    return Trained(model, loaded, config, users.ids, users.texts, users.user_indices, about.get("conversational"))
 
 
 def _blank_users(config: TrainConfig, users: Users, base: Base) -> UserModel:
     """A user model to load `users` into: from zeros, which are not filled in before the weights are."""
     vocabulary = base.lm.get_input_embeddings().weight
     blank = config.model_copy(update={"user_init": "zero"})
-    return build_user_model(blank, users.count if users.indices is None else 0, vocabulary).to(base.lm.device)
+    return build_user_model(blank, users.count if users.user_indices is None else 0, vocabulary).to(base.lm.device)
 
 
 def reference_model(

@@ -48,7 +48,7 @@ class Encoded:
     prompt: list[int]
     chosen: list[int]  # ends with the token that ends a turn, or EOS, unless truncated
     rejected: list[int]
-    user: int
+    user_index: int
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Rows:
-    """Padded rows: `ids`, `mask`, `slots` are [N, L], `users` is [N]; responses start at column `start`.
+    """Padded rows: `ids`, `mask`, `slots` are [N, L], `user_indices` is [N]; responses start at column `start`.
 
     `slots` marks the T_u columns of each row that the user model fills (none for the reference).
     """
@@ -69,12 +69,13 @@ class Rows:
     ids: Tensor
     mask: Tensor
     slots: Tensor
-    users: Tensor
+    user_indices: Tensor
     start: int
 
     def to(self, device: torch.device | str) -> Rows:
         """The same rows on `device`."""
-        return Rows(self.ids.to(device), self.mask.to(device), self.slots.to(device), self.users.to(device), self.start)
+        ids, mask, slots = (value.to(device) for value in (self.ids, self.mask, self.slots))
+        return Rows(ids, mask, slots, self.user_indices.to(device), self.start)
 
 
 @dataclass
@@ -326,7 +327,11 @@ def shorter_histories(messages: list[Message]) -> Iterator[list[Message]]:
 
 
 def pad_rows(
-    befores: Sequence[list[int]], responses: Sequence[list[int]], users: Sequence[int], user_tokens: int, pad: int
+    befores: Sequence[list[int]],
+    responses: Sequence[list[int]],
+    user_indices: Sequence[int],
+    user_tokens: int,
+    pad: int,
 ) -> Rows:
     """Lay out rows as the module's heading shows. `befores`: text + prompt ids of each row."""
     start = user_tokens + max(len(before) for before in befores)
@@ -340,4 +345,4 @@ def pad_rows(
         ids[row, start - len(before) : start] = torch.tensor(before, dtype=torch.long)
         ids[row, start : start + len(response)] = torch.tensor(response, dtype=torch.long)
         mask[row, first : start + len(response)] = 1
-    return Rows(ids, mask, slots, torch.tensor(list(users), dtype=torch.long), start)
+    return Rows(ids, mask, slots, torch.tensor(list(user_indices), dtype=torch.long), start)

@@ -88,7 +88,7 @@ def budget_on(device: torch.device, budget: int | None = None) -> int:
 def padded(readings: Sequence[Reading], user_tokens: int, pad: int) -> Rows:
     """A row for each reading."""
     befores, responses = [list(r.before) for r in readings], [list(r.response) for r in readings]
-    return pad_rows(befores, responses, [r.user for r in readings], user_tokens, pad)
+    return pad_rows(befores, responses, [r.user_index for r in readings], user_tokens, pad)
 
 
 def tree_fault(model: Personalized, pad: int) -> str:

@@ -43,9 +43,9 @@ def trained_on(run: Path) -> str:
     return read_per_user(run).dataset if is_per_user(run) else str(read_about(model_folder(run))["train"]["dataset"])
 
 
-def run_of(folder: Path, index: int) -> Path:
-    """The run folder of the user of `index`, from 1."""
-    return folder / "users" / str(index)
+def run_of(folder: Path, user_index: int) -> Path:
+    """The run folder of the user of `user_index`, from 1."""
+    return folder / "users" / str(user_index)
 
 
 def write_per_user(folder: Path, content: PerUser) -> None:

@@ -41,7 +41,7 @@ class Personalized(nn.Module):
         embeds = self._embeddings()(rows.ids)
         if self.users.tokens == 0:
             return embeds  # type: ignore[no-any-return]
-        prefix = self.users(rows.users).to(embeds.dtype)
+        prefix = self.users(rows.user_indices).to(embeds.dtype)
         return embeds.masked_scatter(rows.slots.unsqueeze(-1), prefix)  # type: ignore[no-any-return]
 
     def inputs(self, embeds: Tensor, rows: Rows | Pack) -> dict[str, Any]:

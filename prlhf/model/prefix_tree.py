@@ -27,7 +27,7 @@ MIN_SHARED = 8  # tokens; a shorter common beginning costs more as a segment of 
 class Reading(NamedTuple):
     """One response to one prompt as one user; `before` is text about the user + prompt."""
 
-    user: int
+    user_index: int
     before: tuple[int, ...]
     response: tuple[int, ...]
 
@@ -51,7 +51,7 @@ def above(segments: Sequence[Segment], segment: Segment) -> list[slice]:
 class Pack:
     """Readings as one row of T columns without padding.
 
-    `ids`, `positions`, `slots` are [1, T]; `users` [n] is the user of each run of T_u slots, in their order.
+    `ids`, `positions`, `slots` are [1, T]; `user_indices` [n] is the user of each run of T_u slots, in their order.
     Of the S scored tokens, `targets` [S], `columns` [S] says which column predicts each, and `owners` [S] whose
     reading it belongs to, of `readings`. `lasts` [readings] is the column of each reading's last token.
     """
@@ -59,7 +59,7 @@ class Pack:
     ids: Tensor
     positions: Tensor
     slots: Tensor
-    users: Tensor
+    user_indices: Tensor
     segments: tuple[Segment, ...]
     columns: Tensor
     targets: Tensor
@@ -86,13 +86,13 @@ def pack(readings: Sequence[Reading], user_tokens: int, min_shared: int = MIN_SH
     sequences = [(*(SLOT,) * user_tokens, *r.before, *r.response) for r in readings]
     by_user: defaultdict[int, list[int]] = defaultdict(list)
     for number, reading in enumerate(readings):
-        by_user[reading.user].append(number)
+        by_user[reading.user_index].append(number)
     forest = Forest(sequences, max(min_shared, 1))
-    users: list[int] = []
-    for user, numbers in by_user.items():
+    user_indices: list[int] = []
+    for user_index, numbers in by_user.items():
         forest.grow(numbers, 0, ())
         roots = sum(not segment.above for segment in forest.segments)
-        users += [user] * (roots - len(users))
+        user_indices += [user_index] * (roots - len(user_indices))
     forest.fill(-len(forest.ids) % multiple)
     columns: list[int] = []
     targets: list[int] = []
@@ -108,7 +108,7 @@ def pack(readings: Sequence[Reading], user_tokens: int, min_shared: int = MIN_SH
         ids=torch.tensor([[max(token, 0) for token in forest.ids]]),
         positions=torch.tensor([forest.positions]),
         slots=slots,
-        users=torch.tensor(users),
+        user_indices=torch.tensor(user_indices),
         segments=tuple(forest.segments),
         columns=torch.tensor(columns),
         targets=torch.tensor(targets),
@@ -176,7 +176,7 @@ def families(readings: Sequence[Reading], user_tokens: int, budget: int, trees: 
     """
     by_family: defaultdict[tuple[int, tuple[int, ...]], list[int]] = defaultdict(list)
     for number, reading in enumerate(readings):
-        by_family[reading.user, reading.before].append(number)
+        by_family[reading.user_index, reading.before].append(number)
     part: list[int] = []
     size = 0
     for (_, before), numbers in sorted(by_family.items()):

@@ -31,9 +31,9 @@ from prlhf.model.reward import RewardModel
 from prlhf.progress import SILENT, Progress
 
 
-def readings_of(batch: Sequence[Encoded], users: Sequence[int]) -> list[Reading]:
-    """The 2B readings of B comparisons, chosen first then rejected, by `users` in place of the comparisons' own."""
-    befores = [(user, tuple(e.text + e.prompt)) for e, user in zip(batch, users, strict=True)]
+def readings_of(batch: Sequence[Encoded], user_indices: Sequence[int]) -> list[Reading]:
+    """The 2B readings of B comparisons, chosen first then rejected, by `user_indices` in place of their own."""
+    befores = [(i, tuple(e.text + e.prompt)) for e, i in zip(batch, user_indices, strict=True)]
     chosen = [Reading(*before, tuple(e.chosen)) for e, before in zip(batch, befores, strict=True)]
     return chosen + [Reading(*before, tuple(e.rejected)) for e, before in zip(batch, befores, strict=True)]
 
@@ -43,8 +43,8 @@ class Rewards(Protocol):
 
     model: Personalized  # that scores
 
-    def __call__(self, batch: Sequence[Encoded], users: Sequence[int]) -> Tensor:
-        """Rewards [2, B] of B comparisons, read as `users`: the chosen responses', then the rejected ones'."""
+    def __call__(self, batch: Sequence[Encoded], user_indices: Sequence[int]) -> Tensor:
+        """Rewards [2, B] of B comparisons, read as `user_indices`: the chosen responses', then the rejected ones'."""
 
 
 class ImplicitRewards(Rewards):
@@ -55,8 +55,8 @@ class ImplicitRewards(Rewards):
         self._reference, self._beta = reference, beta
 
     @override
-    def __call__(self, batch: Sequence[Encoded], users: Sequence[int]) -> Tensor:
-        log_probs = self._engine.values(readings_of(batch, users))
+    def __call__(self, batch: Sequence[Encoded], user_indices: Sequence[int]) -> Tensor:
+        log_probs = self._engine.values(readings_of(batch, user_indices))
         rewards: Tensor = self._beta * (log_probs - self._reference.log_probs(batch))
         return rewards.view(2, len(batch))
 
@@ -68,8 +68,8 @@ class ModelRewards(Rewards):
         self.model, self._engine = engine.model, engine
 
     @override
-    def __call__(self, batch: Sequence[Encoded], users: Sequence[int]) -> Tensor:
-        return self._engine.values(readings_of(batch, users)).view(2, len(batch))
+    def __call__(self, batch: Sequence[Encoded], user_indices: Sequence[int]) -> Tensor:
+        return self._engine.values(readings_of(batch, user_indices)).view(2, len(batch))
 
 
 def load_rewards(
@@ -114,11 +114,11 @@ class Scored:
 def score(
     rewards: Rewards,
     data: Sequence[Encoded],
-    users: Sequence[int],
+    user_indices: Sequence[int],
     batch_size: int,
     progress: Progress = SILENT,
 ) -> list[Scored]:
-    """Score `data` as `users` (one index per comparison), in the order given."""
+    """Score `data` as `user_indices` (one per comparison), in the order given."""
     training = rewards.model.training
     rewards.model.eval()
     order = sorted(range(len(data)), key=lambda i: len(data[i].prompt) + len(data[i].chosen))  # less padding
@@ -126,7 +126,7 @@ def score(
     for start in range(0, len(order), batch_size):
         chunk = order[start : start + batch_size]
         with torch.no_grad():
-            found = rewards([data[i] for i in chunk], [users[i] for i in chunk]).tolist()
+            found = rewards([data[i] for i in chunk], [user_indices[i] for i in chunk]).tolist()
         scored |= {i: Scored(c, r) for i, c, r in zip(chunk, *found, strict=True)}
         progress.advance(len(chunk))
     rewards.model.train(training)
@@ -142,9 +142,9 @@ class ResponseReader:
     def encode(self, prompt: Text, user_id: str, a: str, b: str, name: str) -> Encoded:
         """Responses `a` and `b` in the prompt's own format, as chosen and rejected; `name` is what errors call them."""
         chosen, rejected = (r if isinstance(prompt, str) else [{"role": "assistant", "content": r}] for r in (a, b))
-        index, text = self._index.get(user_id, 0), self._texts.get(user_id, "")
+        user_index, text = self._index.get(user_id, 0), self._texts.get(user_id, "")
         return self._encoder.pair(
-            Comparison(name, prompt, chosen, rejected, user_id, index, text, name, seen=index > 0)
+            Comparison(name, prompt, chosen, rejected, user_id, user_index, text, name, seen=user_index > 0)
         )
 
 
@@ -176,17 +176,17 @@ def margins_by(groups: Sequence[str], scored: Sequence[Scored]) -> dict[str, flo
 
 
 def summarise(
-    user_ids: Sequence[str], users: Sequence[int], as_user: Sequence[Scored], as_generic: Sequence[Scored]
+    user_ids: Sequence[str], user_indices: Sequence[int], as_user: Sequence[Scored], as_generic: Sequence[Scored]
 ) -> dict[str, Any]:
     """Per-user accuracy and margin, their macro average, the worst tenth of users, and the generic user's.
 
-    `user_ids` and `users` (index 0: unseen in training) say whose each comparison is. `accuracy_seen` and
+    `user_ids` and `user_indices` (0: unseen in training) say whose each comparison is. `accuracy_seen` and
     `accuracy_unseen` are macro averages over the seen and the unseen users, None where there are none.
     `generic`: the same comparisons scored as user 0, micro-averaged; `generic_by_user` the same per user.
     """
     accuracy = accuracy_by(user_ids, as_user)
     ranked = sorted(accuracy.values())
-    seen = {user for user, index in zip(user_ids, users, strict=True) if index > 0}
+    seen = {user for user, user_index in zip(user_ids, user_indices, strict=True) if user_index > 0}
     generic = accuracy_by(["all"] * len(as_generic), as_generic)
     return {
         "accuracy_macro": mean(ranked),

@@ -38,22 +38,22 @@ class Table(nn.Embedding):
         self.register_buffer("held", None, persistent=False)
 
     @override
-    def forward(self, users: Tensor) -> Tensor:
+    def forward(self, user_indices: Tensor) -> Tensor:
         """Rows [B, width] of the user indices [B], none of them below `first`."""
-        return super().forward(users - self.first if self.held is None else self._found(users))
+        return super().forward(user_indices - self.first if self.held is None else self._found(user_indices))
 
-    def hold(self, users: Iterable[int]) -> list[int]:
-        """Make room for the rows of `users`, and of the generic user if there is one, instead of all.
+    def hold(self, user_indices: Iterable[int]) -> list[int]:
+        """Make room for the rows of `user_indices`, and of the generic user if there is one, instead of all.
 
         Returns which rows of the whole table these are, ascending. What they hold is still to be loaded.
         """
-        held = sorted({0, *users} if self.first == 0 else set(users))
+        held = sorted({0, *user_indices} if self.first == 0 else set(user_indices))
         self.held = torch.tensor(held, dtype=torch.long, device=self.weight.device)
         self.weight = nn.Parameter(self.weight.new_empty(len(held), self.embedding_dim))
-        return [user - self.first for user in held]
+        return [user_index - self.first for user_index in held]
 
-    def _found(self, users: Tensor) -> Tensor:
+    def _found(self, user_indices: Tensor) -> Tensor:
         assert self.held is not None
-        if not torch.isin(users, self.held).all():  # a neighbour's row would be worse than none
-            raise ValueError(f"of users {users.tolist()} some were not loaded")
-        return torch.searchsorted(self.held, users)
+        if not torch.isin(user_indices, self.held).all():  # a neighbour's row would be worse than none
+            raise ValueError(f"of users {user_indices.tolist()} some were not loaded")
+        return torch.searchsorted(self.held, user_indices)

@@ -36,7 +36,7 @@ class Users:
 
     ids: list[str]
     texts: dict[str, str]  # of those who have one
-    indices: list[int] | None  # whose index each id has, from 1, where these are some; None: all, in order
+    user_indices: list[int] | None  # whose index each id has, from 1, where these are some; None: all, in order
     count: int  # of all
 
 
@@ -48,7 +48,7 @@ def write_users(folder: Path, ids: list[str], texts: dict[str, str]) -> None:
         return
     with closing(sqlite3.connect(folder / INDEXED)) as database:
         database.execute(TABLE)
-        rows = ((index, user, texts.get(user)) for index, user in enumerate(ids, start=1))
+        rows = ((user_index, user, texts.get(user)) for user_index, user in enumerate(ids, start=1))
         database.executemany("INSERT INTO users VALUES (?, ?, ?)", rows)
         database.commit()
 
@@ -69,8 +69,10 @@ def read_users(folder: Path, wanted: Collection[str] | None = None) -> Users:
                 rows = sorted(row for user in wanted for row in database.execute(one, (user,)))
     except (sqlite3.Error, TypeError) as error:
         raise _damaged(path, one_line(error)) from error
-    indices = None if wanted is None else [position for position, _, _ in rows]
-    return Users([user for _, user, _ in rows], {u: text for _, u, text in rows if text is not None}, indices, count)
+    user_indices = None if wanted is None else [position for position, _, _ in rows]
+    return Users(
+        [user for _, user, _ in rows], {u: text for _, u, text in rows if text is not None}, user_indices, count
+    )
 
 
 def _read_plain(folder: Path) -> Users:

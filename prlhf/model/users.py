@@ -30,7 +30,7 @@ class UserModel(nn.Module):
     tokens: int
 
     @override
-    def forward(self, users: Tensor) -> Tensor:
+    def forward(self, user_indices: Tensor) -> Tensor:
         raise NotImplementedError
 
     def rates(self, config: TrainConfig) -> list[tuple[list[nn.Parameter], float]]:
@@ -47,8 +47,8 @@ class Uniform(UserModel):
         self.shared = nn.Parameter(start(self.tokens))
 
     @override
-    def forward(self, users: Tensor) -> Tensor:
-        return self.shared.expand(len(users), *self.shared.shape)
+    def forward(self, user_indices: Tensor) -> Tensor:
+        return self.shared.expand(len(user_indices), *self.shared.shape)
 
 
 class Individual(UserModel):
@@ -66,10 +66,10 @@ class Individual(UserModel):
         self.offsets = Table(offsets, first=1)
 
     @override
-    def forward(self, users: Tensor) -> Tensor:
-        seen = users.nonzero().squeeze(1)  # the generic user has no row, nor may it touch another's
-        offsets = self.offsets(users[seen]).view(len(seen), *self.generic.shape)
-        return self.generic.expand(len(users), *self.generic.shape).index_add(0, seen, offsets)
+    def forward(self, user_indices: Tensor) -> Tensor:
+        seen = user_indices.nonzero().squeeze(1)  # the generic user has no row, nor may it touch another's
+        offsets = self.offsets(user_indices[seen]).view(len(seen), *self.generic.shape)
+        return self.generic.expand(len(user_indices), *self.generic.shape).index_add(0, seen, offsets)
 
 
 class Cluster(UserModel):
@@ -93,8 +93,8 @@ class Cluster(UserModel):
         self.weights = Table(weights, first=0)
 
     @override
-    def forward(self, users: Tensor) -> Tensor:
-        weights: Tensor = self.weights(users)
+    def forward(self, user_indices: Tensor) -> Tensor:
+        weights: Tensor = self.weights(user_indices)
         if self.softmax:
             weights = weights.softmax(-1)
         return torch.einsum("bk,ktd->btd", weights, self.centers)

@@ -39,20 +39,20 @@ class Part:
 
 
 def weighted_terms(config: TrainConfig, batch: Sequence[Encoded]) -> list[WeightedTerm]:
-    """The objective's terms as (weight, user index of each comparison); terms of weight 0 are left out.
+    """The objective's terms as (weight, `user_index` that reads each comparison); terms of weight 0 are left out.
 
     With a uniform user model both terms are the same, so one of weight 1 stands for both.
     """
-    users, generic = [e.user for e in batch], [0] * len(batch)
+    users, generic = [e.user_index for e in batch], [0] * len(batch)
     if config.user_model == "uniform":
         return [(1.0, users)]
     terms = [(config.alpha, users), (1.0 - config.alpha, generic)]
-    return [(weight, indices) for weight, indices in terms if weight > 0]
+    return [(weight, user_indices) for weight, user_indices in terms if weight > 0]
 
 
 def parts_of(engine: Engine, batch: Sequence[Encoded], terms: Sequence[WeightedTerm]) -> Iterator[Part]:
     """Every reading once, whatever terms and comparisons need it: the generic user's are shared by all users."""
-    wanted = [readings_of(batch, users) for _, users in terms]
+    wanted = [readings_of(batch, user_indices) for _, user_indices in terms]
     distinct = list(dict.fromkeys(reading for readings in wanted for reading in readings))
     for numbers, layout in engine.parts(distinct, engine.model.users.tokens):
         place = {distinct[number]: i for i, number in enumerate(numbers)}

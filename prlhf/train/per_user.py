@@ -41,7 +41,7 @@ def train_per_user(config: TrainConfig, resume: bool = False, progress: Progress
     data = data_of(config, resume)
     config = with_base(vanilla(config), data)
     whole = str(Path(config.dataset).resolve())
-    users = sorted((user for user in data.users if user.seen), key=lambda user: user.index)
+    users = sorted((user for user in data.users if user.seen), key=lambda user: user.user_index)
     if resume:
         check_resumed(folder, config, data)
         if read_per_user(folder).dataset != whole:  # the data moved, or have another name
@@ -55,14 +55,14 @@ def train_per_user(config: TrainConfig, resume: bool = False, progress: Progress
         write_per_user(folder, PerUser(whole, [user.id for user in users]))
     results = []
     for user in users:
-        progress.note(f"user {user.id}: {user.index} of {len(users)}")
+        progress.note(f"user {user.id}: {user.user_index} of {len(users)}")
         try:
             results.append(_train_one(folder, config, data, user, progress))
         except NotFinite as error:
             raise NotFinite(f"user {user.id}: {error.message}", error.hint) from error
         except Interrupted as error:
             raise Interrupted(
-                f"stopped at user {user.index} of {len(users)}; go on with: prlhf train --resume --out {folder}"
+                f"stopped at user {user.user_index} of {len(users)}; go on with: prlhf train --resume --out {folder}"
             ) from error
     summary = summarise_runs(config, [user.id for user in users], results)
     with atomic_file(folder / "results.json") as beside:
@@ -98,11 +98,11 @@ def only(data: Prepared, user: User) -> Prepared:
         return [replace(row, user_index=1) for row in rows if row.user_id == user.id]
 
     manifest = {"dataset": data.manifest.get("dataset"), "users": {"seen": 1, "unseen": 0}}
-    return Prepared(own(data.train), own(data.eval), [replace(user, index=1)], manifest)
+    return Prepared(own(data.train), own(data.eval), [replace(user, user_index=1)], manifest)
 
 
 def _train_one(folder: Path, config: TrainConfig, data: Prepared, user: User, progress: Progress) -> dict[str, Any]:
-    run = run_of(folder, user.index)
+    run = run_of(folder, user.user_index)
     mark(run, "run")
     write_prepared(run / "data", only(data, user))
     own = config.model_copy(update={"out": run, "dataset": str(run / "data")})

@@ -243,7 +243,7 @@ class PersonalizedTrainer(OwnParts, Trainer):
         """
         model.train()
         batch = inputs["comparisons"]
-        self.catch_up({0, *(e.user for e in batch)})
+        self.catch_up({0, *(e.user_index for e in batch)})
         parts = self.own_parts(batch)
         total = torch.zeros((), device=self.args.device)
         for number, (part, counts) in enumerate(parts, start=1):
@@ -396,7 +396,7 @@ class PersonalizedTrainer(OwnParts, Trainer):
             found = score(self.objective.rewards, workers.spread(data), workers.spread(users), batch, progress)
             return workers.collect(found, len(data))
 
-        own = [e.user for e in data]
+        own = [e.user_index for e in data]
         as_user = scored_as(own)
         personal = self.policy.config.user_model != "uniform"
         as_generic = scored_as([0] * len(data)) if personal else as_user

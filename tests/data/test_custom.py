@@ -159,7 +159,7 @@ def test_a_folder_with_splits_keeps_them(name: str, write_lines: Any, row: Any, 
     write_lines(f"raw/{name}.json", json.dumps([row(user_id="new", prompt="x"), row()]))
     data = prep(train.parent)
     assert [(r.user_id, r.user_index, r.seen) for r in data.eval] == [("new", 0, False), ("ann", 2, True)]
-    assert [(u.id, u.index, u.seen) for u in data.users] == [("bo", 1, True), ("ann", 2, True), ("new", 0, False)]
+    assert [(u.id, u.user_index, u.seen) for u in data.users] == [("bo", 1, True), ("ann", 2, True), ("new", 0, False)]
     assert data.manifest["users"] == {"seen": 2, "unseen": 1}
     assert data.manifest["warnings"] == ["1 held-out prompts also stand in training: accuracy on them flatters"]
     assert "eval_fraction" not in data.manifest["options"]

@@ -77,7 +77,7 @@ def test_a_tenth_of_the_crowd_is_unseen_and_everyone_is_held_out_with(prep: Any)
     seen, unseen = ([u for u in data.users if u.seen is kind] for kind in (True, False))
     assert (len(seen), len(unseen)) == (54, 6)
     assert {(u.train_count, u.eval_count) for u in seen} == {(3, 9)}  # 500 held out over 60 users
-    assert {(u.index, u.train_count, u.eval_count) for u in unseen} == {(0, 0, 18)}
+    assert {(u.user_index, u.train_count, u.eval_count) for u in unseen} == {(0, 0, 18)}
     assert all(u.text for u in unseen)
 
 

@@ -94,7 +94,7 @@ def test_the_true_preference_is_no_text_about_the_user_unless_asked(
     asked: bool, folder: MakeFolder, prep: Prep
 ) -> None:
     data = prep(folder(), text=asked)
-    assert [(u.id, u.index, u.preference) for u in data.users] == [
+    assert [(u.id, u.user_index, u.preference) for u in data.users] == [
         (profile, i, REAL[profile]) for i, profile in enumerate(REAL, start=1)
     ]
     texts = {user: words if asked else "" for user, words in REAL.items()}

@@ -45,10 +45,10 @@ def test_the_share_is_of_prompts() -> None:
 def test_indices(train: list[Row], held_out: list[Row]) -> None:
     order = first_appearance(train)
     trained, judged, users = index_users(train, held_out, order)
-    assert [u.index for u in users if u.seen] == list(range(1, len(order) + 1))
-    assert all((u.index == 0) == (not u.seen) == (u.train_count == 0) for u in users)
+    assert [u.user_index for u in users if u.seen] == list(range(1, len(order) + 1))
+    assert all((u.user_index == 0) == (not u.seen) == (u.train_count == 0) for u in users)
     assert len({u.id for u in users}) == len(users)
-    index = {u.id: u.index for u in users}
+    index = {u.id: u.user_index for u in users}
     for row in (*trained, *judged):
         assert row.user_index == index[row.user_id]
         assert row.seen == (row.user_id in order)

@@ -78,7 +78,7 @@ def test_the_most_active_workers(folder: Any, tldr_row: Any, prep: Any) -> None:
     workers = ["w9", "w1", "w2", "w2", "w1", "w3"]
     noise = [tldr_row(worker="w3", policies=("sup1", "ppo"))] * 5  # counted before the filter, w3 would come first
     data = prep(folder(*(tldr_row(worker=w) for w in workers), *noise), top_users=3)
-    assert [(u.id, u.index, u.train_count, u.eval_count) for u in data.users] == [
+    assert [(u.id, u.user_index, u.train_count, u.eval_count) for u in data.users] == [
         ("w1", 1, 2, 1),
         ("w2", 2, 2, 0),
         ("w3", 3, 1, 0),

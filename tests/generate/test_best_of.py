@@ -80,7 +80,7 @@ def test_the_arg_max_of_a_planted_reward_stays(
     jobs = [Job("p", "my boss", [5, 6, 7], user, i) for i, user in enumerate(("generic", "ann", "bob"))]
     settings = config(tmp_path, best_of=count, reward=trained)
     ended = BestOf(trained, ResponseReader(policy), planted)(policy, jobs, settings)
-    chosen = sorted((row for rows in ended for row in rows), key=lambda row: row.job.user)
+    chosen = sorted((row for rows in ended for row in rows), key=lambda row: row.job.user_index)
     assert sorted(planted.asked) == [((count + 1) // 2, user) for user in (0, 1, 2)]
     assert len(written) == 3 * count
     for job, best in zip(jobs, chosen, strict=True):
@@ -130,7 +130,7 @@ def test_it_is_at_least_as_good_as_the_only_candidate(
     with torch.no_grad():
         for a, b in zip(one, best, strict=True):
             e = reader.encode(a.prompt, a.user_id, a.response, b.response, "x")
-            first, kept = rewards([e], [e.user]).flatten().tolist()
+            first, kept = rewards([e], [e.user_index]).flatten().tolist()
             assert b.reward == pytest.approx(kept, abs=1e-4)
             gains.append(kept - first)
     assert min(gains) > -1e-4
@@ -143,9 +143,9 @@ def test_rewards_are_read_as_the_user(reward_run: Path) -> None:
     reader_of, rewards = load_rewards(reward_run, "cpu")
     reader = ResponseReader(reader_of)
     encoded = [reader.encode("my boss", user, " sold", " lost", "x") for user in ("ann", "cat", "nobody", "generic")]
-    assert [e.user for e in encoded] == [1, 3, 0, 0]
+    assert [e.user_index for e in encoded] == [1, 3, 0, 0]
     with torch.no_grad():
-        found = [rewards([e], [e.user]).flatten().tolist() for e in encoded]
+        found = [rewards([e], [e.user_index]).flatten().tolist() for e in encoded]
     assert found[2] == found[3]
     assert found[0] != found[1] != found[2]
 

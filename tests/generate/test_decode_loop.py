@@ -119,7 +119,7 @@ def test_greedy_is_whole_forwards(name: str, attention: str) -> None:
     for personal in (True, False):
         found = run(policy, rows(personal))
         for row in rows(personal):
-            assert found[row.tag] == whole_forwards(policy, PROMPTS[row.tag], row.user, ROOMS[row.tag]), row
+            assert found[row.tag] == whole_forwards(policy, PROMPTS[row.tag], row.user_index, ROOMS[row.tag]), row
 
 
 @pytest.mark.parametrize("name", sorted(SERVED))

@@ -50,7 +50,7 @@ def one_token_at_a_time(policy: Policy, job: Job, steps: int) -> list[int]:
     with torch.no_grad():
         for _ in range(steps):
             words = lm.get_input_embeddings()(torch.tensor([ids]))
-            embeds = torch.cat([policy.model.users(torch.tensor([job.user])), words], 1)
+            embeds = torch.cat([policy.model.users(torch.tensor([job.user_index])), words], 1)
             ids.append(int(lm(inputs_embeds=embeds).logits[0, -1].argmax()))
             if ids[-1] == policy.tokenizer.eos_token_id:
                 break

@@ -115,7 +115,7 @@ def test_a_single_user_has_no_other_to_stand_in(
     one = Prepared(
         [row for row in data.train if row.user_id == "ann"],
         [row for row in data.eval if row.user_id == "ann"],
-        [replace(user, index=1) for user in data.users if user.id == "ann"],
+        [replace(user, user_index=1) for user in data.users if user.id == "ann"],
         {"dataset": "small"},
     )
     write_prepared(tmp_path / "one", one)

@@ -61,7 +61,7 @@ def test_layout_of_rows() -> None:
     assert rows.ids.tolist() == [[1, 1, 11, 12, 13, 31, 1], [1, 1, 1, 1, 21, 41, 42]]
     assert rows.mask.tolist() == [[1, 1, 1, 1, 1, 1, 0], [0, 0, 1, 1, 1, 1, 1]]
     assert rows.slots.int().tolist() == [[1, 1, 0, 0, 0, 0, 0], [0, 0, 1, 1, 0, 0, 0]]
-    assert rows.users.tolist() == [5, 0]
+    assert rows.user_indices.tolist() == [5, 0]
     assert rows.start == 5
 
 
@@ -70,7 +70,7 @@ def test_rows_of_a_batch_are_all_chosen_then_all_rejected() -> None:
     rows = padded(readings_of(batch, [0, 8]), 1, PAD)
     assert rows.ids.tolist() == [[1, 9, 11, 31, 1], [1, 1, 21, 41, 1], [1, 9, 11, 32, 33], [1, 1, 21, 42, 1]]
     assert rows.slots.int().argmax(1).tolist() == [0, 1, 0, 1]
-    assert rows.users.tolist() == [0, 8, 0, 8]  # in place of the comparisons' own
+    assert rows.user_indices.tolist() == [0, 8, 0, 8]  # in place of the comparisons' own
 
 
 def test_rows_without_responses_or_slots() -> None:
@@ -99,7 +99,7 @@ def test_every_row_reads_back_whole(pairs: list[tuple[list[int], list[int]]], to
 
 def test_a_comparison_in_ids() -> None:
     encoded = encoder().comparison(comparison(text="ab"))
-    assert encoded == Encoded(text=[AB], prompt=[4, 5], chosen=[6, EOS], rejected=[7, 8, EOS], user=3)
+    assert encoded == Encoded(text=[AB], prompt=[4, 5], chosen=[6, EOS], rejected=[7, 8, EOS], user_index=3)
 
 
 def test_text_about_the_user_can_be_left_out() -> None:

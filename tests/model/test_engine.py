@@ -69,7 +69,7 @@ def test_every_architecture_passes_the_probe(policy: Policy) -> None:
 
 
 def test_the_reference_reads_trees_too(policy: Policy) -> None:
-    readings = [r for r in readings_with(3) if r.user == 0]
+    readings = [r for r in readings_with(3) if r.user_index == 0]
     values = [Engine(policy.model, PAD, trees=trees).reference(readings) for trees in (True, False)]
     torch.testing.assert_close(values[0], values[1], rtol=1e-5, atol=1e-5)
 

@@ -117,5 +117,5 @@ def test_scores_are_taken_without_dropout_and_training_goes_on() -> None:
 
 def test_readings_begin_with_the_text_about_the_user() -> None:
     chosen, rejected = scoring.readings_of([Encoded([7, 8], [1], [2], [3], 1)], [4])
-    assert (chosen.user, chosen.before, chosen.response) == (4, (7, 8, 1), (2,))
-    assert (rejected.user, rejected.before, rejected.response) == (4, (7, 8, 1), (3,))
+    assert (chosen.user_index, chosen.before, chosen.response) == (4, (7, 8, 1), (2,))
+    assert (rejected.user_index, rejected.before, rejected.response) == (4, (7, 8, 1), (3,))

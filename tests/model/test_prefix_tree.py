@@ -16,7 +16,7 @@ def test_layout_of_two_responses_to_one_prompt() -> None:
     assert found.ids.tolist() == [[0, 0, 11, 12, 13, 4, 5, 6, 7, 8]]
     assert found.positions.tolist() == [[0, 1, 2, 3, 4, 5, 6, 7, 5, 6]]
     assert found.slots.int().tolist() == [[1, 1, 0, 0, 0, 0, 0, 0, 0, 0]]
-    assert found.users.tolist() == [3]
+    assert found.user_indices.tolist() == [3]
     assert found.segments == (Segment(0, 5, (), 0), Segment(5, 8, (0,), 5), Segment(8, 10, (0,), 5))
     assert found.columns.tolist() == [4, 5, 6, 4, 8]
     assert found.targets.tolist() == [4, 5, 6, 7, 8]
@@ -37,7 +37,7 @@ def test_users_share_nothing_and_one_users_prompts_their_beginning() -> None:
     readings = [Reading(4, (1, 2), (5,)), Reading(0, (1, 2), (5,)), Reading(4, (3,), (6,))]
     found = pack(readings, 2, min_shared=2)
     assert found.ids.tolist() == [[0, 0, 1, 2, 5, 3, 6, 0, 0, 1, 2, 5]]
-    assert found.users.tolist() == [4, 0]
+    assert found.user_indices.tolist() == [4, 0]
     assert [segment.above for segment in found.segments] == [(), (0,), (0,), ()]
 
 
@@ -45,7 +45,7 @@ def test_short_beginnings_are_read_twice() -> None:
     """Too short to share: each has its own vectors in front, and a user for them."""
     found = pack([Reading(4, (1, 2), (5,)), Reading(4, (3,), (6,))], 2, min_shared=3)
     assert found.ids.tolist() == [[0, 0, 1, 2, 5, 0, 0, 3, 6]]
-    assert found.users.tolist() == [4, 4]
+    assert found.user_indices.tolist() == [4, 4]
     assert found.positions.tolist() == [[0, 1, 2, 3, 4, 0, 1, 2, 3]]
 
 
@@ -67,14 +67,14 @@ def test_every_reading_reads_back_whole(readings: list[Reading], tokens: int, mi
         assert tuple(found.ids[0, path[tokens:]].tolist()) == reading.before + reading.response
     for number, reading in enumerate(readings):
         assert tuple(found.targets[found.owners == number].tolist()) == reading.response
-    assert found.slots.sum() == tokens * len(found.users)
+    assert found.slots.sum() == tokens * len(found.user_indices)
 
 
 @given(readings_of_three_words)
 def test_nothing_shared_is_read_twice(readings: list[Reading]) -> None:
     """With no least length, there is a column for each distinct beginning of a user's, and no more."""
     found = pack(readings, 1, min_shared=1)
-    sequences = [(r.user, *r.before, *r.response) for r in readings]
+    sequences = [(r.user_index, *r.before, *r.response) for r in readings]
     beginnings = {s[:i] for s in sequences for i in range(1, len(s) + 1)}
     assert found.ids.shape[1] == len(beginnings)
 
@@ -119,6 +119,6 @@ def test_filled_up_with_columns_nobody_sees() -> None:
     assert filled.ids.shape == (1, 16)
     assert filled.segments == (*plain.segments, Segment(11, 16, (), 0))
     assert not filled.slots[0, 11:].any()
-    for name in ("users", "columns", "targets", "owners", "lasts"):
+    for name in ("user_indices", "columns", "targets", "owners", "lasts"):
         assert torch.equal(getattr(filled, name), getattr(plain, name))
     assert torch.equal(pack(readings, 2, multiple=11).ids, plain.ids)

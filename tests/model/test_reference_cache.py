@@ -274,7 +274,7 @@ class Base:
 
 
 def comparison(i: int, bad: int = 3) -> Encoded:
-    return Encoded([9], [1, i], [4] * (i + 1), [bad], user=i)
+    return Encoded([9], [1, i], [4] * (i + 1), [bad], user_index=i)
 
 
 def test_a_second_reference_computes_nothing(tmp_path: Path) -> None:

@@ -34,16 +34,16 @@ class Counting(nn.Module):
         return -(rows.ids * rows.mask)[:, rows.start :].sum(1).float() / 2
 
     def forward(self, rows: Rows) -> Tensor:
-        return -(rows.ids * rows.mask)[:, rows.start :].sum(1).float() - 10 * rows.users
+        return -(rows.ids * rows.mask)[:, rows.start :].sum(1).float() - 10 * rows.user_indices
 
 
 def engine_on(model: Any) -> Engine:
     return Engine(model, pad=0, trees=False)
 
 
-A = Encoded(text=[9], prompt=[1, 2], chosen=[4], rejected=[5, 5], user=1)
-B = Encoded(text=[], prompt=[1, 2], chosen=[4], rejected=[6], user=2)
-C = Encoded(text=[], prompt=[3], chosen=[4], rejected=[8, 8, 8], user=0)
+A = Encoded(text=[9], prompt=[1, 2], chosen=[4], rejected=[5, 5], user_index=1)
+B = Encoded(text=[], prompt=[1, 2], chosen=[4], rejected=[6], user_index=2)
+C = Encoded(text=[], prompt=[3], chosen=[4], rejected=[8, 8, 8], user_index=0)
 
 
 def test_the_reference_reads_each_response_once() -> None:

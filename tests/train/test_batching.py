@@ -64,7 +64,7 @@ def test_the_generic_users_readings_are_shared_by_all(
     (part,) = trainer.parts_of(batch)
     assert isinstance(part.layout, Pack)
     assert part.layout.readings == 8
-    assert part.layout.users.tolist() == [0, 1, 2, 3]
+    assert part.layout.user_indices.tolist() == [0, 1, 2, 3]
     generic = next(share for share in part.shares if share.term == 1)
     assert generic.where.tolist() == [[generic.where[0, 0].item()] * 3, [generic.where[1, 0].item()] * 3]
 

@@ -86,7 +86,7 @@ def test_only_renumbers_and_keeps_nobody_else(prepared: Path) -> None:
     data = read_prepared(prepared)
     cat = next(user for user in data.users if user.id == "cat")
     mine = only(data, cat)
-    assert mine.users == [replace(cat, index=1)]
+    assert mine.users == [replace(cat, user_index=1)]
     assert mine.user_ids == ["cat"]
     assert len(mine.train) == cat.train_count
     assert mine.judging == mine.prompts == []
@@ -144,7 +144,7 @@ def test_what_is_refused_leaves_nothing_behind(
 ) -> None:
     data = read_prepared(prepared)
     crowd = [User(f"u{i}", i, "", "", 1, 0, True) for i in range(1, 52)]
-    rows = [replace(data.train[0], user_id=user.id, user_index=user.index) for user in crowd]
+    rows = [replace(data.train[0], user_id=user.id, user_index=user.user_index) for user in crowd]
     write_prepared(tmp_path / "d", Prepared(rows, [], crowd, {}))
     out = tmp_path / "r"
     refused = [

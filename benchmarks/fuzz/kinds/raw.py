@@ -158,7 +158,7 @@ def whole(out: Path, manifest: dict[str, Any]) -> None:
         raise Wrong("counts differ from the manifest's")
     if content_hash(data.train, data.eval) != manifest["content_hash"]:
         raise Wrong("the content is not what the hash says")
-    indices = {user.id: user.index for user in data.users}
+    indices = {user.id: user.user_index for user in data.users}
     for row in (*data.train, *data.eval):
         if indices[row.user_id] != row.user_index or not row.prompt or row.chosen == row.rejected:
             raise Wrong(f"row {row.id} does not fit: {row}")
