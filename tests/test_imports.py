@@ -13,7 +13,8 @@ ROOT = Path(__file__).parents[1]
 
 # A part may import parts that stand above it, none that stands beside or below.
 LAYERS = [
-    ["errors", "callable_package", "parse"],
+    ["errors", "callable_package"],
+    ["parse", "extensions"],
     ["applies", "refusals", "home"],
     ["checked_files", "files", "progress", "config", "hub", "json_text", "forum"],
     ["folders_of_01"],

@@ -1,48 +1,38 @@
-"""`prlhf prep`: raw data to a prepared data set. One adapter a file; `ADAPTERS` names them.
-
-An adapter takes (config, progress) and returns `rows.Loaded`. To add a data set, write its file and register it.
-"""
+"""`prlhf prep`: raw data to a prepared data set. One known data set per file; `custom.py` reads everything else."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from prlhf.config import PrepConfig, resolve
-from prlhf.data import custom, demo, demo_crowd, demo_profiles, prism, psoups, tldr
+from prlhf.data import custom
+from prlhf.data.data_sets import Load, data_set
 from prlhf.data.provenance import choices, refuse_other_options, refuse_to_replace
 from prlhf.data.rows import Loaded
 from prlhf.data.splits import index_users
 from prlhf.dataset import Prepared, User, is_prepared, write_prepared
 from prlhf.errors import PrlhfError, nearest
+from prlhf.extensions import DATA_SETS
 from prlhf.folders import claim
 from prlhf.home import at_home
 from prlhf.progress import SILENT, Progress
 from prlhf.source.files import form, local_path
 from prlhf.source.streams import PACKED
 
-Adapter = Callable[[PrepConfig, Progress], Loaded]
-
-ADAPTERS: dict[str, Adapter] = {
-    "demo": demo.load,
-    "demo-profiles": demo_profiles.load,
-    "demo-crowd": demo_crowd.load,
-    "tldr": tldr.load,
-    "prism": prism.load,
-    "psoups": psoups.load,
-}
+__all__ = ["data_set", "locate", "prepare"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def prepare(config: PrepConfig, progress: Progress = SILENT) -> dict[str, Any]:
     """Prepare `config.dataset` into `config.folder` and return the manifest. Nothing is written on any error."""
-    adapter = find_adapter(config.dataset)
+    load = find_loader(config.dataset)
     check_place(config)
-    loaded = adapter(config, progress)
+    loaded = load(config, progress)
     train, held_out, users = index_users(loaded.train, loaded.eval, loaded.order, loaded.preferences)
     if not train:
         raise PrlhfError(f"no comparison to train on is left of {loaded.source}", "check the file and the filters")
@@ -71,9 +61,9 @@ def locate(
     dataset = at_home(dataset)
     if is_prepared(Path(dataset)):
         return Path(dataset)
-    if dataset not in ADAPTERS:
+    if dataset not in DATA_SETS:
         raise PrlhfError(
-            f"{dataset} is not a prepared data set", f"{nearest(dataset, ADAPTERS)} (or a folder of `prlhf prep`)"
+            f"{dataset} is not a prepared data set", f"{nearest(dataset, DATA_SETS)} (or a folder of `prlhf prep`)"
         )
     config = config_for(dataset, (recipe or {}).get("prep", {}), {})
     if is_prepared(config.folder):
@@ -97,10 +87,11 @@ def config_for(dataset: str, section: Mapping[str, Any], typed: Mapping[str, Any
     return resolve(PrepConfig, section, {**typed, "dataset": dataset})
 
 
-def find_adapter(dataset: str) -> Adapter:
-    """A known name's adapter, or the one for custom data where `dataset` is a path or a hub id."""
-    if dataset in ADAPTERS:
-        return ADAPTERS[dataset]
+def find_loader(dataset: str) -> Load:
+    """What reads a known data set, or custom data if `dataset` is a path or a hub id. Raises PrlhfError for others."""
+    if dataset in DATA_SETS:
+        known: Load = DATA_SETS[dataset]
+        return known
     if re.match(r"\w+://", dataset):
         raise PrlhfError(f"{dataset} is an address, not a path", "download it first, or give a hub id ORG/NAME")
     path = local_path(dataset)
@@ -112,7 +103,9 @@ def find_adapter(dataset: str) -> Adapter:
         return custom.load
     if len(path.parts) > 1:
         raise PrlhfError(f"no data at {dataset}", "check the path")
-    raise PrlhfError(f"unknown data set '{dataset}'", f"{nearest(dataset, ADAPTERS)} (or a path, or a hub id ORG/NAME)")
+    raise PrlhfError(
+        f"unknown data set '{dataset}'", f"{nearest(dataset, DATA_SETS)} (or a path, or a hub id ORG/NAME)"
+    )
 
 
 def _manifest(config: PrepConfig, loaded: Loaded, users: list[User]) -> dict[str, Any]:
@@ -141,7 +134,7 @@ def check_place(config: PrepConfig) -> None:
     """Find whether the folder may be written, before any data are read."""
     source = source_of(config)
     claim(config.folder, "dataset", inputs=[local_path(source)] if source else [])
-    if source and config.dataset not in ADAPTERS and local_path(source).resolve() in config.folder.resolve().parents:
+    if source and config.dataset not in DATA_SETS and local_path(source).resolve() in config.folder.resolve().parents:
         raise PrlhfError(
             f"{config.folder} lies in {source}, which would be read together with it the next time",
             "choose another --out",
@@ -151,5 +144,5 @@ def check_place(config: PrepConfig) -> None:
 
 def source_of(config: PrepConfig) -> str | None:
     """The local file or folder that is read; None where it is the hub's, or made up."""
-    source = config.source or (None if config.dataset in ADAPTERS else config.dataset)
+    source = config.source or (None if config.dataset in DATA_SETS else config.dataset)
     return source if source and local_path(source).exists() else None

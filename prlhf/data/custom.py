@@ -13,16 +13,29 @@ from typing import Any
 
 from prlhf.config import PrepConfig
 from prlhf.data.columns import OPTIONAL, UNUSED, check_columns, value_of
-from prlhf.data.identifiers import identifier, look_alikes, user_identifier
-from prlhf.data.intake import EQUAL, REPEAT, Convert, Drops, Intake, check_left
-from prlhf.data.messages import one_answer_each, one_format, text_or_messages
-from prlhf.data.repeats import NAMED, own_ids, take_off_prompts
-from prlhf.data.rows import Dropped, Loaded, Malformed, Row, any_text, mapping
+from prlhf.data.identifiers import NAMED, identifier, look_alikes, own_ids, user_identifier
+from prlhf.data.messages import one_answer_each, one_format, take_off_prompts, text_or_messages
+from prlhf.data.rows import (
+    EQUAL,
+    REPEAT,
+    Convert,
+    DropCounts,
+    Dropped,
+    Loaded,
+    Malformed,
+    Row,
+    RowReader,
+    any_text,
+    check_left,
+    mapping,
+)
 from prlhf.data.splits import first_appearance, shared_prompts, split_by_prompt, text_conflicts
-from prlhf.data.where import open_source
-from prlhf.errors import PrlhfError
+from prlhf.errors import PrlhfError, nearest
 from prlhf.progress import Progress
-from prlhf.source.raw import Cells
+from prlhf.source.files import file_rows, local_path
+from prlhf.source.folders import EVAL_NAMES, TRAIN, open_folder
+from prlhf.source.formats import Cells, RawRows
+from prlhf.source.hub import hub_splits
 
 TURNS = ("prompt", "chosen", "rejected")
 
@@ -36,11 +49,11 @@ def load(config: PrepConfig, progress: Progress) -> Loaded:
             f"eval_fraction = {config.eval_fraction} has no use: {source} comes with a held-out split",
             "leave it out, or name the one split to divide with --split",
         )
-    drops = Drops(REPEAT, EQUAL)
-    intake = Intake(config.bad_rows, drops, progress)
+    drops = DropCounts(REPEAT, EQUAL)
+    reader = RowReader(config.bad_rows, drops, progress)
     converter = _Converter(config.columns)
     parts = {
-        part: intake.read(part, rows, converter.part(part), key=lambda row: (row.id, row.user_id))
+        part: reader.read(part, rows, converter.part(part), key=lambda row: (row.id, row.user_id))
         for part, rows in raw.items()
     }
     rows, changed = take_off_prompts(parts)
@@ -54,7 +67,7 @@ def load(config: PrepConfig, progress: Progress) -> Loaded:
         train, held_out = parts["train"], parts["eval"]
         check_left(train, drops, source)
         if shared := shared_prompts(train, held_out):
-            warnings.append(f"{shared} held-out prompts also stand in training: accuracy on them flatters")
+            warnings.append(f"{shared} held-out prompts also stand in training: their accuracy is optimistic")
     moved = dict(converter.moved + changed.counts + Counter({NAMED: sum(count for _, count in named.values())}))
     users = first_appearance([*train, *held_out])
     lost = sorted(converter.users.keys() - set(users))
@@ -160,3 +173,53 @@ def _same_start(chosen: Any, rejected: Any) -> bool:
         word = chosen.split(" ", 1)[0]
         return bool(word) and len(word) < len(chosen) and rejected.startswith(chosen[: len(word) + 1])
     return False
+
+
+# ---- where the data are, and which split is held out ----
+
+
+def open_source(config: PrepConfig) -> tuple[str, dict[str, RawRows]]:
+    """(what the manifest calls the source, {`train`, `eval`} where the data come split, else {`all`})."""
+    source = config.source or config.dataset
+    path = local_path(source)
+    if config.source and not path.exists():
+        raise PrlhfError(f"--source {source} does not exist", "give a file, or a folder of files")
+    if path.is_dir():
+        _refuse(config, "a folder", "revision")
+        return str(path), choose(str(path), open_folder(path, config.config), config.split)
+    if path.exists():
+        _refuse(config, "a file", "split", "config", "revision")
+        return str(path), {"all": file_rows([path])}
+    instead = f"run: prlhf prep PATH (local .jsonl, .csv, .parquet, …; there is no local {source})"
+    return source, choose(source, hub_splits(source, instead, config.config, config.revision), config.split)
+
+
+def choose(source: str, splits: Mapping[str, RawRows], asked: str | None) -> dict[str, RawRows]:
+    """{`train`, `eval`} or {`all`}. `asked`: the split to train on, and after a comma the one to hold out."""
+    if asked is not None:
+        names = [name.strip() for name in asked.split(",")]
+        for name in names:
+            if name not in splits:
+                raise PrlhfError(
+                    f"{source} has no split '{name}'", f"it has {', '.join(splits)}; {nearest(name, splits)}"
+                )
+        if len(names) > 2 or len(set(names)) < len(names):
+            raise PrlhfError(f"--split {asked} names {len(names)} splits", "name one, or TRAIN,EVAL")
+        return {"all": splits[names[0]]} if len(names) == 1 else {"train": splits[names[0]], "eval": splits[names[1]]}
+    if len(splits) == 1:
+        return {"all": next(iter(splits.values()))}
+    if TRAIN not in splits:
+        listed = ", ".join(splits)
+        raise PrlhfError(
+            f"{source} has the splits {listed} and no '{TRAIN}'", "choose with --split TRAIN or TRAIN,EVAL"
+        )
+    held_out = next((name for name in EVAL_NAMES if name in splits), None)
+    return {"all": splits[TRAIN]} if held_out is None else {"train": splits[TRAIN], "eval": splits[held_out]}
+
+
+def _refuse(config: PrepConfig, what: str, *keys: str) -> None:
+    for key in keys:
+        if getattr(config, key) is not None:
+            raise PrlhfError(
+                f"--{key} {getattr(config, key)}: {config.source or config.dataset} is {what}", f"leave --{key} out"
+            )

@@ -10,9 +10,9 @@ import random
 from typing import Any
 
 from prlhf.config import PrepConfig
-from prlhf.data.intake import Drops
-from prlhf.data.rows import Loaded, Row
-from prlhf.data.simulate import minority_size, prefer_by_length
+from prlhf.data.data_sets import data_set
+from prlhf.data.rows import DropCounts, Loaded, Row
+from prlhf.data.tldr import minority_size, prefer_by_length
 from prlhf.errors import PrlhfError
 from prlhf.forum.posts import MAX_FACTS, MIN_FACTS, Post, Style, choose_facts, sentences, write_post
 from prlhf.progress import Progress
@@ -22,6 +22,9 @@ FIRST_OF_MINORITY = 4  # as in the paper, where users 4, 5 and 6 are the minorit
 EVAL_POSTS = 50  # the paper's number of evaluation prompts
 
 
+@data_set(
+    "demo", uses="minority users comparisons", defaults={"users": USERS, "comparisons": COMPARISONS}, bundled_base=True
+)
 def load(config: PrepConfig, progress: Progress) -> Loaded:
     """`config.comparisons` fresh posts per user to train on; 50 more, each compared by every user, held out."""
     refuse_source(config)
@@ -39,7 +42,7 @@ def load(config: PrepConfig, progress: Progress) -> Loaded:
 
 def made_up(train: list[Row], held_out: list[Row], order: list[str], options: dict[str, Any], **more: Any) -> Loaded:
     """What a family of the made-up forum hands on: nothing was read from anywhere, and nothing dropped."""
-    drops = Drops()
+    drops = DropCounts()
     drops.read.update(train=len(train), eval=len(held_out))
     source = "made up by prlhf.forum.posts"
     return Loaded(train, held_out, order, source, options=options, counts=drops.report(), **more)

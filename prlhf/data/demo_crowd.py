@@ -12,6 +12,7 @@ import random
 from collections.abc import Mapping
 
 from prlhf.config import PrepConfig
+from prlhf.data.data_sets import data_set
 from prlhf.data.demo import fresh_post, made_up, refuse_source
 from prlhf.data.demo_profiles import contrast
 from prlhf.data.rows import Loaded, Row
@@ -33,6 +34,12 @@ FEWEST = 2  # facts: one fact has no order, and would tell of two dimensions at 
 EVAL_USERS = 1350, 150  # seen and unseen users with held-out comparisons, at most
 
 
+@data_set(
+    "demo-crowd",
+    uses="users comparisons noise reveal unseen_fraction",
+    defaults={"users": USERS, "comparisons": COMPARISONS},
+    bundled_base=True,
+)
 def load(config: PrepConfig, progress: Progress) -> Loaded:
     """`config.comparisons` per seen user to train on; one held out, and twice as many for unseen users.
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from numbers import Integral
 from typing import Any
 
-from prlhf.data.rows import Malformed, kind, text
+from prlhf.data.rows import Malformed, Row, kind, text
 from prlhf.dataset import GENERIC
 
 GROUPS = ("all", "seen", "unseen")  # what `generate --users` takes besides ids
 EXACT = 2**53  # from here on two whole numbers can be the same float
 NOTHING = {"nan", "none", "null", "<na>", "n/a", "nat"}  # what CSV files say where there is nothing
+
+NAMED = "several users share the id, so the row is named ID/USER"
 
 _WHOLE = re.compile(r"[+-]?\d+\.0+")
 
@@ -88,3 +91,23 @@ def _folded(user: str) -> str:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+
+
+def own_ids(rows: Sequence[Row]) -> tuple[list[Row], int]:
+    """The rows, those whose id names an item that several users rated with ids of their own, `q1/ann`; and how many."""
+    users: dict[str, set[str]] = {}
+    for row in rows:
+        users.setdefault(row.id, set()).add(row.user_id)
+    taken = {row_id for row_id, sharing in users.items() if len(sharing) == 1}
+    renamed = []
+    for row in rows:
+        name = _free(f"{row.id}/{row.user_id}", taken) if len(users[row.id]) > 1 else row.id
+        taken.add(name)
+        renamed.append(replace(row, id=name))
+    return renamed, sum(len(users[row.id]) > 1 for row in rows)
+
+
+def _free(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "'"
+    return name

@@ -9,10 +9,12 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from prlhf.data.rows import Malformed, column, kind, mapping, text
+from prlhf.data.rows import Malformed, Row, column, kind, mapping, text
 from prlhf.dataset import Message, Text
 
 REPEATED, SHARED = "prompt taken off both responses", "shared turns moved into the prompt"
@@ -187,3 +189,37 @@ _MESSAGE = re.compile(r"""^\s*\[\s*\{\s*['"](role|content|from|value)['"]\s*:"""
 def _is_messages(value: Any) -> bool:
     keys = ({"role", "content"}, {"from", "value"})
     return isinstance(value, list) and all(isinstance(m, dict) and any(k <= set(m) for k in keys) for m in value)
+
+
+@dataclass
+class Changed:
+    """How many rows were changed, by what was done, and what a reader should know besides."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    warnings: list[str] = field(default_factory=list)
+
+
+def take_off_prompts(parts: Mapping[str, Sequence[Row]]) -> tuple[dict[str, list[Row]], Changed]:
+    """Rows of text without the prompt that both responses repeat, where most rows have that.
+
+    A few such rows are an accident ("Hello" answered by "Hello!"), and are kept as they are, with a warning.
+    """
+    changed = Changed()
+    found = {part: [_shorter(row) for row in rows] for part, rows in parts.items()}
+    total = sum(map(len, found.values()))
+    repeated = sum(row is not None for rows in found.values() for row in rows)
+    if repeated * 2 <= total:
+        if repeated:
+            changed.warnings.append(f"{repeated} rows have responses that both begin with the prompt: kept as they are")
+        return {part: list(rows) for part, rows in parts.items()}, changed
+    changed.counts[REPEATED] = repeated
+    return {
+        part: [new or old for new, old in zip(found[part], rows, strict=True)] for part, rows in parts.items()
+    }, changed
+
+
+def _shorter(row: Row) -> Row | None:
+    if not (isinstance(row.prompt, str) and isinstance(row.chosen, str) and isinstance(row.rejected, str)):
+        return None
+    rest = without_repeated_text(row.prompt, row.chosen, row.rejected)
+    return replace(row, chosen=rest[0], rejected=rest[1]) if rest and rest[0] != rest[1] else None

@@ -7,18 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from prlhf.applies import KNOWN_DATA
 from prlhf.config import PrepConfig
-from prlhf.data import demo, demo_crowd, demo_profiles
 from prlhf.dataset import is_prepared, read_manifest
 from prlhf.errors import PrlhfError
+from prlhf.extensions import DATA_SETS
 from prlhf.source.files import local_path
 
-DEFAULTS = {  # of keys that are None unless given
-    "demo": {"users": demo.USERS, "comparisons": demo.COMPARISONS},
-    "demo-profiles": {"comparisons": demo_profiles.COMPARISONS},
-    "demo-crowd": {"users": demo_crowd.USERS, "comparisons": demo_crowd.COMPARISONS},
-}
 FLAGS = {"text": "--preference-text", "bad_rows": "--skip-bad"}  # of `prlhf prep`, where a key's own name is not it
 
 
@@ -66,7 +60,7 @@ def _difference(folder: Path, config: PrepConfig) -> tuple[str, Any, Any] | None
         made, config = made | {"source": _source_of(there)}, config.model_copy(update={"source": _source(config)})
     for key, value in _asked(config, made):
         before = made.get(key, PrepConfig.model_fields[key].default)
-        a_path = key == "dataset" and value not in KNOWN_DATA  # which may be written in another way
+        a_path = key == "dataset" and value not in DATA_SETS  # which may be written in another way
         if before != value and not (a_path and _named(str(before)) == _named(value)):
             return key, before, value
     return None
@@ -74,7 +68,7 @@ def _difference(folder: Path, config: PrepConfig) -> tuple[str, Any, Any] | None
 
 def _asked(config: PrepConfig, made: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Keys and the values that `config` has for them, of all that made the data there or are given now."""
-    defaults = DEFAULTS.get(config.dataset, {})
+    defaults = DATA_SETS[config.dataset].defaults if config.dataset in DATA_SETS else {}
     for key in dict.fromkeys([*made, *config.given()]):
         if key in PrepConfig.model_fields and key not in ("out", *({"source"} - made.keys())):
             value = getattr(config, key)
@@ -92,7 +86,7 @@ def _source(config: PrepConfig) -> str:
 
 def _source_of(manifest: dict[str, Any]) -> str:
     source, dataset = str(manifest.get("source")), str(manifest.get("dataset"))
-    local = dataset not in KNOWN_DATA or local_path(source).exists()
+    local = dataset not in DATA_SETS or local_path(source).exists()
     return _named(source) if local else dataset
 
 

@@ -13,14 +13,27 @@ from pathlib import Path
 from typing import Any
 
 from prlhf.config import PrepConfig
-from prlhf.data.intake import EQUAL, REPEAT, Convert, Drops, Intake
-from prlhf.data.rows import Dropped, Loaded, Malformed, Row, column, mapping, text
+from prlhf.data.data_sets import data_set
+from prlhf.data.rows import (
+    EQUAL,
+    REPEAT,
+    Convert,
+    DropCounts,
+    Dropped,
+    Loaded,
+    Malformed,
+    Row,
+    RowReader,
+    column,
+    mapping,
+    text,
+)
 from prlhf.data.splits import split_by_prompt
 from prlhf.dataset import Message, Text, prompt_id
 from prlhf.errors import PrlhfError
 from prlhf.progress import Progress
 from prlhf.source.files import file_rows
-from prlhf.source.raw import Raw, RawRows
+from prlhf.source.formats import Raw, RawRows
 
 # The users, in the order of their indices, each with a word that its preference prompt alone holds.
 PROFILES = {
@@ -37,12 +50,13 @@ ZIP = "https://storage.googleapis.com/personalized-soups/data.zip"
 LAYOUT = f"rm_training/P1A.json ... P3B.json and {PROMPTS}"
 
 
+@data_set("psoups", uses="bad_rows eval_fraction text")
 def load(config: PrepConfig, progress: Progress) -> Loaded:
     """Read the P-SOUPS comparisons: six users, who each prefer one ending of a prompt."""
     folder = _folder(config.source)
     prompts = read_prompts(folder / PROMPTS)
-    drops = Drops(EQUAL, REPEAT)
-    intake = Intake(config.bad_rows, drops, progress)
+    drops = DropCounts(EQUAL, REPEAT)
+    reader = RowReader(config.bad_rows, drops, progress)
     parts: list[list[Row]] = []
     preferences, unmarked = {}, {}
     for profile, word in PROFILES.items():
@@ -52,7 +66,7 @@ def load(config: PrepConfig, progress: Progress) -> Loaded:
         preferences[profile] = preference = find_preference(instructions, word, file)
         unmarked[profile] = sum(preference not in instruction for instruction in instructions)
         convert = _converter(profile, preference, preference if config.text else "")
-        found = intake.read(profile, RawRows(len(raw), raw), convert)
+        found = reader.read(profile, RawRows(len(raw), raw), convert)
         if not found:
             raise PrlhfError(f"no comparison is left of {file}, of {len(raw)} read", "check the file")
         parts.append(found)

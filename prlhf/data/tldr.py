@@ -5,20 +5,35 @@ Kept are pairs whose two summaries are by supervised policies and differ, chosen
 
 from __future__ import annotations
 
+import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prlhf.config import PrepConfig
+from prlhf.data.data_sets import data_set
 from prlhf.data.identifiers import user_identifier
-from prlhf.data.intake import EQUAL, Convert, Drops, Intake, check_left
-from prlhf.data.rows import Dropped, Loaded, Malformed, Row, any_text, column, mapping, text
-from prlhf.data.simulate import choose_minority, prefer_by_length
+from prlhf.data.rows import (
+    EQUAL,
+    Convert,
+    DropCounts,
+    Dropped,
+    Loaded,
+    Malformed,
+    Row,
+    RowReader,
+    any_text,
+    check_left,
+    column,
+    mapping,
+    text,
+)
 from prlhf.errors import PrlhfError
 from prlhf.progress import Progress
+from prlhf.responses import words
 from prlhf.source.folders import folder_rows
+from prlhf.source.formats import RawRows
 from prlhf.source.hub import hub_splits
-from prlhf.source.raw import RawRows
 
 HUB, HUB_CONFIG = "openai/summarize_from_feedback", "comparisons"
 HUB_REVISION = "refs/convert/parquet"  # the repository itself is a script, which `datasets` no longer runs
@@ -28,13 +43,14 @@ INSTEAD = "run: prlhf prep tldr --source FOLDER --out data/tldr (FOLDER holds tr
 POLICY, TOP, TIE = "other policies", "less active workers", "equally long"
 
 
+@data_set("tldr", uses="top_users simulate minority bad_rows")
 def load(config: PrepConfig, progress: Progress) -> Loaded:
     """Read the TL;DR comparisons, with the workers who made them as users."""
     simulated = config.simulate == "length"
     source, raw = _open(config.source)
-    drops = Drops(POLICY, EQUAL, TOP, TIE)
-    intake = Intake(config.bad_rows, drops, progress)
-    parts = {part: intake.read(part, rows, _converter(part)) for part, rows in raw.items()}
+    drops = DropCounts(POLICY, EQUAL, TOP, TIE)
+    reader = RowReader(config.bad_rows, drops, progress)
+    parts = {part: reader.read(part, rows, _converter(part)) for part, rows in raw.items()}
     check_left(parts["train"], drops, source)
 
     workers = most_active(parts["train"], config.top_users)
@@ -122,14 +138,14 @@ def _check_policies(summaries: list[Mapping[str, Any]]) -> None:
         raise Dropped(POLICY)
 
 
-def _by_workers(part: str, rows: list[Row], workers: list[str], drops: Drops) -> list[Row]:
+def _by_workers(part: str, rows: list[Row], workers: list[str], drops: DropCounts) -> list[Row]:
     wanted = set(workers)
     kept = [row for row in rows if row.user_id in wanted]
     drops.drop(part, TOP, len(rows) - len(kept))
     return kept
 
 
-def _by_length(part: str, rows: list[Row], minority: list[str], drops: Drops) -> list[Row]:
+def _by_length(part: str, rows: list[Row], minority: list[str], drops: DropCounts) -> list[Row]:
     """The same pairs, chosen by length instead of by the worker."""
     kept = []
     for row in rows:
@@ -138,3 +154,29 @@ def _by_length(part: str, rows: list[Row], minority: list[str], drops: Drops) ->
             kept.append(Row(row.id, row.prompt, *preferred, user_id=row.user_id))
     drops.drop(part, TIE, len(rows) - len(kept))
     return kept
+
+
+# ---- simulated users, who choose by length (section 5.1) ----
+
+
+def minority_size(users: int, share: float) -> int:
+    """`share` of `users`, rounded, but at least one where anyone is to be in the minority."""
+    return max(1, round(share * users)) if share > 0 and users else 0
+
+
+def choose_minority(users: Sequence[str], share: float, seed: int) -> list[str]:
+    """The users who prefer the shorter text, drawn by `seed`, in the order of `users`."""
+    drawn = set(random.Random(f"{seed}-minority").sample(users, minority_size(len(users), share)))
+    return [user for user in users if user in drawn]
+
+
+def prefer_by_length(one: str, other: str, shorter: bool) -> tuple[str, str] | None:
+    """(chosen, rejected) by number of words, ties by characters; None where the texts are equally long."""
+    a, b = _length(one), _length(other)
+    if a == b:
+        return None
+    return (one, other) if (a < b) == shorter else (other, one)
+
+
+def _length(text: str) -> tuple[int, int]:
+    return words(text), len(text)

@@ -9,7 +9,7 @@ from typing import Any
 from prlhf.dataset import Text
 from prlhf.errors import PrlhfError, nearest
 from prlhf.source.files import BINARY, file_rows, form, local_path
-from prlhf.source.raw import Raw
+from prlhf.source.formats import Raw
 from prlhf.source.streams import MARK, read_all
 
 ROW = 'give rows like {"prompt": "…"}, or a text file with a prompt a line'

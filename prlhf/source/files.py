@@ -11,9 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prlhf.errors import PrlhfError
-from prlhf.source.csv_rows import csv_rows
-from prlhf.source.json_rows import json_rows
-from prlhf.source.raw import Raw, RawRows
+from prlhf.source.formats import Raw, RawRows, csv_rows, json_rows
 from prlhf.source.streams import PACKED, readable
 
 TEXTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from prlhf.errors import PrlhfError, nearest
 from prlhf.source.files import FORMATS, file_rows, form
-from prlhf.source.raw import RawRows
+from prlhf.source.formats import RawRows
 
 # What stands beside the data and is none
 ASIDE = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "package.json", "config.json")

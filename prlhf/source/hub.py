@@ -7,7 +7,7 @@ from typing import Any
 
 from prlhf import hub
 from prlhf.errors import PrlhfError, one_line
-from prlhf.source.raw import Raw, RawRows
+from prlhf.source.formats import Raw, RawRows
 
 CONVERTED = "refs/convert/parquet"  # the branch in which the hub keeps every data set as parquet
 

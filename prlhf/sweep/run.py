@@ -11,9 +11,10 @@ import yaml
 
 from prlhf.cluster import check_fits, connected, room, shown_by, worker_resources
 from prlhf.config import ClusterConfig, PrepConfig, SweepConfig, resolve
-from prlhf.data import ADAPTERS, locate
+from prlhf.data import locate
 from prlhf.dataset import is_prepared
 from prlhf.errors import Interrupted, PrlhfError
+from prlhf.extensions import DATA_SETS
 from prlhf.files import atomic_file
 from prlhf.folders import claim, mark
 from prlhf.progress import SILENT, Progress
@@ -117,10 +118,10 @@ def _with_data(
 
     def folder(dataset: str) -> str:
         nonlocal new
-        if not is_prepared(Path(dataset)) and dataset in ADAPTERS:
+        if not is_prepared(Path(dataset)) and dataset in DATA_SETS:
             new += not is_prepared(resolve(PrepConfig, sections.get("prep", {}), {"dataset": dataset}).folder)
         option = "--space dataset=" if "dataset" in space else "--set dataset="
-        if resumed and not is_prepared(Path(dataset)) and dataset not in ADAPTERS:
+        if resumed and not is_prepared(Path(dataset)) and dataset not in DATA_SETS:
             raise PrlhfError(
                 f"the data set of {resumed} is gone from {dataset}", f"give its new folder: {option}FOLDER"
             )

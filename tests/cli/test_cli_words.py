@@ -152,8 +152,8 @@ def test_every_switch_of_a_recipe_can_be_undone(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["prep", "train"])
 def test_help_lists_all_data_sets(name: str) -> None:
-    from prlhf.data import ADAPTERS
+    from prlhf.extensions import DATA_SETS
 
     group: Any = get_command(app)
     text = next(p.help for p in group.commands[name].params if p.name == "dataset")
-    assert [known for known in ADAPTERS if not re.search(rf"(?<![\w-]){known}(?![\w-])", text)] == []
+    assert [known for known in DATA_SETS if not re.search(rf"(?<![\w-]){known}(?![\w-])", text)] == []

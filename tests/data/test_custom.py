@@ -161,7 +161,7 @@ def test_a_folder_with_splits_keeps_them(name: str, write_lines: Any, row: Any, 
     assert [(r.user_id, r.user_index, r.seen) for r in data.eval] == [("new", 0, False), ("ann", 2, True)]
     assert [(u.id, u.user_index, u.seen) for u in data.users] == [("bo", 1, True), ("ann", 2, True), ("new", 0, False)]
     assert data.manifest["users"] == {"seen": 2, "unseen": 1}
-    assert data.manifest["warnings"] == ["1 held-out prompts also stand in training: accuracy on them flatters"]
+    assert data.manifest["warnings"] == ["1 held-out prompts also stand in training: their accuracy is optimistic"]
     assert "eval_fraction" not in data.manifest["options"]
 
 

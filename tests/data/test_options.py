@@ -9,8 +9,9 @@ import pytest
 
 from prlhf.applies import KNOWN_DATA
 from prlhf.config import PrepConfig, resolve
-from prlhf.data import ADAPTERS, config_for
+from prlhf.data import config_for
 from prlhf.errors import PrlhfError
+from prlhf.extensions import DATA_SETS
 
 CUSTOM = "some/where"
 GIVEN: dict[str, Any] = {
@@ -32,7 +33,7 @@ USED = {
 
 
 def test_the_table_is_whole() -> None:
-    assert set(USED) - {CUSTOM} == set(ADAPTERS) == set(KNOWN_DATA)
+    assert set(USED) - {CUSTOM} == set(DATA_SETS) == set(KNOWN_DATA)
     assert set(GIVEN) == set(PrepConfig.model_fields) - EVERYWHERE
     assert set(GIVEN) == {key for keys in USED.values() for key in keys}
 

@@ -14,9 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from prlhf.config import PrepConfig
-from prlhf.data import ADAPTERS, custom, find_adapter, prepare
+from prlhf.data import custom, find_loader, prepare
 from prlhf.dataset import Comparison, Prepared, User, read_prepared, write_prepared
 from prlhf.errors import PrlhfError
+from prlhf.extensions import DATA_SETS
 from prlhf.progress import Silent
 
 
@@ -62,9 +63,9 @@ def test_unknown_names_are_refused(name: str, message: str, hint: str) -> None:
 
 
 def test_hub_ids_and_paths_go_to_the_custom_adapter(tmp_path: Path) -> None:
-    assert find_adapter("org/name.v2") is custom.load
-    assert find_adapter(str(tmp_path)) is custom.load
-    assert all(find_adapter(name) is adapter for name, adapter in ADAPTERS.items())
+    assert find_loader("org/name.v2") is custom.load
+    assert find_loader(str(tmp_path)) is custom.load
+    assert all(find_loader(name) is data_set for name, data_set in DATA_SETS.items())
 
 
 @pytest.mark.parametrize(

@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 
 from prlhf.config import PrepConfig
 from prlhf.data import prepare, prism
-from prlhf.data.prism_conversations import Conversation, Turn
+from prlhf.data.prism.conversations import Conversation, Turn
 from prlhf.dataset import read_prepared
 from prlhf.errors import PrlhfError
-from prlhf.source.raw import Raw, RawRows
+from prlhf.source.formats import Raw, RawRows
 
 Make = Callable[..., Any]
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prism_raw import ALL_SEEN, JSON, talk, turn
 
-from prlhf.data.prism_conversations import Choice, conversation
+from prlhf.data.prism.conversations import Choice, conversation
 from prlhf.data.rows import Dropped, Malformed
 from prlhf.errors import PrlhfError
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prlhf.data.simulate import choose_minority, minority_size, prefer_by_length
+from prlhf.data.tldr import choose_minority, minority_size, prefer_by_length
 
 
 @pytest.mark.parametrize(

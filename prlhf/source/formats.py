@@ -1,15 +1,99 @@
-"""Rows of JSON: an object a line, one list, or one object that holds the list."""
+"""What a row is before anybody knows what it means, and the rows of text files: CSV and TSV, JSON and JSON lines."""
 
 from __future__ import annotations
 
+import csv
 import json
+import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prlhf.errors import PrlhfError
-from prlhf.source.raw import Raw, RawRows
-from prlhf.source.streams import MARK, byte_lines, read_all, readable
+from prlhf.source.streams import MARK, byte_lines, open_text, read_all, readable
+
+
+@dataclass(frozen=True)
+class Raw:
+    """One row as a file or the hub holds it. `problem` says why it could not even be parsed."""
+
+    location: str  # `path:line`, for rows without lines `path:item 3` or `path:row 3`
+    value: Any
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class RawRows:
+    """The rows of one split, read as they are asked for; `total` is for the progress bar."""
+
+    total: int
+    rows: Iterable[Raw]
+
+
+class Cells(dict[str, str]):
+    """A row of a CSV or TSV file: every value is text, whatever it was before it was written."""
+
+
+# ---- CSV and TSV: the first row names the columns ----
+
+DELIMITERS = (",", ";", "\t", "|")  # a spreadsheet writes semicolons where the comma is the decimal point
+
+
+def csv_rows(path: Path, delimiter: str | None) -> RawRows:
+    """The rows as `Cells`. `delimiter` None: the one that splits the first line into most columns."""
+    csv.field_size_limit(sys.maxsize)
+    delimiter = delimiter or _delimiter(path)
+    names = _names(path, delimiter)
+    with open_text(path) as file:
+        total = max(sum(1 for _ in file) - 1, 0)
+    return RawRows(total, _rows(path, delimiter, names))
+
+
+def _delimiter(path: Path) -> str:
+    with open_text(path) as file:
+        line = file.readline().lstrip(MARK)
+    return max(DELIMITERS, key=lambda one: len(next(csv.reader([line], delimiter=one), [])))
+
+
+def _names(path: Path, delimiter: str) -> list[str]:
+    with open_text(path) as file:
+        header = next(csv.reader(file, delimiter=delimiter), [])
+    names = [name.strip().lstrip(MARK).strip() for name in header]
+    for name in names:
+        if name and names.count(name) > 1:
+            raise PrlhfError(f"{path} has two columns '{name}'", "give every column a name of its own")
+    return names
+
+
+def _rows(path: Path, delimiter: str, names: list[str]) -> Iterator[Raw]:
+    with readable(path), open_text(path) as file:
+        reader = csv.reader(file, delimiter=delimiter)
+        end = -1
+        while True:
+            start = max(end, reader.line_num) + 1
+            try:
+                cells = next(reader, None)
+            except csv.Error as error:
+                yield Raw(f"{path}:{start}", None, f"it is not CSV ({error})")
+                continue
+            if cells is None:
+                return
+            end = reader.line_num
+            if start == 1 or not any(cells):  # the header, or a blank line
+                continue
+            yield Raw(f"{path}:{start}", Cells(zip(names, cells, strict=False)), _problem(cells, names))
+
+
+def _problem(cells: list[str], names: list[str]) -> str:
+    if len(cells) != len(names):
+        return f"it has {len(cells)} cells, and the header has {len(names)}"
+    if any("\udc80" <= character <= "\udcff" for cell in cells for character in cell if character >= "\ud800"):
+        return "it is not UTF-8: save the file as UTF-8 (in Excel: 'CSV UTF-8')"
+    return ""
+
+
+# ---- JSON: one object per line, one list, or one object that holds the list ----
 
 HOLDERS = ("data", "rows", "examples", "instances", "items", "train")  # keys under which a JSON object keeps its rows
 

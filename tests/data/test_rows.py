@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prlhf.data.intake import EXAMPLES, Drops, Intake
-from prlhf.data.rows import Dropped, Malformed, Row
+from prlhf.data.rows import EXAMPLES, DropCounts, Dropped, Malformed, Row, RowReader
 from prlhf.errors import PrlhfError
 from prlhf.progress import SILENT
-from prlhf.source.raw import Raw, RawRows
+from prlhf.source.formats import Raw, RawRows
 
 
 def convert(value: Any, number: int) -> Row:
@@ -30,8 +29,8 @@ def raws(values: list[str]) -> RawRows:
 
 @given(st.lists(st.sampled_from(["bad", "cut", "dull", "clash", "x", "y"]), max_size=60))
 def test_counts_add_up(values: list[str]) -> None:
-    drops = Drops("dull", "repeat")
-    kept = Intake("skip", drops, SILENT).read("train", raws(values), convert)
+    drops = DropCounts("dull", "repeat")
+    kept = RowReader("skip", drops, SILENT).read("train", raws(values), convert)
     report = drops.report()
     assert report["read"] == {"train": len(values)}
     assert len(values) == len(kept) + sum(report["dropped"].values())
@@ -43,24 +42,24 @@ def test_counts_add_up(values: list[str]) -> None:
 
 
 def test_only_the_first_malformed_rows_are_named() -> None:
-    drops = Drops()
-    Intake("skip", drops, SILENT).read("train", raws(["bad"] * (EXAMPLES + 5)), convert)
+    drops = DropCounts()
+    RowReader("skip", drops, SILENT).read("train", raws(["bad"] * (EXAMPLES + 5)), convert)
     assert len(drops.report()["malformed"]) == EXAMPLES
     assert drops.by_reason() == {"malformed": EXAMPLES + 5}
 
 
 def test_strict_names_the_first_and_counts_all() -> None:
     with pytest.raises(PrlhfError) as error:
-        Intake("strict", Drops(), SILENT).read("train", raws(["x", "bad", "cut"]), convert)
+        RowReader("strict", DropCounts(), SILENT).read("train", raws(["x", "bad", "cut"]), convert)
     assert error.value.message == "f:2: it is bad (the first of 2 malformed rows)"
     assert error.value.hint == "fix the row, or drop such rows with --skip-bad"
 
 
 def test_parts_are_counted_apart_and_ids_are_their_own() -> None:
-    drops = Drops("repeat")
-    intake = Intake("strict", drops, SILENT)
-    assert len(intake.read("train", raws(["x", "x"]), convert)) == 1
-    assert len(intake.read("eval", raws(["x"]), convert)) == 1
+    drops = DropCounts("repeat")
+    reader = RowReader("strict", drops, SILENT)
+    assert len(reader.read("train", raws(["x", "x"]), convert)) == 1
+    assert len(reader.read("eval", raws(["x"]), convert)) == 1
     assert drops.report()["filters"] == [
         {"filter": "malformed", "train": {"before": 2, "after": 2}, "eval": {"before": 1, "after": 1}},
         {"filter": "repeat", "train": {"before": 2, "after": 1}, "eval": {"before": 1, "after": 1}},
@@ -69,4 +68,4 @@ def test_parts_are_counted_apart_and_ids_are_their_own() -> None:
 
 def test_an_undeclared_filter_is_a_bug() -> None:
     with pytest.raises(KeyError):
-        Drops().drop("train", "whim")
+        DropCounts().drop("train", "whim")

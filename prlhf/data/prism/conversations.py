@@ -14,7 +14,7 @@ from itertools import takewhile
 from typing import Any
 
 from prlhf.data.identifiers import identifier, user_identifier
-from prlhf.data.prism_users import numbers, said
+from prlhf.data.prism.survey import numbers, said
 from prlhf.data.rows import Dropped, Malformed, Row, column, kind, mapping, text
 from prlhf.dataset import Message
 

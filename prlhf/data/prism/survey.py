@@ -162,7 +162,7 @@ def _named(attributes: list[str], row: Mapping[str, Any]) -> list[str]:
 
 @cache
 def _template() -> jinja2.Template:
-    source = resources.files("prlhf.data").joinpath("prism_user.txt.jinja").read_text(encoding="utf-8")
+    source = resources.files("prlhf.data").joinpath("prism/user.txt.jinja").read_text(encoding="utf-8")
     template: jinja2.Template = jinja2.Template(
         source, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )

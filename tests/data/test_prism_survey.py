@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prism_raw import ALL_SEEN, JSON, SURVEY, talk
 
-from prlhf.data.prism_users import participant
+from prlhf.data.prism.survey import participant
 from prlhf.data.rows import Malformed
 from prlhf.errors import PrlhfError
 

@@ -12,15 +12,15 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from prlhf.config import PrepConfig
-from prlhf.data.intake import REPEAT, Drops, Intake, check_left
-from prlhf.data.prism_conversations import NO_SURVEY, Conversation, account, conversation
-from prlhf.data.prism_users import Participant, participant
-from prlhf.data.rows import Loaded, Row
+from prlhf.data.data_sets import data_set
+from prlhf.data.prism.conversations import NO_SURVEY, Conversation, account, conversation
+from prlhf.data.prism.survey import Participant, participant
+from prlhf.data.rows import REPEAT, DropCounts, Loaded, Row, RowReader, check_left
 from prlhf.errors import PrlhfError
 from prlhf.progress import Progress
 from prlhf.source.folders import folder_rows
+from prlhf.source.formats import RawRows
 from prlhf.source.hub import hub_splits
-from prlhf.source.raw import RawRows
 
 HUB = "HannahRoseKirk/prism-alignment"
 PARTS = ("survey", "conversations")  # the files, and the hub's configs
@@ -31,14 +31,15 @@ UNUSABLE = "conversation without a comparison"
 People = Mapping[str, Participant]
 
 
+@data_set("prism", uses="bad_rows eval_fraction unseen_fraction prefs judging_users")
 def load(config: PrepConfig, progress: Progress) -> Loaded:
     """Read PRISM's conversations and survey; users are split into seen and unseen ones."""
     source, raw = _open(config.source)
-    drops = Drops(REPEAT, NO_SURVEY, UNUSABLE)
-    intake = Intake(config.bad_rows, drops, progress)
-    survey = intake.read("survey", raw["survey"], lambda value, _: participant(value, config.prefs), "participant")
+    drops = DropCounts(REPEAT, NO_SURVEY, UNUSABLE)
+    reader = RowReader(config.bad_rows, drops, progress)
+    survey = reader.read("survey", raw["survey"], lambda value, _: participant(value, config.prefs), "participant")
     people = {person.id: person for person in survey}
-    talks = intake.read("conversations", raw["conversations"], lambda v, _: conversation(v, people), "conversation")
+    talks = reader.read("conversations", raw["conversations"], lambda v, _: conversation(v, people), "conversation")
     usable = [talk for talk in talks if talk.choices]
     drops.drop("conversations", UNUSABLE, len(talks) - len(usable))
 
