@@ -8,7 +8,7 @@ BIN = .venv/bin
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-.PHONY: demo test slow check package mutants docs site results fuzz faults
+.PHONY: demo test slow check package mutants docs notebook site results fuzz faults
 
 demo: .venv/ready  ## the main job: P-DPO against vanilla DPO on the embedded demo, Figure 3 of the paper
 	$(BIN)/prlhf demo
@@ -33,9 +33,13 @@ mutants: .venv/ready  ## faults put in on purpose (tests/mutations.yaml): a test
 docs: .venv/ready  ## the pages that are made from the code
 	$(BIN)/python -m prlhf_cli.docs > docs/CLI.md
 	$(BIN)/python docs/architecture.py
+	$(BIN)/python docs/recipes.py
+
+notebook: .venv/ready  ## the outputs of docs/notebooks/first_steps.ipynb; a minute
+	$(BIN)/python docs/notebook.py
 
 site: .venv/ready  ## the documentation as a site, in site/; a warning is an error
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt '.[docs]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 fuzz: .venv/ready  ## 20,000 damaged files and values: each is accepted whole or refused in one line; half an hour

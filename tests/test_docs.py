@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import yaml
@@ -12,19 +13,32 @@ import yaml
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_architecture_is_that_of_the_code() -> None:
-    spec = importlib.util.spec_from_file_location("architecture", ROOT / "docs/architecture.py")
+def script(name: str) -> ModuleType:
+    """A script in docs/, imported."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    architecture = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(architecture)
-    assert (ROOT / "docs/ARCHITECTURE.md").read_text(encoding="utf-8") == architecture.page(), "stale; run: make docs"
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("page", "name"), [("ARCHITECTURE", "architecture"), ("RECIPES", "recipes")])
+def test_a_written_page_is_that_of_the_code(page: str, name: str) -> None:
+    assert (ROOT / f"docs/{page}.md").read_text(encoding="utf-8") == script(name).page(), "stale; run: make docs"
+
+
+def test_every_recipe_is_in_the_group_of_its_base() -> None:
+    recipes = script("recipes")
+    made_up, small, large = recipes.GROUPS
+    assert [recipes.group_of(name) for name in ("demo", "sweep-k-tldr", "tldr")] == [made_up, small, large]
 
 
 def test_the_site_has_every_page() -> None:
     config = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
     listed = {page for entry in config["nav"] for page in entry.values()}
-    assert listed == {path.name for path in ROOT.glob("docs/*.md")}
+    pages = [path for kind in ("*.md", "notebooks/*.ipynb") for path in (ROOT / "docs").glob(kind)]
+    assert listed == {str(path.relative_to(ROOT / "docs")) for path in pages}
 
 
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in sorted(ROOT.glob("docs/*.md")))])
