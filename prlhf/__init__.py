@@ -8,13 +8,15 @@
     model.generate("Explain tides.", user="ann")
     model.reward("Explain tides.", ["The moon.", "The sun."], user="ann")
 
-Nothing heavy is imported before it is used. `prlhf.train`, `prlhf.generate`, `prlhf.judge` and `prlhf.sweep` are
-packages that can be called: the call is the function of that name in `prlhf.api`.
+Importing prlhf is fast: everything is imported on first use. `prlhf.train`, `prlhf.generate`, `prlhf.judge` and
+`prlhf.sweep` are packages that can also be called: the call goes to the function of that name in `prlhf.api`.
 """
 
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -35,10 +37,23 @@ def __getattr__(name: str) -> Any:
     """Import on first use (PEP 562)."""
     if name not in _HOMES:
         raise AttributeError(f"module 'prlhf' has no attribute '{name}'")
-    # a package of the same name is the one to be called, whether somebody has imported it before or not
+    # the package of the same name is callable, so the result does not depend on whether it was imported before
     home = f"prlhf.{name}" if name in _PACKAGES else None
     return importlib.import_module(home) if home else getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
     return sorted([*globals(), *__all__])
+
+
+class CommandPackage(ModuleType):
+    """A package that can also be called: the call goes to the function of the same name in `prlhf.api`."""
+
+    def __call__(self, *args: Any, **settings: Any) -> Any:
+        """Call the function, which is imported by the first call; see `help(prlhf.api)`."""
+        return getattr(importlib.import_module("prlhf.api"), self.__name__.rpartition(".")[2])(*args, **settings)
+
+
+def make_callable(package: str) -> None:
+    """Make the package of this name callable, while it is being imported."""
+    sys.modules[package].__class__ = CommandPackage

@@ -23,7 +23,7 @@ from pydantic import (
 
 from prlhf.applies import GENERATE, PREP, SWEEP, TRAIN, Used, refusal, unused
 from prlhf.errors import PrlhfError, nearest, one_line
-from prlhf.home import at_home
+from prlhf.files import at_home
 from prlhf.parse import yaml_value
 from prlhf.refusals import explain, unknown_key
 

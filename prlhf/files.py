@@ -287,3 +287,16 @@ def _belongs(name: Path, path: Path) -> bool:
     """Whether `name` is `path`, what is written beside it, in one of them, or a folder that `path` lies in."""
     beside = _beside(path)
     return name in path.parents or any(name == one or one in name.parents for one in (path, beside))
+
+
+# ---- paths as users write them ----
+
+# At the beginning, or where a path begins within a setting: `reward:~/run`, `dataset=~/a,~/b`
+_HOME = re.compile(r"(?:^|(?<=[=:,]))(?:~|\$HOME|\$\{HOME\})(?=/)")
+
+
+def at_home(text: str) -> str:
+    """`text` with the home folder for each `~/` and `$HOME/` that a shell has left alone, as it does within quotes."""
+    if text in ("~", "$HOME", "${HOME}"):
+        return os.path.expanduser("~")
+    return _HOME.sub(lambda _: os.path.expanduser("~"), text)

@@ -1,4 +1,4 @@
-"""A finished run in memory: who it knows, what it writes for them, and how it rates responses as them."""
+"""A finished run in memory: its users, its responses for them, and its rewards as they would give them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from prlhf.errors import PrlhfError, nearest
 from prlhf.generate.decoding import write
 from prlhf.generate.jobs import plan
 from prlhf.generate.pairs import Reader
-from prlhf.model.checkpoint import Trained, kind_of, load_policy, load_reward_model
+from prlhf.model.checkpoint import Trained
 from prlhf.model.encoding import Encoded
 from prlhf.model.scoring import ResponseReader, Rewards, rewards_of
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A policy or a reward model that `prlhf.load` has read."""
+    """A policy or a reward model that `prlhf.load` returned."""
 
     run: Path
     kind: str  # `policy` or `reward model`
@@ -31,7 +31,7 @@ class Loaded:
 
     @property
     def users(self) -> list[str]:
-        """Ids of the users it was trained on, in the order of their indices; the generic user is not listed."""
+        """The ids of its training users, in the order of their indices, without the generic user."""
         return list(self.trained.user_ids)
 
     def generate(
@@ -44,13 +44,18 @@ class Loaded:
         top_p: float = 1.0,
         seed: int = 0,
     ) -> str | list[str]:
-        """Write a response to `prompt` for `user`; a list of prompts gives a list of responses, written together.
+        """Write a response to `prompt` for `user`. A list of prompts gives a list of responses, written in batches.
 
-        prompt: text, or a conversation as a list of `{"role": …, "content": …}`; a list of either for several.
-        user: an id the run knows, or `generic`. max_new_tokens: the longest response, in tokens. temperature: 0 is
-        greedy. seed: with prompt and user it decides the random numbers, as in `prlhf generate`.
+        Args:
+            prompt: text, or a conversation as a list of `{"role": …, "content": …}`; or a list of such prompts.
+            user: an id that the run knows, or `generic`.
+            max_new_tokens: the maximum length of a response, in tokens.
+            temperature: of sampling; 0 decodes greedily.
+            top_p: sample from the most probable tokens that together have this probability.
+            seed: together with the prompt and the user it determines the random numbers, as in `prlhf generate`.
 
-        Raises PrlhfError for an unknown user, a prompt that does not fit into the context, and a reward model.
+        Raises:
+            PrlhfError: the user is unknown, a prompt does not fit into the context, or the run is a reward model.
         """
         if self.kind != "policy":
             raise PrlhfError(f"{self.run} is a reward model, which does not write", "load the run of a policy")
@@ -64,12 +69,13 @@ class Loaded:
         return responses[0] if one else responses
 
     def reward(self, prompt: Text, responses: Sequence[str], user: str = GENERIC) -> list[float]:
-        """The reward of each of `responses` to `prompt`, read as `user`.
+        """Compute the reward of each of `responses` to `prompt` as `user` would give it.
 
-        A reward model's own, or a policy's implicit one, beta times the log-ratio to the reference (paper, Eq. 5). Only
-        differences between responses to one prompt mean something.
+        A policy's reward is its implicit one, beta times the log-ratio to the reference (paper, Eq. 5). Only the
+        difference between two responses to the same prompt is meaningful.
 
-        Raises PrlhfError for an unknown user and for what does not fit into the context.
+        Raises:
+            PrlhfError: the user is unknown, or a prompt with a response does not fit into the context.
         """
         self._index(user)
         read = ResponseReader(self.trained)
@@ -96,22 +102,3 @@ class Loaded:
 def is_conversation(prompt: Any) -> bool:
     """Whether `prompt` is one list of messages, and not a list of prompts."""
     return isinstance(prompt, list) and bool(prompt) and all(isinstance(part, dict) for part in prompt)
-
-
-def load(
-    run: str | Path,
-    *,
-    device: str = "auto",
-    precision: str = "auto",
-    base: str | None = None,
-    trust_remote_code: bool = False,
-) -> Loaded:
-    """Load the finished run in the folder `run`, a policy or a reward model.
-
-    device: `auto`, `cpu` or `cuda`. precision: `auto` (bf16 on GPUs), `fp32` or `bf16`. base: where the base model is
-    now, if it has moved. Raises PrlhfError where `run` is not a finished run or its files are damaged.
-    """
-    folder = Path(run).expanduser()
-    kind = kind_of(folder)
-    read: Any = load_policy if kind == "policy" else load_reward_model
-    return Loaded(folder, kind, read(folder, device, precision, base, trust_remote_code))

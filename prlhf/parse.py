@@ -1,15 +1,19 @@
-"""JSON and YAML that somebody else wrote: whatever is wrong with it is a ValueError that says what."""
+"""JSON and YAML texts: reading those of others, and writing JSON as its standard has it.
+
+Any fault in a text that is read raises a ValueError that says what is wrong.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from typing import Any
 
 import yaml
 
-DEEP = 500  # levels of lists and mappings: nothing of ours is so deep, and Python's own limit is not far
-UNFOLDED = 100_000  # values of a YAML document, whose aliases can make a few lines into more than any memory holds
+DEEP = 500  # levels of lists and mappings: no file of ours is so deep, and Python's own limit is not much higher
+UNFOLDED = 100_000  # values of a YAML document: with aliases, a few lines can unfold to more than any memory holds
 
 
 def json_value(text: str | bytes) -> Any:
@@ -41,6 +45,19 @@ def yaml_value(text: str) -> Any:
         raise ValueError(str(error) or type(error).__name__) from error
     _check_values(value, UNFOLDED)
     return value
+
+
+def json_text(value: Any, **options: Any) -> str:
+    """`json.dumps`, with null for a number that is not finite, where Python would write NaN or Infinity."""
+    return json.dumps(_finite(value), allow_nan=False, **options)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    return [_finite(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _check_values(value: Any, most: int | None) -> None:

@@ -1,6 +1,6 @@
-"""What the commands return from Python: the numbers of their JSON summaries, with names, types and units.
+"""The results of the functions in `prlhf.api`: the commands' JSON summaries, with names, types and units.
 
-Fields that are not named here are kept under their names in the summary, so nothing that a command reports is lost.
+A summary may hold more than the fields named here; the others are in `model_extra`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Result(BaseModel):
-    """A summary; what it has besides the named fields is in `model_extra`."""
+    """A summary. Fields that are not named are in `model_extra`."""
 
     model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
 
@@ -29,19 +29,19 @@ class PreparedData(Result):
     """A prepared data set on disk."""
 
     folder: Path
-    source: str = Field(description="where the raw rows came from")
+    source: str = Field(description="where the raw rows came from: a path or a hub id")
     kept: dict[str, int] = Field(description="comparisons in `train` and `eval`")
-    users: dict[str, int] = Field(description="how many users are `seen` in training, and `unseen`")
-    dropped: dict[str, Any] = Field(default={}, description="rows that were dropped, by reason")
+    users: dict[str, int] = Field(description="number of users `seen` in training, and `unseen`")
+    dropped: dict[str, Any] = Field(default={}, description="number of dropped rows by reason")
     warnings: list[str] = []
     content_hash: str = Field(description="SHA-256 of the comparisons, 64 hex digits")
 
 
 class Accuracy(Result):
-    """How often the (implicit) reward of the chosen response is the higher one, on held-out comparisons; 0 to 1."""
+    """How often the chosen response has the higher (implicit) reward, on held-out comparisons; 0 to 1."""
 
     accuracy_macro: float | None = Field(description="mean over users")
-    accuracy_generic: float | None = Field(description="the same comparisons, read as the generic user")
+    accuracy_generic: float | None = Field(description="the same comparisons as the generic user")
     accuracy_by_user: dict[str, float]
     margin_by_user: dict[str, float] = Field(description="mean of reward(chosen) - reward(rejected)")
     generic_by_user: dict[str, float | None]
@@ -53,11 +53,11 @@ class Run(Result):
     run: Path
     objective: str
     dataset: str
-    model: str | None = Field(description="the base: hub id, folder, GGUF file or `tiny`")
+    model: str | None = Field(description="the base model: hub id, folder, GGUF file or `tiny`")
     steps: int = Field(description="optimizer steps")
     loss: float | None = Field(description="mean training loss over all steps, nats")
     train_seconds: float
-    eval: Accuracy | dict[str, Any] | None = Field(default=None, description="on the held-out part, where there is one")
+    eval: Accuracy | dict[str, Any] | None = Field(default=None, description="on held-out comparisons, if any")
 
 
 class Responses(Result):
@@ -65,20 +65,20 @@ class Responses(Result):
 
     out: Path
     responses: int
-    new: int = Field(description="of them written now and not by an earlier call")
+    new: int = Field(description="number of responses that this call wrote")
     users: int
-    tokens: int = Field(default=0, description="tokens written now")
+    tokens: int = Field(default=0, description="number of tokens that this call wrote")
 
 
 class Judgement(Result):
-    """Win-rates of A against B."""
+    """The win-rates of A against B."""
 
     out: Path
     judge: str
     wins: int
     ties: int
     losses: int
-    per_sample: dict[str, Rate] = Field(description="by what a tie counts: `tie_wins`, `tie_loses`, `tie_half`")
+    per_sample: dict[str, Rate] = Field(description="by how a tie counts: `tie_wins`, `tie_loses`, `tie_half`")
     per_user: dict[str, Rate]
 
 

@@ -48,9 +48,9 @@ def run(work: Callable[[Bars], dict[str, Any]], show: Callable[[dict[str, Any]],
     if not as_json:
         show(result)
         return
-    from prlhf.json_text import dumps
+    from prlhf.parse import json_text
 
-    sys.stdout.write(dumps(result, ensure_ascii=False) + "\n")
+    sys.stdout.write(json_text(result, ensure_ascii=False) + "\n")
 
 
 def leaderboard() -> Any:

@@ -44,7 +44,7 @@ class OneLine(TyperGroup):
         **extra: Any,
     ) -> Any:
         """Run a command; an error in how it is written is shown on one line."""
-        from prlhf.home import at_home
+        from prlhf.files import at_home
 
         given = [at_home(word) for word in (sys.argv[1:] if args is None else args)] or ["--help"]
         if not standalone_mode:

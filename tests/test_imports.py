@@ -13,10 +13,10 @@ ROOT = Path(__file__).parents[1]
 
 # A part may import parts that stand above it, none that stands beside or below.
 LAYERS = [
-    ["errors", "callable_package"],
-    ["parse", "extensions"],
-    ["applies", "refusals", "home"],
-    ["checked_files", "files", "progress", "config", "hub", "json_text", "forum"],
+    ["errors"],
+    ["parse", "extensions", "files"],
+    ["applies", "refusals"],
+    ["progress", "config", "forum"],
     ["folders_of_01"],
     ["folders"],
     ["dataset", "source", "environment", "recipe_files"],

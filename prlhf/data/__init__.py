@@ -12,13 +12,13 @@ from prlhf.config import PrepConfig, resolve
 from prlhf.data import custom
 from prlhf.data.data_sets import Load, data_set
 from prlhf.data.provenance import choices, refuse_other_options, refuse_to_replace
-from prlhf.data.rows import Loaded
+from prlhf.data.rows import LoadedData
 from prlhf.data.splits import index_users
 from prlhf.dataset import Prepared, User, is_prepared, write_prepared
 from prlhf.errors import PrlhfError, nearest
 from prlhf.extensions import DATA_SETS
+from prlhf.files import at_home
 from prlhf.folders import claim
-from prlhf.home import at_home
 from prlhf.progress import SILENT, Progress
 from prlhf.source.files import form, local_path
 from prlhf.source.streams import PACKED
@@ -108,7 +108,7 @@ def find_loader(dataset: str) -> Load:
     )
 
 
-def _manifest(config: PrepConfig, loaded: Loaded, users: list[User]) -> dict[str, Any]:
+def _manifest(config: PrepConfig, loaded: LoadedData, users: list[User]) -> dict[str, Any]:
     seen = sum(user.seen for user in users)
     return {
         "dataset": config.dataset,
@@ -121,7 +121,7 @@ def _manifest(config: PrepConfig, loaded: Loaded, users: list[User]) -> dict[str
     }
 
 
-def _warnings(loaded: Loaded) -> list[str]:
+def _warnings(loaded: LoadedData) -> list[str]:
     lines = []
     if len(loaded.order) == 1:
         lines.append("one user: personalization cannot be told from plain DPO")

@@ -21,7 +21,7 @@ from prlhf.data.rows import (
     Convert,
     DropCounts,
     Dropped,
-    Loaded,
+    LoadedData,
     Malformed,
     Row,
     RowReader,
@@ -40,7 +40,7 @@ from prlhf.source.hub import hub_splits
 TURNS = ("prompt", "chosen", "rejected")
 
 
-def load(config: PrepConfig, progress: Progress) -> Loaded:
+def load(config: PrepConfig, progress: Progress) -> LoadedData:
     """Read preference data of the user's own: a file, a folder, or a data set of the hub."""
     check_columns(config.columns)
     source, raw = open_source(config)
@@ -71,7 +71,7 @@ def load(config: PrepConfig, progress: Progress) -> Loaded:
     moved = dict(converter.moved + changed.counts + Counter({NAMED: sum(count for _, count in named.values())}))
     users = first_appearance([*train, *held_out])
     lost = sorted(converter.users.keys() - set(users))
-    return Loaded(
+    return LoadedData(
         train=train,
         eval=held_out,
         order=first_appearance(train),

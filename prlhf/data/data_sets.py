@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from prlhf.config import PrepConfig
-from prlhf.data.rows import Loaded
+from prlhf.data.rows import LoadedData
 from prlhf.extensions import DATA_SETS
 from prlhf.progress import Progress
 
-Load = Callable[[PrepConfig, Progress], Loaded]
+Load = Callable[[PrepConfig, Progress], LoadedData]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class DataSet:
     defaults: Mapping[str, Any] = field(default_factory=dict)  # of those keys that are None unless given
     bundled_base: bool = False  # its texts are of the made-up forum, so the bundled base is trained on by default
 
-    def __call__(self, config: PrepConfig, progress: Progress) -> Loaded:
+    def __call__(self, config: PrepConfig, progress: Progress) -> LoadedData:
         """Read the data set. Raises PrlhfError."""
         return self.load(config, progress)
 

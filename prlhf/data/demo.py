@@ -11,7 +11,7 @@ from typing import Any
 
 from prlhf.config import PrepConfig
 from prlhf.data.data_sets import data_set
-from prlhf.data.rows import DropCounts, Loaded, Row
+from prlhf.data.rows import DropCounts, LoadedData, Row
 from prlhf.data.tldr import minority_size, prefer_by_length
 from prlhf.errors import PrlhfError
 from prlhf.forum.posts import MAX_FACTS, MIN_FACTS, Post, Style, choose_facts, sentences, write_post
@@ -25,7 +25,7 @@ EVAL_POSTS = 50  # the paper's number of evaluation prompts
 @data_set(
     "demo", uses="minority users comparisons", defaults={"users": USERS, "comparisons": COMPARISONS}, bundled_base=True
 )
-def load(config: PrepConfig, progress: Progress) -> Loaded:
+def load(config: PrepConfig, progress: Progress) -> LoadedData:
     """`config.comparisons` fresh posts per user to train on; 50 more, each compared by every user, held out."""
     refuse_source(config)
     count = config.users or USERS
@@ -40,12 +40,14 @@ def load(config: PrepConfig, progress: Progress) -> Loaded:
     return made_up(train, held_out, users, options, notes=notes)
 
 
-def made_up(train: list[Row], held_out: list[Row], order: list[str], options: dict[str, Any], **more: Any) -> Loaded:
+def made_up(
+    train: list[Row], held_out: list[Row], order: list[str], options: dict[str, Any], **more: Any
+) -> LoadedData:
     """What a family of the made-up forum hands on: nothing was read from anywhere, and nothing dropped."""
     drops = DropCounts()
     drops.read.update(train=len(train), eval=len(held_out))
     source = "made up by prlhf.forum.posts"
-    return Loaded(train, held_out, order, source, options=options, counts=drops.report(), **more)
+    return LoadedData(train, held_out, order, source, options=options, counts=drops.report(), **more)
 
 
 def refuse_source(config: PrepConfig) -> None:

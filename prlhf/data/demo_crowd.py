@@ -15,7 +15,7 @@ from prlhf.config import PrepConfig
 from prlhf.data.data_sets import data_set
 from prlhf.data.demo import fresh_post, made_up, refuse_source
 from prlhf.data.demo_profiles import contrast
-from prlhf.data.rows import Loaded, Row
+from prlhf.data.rows import LoadedData, Row
 from prlhf.data.splits import first_appearance
 from prlhf.forum.posts import Post
 from prlhf.forum.tastes import DIMENSIONS, Taste, describe
@@ -40,7 +40,7 @@ EVAL_USERS = 1350, 150  # seen and unseen users with held-out comparisons, at mo
     defaults={"users": USERS, "comparisons": COMPARISONS},
     bundled_base=True,
 )
-def load(config: PrepConfig, progress: Progress) -> Loaded:
+def load(config: PrepConfig, progress: Progress) -> LoadedData:
     """`config.comparisons` per seen user to train on; one held out, and twice as many for unseen users.
 
     Held out are more where there are few users, and none for some where there are very many.

@@ -11,7 +11,7 @@ import random
 from prlhf.config import PrepConfig
 from prlhf.data.data_sets import data_set
 from prlhf.data.demo import fresh_post, made_up, nested, refuse_source
-from prlhf.data.rows import Loaded, Row
+from prlhf.data.rows import LoadedData, Row
 from prlhf.forum.posts import MAX_FACTS, MIN_FACTS, Post, Style, choose_facts, draw_style, sentences
 from prlhf.forum.tastes import Taste, describe
 from prlhf.progress import Progress
@@ -28,7 +28,7 @@ COMPARISONS, EVAL_POSTS = 300, 100
 
 
 @data_set("demo-profiles", uses="comparisons", defaults={"comparisons": COMPARISONS}, bundled_base=True)
-def load(config: PrepConfig, progress: Progress) -> Loaded:
+def load(config: PrepConfig, progress: Progress) -> LoadedData:
     """`config.comparisons` fresh posts per profile to train on; 100 more, each compared by every profile, held out."""
     refuse_source(config)
     comparisons = config.comparisons or COMPARISONS

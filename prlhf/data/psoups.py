@@ -20,7 +20,7 @@ from prlhf.data.rows import (
     Convert,
     DropCounts,
     Dropped,
-    Loaded,
+    LoadedData,
     Malformed,
     Row,
     RowReader,
@@ -51,7 +51,7 @@ LAYOUT = f"rm_training/P1A.json ... P3B.json and {PROMPTS}"
 
 
 @data_set("psoups", uses="bad_rows eval_fraction text")
-def load(config: PrepConfig, progress: Progress) -> Loaded:
+def load(config: PrepConfig, progress: Progress) -> LoadedData:
     """Read the P-SOUPS comparisons: six users, who each prefer one ending of a prompt."""
     folder = _folder(config.source)
     prompts = read_prompts(folder / PROMPTS)
@@ -72,7 +72,7 @@ def load(config: PrepConfig, progress: Progress) -> Loaded:
         parts.append(found)
     train, held_out = split_by_prompt(take_turns(parts), config.eval_fraction, config.seed)
     trained = {row.user_id for row in train}
-    return Loaded(
+    return LoadedData(
         train=train,
         eval=held_out,
         order=[profile for profile in PROFILES if profile in trained],

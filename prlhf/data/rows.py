@@ -30,7 +30,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedData:
     """What an adapter hands to `prepare`. `order`: the training users, in the order they are indexed."""
 
     train: list[Row]

@@ -18,7 +18,7 @@ from prlhf.data.rows import (
     Convert,
     DropCounts,
     Dropped,
-    Loaded,
+    LoadedData,
     Malformed,
     Row,
     RowReader,
@@ -44,7 +44,7 @@ POLICY, TOP, TIE = "other policies", "less active workers", "equally long"
 
 
 @data_set("tldr", uses="top_users simulate minority bad_rows")
-def load(config: PrepConfig, progress: Progress) -> Loaded:
+def load(config: PrepConfig, progress: Progress) -> LoadedData:
     """Read the TL;DR comparisons, with the workers who made them as users."""
     simulated = config.simulate == "length"
     source, raw = _open(config.source)
@@ -63,7 +63,7 @@ def load(config: PrepConfig, progress: Progress) -> Loaded:
         check_left(parts["train"], drops, source)
         workers = most_active(parts["train"], config.top_users)  # equally long pairs may have cost some theirs
     options: dict[str, Any] = {"top_users": config.top_users, "simulate": config.simulate, "bad_rows": config.bad_rows}
-    return Loaded(
+    return LoadedData(
         train=parts["train"],
         eval=parts["eval"],
         order=workers,

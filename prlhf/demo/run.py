@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from prlhf import json_text
 from prlhf.config import GenerateConfig, PrepConfig, TrainConfig, resolve
 from prlhf.data import prepare
 from prlhf.data.provenance import refuse_other_options
@@ -25,6 +24,7 @@ from prlhf.folders import claim, mark
 from prlhf.forum import posts
 from prlhf.generate.run import generate
 from prlhf.judge.statistics import mean_and_standard_error
+from prlhf.parse import json_text
 from prlhf.progress import SILENT, Progress
 from prlhf.responses import Response, read_responses, words
 from prlhf.train.run import train
@@ -90,7 +90,7 @@ def run_demo(
         "train_seconds": {"personalized": personalized["train_seconds"], "vanilla": vanilla["train_seconds"]},
     }
     with atomic_file(out / "results.json") as beside:
-        beside.write_text(json_text.dumps(results, indent=2) + "\n", encoding="utf-8")
+        beside.write_text(json_text(results, indent=2) + "\n", encoding="utf-8")
     return results
 
 

@@ -1,5 +1,5 @@
 """Two sets of responses to verdicts and win-rates with intervals."""
 
-from prlhf.callable_package import make_callable
+from prlhf import make_callable
 
 make_callable(__name__)

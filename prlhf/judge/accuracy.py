@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 
-from prlhf import json_text
 from prlhf.config import JudgeConfig
 from prlhf.dataset import gone, is_prepared, read_prepared
 from prlhf.errors import PrlhfError
@@ -25,6 +24,7 @@ from prlhf.judge.statistics import half_tied_rate
 from prlhf.model.fitting import Fitting
 from prlhf.model.per_user import trained_on
 from prlhf.model.scoring import Scored, load_rewards, score, summarise
+from prlhf.parse import json_text
 from prlhf.progress import SILENT, Progress
 
 
@@ -79,7 +79,7 @@ def judge_checkpoint(
         **summarise(ids, own, as_user, as_generic),
     }
     with replacing(config.out, "judgement") as folder:
-        (folder / "results.json").write_text(json_text.dumps(results, indent=2) + "\n", encoding="utf-8")
+        (folder / "results.json").write_text(json_text(results, indent=2) + "\n", encoding="utf-8")
     return results
 
 

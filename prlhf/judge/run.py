@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from prlhf import json_text
 from prlhf.config import JudgeConfig
 from prlhf.dataset import GENERIC
 from prlhf.errors import PrlhfError
@@ -23,6 +22,7 @@ from prlhf.judge.length import length_controlled
 from prlhf.judge.pairs import Pair, Pairing, pair, some
 from prlhf.judge.significance import significance
 from prlhf.judge.statistics import CONFIDENCE, OUTCOMES, codes_of, summarize
+from prlhf.parse import json_text
 from prlhf.progress import SILENT, Progress
 from prlhf.responses import read_responses, words
 
@@ -211,7 +211,7 @@ def _write(
     from prlhf.judge.report import write_report  # brings matplotlib
 
     with replacing(out, "judgement") as folder:
-        (folder / RESULTS).write_text(json_text.dumps(results, indent=2) + "\n", encoding="utf-8")
+        (folder / RESULTS).write_text(json_text(results, indent=2) + "\n", encoding="utf-8")
         for name, (pairs, decided) in files.items():
             if decided:
                 lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(pairs, decided))

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from prlhf import hub
 from prlhf.config import cache_folder
 from prlhf.errors import PrlhfError
 from prlhf.files import atomic_dir
@@ -26,6 +25,7 @@ from prlhf.model.base_errors import (
     gguf_failures_named,
     no_folder,
 )
+from prlhf.source import hub
 
 TINY = Path(__file__).parent.parent / "assets" / "tiny-base"
 

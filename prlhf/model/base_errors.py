@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from prlhf import hub
 from prlhf.errors import PrlhfError, nearest, one_line
+from prlhf.source import hub
 
 INSTEAD = "give a local folder or a .gguf file with --model"
 INDEX, WHOLE = "model.safetensors.index.json", "model.safetensors"
@@ -144,7 +144,7 @@ def why_not(name: str, error: Exception) -> tuple[str, str]:
     if not path.exists():
         if "file named" in text or "EntryNotFound" in type(error).__name__:
             return f"model {name} lacks a file: {text[:200]}", "is it a model for transformers? choose another"
-        if found_out := hub.explain("model", name, error, INSTEAD):
+        if found_out := hub.explain_error("model", name, error, INSTEAD):
             return found_out[0] + no_folder(path), found_out[1]
     if type(error).__name__ == "SafetensorError":
         return f"the weights of {name} are damaged: {text[:200]}", "download them again"

@@ -1,20 +1,155 @@
-"""Data sets of the hub, read with `datasets`."""
+"""The Hugging Face hub: reading its data sets, and saying what went wrong and what to do, for models as well."""
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
+import urllib.request
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from prlhf import hub
 from prlhf.errors import PrlhfError, one_line
 from prlhf.source.formats import Raw, RawRows
 
 CONVERTED = "refs/convert/parquet"  # the branch in which the hub keeps every data set as parquet
+Kind = Literal["model", "data set"]
+PROBE_SECONDS = 3.0
+FULL = (errno.ENOSPC, errno.EDQUOT)
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def is_offline() -> bool:
+    """Whether the environment forbids asking the hub."""
+    names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
+    return any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in names)
+
+
+def endpoint() -> str:
+    """The address of the hub."""
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+
+
+def probe(kind: Kind, name: str, instead: str) -> None:
+    """Ask the hub's port once: without this, a hub that cannot be reached costs half a minute of retries.
+
+    Raises PrlhfError with the hint `instead`. Offline the cache answers at once, and a proxy has its own way.
+    """
+    if is_offline() or set(urllib.request.getproxies()) & {"http", "https", "all"}:
+        return
+    address = urlsplit(endpoint())
+    port = address.port or (80 if address.scheme == "http" else 443)
+    try:
+        socket.create_connection((address.hostname or "", port), timeout=PROBE_SECONDS).close()
+    except OSError as error:
+        raise PrlhfError(*_unreachable(kind, name, one_line(error), instead)) from error
+
+
+def explain_error(kind: Kind, name: str, error: BaseException, instead: str) -> tuple[str, str] | None:
+    """(message, hint) for an error that came of asking the hub for `name`; None for an error of another kind.
+
+    The libraries above the hub's own wrap its errors, so the whole chain of causes is looked at. `instead` is the
+    hint for where the hub cannot be asked: what does without it.
+    """
+    chain = list(_causes(error))
+    return (
+        _disk(kind, name, chain) or _refused(kind, name, chain) or _answer(kind, name, chain, instead)
+        or _lost(kind, name, chain, instead)
+    )  # fmt: skip
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _first(chain: list[BaseException], *kinds: type[BaseException]) -> Any:
+    return next((error for error in chain if isinstance(error, kinds)), None)
+
+
+def _disk(kind: Kind, name: str, chain: list[BaseException]) -> tuple[str, str] | None:
+    """The hub's folder on this machine cannot take what comes."""
+    from huggingface_hub.constants import HF_HOME
+
+    numbers = {error.errno for error in chain if isinstance(error, OSError)}
+    if numbers & set(FULL):
+        return f"the disk is full: {kind} {name} does not fit into {HF_HOME}", "free some space, or set HF_HOME"
+    if numbers & set(UNWRITABLE):
+        return f"cannot write {kind} {name} into {HF_HOME}: no permission", "set HF_HOME to a folder of your own"
+    return None
+
+
+def _refused(kind: Kind, name: str, chain: list[BaseException]) -> tuple[str, str] | None:
+    """The hub knows who asks and for what, and says no."""
+    from huggingface_hub import errors, get_token
+
+    folder = "datasets/" if kind == "data set" else ""
+    if _first(chain, errors.GatedRepoError):
+        page = f"https://huggingface.co/{folder}{name}"
+        return f"{kind} {name} needs access", f"accept its licence at {page} and log in with `hf auth login`"
+    if found := _first(chain, errors.RevisionNotFoundError):
+        return f"{kind} {name} has no such revision: {one_line(found)}", "check the branch, tag or commit"
+    if _first(chain, errors.DisabledRepoError):
+        return f"the hub has disabled {kind} {name}", "choose another"
+    if _first(chain, errors.RepositoryNotFoundError):
+        who = "your login may read" if get_token() else "may be read without a login"
+        return (
+            f"the hub has no {kind} '{name}' that {who}",
+            "check the spelling; if it is private, log in with `hf auth login` as someone who may read it",
+        )
+    if _first(chain, errors.HFValidationError):
+        return f"'{name}' is neither here nor a name that the hub could know", "give a path that exists, or OWNER/NAME"
+    return None
+
+
+def _answer(kind: Kind, name: str, chain: list[BaseException], instead: str) -> tuple[str, str] | None:
+    """Any other status that the hub answers with."""
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
+
+    answers = [e for e in chain if isinstance(e, HfHubHTTPError) and not isinstance(e, EntryNotFoundError)]
+    status = next((e.response.status_code for e in answers if e.response is not None), None)
+    if status is None:
+        return None
+    if status in (401, 403):
+        return f"the hub refuses your login for {kind} {name} (status {status})", "log in again with `hf auth login`"
+    if status == 429:
+        return f"the hub answers too many requests (status 429): {kind} {name} has to wait", "try again in some minutes"
+    return f"the hub failed to give {kind} {name} (status {status})", f"try again later, or {instead}"
+
+
+def _lost(kind: Kind, name: str, chain: list[BaseException], instead: str) -> tuple[str, str] | None:
+    """Nobody was asked, or nobody answered."""
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    network = [e for e in chain if isinstance(e, ConnectionError | TimeoutError) or type(e).__module__ in _CLIENTS]
+    local = _first(chain, LocalEntryNotFoundError)
+    if is_offline() and (network or local or _first(chain, OfflineModeIsEnabled)):
+        return f"{kind} {name} is not in the cache, and HF_HUB_OFFLINE forbids the hub", f"unset it, or {instead}"
+    if network or local:
+        return _unreachable(kind, name, one_line(network[-1] if network else local), instead)
+    return None
+
+
+_CLIENTS = ("httpx", "httpx2", "requests.exceptions", "httpcore", "aiohttp.client_exceptions")
+
+
+def _unreachable(kind: Kind, name: str, why: str, instead: str) -> tuple[str, str]:
+    return (
+        f"cannot reach the hub for {kind} {name} ({why or 'no answer'})",
+        f"{instead}, or set HF_HUB_OFFLINE=1 to use a cached copy",
+    )
+
+
+# ---- data sets ----
 
 
 def hub_splits(repo: str, instead: str, config: str | None = None, revision: str | None = None) -> dict[str, RawRows]:
     """The splits of a hub data set. `instead`: the command that does without the hub, for the error's hint."""
-    hub.probe("data set", repo, instead)
+    probe("data set", repo, instead)
     import datasets
 
     try:
@@ -36,7 +171,7 @@ def _why_not(repo: str, error: Exception, instead: str) -> tuple[str, str]:
         return f"data set {repo} is a script, which is not run", f"read its parquet: --revision {CONVERTED}"
     if "Config name is missing" in said or "BuilderConfig" in said:
         return f"data set {repo} has several configurations ({said})", "choose one with --config NAME"
-    if explained := hub.explain("data set", repo, _asked_again(repo, error), instead):
+    if explained := explain_error("data set", repo, _asked_again(repo, error), instead):
         return explained
     if "doesn't exist on the Hub" in said:
         return f"the hub has no data set '{repo}'", "check the spelling; if it is private, log in with `hf auth login`"
@@ -47,7 +182,7 @@ def _why_not(repo: str, error: Exception, instead: str) -> tuple[str, str]:
 
 def _asked_again(repo: str, error: Exception) -> Exception:
     """The hub's own answer: `datasets` says the same of a data set that is gated, private or not there."""
-    if type(error).__name__ != "DatasetNotFoundError" or hub.is_offline():
+    if type(error).__name__ != "DatasetNotFoundError" or is_offline():
         return error
     from huggingface_hub import HfApi
 

@@ -1,5 +1,5 @@
 """Training at many points of a space of settings."""
 
-from prlhf.callable_package import make_callable
+from prlhf import make_callable
 
 make_callable(__name__)

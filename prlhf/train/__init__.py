@@ -1,5 +1,5 @@
 """Prepared data and a base model to a personalized policy."""
 
-from prlhf.callable_package import make_callable
+from prlhf import make_callable
 
 make_callable(__name__)

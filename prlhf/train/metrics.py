@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from prlhf import json_text
 from prlhf.files import atomic_file, full_disk_named
+from prlhf.parse import json_text
 
 
 def append(path: Path, row: dict[str, Any]) -> None:
     """Append `row` to the log."""
     with full_disk_named(path), path.open("a", encoding="utf-8") as file:
-        file.write(json_text.dumps(row) + "\n")
+        file.write(json_text(row) + "\n")
 
 
 def put_evaluation(path: Path, step: int, summary: dict[str, Any]) -> None:
@@ -40,4 +40,4 @@ def begin(path: Path, checkpoint: Path | None) -> None:
 
 def _write(path: Path, rows: list[dict[str, Any]]) -> None:
     with atomic_file(path) as beside:
-        beside.write_text("".join(json_text.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        beside.write_text("".join(json_text(row) + "\n" for row in rows), encoding="utf-8")

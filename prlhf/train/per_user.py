@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prlhf import json_text
 from prlhf.config import TrainConfig
 from prlhf.dataset import Comparison, Prepared, User, write_prepared
 from prlhf.errors import Interrupted, NotFinite, PrlhfError
@@ -21,6 +20,7 @@ from prlhf.folders import claim, mark
 from prlhf.model.checkpoint import build_policy
 from prlhf.model.per_user import PerUser, is_per_user, read_per_user, run_of, write_per_user
 from prlhf.model.scoring import mean
+from prlhf.parse import json_text
 from prlhf.progress import SILENT, Progress
 from prlhf.train.encode import encode
 from prlhf.train.run import check_data, check_same, data_of, read_results, train, vanilla, with_base, write_recipe
@@ -66,7 +66,7 @@ def train_per_user(config: TrainConfig, resume: bool = False, progress: Progress
             ) from error
     summary = summarise_runs(config, [user.id for user in users], results)
     with atomic_file(folder / "results.json") as beside:
-        beside.write_text(json_text.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        beside.write_text(json_text(summary, indent=2) + "\n", encoding="utf-8")
     return summary
 
 

@@ -22,7 +22,6 @@ import yaml
 from pydantic import TypeAdapter
 from transformers import TrainerCallback
 
-from prlhf import json_text
 from prlhf.applies import unused
 from prlhf.config import DEMO_DATASETS, HUB_DEFAULT_MODEL, TrainConfig, load_recipe
 from prlhf.dataset import Prepared, gone, is_prepared, read_prepared
@@ -37,7 +36,7 @@ from prlhf.model.reference import Reference
 from prlhf.model.reference_cache import open_cache
 from prlhf.model.scoring import engine_of
 from prlhf.model.sharding import gathered
-from prlhf.parse import json_value
+from prlhf.parse import json_text, json_value
 from prlhf.progress import SILENT, Progress
 from prlhf.train import metrics
 from prlhf.train.callbacks import Follow, Report, Stop
@@ -346,7 +345,7 @@ def finish(folder: Path, results: dict[str, Any], write: Callable[[Path], None])
 def write_results(folder: Path, results: dict[str, Any]) -> None:
     """Write the summary that `--json` prints."""
     with atomic_file(folder / "results.json") as beside:
-        beside.write_text(json_text.dumps(results, indent=2) + "\n", encoding="utf-8")
+        beside.write_text(json_text(results, indent=2) + "\n", encoding="utf-8")
 
 
 def public_name(base: str) -> str:

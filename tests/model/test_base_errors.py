@@ -17,11 +17,11 @@ import torch
 from fake_hub import fake_hub
 from safetensors.torch import load_file, save_file
 
-from prlhf import hub
 from prlhf.errors import PrlhfError
 from prlhf.model.base import load_base
 from prlhf.model.base_errors import why_not
 from prlhf.model.skeleton import load_skeleton
+from prlhf.source import hub
 
 LOAD = """
 import json, sys, torch
@@ -152,7 +152,7 @@ def test_what_happens_while_downloading(monkeypatch: pytest.MonkeyPatch, error: 
 
 
 def test_only_the_hub_s_errors_are_the_hub_s() -> None:
-    assert hub.explain("model", "org/good", ValueError("no such thing"), "do without") is None
+    assert hub.explain_error("model", "org/good", ValueError("no such thing"), "do without") is None
 
 
 # ---- on this machine ----

@@ -12,10 +12,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from prlhf import json_text
 from prlhf.dataset import read_prepared
 from prlhf.errors import NotFinite
 from prlhf.model.scoring import Scored, accuracy_by
+from prlhf.parse import json_text
 from prlhf.train import metrics, trainer
 from prlhf.train.per_user import train_per_user
 from prlhf.train.run import train
@@ -160,5 +160,5 @@ def test_a_margin_that_is_nan_is_not_lost() -> None:
 
 def test_json_has_no_nan() -> None:
     value = {"a": [1.0, NAN, (math.inf,)], "b": {"c": -math.inf, "d": "NaN", "e": None, "f": 3}}
-    found = strict_json(json_text.dumps(value))
+    found = strict_json(json_text(value))
     assert found == {"a": [1.0, None, [None]], "b": {"c": None, "d": "NaN", "e": None, "f": 3}}

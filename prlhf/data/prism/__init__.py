@@ -15,7 +15,7 @@ from prlhf.config import PrepConfig
 from prlhf.data.data_sets import data_set
 from prlhf.data.prism.conversations import NO_SURVEY, Conversation, account, conversation
 from prlhf.data.prism.survey import Participant, participant
-from prlhf.data.rows import REPEAT, DropCounts, Loaded, Row, RowReader, check_left
+from prlhf.data.rows import REPEAT, DropCounts, LoadedData, Row, RowReader, check_left
 from prlhf.errors import PrlhfError
 from prlhf.progress import Progress
 from prlhf.source.folders import folder_rows
@@ -32,7 +32,7 @@ People = Mapping[str, Participant]
 
 
 @data_set("prism", uses="bad_rows eval_fraction unseen_fraction prefs judging_users")
-def load(config: PrepConfig, progress: Progress) -> Loaded:
+def load(config: PrepConfig, progress: Progress) -> LoadedData:
     """Read PRISM's conversations and survey; users are split into seen and unseen ones."""
     source, raw = _open(config.source)
     drops = DropCounts(REPEAT, NO_SURVEY, UNUSABLE)
@@ -48,7 +48,7 @@ def load(config: PrepConfig, progress: Progress) -> Loaded:
     check_left(train, drops, source)
     seen = users_of(train)
     judged = select_judged(users_of(held_out), seen, config.judging_users, config.seed)
-    return Loaded(
+    return LoadedData(
         train=_rows(train, people),
         eval=_rows(held_out, people),
         order=seen,
