@@ -257,13 +257,13 @@ def full_disk_named(path: Path) -> Iterator[None]:
     except PrlhfError:
         raise
     except Exception as error:
-        number = refused(error, path)
+        number = write_errno(error, path)
         if number is None:
             raise
         raise CannotWrite(f"cannot write {path}: {os.strerror(number)}", HINTS.get(number, "")) from error
 
 
-def refused(error: BaseException, path: Path) -> int | None:
+def write_errno(error: BaseException, path: Path) -> int | None:
     """The system's number of an error in writing `path`, or a file in it; None where `error` is another one."""
     if not isinstance(error, OSError):
         said = FULL_IN_WORDS.search(str(error))

@@ -236,7 +236,7 @@ def has_our_columns(path: Path) -> bool:
         return False
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_shards_manifest(folder: Path) -> dict[str, Any]:
     """What a folder of shards says of itself: their number `shards`, their `format`, and how they were made."""
     path = folder / MANIFEST
     try:
@@ -255,7 +255,7 @@ def shard_name(number: int, form: str) -> str:
 
 
 def _shards_of(folder: Path) -> list[Path]:
-    about = read_manifest(folder)
+    about = read_shards_manifest(folder)
     named = sorted(path for path in folder.glob(f"part-*.{about['format']}") if path.is_file())
     paths = [folder / shard_name(number, about["format"]) for number in range(min(about["shards"], len(named)))]
     there = len(set(named) & set(paths))

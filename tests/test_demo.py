@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from prlhf.config import load_recipe
-from prlhf.demo.run import Row, expectations, measure, run_demo
+from prlhf.demo.run import FigureRow, expectations, measure, run_demo
 from prlhf.errors import PrlhfError
 from prlhf.responses import Response
 from prlhf_cli.main import app
@@ -21,7 +21,7 @@ def response(user, text, finish="stop", number=0):
 
 
 def row(label, kind, words, well_formed=1.0, accuracy=1.0, vanilla=0.0):
-    return Row(label, kind, words, 0.5, well_formed, 1.0, 0, accuracy, vanilla)
+    return FigureRow(label, kind, words, 0.5, well_formed, 1.0, 0, accuracy, vanilla)
 
 
 def rows(**changes):

@@ -18,7 +18,7 @@ def test_what_the_world_writes_passes_its_own_check(seed):
     rng = random.Random(seed)
     post, style = posts.write_post(rng), posts.draw_style(rng)
     order = style.order if style.facts > 1 else 0
-    verdict = posts.check(post.prompt, posts.write_summary(post, rng, style))
+    verdict = posts.grade_summary(post.prompt, posts.write_summary(post, rng, style))
     assert verdict == posts.Verdict(True, True, style.facts, order, style.tone)
 
 
@@ -33,7 +33,7 @@ def test_a_summary_of_another_post_is_well_formed_and_not_faithful(seed):
     post, other = posts.write_post(rng), posts.write_post(rng)
     if set(post.facts) & set(other.facts):
         return
-    verdict = posts.check(post.prompt, posts.write_summary(other, rng))
+    verdict = posts.grade_summary(post.prompt, posts.write_summary(other, rng))
     assert verdict.well_formed
     assert not verdict.faithful
 
@@ -69,16 +69,16 @@ def test_posts_state_four_to_six_facts_in_the_order_of_the_week(seed):
     ],
 )
 def test_ill_formed(response):
-    assert posts.check(PROMPT, response) == posts.Verdict(False, False)
+    assert posts.grade_summary(PROMPT, response) == posts.Verdict(False, False)
 
 
 def test_cut_off_by_a_token_limit_is_not_well_formed():
-    assert posts.check(PROMPT, " on monday my boss sold boats.").well_formed
-    assert not posts.check(PROMPT, " on monday my boss sold boats.", finished=False).well_formed
+    assert posts.grade_summary(PROMPT, " on monday my boss sold boats.").well_formed
+    assert not posts.grade_summary(PROMPT, " on monday my boss sold boats.", finished=False).well_formed
 
 
 def test_one_changed_word_is_well_formed_and_not_faithful():
-    assert posts.check(PROMPT, " on monday my boss sold hats.") == posts.Verdict(True, False, 1, 0, 0)
+    assert posts.grade_summary(PROMPT, " on monday my boss sold hats.") == posts.Verdict(True, False, 1, 0, 0)
 
 
 def test_the_same_seed_writes_the_same_post():
@@ -88,11 +88,11 @@ def test_the_same_seed_writes_the_same_post():
 
 def test_the_style_of_a_summary_is_read_off():
     backwards = " on tuesday my dear aunt lost hats. on monday my dear boss sold boats."
-    assert posts.check(PROMPT, backwards) == posts.Verdict(True, True, 2, -1, 1)
-    assert posts.check(PROMPT, " on monday my awful boss sold boats.") == posts.Verdict(True, True, 1, 0, -1)
+    assert posts.grade_summary(PROMPT, backwards) == posts.Verdict(True, True, 2, -1, 1)
+    assert posts.grade_summary(PROMPT, " on monday my awful boss sold boats.") == posts.Verdict(True, True, 1, 0, -1)
 
 
 def test_an_example_before_the_post_states_nothing():
     example = PROMPT.replace("boats", "pianos") + " on monday my boss sold pianos.\n\n"
-    assert posts.check(example + PROMPT, " on monday my boss sold boats.").faithful
-    assert not posts.check(example + PROMPT, " on monday my boss sold pianos.").faithful
+    assert posts.grade_summary(example + PROMPT, " on monday my boss sold boats.").faithful
+    assert not posts.grade_summary(example + PROMPT, " on monday my boss sold pianos.").faithful

@@ -37,7 +37,7 @@ def check_columns(given: Mapping[str, str]) -> None:
             raise PrlhfError(line, f"name the file's column: --column {ours}=NAME")
 
 
-def value_of(row: Mapping[str, Any], ours: str, name: str) -> Any:
+def column_value(row: Mapping[str, Any], ours: str, name: str) -> Any:
     """The value under `name`, the file's name for `ours`. Raises Malformed where there is no such column."""
     if name in row:
         return row[name]

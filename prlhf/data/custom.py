@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from prlhf.config import PrepConfig
-from prlhf.data.columns import OPTIONAL, UNUSED, check_columns, value_of
+from prlhf.data.columns import OPTIONAL, UNUSED, check_columns, column_value
 from prlhf.data.identifiers import NAMED, identifier, look_alikes, own_ids, user_identifier
 from prlhf.data.messages import one_answer_each, one_format, take_off_prompts, text_or_messages
 from prlhf.data.rows import (
@@ -29,7 +29,7 @@ from prlhf.data.rows import (
     check_left,
     mapping,
 )
-from prlhf.data.splits import first_appearance, shared_prompts, split_by_prompt, text_conflicts
+from prlhf.data.splits import count_shared_prompts, first_appearance, split_by_prompt, text_conflicts
 from prlhf.errors import PrlhfError, nearest
 from prlhf.progress import Progress
 from prlhf.source.files import file_rows, local_path
@@ -66,7 +66,7 @@ def load(config: PrepConfig, progress: Progress) -> LoadedData:
     else:
         train, held_out = parts["train"], parts["eval"]
         check_left(train, drops, source)
-        if shared := shared_prompts(train, held_out):
+        if shared := count_shared_prompts(train, held_out):
             warnings.append(f"{shared} held-out prompts also stand in training: their accuracy is optimistic")
     moved = dict(converter.moved + changed.counts + Counter({NAMED: sum(count for _, count in named.values())}))
     users = first_appearance([*train, *held_out])
@@ -116,7 +116,7 @@ class _Converter:
         user = self._user(raw)
         self._refuse_implicit_prompt(raw)
         turns = one_format(
-            *(text_or_messages(value_of(raw, ours, self.names[ours]), self.names[ours]) for ours in TURNS)
+            *(text_or_messages(column_value(raw, ours, self.names[ours]), self.names[ours]) for ours in TURNS)
         )
         about, given_id = self._optional(raw, "user_text"), self._optional(raw, "id")
         row_id = default_id if given_id is None else identifier(given_id, self.names["id"], isinstance(raw, Cells))
@@ -128,7 +128,7 @@ class _Converter:
 
     def _user(self, raw: Mapping[str, Any]) -> str:
         name = self.names["user_id"]
-        user = user_identifier(value_of(raw, "user_id", name), name, isinstance(raw, Cells))
+        user = user_identifier(column_value(raw, "user_id", name), name, isinstance(raw, Cells))
         self.users.setdefault(user)
         return user
 
@@ -137,7 +137,7 @@ class _Converter:
         name = self.names[ours]
         if name == UNUSED:
             return None
-        value = value_of(raw, ours, name) if ours in self.asked else raw.get(name)
+        value = column_value(raw, ours, name) if ours in self.asked else raw.get(name)
         return None if isinstance(raw, Cells) and value == "" else value
 
     def _check_format(self, row: Row) -> None:
@@ -186,15 +186,15 @@ def open_source(config: PrepConfig) -> tuple[str, dict[str, RawRows]]:
         raise PrlhfError(f"--source {source} does not exist", "give a file, or a folder of files")
     if path.is_dir():
         _refuse(config, "a folder", "revision")
-        return str(path), choose(str(path), open_folder(path, config.config), config.split)
+        return str(path), choose_splits(str(path), open_folder(path, config.config), config.split)
     if path.exists():
         _refuse(config, "a file", "split", "config", "revision")
         return str(path), {"all": file_rows([path])}
     instead = f"run: prlhf prep PATH (local .jsonl, .csv, .parquet, …; there is no local {source})"
-    return source, choose(source, hub_splits(source, instead, config.config, config.revision), config.split)
+    return source, choose_splits(source, hub_splits(source, instead, config.config, config.revision), config.split)
 
 
-def choose(source: str, splits: Mapping[str, RawRows], asked: str | None) -> dict[str, RawRows]:
+def choose_splits(source: str, splits: Mapping[str, RawRows], asked: str | None) -> dict[str, RawRows]:
     """{`train`, `eval`} or {`all`}. `asked`: the split to train on, and after a comma the one to hold out."""
     if asked is not None:
         names = [name.strip() for name in asked.split(",")]

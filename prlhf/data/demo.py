@@ -37,10 +37,10 @@ def load(config: PrepConfig, progress: Progress) -> LoadedData:
     held_out = _eval_rows(random.Random(f"{config.seed}-demo-eval"), trained_on, users, minority)
     options = {"users": count, "comparisons": comparisons, "minority": config.minority}
     notes = {"simulated": {"by": "length", "minority": sorted(minority, key=int)}}
-    return made_up(train, held_out, users, options, notes=notes)
+    return forum_data(train, held_out, users, options, notes=notes)
 
 
-def made_up(
+def forum_data(
     train: list[Row], held_out: list[Row], order: list[str], options: dict[str, Any], **more: Any
 ) -> LoadedData:
     """What a family of the made-up forum hands on: nothing was read from anywhere, and nothing dropped."""

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from prlhf.config import PrepConfig
 from prlhf.data.data_sets import data_set
-from prlhf.data.demo import fresh_post, made_up, refuse_source
+from prlhf.data.demo import forum_data, fresh_post, refuse_source
 from prlhf.data.demo_profiles import contrast
 from prlhf.data.rows import LoadedData, Row
 from prlhf.data.splits import first_appearance
@@ -59,7 +59,7 @@ def load(config: PrepConfig, progress: Progress) -> LoadedData:
             for user in users:
                 post = fresh_post(rng, known, short=True)
                 written.append(
-                    compare(f"{part}-{number + 1}-{user}", post, user, tastes[user], texts[user], noise, rng)
+                    _comparison(f"{part}-{number + 1}-{user}", post, user, tastes[user], texts[user], noise, rng)
                 )
             progress.advance(len(users))
         progress.finish()
@@ -73,7 +73,7 @@ def load(config: PrepConfig, progress: Progress) -> LoadedData:
     options = {"users": count, "comparisons": comparisons}
     options |= config.model_dump(include={"reveal", "noise", "unseen_fraction"})
     preferences = {user: describe(taste) for user, taste in tastes.items()}
-    return made_up(train, held_out, first_appearance(train), options, preferences=preferences)
+    return forum_data(train, held_out, first_appearance(train), options, preferences=preferences)
 
 
 def draw_tastes(users: int, rng: random.Random) -> dict[str, Taste]:
@@ -89,7 +89,7 @@ def tell(tastes: Mapping[str, Taste], dimensions: int, rng: random.Random) -> di
     return {user: " ".join(words) + "\n" if words else "" for user, words in parts.items()}
 
 
-def compare(row_id: str, post: Post, user: str, taste: Taste, text: str, noise: float, rng: random.Random) -> Row:
+def _comparison(row_id: str, post: Post, user: str, taste: Taste, text: str, noise: float, rng: random.Random) -> Row:
     """A choice by one dimension of the taste, drawn at random; with probability `noise` it is turned around."""
     dimension = rng.choice(DIMENSIONS)
     chosen, rejected = contrast(post, taste.only(dimension), FEWEST, rng)

@@ -10,7 +10,7 @@ import random
 
 from prlhf.config import PrepConfig
 from prlhf.data.data_sets import data_set
-from prlhf.data.demo import fresh_post, made_up, nested, refuse_source
+from prlhf.data.demo import forum_data, fresh_post, nested, refuse_source
 from prlhf.data.rows import LoadedData, Row
 from prlhf.forum.posts import MAX_FACTS, MIN_FACTS, Post, Style, choose_facts, draw_style, sentences
 from prlhf.forum.tastes import Taste, describe
@@ -38,20 +38,20 @@ def load(config: PrepConfig, progress: Progress) -> LoadedData:
     train: list[Row] = []
     for _ in range(comparisons):
         for profile in PROFILES:
-            train.append(compare(f"train-{len(train) + 1}", fresh_post(rng, known), profile, rng))
+            train.append(_comparison(f"train-{len(train) + 1}", fresh_post(rng, known), profile, rng))
         progress.advance(1)
     progress.finish()
     posts = [fresh_post(held_out_rng, known) for _ in range(EVAL_POSTS)]
     held_out = [
-        compare(f"eval-{number}-{profile}", post, profile, held_out_rng)
+        _comparison(f"eval-{number}-{profile}", post, profile, held_out_rng)
         for number, post in enumerate(posts, start=1)
         for profile in PROFILES
     ]
     preferences = {profile: describe(taste) for profile, taste in PROFILES.items()}
-    return made_up(train, held_out, list(PROFILES), {"comparisons": comparisons}, preferences=preferences)
+    return forum_data(train, held_out, list(PROFILES), {"comparisons": comparisons}, preferences=preferences)
 
 
-def compare(row_id: str, post: Post, profile: str, rng: random.Random) -> Row:
+def _comparison(row_id: str, post: Post, profile: str, rng: random.Random) -> Row:
     """A choice by the profile's own dimension."""
     chosen, rejected = contrast(post, PROFILES[profile], MIN_FACTS, rng)
     return Row(row_id, post.prompt, chosen, rejected, profile)

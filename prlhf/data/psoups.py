@@ -54,7 +54,7 @@ LAYOUT = f"rm_training/P1A.json ... P3B.json and {PROMPTS}"
 def load(config: PrepConfig, progress: Progress) -> LoadedData:
     """Read the P-SOUPS comparisons: six users, who each prefer one ending of a prompt."""
     folder = _folder(config.source)
-    prompts = read_prompts(folder / PROMPTS)
+    prompts = read_koala_prompts(folder / PROMPTS)
     drops = DropCounts(EQUAL, REPEAT)
     reader = RowReader(config.bad_rows, drops, progress)
     parts: list[list[Row]] = []
@@ -115,7 +115,7 @@ def take_turns(parts: Sequence[Sequence[Row]]) -> list[Row]:
     return [row for turn in zip_longest(*parts) for row in turn if row]
 
 
-def read_prompts(path: Path) -> list[Text]:
+def read_koala_prompts(path: Path) -> list[Text]:
     """The 50 Koala prompts that the paper evaluates on."""
     found: list[Text] = []
     for raw in file_rows([path]).rows:

@@ -65,7 +65,7 @@ def text_conflicts(rows: Iterable[Row]) -> int:
     return sum(len(found) > 1 for found in texts.values())
 
 
-def shared_prompts(train: Iterable[Row], held_out: Iterable[Row]) -> int:
+def count_shared_prompts(train: Iterable[Row], held_out: Iterable[Row]) -> int:
     """How many held-out prompts also stand in training."""
     return len({prompt_id(row.prompt) for row in held_out} & {prompt_id(row.prompt) for row in train})
 

@@ -31,7 +31,7 @@ from prlhf.train.run import train
 
 
 @dataclass(frozen=True)
-class Row:
+class FigureRow:
     """One bar of Figure 3 and what stands beside it in the table."""
 
     label: str
@@ -115,7 +115,7 @@ def measure(
     scores: Mapping[str, Any],
     vanilla_scores: Mapping[str, Any],
     minority: list[str],
-) -> list[Row]:
+) -> list[FigureRow]:
     """Rows in the figure's order: users, then generic, vanilla DPO, base."""
     users = list(dict.fromkeys(r.user_id for r in written["personalized"] if r.user_id != GENERIC))
 
@@ -140,10 +140,10 @@ def measure(
     ]
 
 
-def _row(label: str, kind: Kind, responses: list[Response], accuracy: float | None, vanilla: float | None) -> Row:
-    verdicts = [posts.check(str(r.prompt), r.response, r.finish_reason == "stop") for r in responses]
+def _row(label: str, kind: Kind, responses: list[Response], accuracy: float | None, vanilla: float | None) -> FigureRow:
+    verdicts = [posts.grade_summary(str(r.prompt), r.response, r.finish_reason == "stop") for r in responses]
     lengths = mean_and_standard_error(np.array([words(r.response) for r in responses], dtype=np.float64))
-    return Row(
+    return FigureRow(
         label=label,
         kind=kind,
         words=lengths["mean"] or 0.0,
@@ -156,7 +156,7 @@ def _row(label: str, kind: Kind, responses: list[Response], accuracy: float | No
     )
 
 
-def expectations(rows: list[Row]) -> list[Check]:
+def expectations(rows: list[FigureRow]) -> list[Check]:
     """What section 5.1 leads one to expect (E1, E2 of the paper's figure 3), each as the worst case over users."""
     by_kind = {kind: [row for row in rows if row.kind == kind] for kind in ("user", "minority")}
     one = {row.kind: row for row in rows if row.kind not in by_kind}

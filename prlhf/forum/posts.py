@@ -140,7 +140,7 @@ def sentences(facts: list[Fact], style: Style) -> list[str]:
     return [f" {clause(fact, style.tone)}." for fact in facts[:: style.order]]
 
 
-def check(prompt: str, response: str, finished: bool = True) -> Verdict:
+def grade_summary(prompt: str, response: str, finished: bool = True) -> Verdict:
     """Judge `response` to `prompt` exactly. `finished`: the model ended it, rather than a token limit.
 
     The last post of the prompt counts: examples may stand before it.

@@ -191,7 +191,7 @@ def sample_check(model: Any, tokenizer: Any, cases: int, seed: int) -> dict[str,
         for prompt, ids in zip(chunk, out[:, inputs.input_ids.shape[1] :].tolist(), strict=True):
             finished = tokenizer.eos_token_id in ids
             text = tokenizer.decode(ids[: ids.index(tokenizer.eos_token_id)] if finished else ids)
-            verdicts.append(posts.check(prompt, text, finished))
+            verdicts.append(posts.grade_summary(prompt, text, finished))
     return {
         "cases": cases,
         "well_formed": sum(v.well_formed for v in verdicts) / cases,

@@ -26,8 +26,8 @@ from prlhf.responses import (
     has_our_columns,
     parse_line,
     prompt_type,
-    read_manifest,
     read_responses,
+    read_shards_manifest,
     shard_name,
     to_line,
     write_rows,
@@ -225,7 +225,7 @@ class Shards:
         }
         about |= {"pairs": keys, "settings": settings}
         if (self.out / MANIFEST).exists():
-            there = read_manifest(self.out)
+            there = read_shards_manifest(self.out)
             refuse_other(self.out, there["settings"], settings)
             for key, what in (("format", "--shards"), ("block", "--block"), ("pairs", "users or prompts")):
                 if there.get(key) != about[key]:

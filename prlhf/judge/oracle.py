@@ -32,4 +32,4 @@ def oracle_judge(dataset: str) -> Judge:
 
 
 def _checked(response: Response) -> posts.Verdict:
-    return posts.check(str(response.prompt), response.response, response.finish_reason == "stop")
+    return posts.grade_summary(str(response.prompt), response.response, response.finish_reason == "stop")

@@ -33,7 +33,7 @@ def test_ten_users_of_whom_three_prefer_shorter(prep: Any) -> None:
         assert (len(row.chosen) < len(row.rejected)) == (row.user_id in ("4", "5", "6"))
         for response in (row.chosen, row.rejected):
             assert response.startswith(" ")
-            assert posts.check(row.prompt, response).faithful
+            assert posts.grade_summary(row.prompt, response).faithful
     assert data.manifest["simulated"] == {"by": "length", "minority": ["4", "5", "6"]}
     assert data.manifest["kept"] == data.manifest["read"] == {"train": 200, "eval": 500}
 

@@ -28,7 +28,7 @@ def prep(tmp_path: Path) -> Any:
 
 
 def verdicts(row: Comparison) -> tuple[posts.Verdict, posts.Verdict]:
-    chosen, rejected = (posts.check(str(row.prompt), str(text)) for text in (row.chosen, row.rejected))
+    chosen, rejected = (posts.grade_summary(str(row.prompt), str(text)) for text in (row.chosen, row.rejected))
     assert chosen.faithful
     assert rejected.faithful
     return chosen, rejected

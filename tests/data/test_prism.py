@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from prlhf.config import PrepConfig
 from prlhf.data import prepare, prism
-from prlhf.data.prism.conversations import Conversation, Turn
+from prlhf.data.prism.conversations import Conversation, Exchange
 from prlhf.dataset import read_prepared
 from prlhf.errors import PrlhfError
 from prlhf.source.formats import Raw, RawRows
@@ -106,7 +106,7 @@ def test_the_papers_number_of_unseen_users() -> None:
 
 @given(st.lists(st.sampled_from("abcdefgh"), max_size=40), st.floats(0, 0.99), st.floats(0, 0.99), st.integers(0, 5))
 def test_no_dialogue_is_on_both_sides(users: list[str], unseen_fraction: float, fraction: float, seed: int) -> None:
-    talks = [Conversation(str(i), user, [Turn("q", "a", ["b"])]) for i, user in enumerate(users)]
+    talks = [Conversation(str(i), user, [Exchange("q", "a", ["b"])]) for i, user in enumerate(users)]
     unseen = prism.draw_unseen(prism.users_of(talks), unseen_fraction, seed)
     train, held_out = prism.split_dialogues(talks, unseen, fraction, seed)
     assert sorted([*train, *held_out], key=lambda t: int(t.id)) == talks

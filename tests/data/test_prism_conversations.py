@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prism_raw import ALL_SEEN, JSON, talk, turn
 
-from prlhf.data.prism.conversations import Choice, conversation
+from prlhf.data.prism.conversations import Choice, read_conversation
 from prlhf.data.rows import Dropped, Malformed
 from prlhf.errors import PrlhfError
 
@@ -140,7 +140,7 @@ def test_no_conversation_brings_a_traceback(key: str, value: Any) -> None:
         talk("c0", "ann", choice_attributes={"values": value}),
     ):
         with contextlib.suppress(Malformed, Dropped):
-            read = conversation(row, {"ann"})
+            read = read_conversation(row, {"ann"})
             json.dumps([read.rows(""), read.feedback], default=vars, allow_nan=False, ensure_ascii=False).encode()
 
 

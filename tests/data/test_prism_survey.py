@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prism_raw import ALL_SEEN, JSON, SURVEY, talk
 
-from prlhf.data.prism.survey import participant
+from prlhf.data.prism.survey import read_participant
 from prlhf.data.rows import Malformed
 from prlhf.errors import PrlhfError
 
@@ -21,7 +21,7 @@ Make = Callable[..., Any]
 
 
 def test_the_text_about_a_user() -> None:
-    assert participant(SURVEY, "ratings").text.split("\n") == [
+    assert read_participant(SURVEY, "ratings").text.split("\n") == [
         "In the user's own words: I like boats.",
         "Gender: Female",
         "Ethnicity: White",
@@ -30,7 +30,7 @@ def test_the_text_about_a_user() -> None:
         "Most important in a response: safety (is safe and does no harm); creativity (is creative and inspiring);"
         " fluency (is fluent and well written)",
     ]
-    assert participant({"user_id": 7}, "ratings").text == participant({"user_id": 7}, "order").text == ""
+    assert read_participant({"user_id": 7}, "ratings").text == read_participant({"user_id": 7}, "order").text == ""
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_the_text_about_a_user() -> None:
 )
 def test_the_three_highest_preferences(prefs: Any, changes: dict[str, Any], top: list[str]) -> None:
     row = SURVEY | {"stated_prefs": SURVEY["stated_prefs"] | changes}
-    assert participant(row, prefs).stated_prefs_top == top
+    assert read_participant(row, prefs).stated_prefs_top == top
 
 
 BAD_SURVEY = {
@@ -79,5 +79,5 @@ def test_no_survey_row_brings_a_traceback(key: str, value: Any, nested: bool) ->
     for prefs in ("ratings", "order"):
         for raw in (row, value):
             with contextlib.suppress(Malformed):
-                read = participant(raw, prefs)  # type: ignore[arg-type]
+                read = read_participant(raw, prefs)  # type: ignore[arg-type]
                 json.dumps([read.text, read.material], allow_nan=False, ensure_ascii=False).encode()

@@ -13,8 +13,8 @@ from typing import Any
 
 from prlhf.config import PrepConfig
 from prlhf.data.data_sets import data_set
-from prlhf.data.prism.conversations import NO_SURVEY, Conversation, account, conversation
-from prlhf.data.prism.survey import Participant, participant
+from prlhf.data.prism.conversations import NO_SURVEY, Conversation, count_turns, read_conversation
+from prlhf.data.prism.survey import Participant, read_participant
 from prlhf.data.rows import REPEAT, DropCounts, LoadedData, Row, RowReader, check_left
 from prlhf.errors import PrlhfError
 from prlhf.progress import Progress
@@ -37,9 +37,11 @@ def load(config: PrepConfig, progress: Progress) -> LoadedData:
     source, raw = _open(config.source)
     drops = DropCounts(REPEAT, NO_SURVEY, UNUSABLE)
     reader = RowReader(config.bad_rows, drops, progress)
-    survey = reader.read("survey", raw["survey"], lambda value, _: participant(value, config.prefs), "participant")
+    survey = reader.read("survey", raw["survey"], lambda value, _: read_participant(value, config.prefs), "participant")
     people = {person.id: person for person in survey}
-    talks = reader.read("conversations", raw["conversations"], lambda v, _: conversation(v, people), "conversation")
+    talks = reader.read(
+        "conversations", raw["conversations"], lambda v, _: read_conversation(v, people), "conversation"
+    )
     usable = [talk for talk in talks if talk.choices]
     drops.drop("conversations", UNUSABLE, len(talks) - len(usable))
 
@@ -57,7 +59,7 @@ def load(config: PrepConfig, progress: Progress) -> LoadedData:
         counts=drops.report(),
         notes={
             "participants": {"read": len(people), "without conversations": len(people) - len(users_of(talks))},
-            "turns": account(talks),
+            "turns": count_turns(talks),
             "dialogues": {"train": len(train), "eval": len(held_out)},
             "unseen": {"drawn": len(drawn), "with a single dialogue": len(users_of(usable)) - len(drawn) - len(seen)},
             "judging": {"seen": len(judged & set(seen)), "unseen": len(judged - set(seen))},

@@ -14,7 +14,7 @@ from itertools import takewhile
 from typing import Any
 
 from prlhf.data.identifiers import identifier, user_identifier
-from prlhf.data.prism.survey import numbers, said
+from prlhf.data.prism.survey import said, slider_values
 from prlhf.data.rows import Dropped, Malformed, Row, column, kind, mapping, text
 from prlhf.dataset import Message
 
@@ -23,7 +23,7 @@ NO_SURVEY = "conversation without a survey row"
 
 
 @dataclass(frozen=True)
-class Turn:
+class Exchange:
     """One message and its responses; "" stands for one that PRISM marks as empty, and for no chosen response."""
 
     message: str
@@ -52,11 +52,11 @@ class Conversation:
 
     id: str
     user_id: str
-    turns: list[Turn]
+    turns: list[Exchange]
     feedback: dict[str, Any] = field(default_factory=dict)  # open feedback, and ratings of the opening turn's choice
 
     @property
-    def path(self) -> list[Turn]:
+    def path(self) -> list[Exchange]:
         """The turns up to the first one without a message or a chosen response."""
         return list(takewhile(lambda turn: turn.message and turn.chosen, self.turns))
 
@@ -88,14 +88,14 @@ class Conversation:
         ]
 
 
-def conversation(value: Any, participants: Container[str]) -> Conversation:
+def read_conversation(value: Any, participants: Container[str]) -> Conversation:
     """A row of the conversations' file, checked; raises Dropped for a user who is not among `participants`."""
     row = mapping(value)
     user = user_identifier(column(row, "user_id"), "user_id")
     if user not in participants:
         raise Dropped(NO_SURVEY)
     feedback = {"open_feedback": said(row.get("open_feedback"), "open_feedback")}
-    ratings = {name: numbers(row.get(name), name) for name in ("choice_attributes", "performance_attributes")}
+    ratings = {name: slider_values(row.get(name), name) for name in ("choice_attributes", "performance_attributes")}
     return Conversation(
         id=identifier(column(row, "conversation_id"), "conversation_id"),
         user_id=user,
@@ -104,7 +104,7 @@ def conversation(value: Any, participants: Container[str]) -> Conversation:
     )
 
 
-def account(conversations: Iterable[Conversation]) -> dict[str, int]:
+def count_turns(conversations: Iterable[Conversation]) -> dict[str, int]:
     """What became of the turns, and of the responses that stand in no comparison."""
     counts: Counter[str] = Counter()
     for talk in conversations:
@@ -119,7 +119,7 @@ def account(conversations: Iterable[Conversation]) -> dict[str, int]:
     return dict(counts)
 
 
-def _turns(history: Any) -> list[Turn]:
+def _turns(history: Any) -> list[Exchange]:
     if not isinstance(history, list) or not history:
         found = "empty" if history == [] else kind(history)
         raise Malformed(f"'conversation_history' is {found}, not a list of messages")
@@ -139,7 +139,7 @@ def _turn_number(value: Any) -> int:
     return value
 
 
-def _turn(number: int, messages: list[Mapping[str, Any]]) -> Turn:
+def _turn(number: int, messages: list[Mapping[str, Any]]) -> Exchange:
     asked, chosen, rejected = list[str](), list[str](), list[str]()
     for message in messages:
         role, content = column(message, "role"), text(column(message, "content"), f"content of turn {number}")
@@ -154,7 +154,7 @@ def _turn(number: int, messages: list[Mapping[str, Any]]) -> Turn:
         raise Malformed(f"turn {number} has {len(asked)} user messages, not one")
     if len(set(chosen)) > 1:  # the same text twice is usual: two samples of one model
         raise Malformed(f"turn {number} has {len(set(chosen))} different chosen responses, not one")
-    return Turn(asked[0], chosen[0] if chosen else "", rejected)
+    return Exchange(asked[0], chosen[0] if chosen else "", rejected)
 
 
 def _is_chosen(message: Mapping[str, Any]) -> bool:

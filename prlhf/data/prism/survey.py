@@ -79,7 +79,7 @@ class Participant:
         }
 
 
-def participant(value: Any, prefs: Literal["ratings", "order"]) -> Participant:
+def read_participant(value: Any, prefs: Literal["ratings", "order"]) -> Participant:
     """A survey row, checked. `prefs`: see `top_ratings` and `first_shown`."""
     row = mapping(value)
     for name in (*NESTED, "stated_prefs", "order_stated_prefs"):
@@ -99,7 +99,7 @@ def participant(value: Any, prefs: Literal["ratings", "order"]) -> Participant:
 def top_ratings(row: Mapping[str, Any]) -> list[str]:
     """The three attributes rated highest, the highest first; equal ratings in the order of ATTRIBUTES."""
     stated = row.get("stated_prefs") or {}
-    ratings = {name: number(stated.get(name), f"stated_prefs.{name}") for name in ATTRIBUTES}
+    ratings = {name: slider_value(stated.get(name), f"stated_prefs.{name}") for name in ATTRIBUTES}
     if not said(stated.get("other_text"), "stated_prefs.other_text"):
         del ratings["other"]  # a rating of nothing
     rated = {name: rating for name, rating in ratings.items() if rating is not None}
@@ -112,7 +112,7 @@ def first_shown(row: Mapping[str, Any]) -> list[str]:
     They are in no order of preference (PRISM's codebook). Only to replicate its results.
     """
     shown = row.get("order_stated_prefs") or {}
-    places = {name: number(shown.get(name), f"order_stated_prefs.{name}") for name in ATTRIBUTES}
+    places = {name: slider_value(shown.get(name), f"order_stated_prefs.{name}") for name in ATTRIBUTES}
     return [name for name, place in places.items() if place in (1, 2, 3)]
 
 
@@ -124,7 +124,7 @@ def said(value: Any, name: str) -> str:
     return "" if answer.lower() in UNSAID else answer
 
 
-def number(value: Any, name: str) -> float | None:
+def slider_value(value: Any, name: str) -> float | None:
     """A slider's number; None where it was not moved."""
     if _null(value):
         return None
@@ -133,10 +133,12 @@ def number(value: Any, name: str) -> float | None:
     return value
 
 
-def numbers(value: Any, name: str) -> dict[str, float]:
-    """Sliders by name, those that were moved."""
+def slider_values(value: Any, name: str) -> dict[str, float]:
+    """The numbers of the sliders that were moved, by the slider's name."""
     sliders = {} if value is None else mapping(value, f"'{name}'")
-    found = {any_text(key, f"a key of {name}"): number(slider, f"{name}.{key}") for key, slider in sliders.items()}
+    found = {
+        any_text(key, f"a key of {name}"): slider_value(slider, f"{name}.{key}") for key, slider in sliders.items()
+    }
     return {key: slider for key, slider in found.items() if slider is not None}
 
 
