@@ -1,11 +1,11 @@
 """The prepared data set: its columns, and reading and writing it.
 
-A folder with `train.parquet`, `eval.parquet`, `users.parquet` and `manifest.json`. `prompt`, `chosen` and
+It is a folder with `train.parquet`, `eval.parquet`, `users.parquet` and `manifest.json`. `prompt`, `chosen` and
 `rejected` follow TRL's preference format, plain strings or lists of {role, content} messages. `user_index`
-counts from 1; index 0 is the generic user, who also stands in for eval users unseen in training.
+counts from 1; index 0 is the generic user, which is also used for eval users that are unseen in training.
 
-Two more files where a data set has them: `prompts.jsonl`, prompts of its own to generate from (`{"prompt": …}`), and
-`judging.jsonl`, the (prompt, user) pairs chosen for judging with what a judge should know of the user.
+Some data sets have two more files: `prompts.jsonl`, their own prompts to generate from (`{"prompt": …}`), and
+`judging.jsonl`, (prompt, user) pairs to judge, with what a judge may know about the user.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ class _Manifest(TypedDict):
     content_hash: str
 
 
-_MANIFEST: TypeAdapter[Any] = TypeAdapter(_Manifest)  # as they are read
+_MANIFEST: TypeAdapter[Any] = TypeAdapter(_Manifest)
 _PROMPT: TypeAdapter[Any] = TypeAdapter(_Prompt)
 _JUDGED: TypeAdapter[Any] = TypeAdapter(_Judged)
 AGAIN = "run `prlhf prep` again"
 
 PROMPTS, JUDGING = "prompts.jsonl", "judging.jsonl"
-GENERIC = "generic"  # the name of user index 0 wherever a user is named
+GENERIC = "generic"  # the id of the generic user, whose index is 0
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 USERS_SCHEMA = pa.schema(
@@ -74,7 +74,7 @@ USERS_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Comparison:
-    """One choice by one user."""
+    """A comparison: one user preferred `chosen` to `rejected` as the response to `prompt`."""
 
     id: str
     prompt: Text
@@ -82,7 +82,7 @@ class Comparison:
     rejected: Text
     user_id: str
     user_index: int  # 0: unseen in training
-    user_text: str  # "" where there is none
+    user_text: str  # "" if there is none
     prompt_id: str
     seen: bool  # whether the user has training comparisons
 
@@ -94,7 +94,7 @@ class User:
     id: str
     user_index: int  # from 1; 0: unseen in training
     text: str
-    preference: str  # what the user truly prefers, in words: for the oracle and for judges, never for P-DPO; may be ""
+    preference: str  # true preference in words, "" if unknown; for the oracle and judges, never for training
     train_count: int
     eval_count: int
     seen: bool
@@ -102,33 +102,33 @@ class User:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A prepared data set in memory. `manifest` says where it came from and what was dropped."""
+    """A prepared data set in memory. `manifest` holds its source, its options and the number of dropped rows."""
 
     train: list[Comparison]
     eval: list[Comparison]
     users: list[User]
     manifest: dict[str, Any]
-    prompts: list[Text] = field(default_factory=list)  # of its own, to generate from
-    judging: list[dict[str, Any]] = field(default_factory=list)  # `prompt`, `user_id` and material each
+    prompts: list[Text] = field(default_factory=list)  # the data set's own prompts to generate from
+    judging: list[dict[str, Any]] = field(default_factory=list)  # rows with `prompt`, `user_id` and `material`
 
     @property
     def conversational(self) -> bool:
-        """Whether its texts are lists of messages."""
+        """Whether prompts and responses are lists of messages."""
         return self.manifest.get("format") == "conversational"
 
     @property
     def user_ids(self) -> list[str]:
-        """Ids of the seen users; position i holds the user of index i + 1."""
+        """The ids of the seen users; the user at position i has the index i + 1."""
         return [u.id for u in sorted(self.users, key=lambda u: u.user_index) if u.seen]
 
 
 def prompt_id(prompt: Text) -> str:
-    """A stable short name for a prompt: 16 hex digits of its content's SHA-256."""
+    """Return a stable id of a prompt: the first 16 hex digits of the SHA-256 of its content."""
     return hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def comparisons_schema(conversational: bool) -> pa.Schema:
-    """The columns of train.parquet and eval.parquet."""
+    """Return the columns of train.parquet and eval.parquet."""
     text = MESSAGES if conversational else pa.string()
     return pa.schema(
         [
@@ -146,7 +146,7 @@ def comparisons_schema(conversational: bool) -> pa.Schema:
 
 
 def content_hash(train: list[Comparison], held_out: list[Comparison]) -> str:
-    """SHA-256 of all comparisons, as hex digits."""
+    """Return the SHA-256 of all comparisons, 64 hex digits."""
     digest = hashlib.sha256()
     for row in [*train, *held_out]:
         digest.update(json.dumps(asdict(row), sort_keys=True).encode())
@@ -154,7 +154,14 @@ def content_hash(train: list[Comparison], held_out: list[Comparison]) -> str:
 
 
 def write_prepared(out: Path, data: Prepared) -> dict[str, Any]:
-    """Write the folder whole or not at all; returns the manifest with `format` and `content_hash` added."""
+    """Write the folder `out` completely or not at all.
+
+    Returns:
+        The manifest, with `format` and `content_hash` added.
+
+    Raises:
+        PrlhfError: `out` is not a data set that may be replaced, or it cannot be written.
+    """
     conversational = bool(data.train) and not isinstance(data.train[0].prompt, str)
     manifest = data.manifest | {
         "format": "conversational" if conversational else "plain",
@@ -184,23 +191,32 @@ def _user_of(row: dict[str, Any]) -> User:
 
 
 def is_prepared(folder: Path) -> bool:
-    """Whether a data set that `prlhf prep` made is in `folder`, be it damaged."""
-    return os.path.isfile(folder / "manifest.json") and what_is(folder) in ("dataset", None)  # False of a name too long
+    """Return whether `folder` is a data set made by `prlhf prep`, damaged or not."""
+    has_manifest = os.path.isfile(folder / "manifest.json")  # unlike Path.is_file, False for a name that is too long
+    return has_manifest and what_is(folder) in ("dataset", None)
 
 
 def gone(run: Path, dataset: str) -> PrlhfError:
-    """The error for a run whose data set is not where it was."""
+    """Return the error for a run whose data set is no longer in its folder."""
     return PrlhfError(f"the data set of {run} is gone from {dataset}", "give its new folder with --dataset")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a prepared data set; raises PrlhfError where it is damaged."""
+    """Read the manifest of a prepared data set.
+
+    Raises:
+        PrlhfError: the manifest is missing or damaged.
+    """
     manifest: dict[str, Any] = read_value(folder / "manifest.json", _MANIFEST, AGAIN)
     return manifest
 
 
 def read_prepared(folder: Path) -> Prepared:
-    """Read a prepared data set, checking that every file is whole and has its columns."""
+    """Read a prepared data set.
+
+    Raises:
+        PrlhfError: `folder` is not a prepared data set, or one of its files is damaged or has other columns.
+    """
     if not is_prepared(folder):
         raise PrlhfError(f"{folder} is not a prepared data set: it has no manifest.json", "make one with `prlhf prep`")
     manifest = read_manifest(folder)
@@ -219,7 +235,7 @@ def read_prepared(folder: Path) -> Prepared:
 
 
 def _check_users(folder: Path, data: Prepared) -> None:
-    """Seen users are numbered from 1, the others are 0, and no comparison has another index."""
+    """Check that seen users have the indices from 1, the others 0, and that comparisons use no other index."""
     indices = sorted(user.user_index for user in data.users)
     last = len(data.user_ids)
     if indices != [0] * (len(indices) - last) + list(range(1, last + 1)):
@@ -231,11 +247,15 @@ def _check_users(folder: Path, data: Prepared) -> None:
             raise PrlhfError(f"{folder}/{name}.parquet: {why}", AGAIN)
 
 
-# ---- its files, read and checked ----
+# ---- reading and checking its files ----
 
 
 def read_value(path: Path, kind: TypeAdapter[Any], hint: str) -> Any:
-    """The value of a JSON file, of a `kind`."""
+    """Read a JSON file and check it against `kind`.
+
+    Raises:
+        PrlhfError: the file is damaged; `hint` says what to do.
+    """
     try:
         return kind.validate_python(json_value(path.read_bytes()))
     except (OSError, ValueError) as error:
@@ -243,7 +263,11 @@ def read_value(path: Path, kind: TypeAdapter[Any], hint: str) -> Any:
 
 
 def read_lines(path: Path, kind: TypeAdapter[Any], hint: str) -> list[Any]:
-    """The rows, of a `kind`, of a JSONL file that need not be there."""
+    """Read a JSONL file and check each row against `kind`; returns [] if the file does not exist.
+
+    Raises:
+        PrlhfError: the file is damaged; `hint` says what to do.
+    """
     if not os.path.lexists(path):
         return []
     try:
@@ -253,11 +277,15 @@ def read_lines(path: Path, kind: TypeAdapter[Any], hint: str) -> list[Any]:
 
 
 def read_table(path: Path, schema: pa.Schema, hint: str) -> list[dict[str, Any]]:
-    """The rows of a parquet file that has the columns of `schema`, each once, and a value in every cell."""
+    """Read the columns of `schema` from a parquet file.
+
+    Raises:
+        PrlhfError: the file is damaged, lacks a column or has it twice, or a cell is empty; `hint` says what to do.
+    """
     try:
         with pq.ParquetFile(path) as file:  # pq.read_table would import pyarrow.dataset, and with it pandas
             table = file.read()
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # names of columns are text, too
+    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:  # from the names of the columns
         raise PrlhfError(f"cannot read {path}: {one_line(error)}", hint) from error
     for name in schema.names:
         if (times := table.column_names.count(name)) != 1:
@@ -274,7 +302,7 @@ def read_table(path: Path, schema: pa.Schema, hint: str) -> list[dict[str, Any]]
 
 
 def _has_null(values: Any) -> bool:
-    """Whether a value is missing, in messages too."""
+    """Whether a value is null, also inside messages."""
     if values.null_count:
         return True
     if pa.types.is_list(values.type):

@@ -1,6 +1,6 @@
-"""What a bug report needs to know of the machine and the installation.
+"""The machine and the installation, for bug reports (`prlhf env`).
 
-Nothing heavy is imported but torch, and no secret is told: of variables that may hold one only whether they are set.
+No secrets are shown: for a variable that may hold one, only whether it is set.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SECRETS = (
 
 
 def environment() -> dict[str, Any]:
-    """Versions, devices, caches and variables, as plain values that JSON can hold. Sizes are in GiB."""
+    """Return versions, devices, caches and variables as plain values for JSON. Sizes are in GiB."""
     return {
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "system": {
@@ -64,7 +64,7 @@ def _version(package: str) -> str | None:
 
 
 def _cpu() -> str:
-    """The processor's name where the system tells it, else its architecture."""
+    """The processor's name if the system gives it, else its architecture."""
     try:
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(encoding="utf-8"), re.M)
     except OSError:
@@ -95,7 +95,7 @@ def _bytes_of(number: int) -> int:
 
 
 def _folder(path: Path) -> dict[str, Any]:
-    """A cache: where it is, whether it can be written, and what is free on its disk."""
+    """A cache folder: its path, whether it is writable, and the free space on its disk."""
     there = next(one for one in (path, *path.parents) if one.exists())
     return {
         "path": str(path),
@@ -106,5 +106,5 @@ def _folder(path: Path) -> dict[str, Any]:
 
 
 def _without_password(value: str) -> str:
-    """An address without the user and password that may stand in it."""
+    """The address without user and password."""
     return re.sub(r"//[^/@]*@", "//", value)

@@ -15,7 +15,7 @@ class PrlhfError(Exception):
 
 
 class CannotWrite(PrlhfError):
-    """The system refuses to write. `first` is what would allow it, without which only another place is left."""
+    """The system refuses to write. `first`: what the user can do besides writing elsewhere, if anything."""
 
     def __init__(self, message: str, first: str = "") -> None:
         self.first = first
@@ -23,15 +23,15 @@ class CannotWrite(PrlhfError):
 
 
 class NotFinite(PrlhfError):
-    """A loss, gradient, weight or reward that is not a finite number. All workers of a run meet it together."""
+    """A loss, gradient, weight or reward that is not a finite number. All workers of a run raise it together."""
 
 
 class Interrupted(Exception):
-    """Ctrl-C, after what is done has been saved; the text says how to go on. Exit code 130."""
+    """Ctrl-C was pressed, and the finished work has been saved. The text says how to continue. Exit code 130."""
 
 
 def nearest(name: str, known: Iterable[str], limit: int = 3) -> str:
-    """`did you mean 'tldr'?`, or the known names where none is near."""
+    """Return `did you mean 'tldr'?`, or the known names if none is similar to `name`."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, n=limit, cutoff=0.6)
     if close:
@@ -41,9 +41,9 @@ def nearest(name: str, known: Iterable[str], limit: int = 3) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """The error's text on one line of at most 200 characters, to stand inside a message of ours.
+    """Return the error's text on one line of at most 200 characters, for use inside a message.
 
-    Of a pydantic error, which lists all that is wrong over several lines, it is the first: `base: field required`.
+    A pydantic error lists every fault, over several lines; only the first is returned: `base: field required`.
     """
     text = str(error)
     if callable(listed := getattr(error, "errors", None)):

@@ -1,7 +1,7 @@
-"""Write beside, then rename: a reader sees the old file or the new one, never half of either.
+"""Atomic writes: a reader sees the old file or the new one, never a part of either.
 
-While it is written, what is to become NAME is called `.NAME.PID.partial`. Its writer holds a lock on it, so that what a
-killed process left behind can be told from what is being written, and is removed when NAME is next written.
+The new content is written to `.NAME.PID.partial` in the same folder, and then renamed to NAME. The writer holds a lock
+on it, which distinguishes it from the leftovers of a killed process; these are removed by the next write of NAME.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ AT_FDCWD, RENAME_EXCHANGE = -100, 2
 NO_EXCHANGE = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM}
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-OF_WRITING = {*FULL, errno.EROFS, errno.EIO}  # errors that reading does not meet, but for a broken disk
+OF_WRITING = {*FULL, errno.EROFS, errno.EIO}  # reading does not raise them, unless the disk is broken
 HINTS = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space"),
     errno.EFBIG: "the file system or `ulimit -f` limits the size of a file: raise the limit",
@@ -38,14 +38,17 @@ FULL_IN_WORDS = re.compile(
     r".*\(os error (\d+)\)|no space left on device|(?:database or )?disk is full|file too large|quota exceeded"
     r"|PytorchStreamWriter failed writing|unexpected pos \d+ vs \d+|iostream error|disk i/o error",
     re.IGNORECASE | re.DOTALL,
-)  # libraries that are not Python's say it as text: safetensors, tokenizers, SQLite, torch
+)  # safetensors, tokenizers, SQLite and torch raise errors of their own, which say it as text
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path`; on success it takes `path`'s place, on any error it is removed.
+    """Yield a path in the same folder; on success it is renamed to `path`, on any error it is removed.
 
-    A symbolic link stays one: the file that it names is written. Raises PrlhfError where the system refuses to write.
+    If `path` is a symbolic link, the file that it points to is replaced.
+
+    Raises:
+        PrlhfError: another process writes `path`, or the system refuses to write it (CannotWrite).
     """
     real = Path(os.path.realpath(path))
     beside = _beside(real)
@@ -62,13 +65,16 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_dir(path: Path) -> Iterator[Path]:
-    """Yield a new folder beside `path`; on success it takes `path`'s place.
+    """Yield a new folder in the same parent; on success it replaces `path`.
 
-    What stood there is removed: ask `folders.claim` first, or stay inside a folder of ours.
+    The old folder is removed, so call `folders.claim` first, or write inside a folder of ours.
 
-    Where the system can exchange two folders (Linux, macOS), one of them is at `path` at every moment. Elsewhere there
-    is a moment between two renames without either; a kill in it leaves the old folder as `.NAME.PID.old`, which
-    `put_back` returns to its place.
+    If the system can exchange two folders (Linux, macOS), one of them is at `path` at every moment. Otherwise there
+    are two renames, and for a moment neither is there; a kill at that moment leaves the old folder as `.NAME.PID.old`,
+    which `put_back` renames back to `path`.
+
+    Raises:
+        PrlhfError: another process writes `path`, or the system refuses to write it (CannotWrite).
     """
     real = Path(os.path.realpath(path))
     beside = _beside(real)
@@ -85,7 +91,7 @@ def atomic_dir(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def scratch_dir(what: str) -> Iterator[Path]:
-    """A temporary folder `prlhf-WHAT-PID-…`, gone at the end; those that killed processes left are removed first."""
+    """Yield a temporary folder `prlhf-WHAT-PID-…` and remove it at the end, with the leftovers of killed processes."""
     for entry in os.scandir(tempfile.gettempdir()):
         found = SCRATCH.fullmatch(entry.name)
         ours = found and entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == os.getuid()
@@ -99,11 +105,11 @@ def scratch_dir(what: str) -> Iterator[Path]:
             os.close(handle)
 
 
-# ---- what killed writes left ----
+# ---- leftovers of killed writes ----
 
 
 def leftovers(path: Path) -> list[tuple[Path, str]]:
-    """(path, `partial` or `old`) of what processes that are gone left when they were writing `path`."""
+    """Return (leftover, `partial` or `old`) for each leftover of a killed process that was writing `path`."""
     with suppress(OSError), os.scandir(path.parent) as entries:
         named = [(Path(entry.path), LEFT.fullmatch(entry.name)) for entry in entries if entry.name.startswith(".")]
         mine = [(left, found) for left, found in named if found and found["name"] == path.name]
@@ -112,7 +118,7 @@ def leftovers(path: Path) -> list[tuple[Path, str]]:
 
 
 def sweep_leftovers(path: Path) -> None:
-    """Remove what killed writes of `path` left; an old folder goes back first where nothing stands at `path`."""
+    """Remove the leftovers of killed writes of `path`; if `path` is missing, an old folder is first renamed back."""
     put_back(path)
     for left, state in leftovers(path):
         if state == "partial" or os.path.lexists(path):
@@ -120,7 +126,7 @@ def sweep_leftovers(path: Path) -> None:
 
 
 def put_back(path: Path) -> None:
-    """Where nothing is at `path`, return the folder that a kill between two renames left aside."""
+    """If `path` is missing, rename the old folder back that a kill between two renames left behind."""
     if not os.path.lexists(path):
         old = sorted((left for left, state in leftovers(path) if state == "old"), key=lambda left: left.stat().st_mtime)
         if old:
@@ -135,7 +141,7 @@ def _remove(path: Path) -> None:
 
 
 def _abandoned(path: Path, pid: int) -> bool:
-    """Whether no process writes `path` any more: `pid` is gone and nobody, on this machine or another, has the lock."""
+    """Whether no process writes `path`: `pid` has ended, and no process on any machine holds the lock."""
     if pid != os.getpid() and _alive(pid):
         return False
     try:
@@ -166,7 +172,7 @@ def _beside(path: Path) -> Path:
 
 
 def _owned(beside: Path, path: Path, folder: bool) -> int:
-    """Make `beside` and hold a lock on it; the lock's handle."""
+    """Create `beside` and lock it; returns the handle of the lock."""
     try:
         if folder:
             beside.mkdir()
@@ -178,9 +184,9 @@ def _owned(beside: Path, path: Path, folder: bool) -> int:
 
 
 def _lock(path: Path) -> int:
-    """A shared lock, which a handle for reading may have on every file system; who sweeps asks for an exclusive one."""
+    """Take a shared lock, which a handle for reading can hold; `_abandoned` asks for an exclusive one."""
     handle = os.open(path, os.O_RDONLY)
-    with suppress(OSError):  # a file system without locks: the process id alone tells
+    with suppress(OSError):  # a file system without locks: only the process id is checked
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     return handle
 
@@ -189,7 +195,7 @@ def _lock(path: Path) -> int:
 
 
 def _put_in_place(new: Path, path: Path) -> None:
-    """`new` becomes `path`; what was at `path` is removed."""
+    """Rename `new` to `path`; the old content of `path` is moved away for removal."""
     if not os.path.lexists(path):
         os.replace(new, path)
     elif not _exchange(new, path):
@@ -197,7 +203,7 @@ def _put_in_place(new: Path, path: Path) -> None:
 
 
 def _exchange(new: Path, path: Path) -> bool:
-    """Exchange two folders in one step, so that the old one is at `new`; false where the system cannot."""
+    """Exchange two folders in one step, so that the old one is at `new`; returns False if the system cannot."""
     libc = ctypes.CDLL(None, use_errno=True)
     if hasattr(libc, "renameat2"):
         failed = libc.renameat2(AT_FDCWD, os.fsencode(new), AT_FDCWD, os.fsencode(path), RENAME_EXCHANGE)
@@ -214,7 +220,7 @@ def _exchange(new: Path, path: Path) -> bool:
 
 
 def _step_aside(new: Path, path: Path) -> None:
-    """A folder cannot be renamed onto a full one: the old one steps aside first, and back if that fails."""
+    """Rename the old folder away and then `new` to `path`, since a folder that is not empty cannot be overwritten."""
     old = path.with_name(f".{path.name}.{os.getpid()}.old")
     os.replace(path, old)
     try:
@@ -227,7 +233,7 @@ def _step_aside(new: Path, path: Path) -> None:
 
 @contextmanager
 def _folders_for(path: Path) -> Iterator[None]:
-    """Have the folders that `path` lies in; those that were made for it go again on an error, while they are empty."""
+    """Create the parent folders of `path`; on an error, those that were created here are removed if they are empty."""
     missing = [folder for folder in path.parents if not folder.exists()]
     there = next((folder for folder in path.parents if folder.exists()), None)
     if there is not None and not there.is_dir():
@@ -247,10 +253,13 @@ def _folders_for(path: Path) -> Iterator[None]:
 
 @contextmanager
 def full_disk_named(path: Path) -> Iterator[None]:
-    """Turn the system's refusal to write `path`, or a file in it, into one line.
+    """Turn the system's refusal to write `path`, or a file in it, into an error of one line.
 
-    It says which: disk full, quota, size limit, no permission, read-only, name too long. Every other error passes,
-    those of reading something else included.
+    The refusals are: disk full, quota, size limit, no permission, read-only, and a name that is too long. Other
+    errors, such as those of reading another file, are not changed.
+
+    Raises:
+        CannotWrite: the system refused to write.
     """
     try:
         yield
@@ -264,7 +273,7 @@ def full_disk_named(path: Path) -> Iterator[None]:
 
 
 def write_errno(error: BaseException, path: Path) -> int | None:
-    """The system's number of an error in writing `path`, or a file in it; None where `error` is another one."""
+    """Return the errno if `error` comes from writing `path` or a file in it, else None."""
     if not isinstance(error, OSError):
         said = FULL_IN_WORDS.search(str(error))
         number = (int(said[1]) if said[1] else _unsaid()) if said else None
@@ -278,25 +287,25 @@ def write_errno(error: BaseException, path: Path) -> int | None:
 
 
 def _unsaid() -> int:
-    """Which limit was met, where a library only says that it could not write."""
+    """Guess the limit when a library only says that it could not write: the size of a file, or the disk."""
     limited = resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
     return errno.EFBIG if limited else errno.ENOSPC
 
 
 def _belongs(name: Path, path: Path) -> bool:
-    """Whether `name` is `path`, what is written beside it, in one of them, or a folder that `path` lies in."""
+    """Whether `name` is `path` or its partial copy, lies in one of them, or is a parent folder of `path`."""
     beside = _beside(path)
     return name in path.parents or any(name == one or one in name.parents for one in (path, beside))
 
 
 # ---- paths as users write them ----
 
-# At the beginning, or where a path begins within a setting: `reward:~/run`, `dataset=~/a,~/b`
+# At the start, or where a path starts within a setting: `reward:~/run`, `dataset=~/a,~/b`
 _HOME = re.compile(r"(?:^|(?<=[=:,]))(?:~|\$HOME|\$\{HOME\})(?=/)")
 
 
 def at_home(text: str) -> str:
-    """`text` with the home folder for each `~/` and `$HOME/` that a shell has left alone, as it does within quotes."""
+    """Replace each `~/` and `$HOME/` in `text` by the home folder, where quotes kept the shell from doing it."""
     if text in ("~", "$HOME", "${HOME}"):
         return os.path.expanduser("~")
     return _HOME.sub(lambda _: os.path.expanduser("~"), text)

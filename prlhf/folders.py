@@ -1,8 +1,9 @@
-"""One rule for where a command may write. `claim` is asked before anything is loaded; `mark` and `replacing` write.
+"""One rule for where a command may write: `claim` checks it before anything is loaded; `mark` and `replacing` write.
 
-Every folder of ours holds `prlhf.json`, {"kind": …, "version": 1}, which is written first. A place that is absent or
-empty may be claimed by any kind; a folder of the same kind is replaced or gone on with, as its kind says; everything
-else is refused and not touched. Folders that version 0.1 made have no marker and are known by what their files say.
+Every folder that prlhf makes holds the marker `prlhf.json`, {"kind": …, "version": 1}, which is written first. Any kind
+may be written to a path that is missing or empty. A folder of the same kind is replaced or continued, depending on the
+kind. Everything else is refused and not changed. Folders made by version 0.1 have no marker; their kind is recognized
+by the content of their files.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 from prlhf.errors import PrlhfError
 from prlhf.files import atomic_dir, atomic_file, sweep_leftovers
-from prlhf.folders_of_01 import kind_of_01
+from prlhf.legacy_folders import legacy_kind
 
 MARKER, VERSION = "prlhf.json", 1
 ELSEWHERE = "choose another --out"
@@ -26,20 +27,20 @@ ELSEWHERE = "choose another --out"
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of folder.
+    """A kind of folder. A kind with `names` is replaced as a whole; any other kind is continued.
 
-    `names`: what a folder of this kind that is replaced whole may hold; others are gone on with.
-    `begun`: the file without which a folder that is gone on with has not begun.
+    `names`: the files that a folder of this kind may hold.
+    `begun`: the file whose presence means that there is something to continue.
     """
 
     words: str
     names: frozenset[str] = frozenset()
     begun: str = ""
-    resumed: bool = False  # only with --resume
+    resumed: bool = False  # continued only with --resume
 
     @property
     def replaced(self) -> bool:
-        """Whether a new folder takes the place of the old one, which is removed."""
+        """Whether a new folder replaces the old one, which is removed."""
         return bool(self.names)
 
 
@@ -55,16 +56,26 @@ KINDS = {
     "sweep": Kind("a sweep", begun="results.jsonl", resumed=True),
     "responses": Kind("a folder of responses", begun="manifest.json"),
     "demo": Kind("a demo", begun="data"),
-    "model": Kind("a model"),  # of a run, or a base: no command writes one into --out
+    "model": Kind("a model"),  # in a run, or a base model; no command writes one to --out
 }
-MODELS = ("policy", "reward model")  # kinds that a model's own prlhf.json names
+MODELS = ("policy", "reward model")  # kinds in the prlhf.json of a model folder
 
 
 def claim(out: Path, kind: str, resume: bool | None = None, inputs: Iterable[Path] = (), hint: str = ELSEWHERE) -> bool:
-    """Check that a folder of `kind` may be written at `out`, without writing; whether there is one to go on with.
+    """Check that a folder of `kind` may be written at `out`, without writing.
 
-    `resume`: whether the user asks to go on with what is there, for kinds that only do so when asked; None: either.
-    `inputs`: what the command reads, which `out` must not replace. Raises PrlhfError for every other place.
+    Args:
+        out: the folder to write.
+        kind: a key of `KINDS`.
+        resume: whether the user asked to continue, for kinds that are continued only on request; None: do not check.
+        inputs: paths that the command reads, which `out` must not replace.
+        hint: what the user can do about a refusal.
+
+    Returns:
+        Whether there is a folder to continue or to replace.
+
+    Raises:
+        PrlhfError: `out` may not be written.
     """
     wanted, real = KINDS[kind], _place(out, hint)
     sweep_claimed(real)
@@ -87,7 +98,11 @@ def claim(out: Path, kind: str, resume: bool | None = None, inputs: Iterable[Pat
 
 
 def claim_file(out: Path, hint: str = ELSEWHERE) -> None:
-    """Check that a file may be written at `out`. What a file that is there holds is for the caller to look at."""
+    """Check that a file may be written at `out`. The caller checks the content of a file that already exists.
+
+    Raises:
+        PrlhfError: `out` is not a regular file, lies in a folder that is replaced as a whole, or is not writable.
+    """
     real = _real(out, hint)
     _check_parents(out, real, hint)
     if os.path.lexists(real) and not stat.S_ISREG(real.stat().st_mode):
@@ -97,13 +112,13 @@ def claim_file(out: Path, hint: str = ELSEWHERE) -> None:
 
 
 def mark(folder: Path, kind: str) -> None:
-    """Make `folder`, which was claimed, a folder of `kind`: the marker is the first file in it."""
+    """Write the marker of `kind` into `folder`, which was claimed; it must be the first file there."""
     if read_marker(folder).get("kind") != kind:
         _write_marker(folder, {"kind": kind, "version": VERSION})
 
 
 def unmark(folder: Path, names: Iterable[str]) -> None:
-    """Take back a start that came to nothing: remove its files `names`, the marker, and `folder` if it is empty."""
+    """Undo a start that failed: remove the files `names`, the marker, and `folder` if it is then empty."""
     for name in (*names, MARKER):
         (folder / name).unlink(missing_ok=True)
     with suppress(OSError):
@@ -112,10 +127,10 @@ def unmark(folder: Path, names: Iterable[str]) -> None:
 
 @contextmanager
 def replacing(out: Path, kind: str) -> Iterator[Path]:
-    """Yield a new folder that takes the place of `out` when it is whole.
+    """Yield a new folder that replaces `out` at the end. The marker lists the files that were written.
 
-    The place is claimed here once more: much may
-    have happened since the command began. The marker also says which files are ours.
+    Raises:
+        PrlhfError: `out` may not be written; this is checked again, as `out` may have changed since the command began.
     """
     claim(out, kind)
     with atomic_dir(out) as folder:
@@ -126,21 +141,21 @@ def replacing(out: Path, kind: str) -> Iterator[Path]:
 
 
 def what_is(folder: Path) -> str | None:
-    """The kind of folder that `folder` is, made by this version or by 0.1; None where it is not ours."""
+    """Return the kind of `folder`, a key of `KINDS`, or None if prlhf did not make it."""
     kind = read_marker(folder).get("kind")
     if kind is None:
-        return kind_of_01(folder)
+        return legacy_kind(folder)
     return "model" if kind in MODELS else kind
 
 
 def words_of(folder: Path) -> str:
-    """`a training run`, `a folder of other files`, … for messages."""
+    """Describe `folder` for a message: `a training run`, `a folder of other files`, …."""
     kind = what_is(folder)
     return KINDS[kind].words if kind else "a file" if folder.is_file() else "a folder of other files"
 
 
 def read_marker(folder: Path) -> dict[str, Any]:
-    """What `folder`'s marker says; empty where there is none of ours."""
+    """Return the content of the marker in `folder`; empty if it has no valid marker."""
     try:
         found = json.loads((folder / MARKER).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -154,8 +169,8 @@ def read_marker(folder: Path) -> dict[str, Any]:
 
 
 def sweep_claimed(path: Path) -> None:
-    """Remove what killed commands left when they wrote to `path`, and put an old folder back that stepped aside."""
-    with suppress(OSError):  # a place that is not ours to write to is named later
+    """Remove the leftovers of killed commands that wrote to `path`, and restore an old folder that they moved away."""
+    with suppress(OSError):  # a path that is not writable is refused later
         sweep_leftovers(path)
         if path.is_dir():
             sweep_leftovers(path / MARKER)
@@ -165,7 +180,7 @@ def sweep_claimed(path: Path) -> None:
 
 
 def _real(out: Path, hint: str) -> Path:
-    """`out` without symbolic links; refuses what the system cannot even look at."""
+    """Return `out` without symbolic links; refuses a path that the system cannot look up."""
     try:
         real = Path(os.path.realpath(out))
         os.path.lexists(real) and real.stat()
@@ -185,7 +200,7 @@ def _place(out: Path, hint: str) -> Path:
 
 
 def _check_parents(out: Path, real: Path, hint: str) -> None:
-    """The folder that `out` would be made in must be one, and one to write to."""
+    """Check that the parent of `out`, or the nearest one that exists, is a folder and writable."""
     try:
         there = next(folder for folder in (real, *real.parents) if os.path.lexists(folder) and folder != real)
     except StopIteration:  # the root itself
@@ -200,7 +215,7 @@ def _check_parents(out: Path, real: Path, hint: str) -> None:
 
 
 def _check_around(out: Path, real: Path, hint: str) -> None:
-    """A folder that is replaced or removed whole is not a place for another."""
+    """Refuse a path inside a folder that is later replaced or removed as a whole."""
     for folder in real.parents:
         if folder.name == "checkpoints" and what_is(folder.parent) == "run":
             raise PrlhfError(f"{out} lies in the checkpoints of {folder.parent}, which its run removes", hint)
@@ -210,7 +225,7 @@ def _check_around(out: Path, real: Path, hint: str) -> None:
 
 
 def _kind_or_refusal(out: Path, real: Path, wanted: Kind, kind: str, hint: str) -> bool:
-    """Whether a folder of `kind` is there; refuses one of another kind, and one that is not ours."""
+    """Return whether `out` is a folder of `kind`; refuses one of another kind, or one that prlhf did not make."""
     first = _first(real)
     if first is None:
         return False
@@ -225,7 +240,7 @@ def _kind_or_refusal(out: Path, real: Path, wanted: Kind, kind: str, hint: str) 
 
 
 def _first(folder: Path) -> str | None:
-    """A name in `folder`; None where it is absent or empty."""
+    """Return the first name in `folder`, or None if it is missing or empty."""
     try:
         names = sorted(os.listdir(folder)) if folder.is_dir() else []
     except OSError as error:
@@ -242,7 +257,7 @@ def _check_inputs(out: Path, real: Path, inputs: Iterable[Path], hint: str) -> N
 
 
 def _check_replaceable(out: Path, real: Path, wanted: Kind, there: bool, hint: str) -> None:
-    """What is removed with the old folder is ours, and nobody stands in it."""
+    """Check that the old folder can be removed: all files in it are ours, and it is not in use."""
     if there and (stranger := _stranger(real, wanted)):
         raise PrlhfError(
             f"{out} is {wanted.words} with {stranger} in it, which prlhf did not write and would remove",
@@ -256,7 +271,7 @@ def _check_replaceable(out: Path, real: Path, wanted: Kind, there: bool, hint: s
 
 
 def _stranger(folder: Path, kind: Kind) -> str | None:
-    """Something in `folder` that we did not write there: by the marker's list of our files, or 0.1's by their names."""
+    """Return the name of a file that prlhf did not write there, by the marker's list, or by name for version 0.1."""
     listed = read_marker(folder).get("files")
     names = set(map(str, listed)) if isinstance(listed, list) else {*kind.names, MARKER}
     with os.scandir(folder) as entries:
@@ -265,7 +280,7 @@ def _stranger(folder: Path, kind: Kind) -> str | None:
 
 
 def _check_nothing_lost(out: Path, real: Path, wanted: Kind, hint: str) -> None:
-    """A folder that was marked and not begun holds nothing but what a start leaves: the marker and a run's own data."""
+    """Check that a folder with a marker but no start holds only the marker and the data set of a run."""
     for entry in sorted(real.iterdir()):
         if entry.name != MARKER and what_is(entry) != "dataset":
             raise PrlhfError(f"{out} is {wanted.words} that has not begun, and holds {entry.name}", hint)

@@ -1,4 +1,4 @@
-"""Reports: HTML pages that need nothing beside them, and pictures drawn into them as SVG."""
+"""Reports: self-contained HTML pages with pictures in SVG."""
 
 from __future__ import annotations
 
@@ -21,7 +21,11 @@ BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#999999"
 
 
 def write_page(path: Path, package: str, template: str, **context: Any) -> None:
-    """Fill in a template that lies in `package`. Whatever is text is escaped; only `Markup` goes in as it is."""
+    """Fill in the template from `package` with `context` and write the page. Text is escaped, unless it is `Markup`.
+
+    Raises:
+        PrlhfError: the page cannot be written.
+    """
     source = resources.files(package).joinpath(template).read_text(encoding="utf-8")
     style = resources.files("prlhf").joinpath("pages.css").read_text(encoding="utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -31,7 +35,7 @@ def write_page(path: Path, package: str, template: str, **context: Any) -> None:
 
 
 def canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    """An empty picture of so many inches."""
+    """Create an empty picture; width and height are in inches."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
@@ -41,7 +45,7 @@ def canvas(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def plain(axes: Axes) -> None:
-    """A light grid, and no frame where there is no axis."""
+    """Give `axes` a light grid, and no frame at the top and on the right."""
     axes.grid(color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
@@ -49,11 +53,11 @@ def plain(axes: Axes) -> None:
 
 
 def svg(figure: Figure) -> str:
-    """The picture as it stands in a page: without the file's head, with texts as texts, which matplotlib escapes."""
+    """Return the picture as an `<svg>` element. Texts stay texts; matplotlib escapes them."""
     from matplotlib import rc_context
 
     file = io.StringIO()
-    warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)  # texts stay texts
+    warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)  # the browser has it
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "prlhf"}):
         figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
     return file.getvalue()[file.getvalue().index("<svg") :]

@@ -1,4 +1,4 @@
-"""JSON and YAML texts: reading those of others, and writing JSON as its standard has it.
+"""JSON and YAML: read texts from other programs, and write JSON that follows its standard.
 
 Any fault in a text that is read raises a ValueError that says what is wrong.
 """
@@ -17,10 +17,10 @@ UNFOLDED = 100_000  # values of a YAML document: with aliases, a few lines can u
 
 
 def json_value(text: str | bytes) -> Any:
-    """The value of a JSON text.
+    """Return the value of a JSON text.
 
     Raises:
-        ValueError: it is not JSON or not UTF-8, nested too deeply, or holds numbers of thousands of digits.
+        ValueError: the text is not JSON or not UTF-8, is nested too deeply, or holds a number of thousands of digits.
     """
     try:
         value = json.loads(text)
@@ -31,17 +31,17 @@ def json_value(text: str | bytes) -> Any:
 
 
 def yaml_value(text: str) -> Any:
-    """The value of a YAML text of plain values.
+    """Return the value of a YAML text of plain values.
 
     Raises:
-        ValueError: it is not YAML, nested too deeply, its aliases unfold to more than `UNFOLDED` values, or it
-            holds half a surrogate pair.
+        ValueError: the text is not YAML, is nested too deeply, holds half a surrogate pair, or has aliases that unfold
+            to more than `UNFOLDED` values.
     """
     try:
         value = yaml.safe_load(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-    except Exception as error:  # besides YAMLError what int, float and dates raise, and the KeyError of !!bool
+    except Exception as error:  # YAMLError, the errors of int, float and dates, and the KeyError of !!bool
         raise ValueError(str(error) or type(error).__name__) from error
     _check_values(value, UNFOLDED)
     return value
@@ -61,7 +61,7 @@ def _finite(value: Any) -> Any:
 
 
 def _check_values(value: Any, most: int | None) -> None:
-    """Walk through `value` level by level, as it would be written out."""
+    """Check the depth, the size and the texts of `value`, level by level, with every alias counted each time."""
     level, seen, depth = [value], 0, 0
     while level:
         seen, depth = seen + len(level), depth + 1
@@ -79,7 +79,7 @@ def _check_texts(values: Iterable[Any]) -> None:
         for value in values:
             if isinstance(value, str):
                 value.encode()
-    except UnicodeEncodeError:  # YAML can say "\\ud800", which no file and no command can hold
+    except UnicodeEncodeError:  # YAML can write "\\ud800", which cannot be encoded in a file or a command
         raise ValueError("it holds half a surrogate pair, which is not Unicode text") from None
 
 

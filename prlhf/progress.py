@@ -1,4 +1,4 @@
-"""Progress of long steps: the library reports it, the caller shows it. And Ctrl-C as a request to stop soon."""
+"""Progress of long steps, which the library reports and the caller shows, and Ctrl-C as a request to stop soon."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing_extensions import override
 
 
 class Progress(Protocol):
-    """One bar at a time: `start` opens it, `advance` moves it, `finish` closes it; `note` prints a line."""
+    """Shows one bar at a time: `start` opens it, `advance` moves it, `finish` closes it; `note` shows a line."""
 
     def start(self, label: str, total: int) -> None:
         """Open a bar of `total` steps."""
 
     def advance(self, steps: int = 1, **values: float) -> None:
-        """Move the bar, and show `values` beside it."""
+        """Move the bar by `steps`, and show `values` beside it."""
 
     def finish(self) -> None:
         """Close the bar, if one is open."""
@@ -27,7 +27,7 @@ class Progress(Protocol):
 
 
 class Silent(Progress):
-    """Shows nothing: the default in notebooks, tests and workers."""
+    """A display that shows nothing, the default in notebooks, tests and workers."""
 
     @override
     def start(self, label: str, total: int) -> None:
@@ -50,7 +50,7 @@ SILENT: Progress = Silent()
 
 
 class Interruptible:
-    """Inside the context, the first Ctrl-C in the main thread sets `asked`; the second raises KeyboardInterrupt."""
+    """A context in which the first Ctrl-C in the main thread sets `asked`, and the second raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self.asked = False

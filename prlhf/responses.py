@@ -1,7 +1,7 @@
-"""What a policy wrote, one row per (prompt, user): as JSON lines, as parquet, or as a folder of shards of either.
+"""Responses, one row per (prompt, user): a JSONL file, a parquet file, or a folder of shards in either format.
 
-`generate` writes them, `judge` reads them. A folder holds `part-00000.parquet` (or `.jsonl`) and so on, and a
-`manifest.json` that says how many there are to be: with fewer, the run that writes them has not ended.
+`generate` writes them and `judge` reads them. A folder holds `part-00000.parquet` (or `.jsonl`) and so on, and a
+`manifest.json` with the number of shards; if there are fewer, the run that writes them has not finished.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from prlhf.source.streams import read_all, readable
 
 HOW_TO_MAKE = "make one with `prlhf generate`"
 MANIFEST = "manifest.json"
-# What a row that was written by hand need not say. Index 0: a user whom no training has seen, as far as is known.
+# Defaults for rows written by hand. Index 0: the user is taken to be unseen in training.
 BY_HAND = {"user_index": 0, "prompt_tokens": 0, "response_tokens": 0, "finish_reason": "stop", "settings": {}}
 
-Count = Annotated[int, Field(ge=0, lt=2**31, strict=True)]  # a parquet column of them has 32 bits
+Count = Annotated[int, Field(ge=0, lt=2**31, strict=True)]  # stored in 32 bits in parquet
 
 
 @dataclass(frozen=True)
 class Response:
-    """One response. Token counts are the policy's own; `settings` is how it was decoded."""
+    """One response. Tokens are those of the policy; `settings` are the settings of decoding."""
 
     prompt_id: str
     user_id: str  # `generic` for the generic user
@@ -44,13 +44,13 @@ class Response:
     response: str
     prompt_tokens: Count
     response_tokens: Count
-    finish_reason: Literal["stop", "length"]  # length: cut off by the token limit
+    finish_reason: Literal["stop", "length"]  # `length`: cut off at the token limit
     settings: dict[str, Any]
-    reward: float | None = None  # of a response kept as the best of several
+    reward: float | None = None  # of the response chosen by best-of-n
 
 
 class _About(BaseModel):
-    """What is read of the manifest of a folder of shards."""
+    """The checked part of the manifest of a folder of shards."""
 
     shards: Count
     format: Literal["jsonl", "parquet"]
@@ -61,11 +61,11 @@ _ROW, _ABOUT = TypeAdapter(Response), TypeAdapter(_About)
 
 
 def words(text: str) -> int:
-    """Number of words: what blanks separate, and each letter of a script that is written without blanks.
+    """Count words: parts separated by blanks, and the letters of scripts that are written without blanks.
 
-    The unit of Figure 3. Chinese, Japanese, Thai, Lao, Khmer, Burmese and Tibetan have no blanks between words, so
-    their letters are counted one by one (combining marks go with their letter, punctuation is not counted); a word of
-    another script among them counts as one.
+    It is the unit of Figure 3. Chinese, Japanese, Thai, Lao, Khmer, Burmese and Tibetan have no blanks between words,
+    so each of their letters counts as a word, with its combining marks; punctuation does not count. A word of another
+    script between them counts as one.
     """
     if text.isascii():
         return len(text.split())
@@ -75,14 +75,14 @@ def words(text: str) -> int:
 
 @cache
 def _letters_without_blanks() -> Any:
-    import regex  # knows the scripts of letters, as `re` does not
+    import regex  # unlike `re`, it knows the script of a letter
 
     scripts = "".join(rf"\p{{scx={name}}}" for name in ("Han", "Hira", "Kana", "Thai", "Laoo", "Khmr", "Mymr", "Tibt"))
     return regex.compile(rf"(?V1)[[{scripts}]&&\p{{L}}]\p{{M}}*")
 
 
 def _is_punctuation(part: str) -> bool:
-    """Whether what stands between such letters is their punctuation and nothing else."""
+    """Whether a part between such letters consists of punctuation only."""
     return all(unicodedata.category(character).startswith("P") for character in part)
 
 
@@ -90,12 +90,12 @@ def _is_punctuation(part: str) -> bool:
 
 
 def to_line(row: Response) -> str:
-    """One row as a line of the file, newline included."""
+    """Return one row as a line of a JSONL file, with its newline."""
     return json.dumps(asdict(row), ensure_ascii=False) + "\n"
 
 
 def write_rows(path: Path, rows: Sequence[Response], form: Literal["jsonl", "parquet"]) -> None:
-    """A whole file of rows."""
+    """Write a file of rows in the format `form`."""
     if form == "jsonl":
         path.write_text("".join(map(to_line, rows)), encoding="utf-8")
     else:
@@ -103,7 +103,11 @@ def write_rows(path: Path, rows: Sequence[Response], form: Literal["jsonl", "par
 
 
 def to_table(rows: Sequence[Response]) -> pa.Table:
-    """The rows' columns; `settings` is JSON text, prompts are text or lists of messages."""
+    """Return the rows as a table; `settings` is JSON text, prompts are text or lists of messages.
+
+    Raises:
+        PrlhfError: the prompts do not fit into one column; see `prompt_type`.
+    """
     schema = pa.schema(
         [
             ("prompt_id", pa.string()),
@@ -123,7 +127,11 @@ def to_table(rows: Sequence[Response]) -> pa.Table:
 
 
 def prompt_type(prompts: Iterable[Text]) -> pa.DataType:
-    """Of a parquet column of `prompts`. Raises PrlhfError where it could not give them back as they are."""
+    """Return the type of a parquet column for `prompts`.
+
+    Raises:
+        PrlhfError: a column cannot store them without loss.
+    """
     keys = {None if isinstance(prompt, str) else tuple(sorted({k for m in prompt for k in m})) for prompt in prompts}
     if keys <= {None}:
         return pa.string()
@@ -145,12 +153,18 @@ def read_responses(path: Path, partial: Literal[True]) -> tuple[list[Response], 
 
 
 def read_responses(path: Path, partial: bool = False) -> list[Response] | tuple[list[Response], int]:
-    """Read and check responses: a folder of shards, or a file of any format that `prlhf.source` reads.
+    """Read and check responses.
 
-    Rows written by hand need `prompt`, `user_id` and `response` alone.
+    Args:
+        path: a folder of shards, or a file in any format that `prlhf.source` reads. Rows written by hand need only
+            `prompt`, `user_id` and `response`.
+        partial: read the JSONL file of a killed run. A last line without a newline is ignored.
 
-    `partial`: the JSON lines of a killed run. A last line without its newline is left out, and the rows come with
-    the number of bytes up to which the file is whole: truncate there and append.
+    Returns:
+        The rows. If `partial`, also the number of bytes of complete lines: truncate the file there and append.
+
+    Raises:
+        PrlhfError: the file cannot be read, a row is refused or repeats another, or the folder is not complete.
     """
     if partial:
         content = _read_bytes(path)
@@ -166,7 +180,7 @@ def read_responses(path: Path, partial: bool = False) -> list[Response] | tuple[
     return [row for _, row in rows]
 
 
-Placed = tuple[str, Response]  # where a row stands, for messages
+Placed = tuple[str, Response]  # (location for messages, row)
 
 
 def _read_file(path: Path) -> list[Placed]:
@@ -188,7 +202,7 @@ def _from_table(raw: Raw) -> Placed:
 
 
 def _from_cells(row: Cells) -> dict[str, Any]:
-    """Numbers, settings and conversations from a row of text; an empty cell is as if it were not there."""
+    """Parse numbers, settings and conversations in a row of text; an empty cell counts as missing."""
     numbers: dict[str, Callable[[str], Any]] = {
         "user_index": int,
         "prompt_tokens": int,
@@ -207,7 +221,7 @@ def _from_cells(row: Cells) -> dict[str, Any]:
 
 
 def _read_lines(content: bytes, path: Path) -> list[Placed]:
-    lines = content.split(b"\n")  # not splitlines: a response may hold U+2028 and its like
+    lines = content.split(b"\n")  # not splitlines, which also splits at U+2028 and the like
     if lines[-1] == b"":
         lines.pop()
     return [(f"{path}:{number}", parse_line(line, f"{path}:{number}")) for number, line in enumerate(lines, start=1)]
@@ -228,7 +242,7 @@ def _read_parquet(path: Path) -> list[Placed]:
 
 
 def has_our_columns(path: Path) -> bool:
-    """Whether a parquet file has the columns that `to_table` writes."""
+    """Return whether a parquet file has the columns that `to_table` writes."""
     try:
         with pq.ParquetFile(path) as file:
             return set(to_table([]).column_names) - {"reward"} <= set(file.schema_arrow.names)
@@ -237,7 +251,11 @@ def has_our_columns(path: Path) -> bool:
 
 
 def read_shards_manifest(folder: Path) -> dict[str, Any]:
-    """What a folder of shards says of itself: their number `shards`, their `format`, and how they were made."""
+    """Read the manifest of a folder of shards: `shards` (their number), `format`, `settings` and more.
+
+    Raises:
+        PrlhfError: the manifest is missing or damaged.
+    """
     path = folder / MANIFEST
     try:
         about: dict[str, Any] = json_value(path.read_bytes())
@@ -250,7 +268,7 @@ def read_shards_manifest(folder: Path) -> dict[str, Any]:
 
 
 def shard_name(number: int, form: str) -> str:
-    """The file name of a shard: `part-00012.parquet`."""
+    """Return the file name of a shard, such as `part-00012.parquet`."""
     return f"part-{number:05d}.{form}"
 
 
@@ -275,13 +293,17 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _read_text(path: Path) -> bytes:
-    """The whole file in UTF-8, which another program may have saved otherwise."""
+    """Read the file as UTF-8; another program may have used another encoding."""
     with readable(path):
         return read_all(path) if path.is_file() else _read_bytes(path)
 
 
 def parse_line(line: str | bytes, where: str) -> Response:
-    """A row from its line; `where` it stands is named where it is refused."""
+    """Parse a row. `where`: the location of the line, for messages.
+
+    Raises:
+        PrlhfError: the line is not JSON, lacks a key, or has a value of another type.
+    """
     try:
         return _ROW.validate_json(line, strict=True)
     except ValidationError as error:
@@ -302,7 +324,7 @@ def parse_line(line: str | bytes, where: str) -> Response:
 
 
 def _completed(row: dict[str, Any]) -> str:
-    """The line of a row that was written by hand, with what `generate` would have added."""
+    """Add the defaults to a row that was written by hand."""
     return json.dumps(BY_HAND | {"prompt_id": prompt_id(row["prompt"]) if row.get("prompt") else ""} | row)
 
 

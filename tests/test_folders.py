@@ -117,7 +117,7 @@ def test_odd_places_are_one_line(command: str, tmp_path: Path, prepared: Path) -
 
 
 @pytest.mark.parametrize("kind", OF_01)
-def test_folders_of_01_are_known_by_what_they_hold(kind: str, tmp_path: Path) -> None:
+def test_legacy_folders_are_known_by_what_they_hold(kind: str, tmp_path: Path) -> None:
     assert what_is(lay(tmp_path / "old", OF_01[kind])) == kind
 
 

@@ -17,7 +17,7 @@ LAYERS = [
     ["parse", "extensions", "files"],
     ["applies", "refusals"],
     ["progress", "config", "forum"],
-    ["folders_of_01"],
+    ["legacy_folders"],
     ["folders"],
     ["dataset", "source", "environment", "recipe_files"],
     ["responses", "html", "cluster"],

@@ -90,6 +90,8 @@ FILES: dict[str, bytes] = {
     "marked.csv": table().encode("utf-8-sig"),
     "utf16.csv": table().encode("utf-16"),
     "semicolons.csv": table(";").encode(),
+    "excel.csv": b"sep=;\r\n" + table(";").encode(),
+    "excel-marked.csv": ('"SEP=|"\r\n' + table("|")).encode("utf-8-sig"),
     "a.tsv": table("\t").encode(),
     "utf16.tsv": table("\t").encode("utf-16"),
     "a.parquet": parquet(),
@@ -144,7 +146,7 @@ UNREADABLE: dict[str, tuple[bytes, str]] = {
     "a.zip": (b"PK", "is not in a known format; unpack it"),
     "a.tar.gz": (b"", "is not in a known format; unpack it"),
     "a.xlsx": (b"PK", "save it as CSV"),
-    "a.parquet.gz": (b"", "unpack it: .parquet is compressed inside"),
+    "a.parquet.gz": (b"", "decompress it: .parquet files have their own compression"),
     "a.txt": (b"", "give .jsonl, .json, .csv"),
 }
 
@@ -184,8 +186,11 @@ def test_rows_that_cannot_be_parsed_say_why(name: str, tmp_path: Path) -> None:
 
 
 def test_rows_of_a_csv_stand_where_they_begin(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").write_text('a,b\n"one\ntwo",x\n3,y\n')
-    assert [row.location.rpartition(":")[2] for row in file_rows([tmp_path / "a.csv"]).rows] == ["2", "4"]
+    for first, lines in (("", ["2", "4"]), ("sep=,\n", ["3", "5"])):
+        (tmp_path / "a.csv").write_text(first + 'a,b\n"one\ntwo",x\n3,y\n')
+        rows = file_rows([tmp_path / "a.csv"])
+        assert [row.location.rpartition(":")[2] for row in rows.rows] == lines
+        assert rows.total == 3  # lines after the header
 
 
 @settings(deadline=None)
@@ -292,5 +297,5 @@ def test_folders_of_save_to_disk(tmp_path: Path) -> None:
     found = {name: len(list(rows.rows)) for name, rows in open_folder(tmp_path / "two", None).items()}
     assert found == {"test_prefs": 1, "train_prefs": 3}
     next((tmp_path / "one").glob("data-00001*")).unlink()
-    with pytest.raises(PrlhfError, match=r"is not complete: data-00001-of-00002.arrow is not there"):
+    with pytest.raises(PrlhfError, match=r"is not complete: data-00001-of-00002.arrow is missing"):
         data_files(tmp_path / "one")

@@ -1,5 +1,5 @@
-"""The one reader of tables: prompts, responses and raw preference data, in every format that people keep them in.
+"""Reading tables: prompts, responses and raw preference data, in every common format.
 
-It does not know what a row means. A row that cannot be parsed is passed on with its problem; a file that cannot be
-read at all raises PrlhfError.
+This package does not interpret the rows. A row that cannot be parsed is returned with its `problem`; a file that cannot
+be read raises PrlhfError.
 """

@@ -1,4 +1,4 @@
-"""A file to its rows, by its name: JSON, CSV, parquet and Arrow, plain or packed."""
+"""Read the rows of a file in the format of its name: JSON, CSV, parquet and Arrow, compressed or not."""
 
 from __future__ import annotations
 
@@ -18,18 +18,22 @@ TEXTS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv")
 SUFFIXES = (*TEXTS, ".parquet", ".arrow")
 FORMATS = ".jsonl, .json, .csv, .tsv (each also .gz, .bz2, .xz or .zst), .parquet or .arrow"
 ARCHIVES, SHEETS = (".zip", ".tar", ".tgz", ".7z", ".rar"), (".xlsx", ".xls", ".ods")
-BINARY = (*ARCHIVES, *SHEETS, ".pdf", ".docx", ".pt", ".safetensors", ".gguf")  # no text either
+BINARY = (*ARCHIVES, *SHEETS, ".pdf", ".docx", ".pt", ".safetensors", ".gguf")  # not text either
 PARQUET_BATCH = 1024  # rows held in memory at a time
 
 
 def file_rows(paths: list[Path]) -> RawRows:
-    """The rows of files, one file after the other."""
+    """Open files and return their rows, one file after the other.
+
+    Raises:
+        PrlhfError: a file has an unknown format or cannot be read.
+    """
     files = [_open(path) for path in paths]
     return RawRows(sum(file.total for file in files), (raw for file in files for raw in file.rows))
 
 
 def form(path: Path) -> str:
-    """The format that a file's name says, `.csv` of `a.CSV.gz`; "" for names of other files."""
+    """Return the format by the file's name, such as `.csv` for `a.CSV.gz`; "" if it is none of `SUFFIXES`."""
     suffixes = [suffix.lower() for suffix in path.suffixes[-2:]]
     packed = bool(suffixes) and suffixes[-1] in PACKED
     found = suffixes[-2] if packed and len(suffixes) > 1 else suffixes[-1] if suffixes and not packed else ""
@@ -37,7 +41,7 @@ def form(path: Path) -> str:
 
 
 def local_path(text: str) -> Path:
-    """The path that a user wrote, with `~` and `$HOME` filled in where a shell has not done so."""
+    """Return the path that a user wrote, with `~` and variables expanded, which quotes keep a shell from doing."""
     return Path(os.path.expandvars(text)).expanduser()
 
 
@@ -62,7 +66,7 @@ def _hint(path: Path) -> str:
     if other in SHEETS:
         return "save it as CSV (UTF-8)"
     if other in PACKED and form(path.with_suffix("")):
-        return f"unpack it: {path.with_suffix('').suffix} is compressed inside"
+        return f"decompress it: {path.with_suffix('').suffix} files have their own compression"
     return f"give {FORMATS}, or a folder of such files"
 
 
@@ -79,14 +83,14 @@ def _arrow_rows(path: Path) -> Iterator[Raw]:
 def _numbered(path: Path, batches: Iterator[Any]) -> Iterator[Raw]:
     number = 0
     for batch in batches:
-        batch.validate(full=True)  # a damaged length would else be read beyond the buffer's end
+        batch.validate(full=True)  # otherwise a damaged length is read beyond the end of the buffer
         for value in batch.to_pylist():
             number += 1
             yield Raw(f"{path}:row {number}", value)
 
 
 def _arrow_batches(path: Path) -> Iterator[Any]:
-    """`save_to_disk` writes the stream format; other programs write the file format under the same ending."""
+    """The batches of a file in the stream format, which `save_to_disk` writes, or in the file format."""
     with pa.memory_map(str(path)) as source:
         if source.size() == 0:
             return

@@ -1,7 +1,8 @@
-"""Folders of data files, and the splits and configurations that their names tell.
+"""Folders of data files: their splits and configurations, by the names of the files.
 
-`train.jsonl`, `train-00000-of-00002.parquet`, `data/train_prefs-….parquet`, `train/0000.parquet` (the hub's converted
-parquet), `CONFIG/train/0000.parquet`, and folders of `save_to_disk`, of a data set or of a dictionary of them.
+Names are such as `train.jsonl`, `train-00000-of-00002.parquet`, `data/train_prefs-….parquet`, `train/0000.parquet` (the
+hub's converted parquet) and `CONFIG/train/0000.parquet`. Folders of `save_to_disk` are also read, with one data set or
+a dictionary of them.
 """
 
 from __future__ import annotations
@@ -15,18 +16,22 @@ from prlhf.errors import PrlhfError, nearest
 from prlhf.source.files import FORMATS, file_rows, form
 from prlhf.source.formats import RawRows
 
-# What stands beside the data and is none
+# Files that describe the data
 ASIDE = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "package.json", "config.json")
 TRAIN = "train"
-EVAL_NAMES = ("eval", "validation", "valid", "val", "dev", "test")  # the first that is there is held out
+EVAL_NAMES = ("eval", "validation", "valid", "val", "dev", "test")  # the first one that exists is held out
 KNOWN = (TRAIN, *EVAL_NAMES)
 
 _SHARD = re.compile(r"[-._](\d{3,}(-of-\d+)?(-[0-9a-f]{8,})?|part[-_.]?\d+)$")
-_NUMBERED = re.compile(r"(data|part|shard|file)?[-._]?\d*", re.IGNORECASE)  # names that say nothing
+_NUMBERED = re.compile(r"(data|part|shard|file)?[-._]?\d*", re.IGNORECASE)  # names that do not name a split
 
 
 def data_files(folder: Path) -> list[Path]:
-    """Every data file in a folder and the folders in it, by path; hidden files and what describes the data left out."""
+    """Return the data files in a folder and its subfolders, sorted by path, without hidden and descriptive files.
+
+    Raises:
+        PrlhfError: a folder of `save_to_disk` is not complete.
+    """
     found: list[Path] = []
     for path in sorted(folder.iterdir()):
         if path.name.startswith((".", "__")):
@@ -39,12 +44,20 @@ def data_files(folder: Path) -> list[Path]:
 
 
 def split_files(folder: Path, split: str) -> list[Path]:
-    """The files of one split; [] where there are none."""
+    """Return the files of one split; [] if there are none.
+
+    Raises:
+        PrlhfError: the files have several formats.
+    """
     return _one_format(folder, split, splits_of(folder, data_files(folder)).get(split, []))
 
 
 def folder_rows(source: str, names: Mapping[str, str]) -> dict[str, RawRows]:
-    """The rows of each part, read from the files in the folder `source` that `names` gives for it."""
+    """Read each part of a data set from the folder `source`. `names`: the name of the split for each part.
+
+    Raises:
+        PrlhfError: `source` is not a folder, or a split is missing.
+    """
     folder, wanted = Path(source), " and ".join(f"{name}.jsonl" for name in names.values())
     if not folder.is_dir():
         why = "is a file" if folder.exists() else "does not exist"
@@ -57,10 +70,13 @@ def folder_rows(source: str, names: Mapping[str, str]) -> dict[str, RawRows]:
 
 
 def open_folder(folder: Path, config: str | None) -> dict[str, RawRows]:
-    """The rows of each split, by the name that the files have for it.
+    """Open a folder and return the rows of each split by its name.
 
-    Files whose names tell no split are one, named "". `config`: a folder within, where data sets of several
-    configurations stand side by side. Raises PrlhfError where there is no data, or a choice is left open.
+    If no file is named after a split, all files are one split, named "". `config`: the name of a subfolder, if there
+    is one for each configuration.
+
+    Raises:
+        PrlhfError: there is no data, no such configuration, or a choice between several is needed.
     """
     folder = _configured(folder, config)
     files = data_files(folder)
@@ -73,7 +89,7 @@ def open_folder(folder: Path, config: str | None) -> dict[str, RawRows]:
 
 
 def splits_of(folder: Path, files: list[Path]) -> dict[str, list[Path]]:
-    """Files by split: the file's own name without its shard's number, or its folder's where that says nothing."""
+    """Group files by split: the file's name without the number of its shard, or else the name of its folder."""
     found: dict[str, list[Path]] = {}
     for path in files:
         found.setdefault(_split_of(path.relative_to(folder)), []).append(path)
@@ -89,7 +105,7 @@ def _split_of(path: Path) -> str:
 
 
 def _is_known(name: str) -> bool:
-    """Whether a name is that of a split: `train`, and also `train_prefs`, `test_sft`."""
+    """Whether a name is that of a split, such as `train`, `train_prefs` or `test_sft`."""
     return re.split(r"[-._ ]", name.lower())[0] in KNOWN
 
 
@@ -98,7 +114,7 @@ def _configured(folder: Path, config: str | None) -> Path:
     if config is not None:
         if config in inside or (folder / config).is_dir():
             return folder / config
-        known = nearest(config, inside) if inside else "leave --config out"
+        known = nearest(config, inside) if inside else "drop --config"
         raise PrlhfError(f"{folder} has no configuration '{config}'", known)
     if len(inside) > 1:
         names = ", ".join(inside)
@@ -107,7 +123,7 @@ def _configured(folder: Path, config: str | None) -> Path:
 
 
 def _configurations(folder: Path) -> list[str]:
-    """Folders that each hold a split of the same name, as in `CONFIG/train/0000.parquet`."""
+    """Names of subfolders that hold splits, as in `CONFIG/train/0000.parquet`."""
     found: list[str] = []
     for inner in _folders(folder):
         splits = {_split_of(path.relative_to(folder / inner)) for path in data_files(folder / inner)}
@@ -123,7 +139,7 @@ def _folders(folder: Path) -> Iterator[str]:
 
 
 def _of_saved(folder: Path, files: list[Path]) -> list[Path]:
-    """Of a folder of `save_to_disk` the files that it names; others are what `datasets` cached beside them."""
+    """In a folder of `save_to_disk`, the files that it lists; others are caches of `datasets`."""
     try:
         state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
         names = {str(file["filename"]) for file in state["_data_files"]}
@@ -131,7 +147,7 @@ def _of_saved(folder: Path, files: list[Path]) -> list[Path]:
         return files
     missing = sorted(name for name in names if not (folder / name).is_file())
     if missing:
-        raise PrlhfError(f"{folder} is not complete: {missing[0]} is not there", "save the data set again")
+        raise PrlhfError(f"{folder} is not complete: {missing[0]} is missing", "save the data set again")
     return [path for path in files if path.name in names]
 
 

@@ -1,12 +1,14 @@
-"""What a row is before anybody knows what it means, and the rows of text files: CSV and TSV, JSON and JSON lines."""
+"""Rows before they are interpreted, and reading them from text files: CSV and TSV, JSON and JSONL."""
 
 from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,49 +18,59 @@ from prlhf.source.streams import MARK, byte_lines, open_text, read_all, readable
 
 @dataclass(frozen=True)
 class Raw:
-    """One row as a file or the hub holds it. `problem` says why it could not even be parsed."""
+    """One row as it is in a file or on the hub. `problem`: why it could not be parsed, if so."""
 
-    location: str  # `path:line`, for rows without lines `path:item 3` or `path:row 3`
+    location: str  # `path:line`, or `path:item 3` or `path:row 3` if rows are not lines
     value: Any
     problem: str = ""
 
 
 @dataclass(frozen=True)
 class RawRows:
-    """The rows of one split, read as they are asked for; `total` is for the progress bar."""
+    """The rows of one split, read during iteration; `total` is for the progress bar."""
 
     total: int
     rows: Iterable[Raw]
 
 
 class Cells(dict[str, str]):
-    """A row of a CSV or TSV file: every value is text, whatever it was before it was written."""
+    """A row of a CSV or TSV file, in which every value is text."""
 
 
-# ---- CSV and TSV: the first row names the columns ----
+# ---- CSV and TSV ----
 
-DELIMITERS = (",", ";", "\t", "|")  # a spreadsheet writes semicolons where the comma is the decimal point
+DELIMITERS = (",", ";", "\t", "|")  # a spreadsheet uses semicolons if the comma is the decimal separator
+_STATED = re.compile(rf'"?sep=([{"".join(DELIMITERS)}])"?', re.IGNORECASE)  # a first line for Excel, before the header
 
 
 def csv_rows(path: Path, delimiter: str | None) -> RawRows:
-    """The rows as `Cells`. `delimiter` None: the one that splits the first line into most columns."""
+    """Open a CSV file whose first row names the columns; rows are `Cells`.
+
+    `delimiter` None: the one of a first line `sep=;`, as Excel has it, or the one that gives the most columns.
+
+    Raises:
+        PrlhfError: two columns have the same name.
+    """
     csv.field_size_limit(sys.maxsize)
-    delimiter = delimiter or _delimiter(path)
-    names = _names(path, delimiter)
     with open_text(path) as file:
-        total = max(sum(1 for _ in file) - 1, 0)
-    return RawRows(total, _rows(path, delimiter, names))
+        first = file.readline().lstrip(MARK)
+    stated = _STATED.fullmatch(first.rstrip("\r\n"))
+    delimiter = stated[1] if stated else delimiter or _delimiter(first)
+    header = 2 if stated else 1
+    names = _names(path, delimiter, header)
+    with open_text(path) as file:
+        total = max(sum(1 for _ in file) - header, 0)
+    return RawRows(total, _rows(path, delimiter, names, header))
 
 
-def _delimiter(path: Path) -> str:
-    with open_text(path) as file:
-        line = file.readline().lstrip(MARK)
+def _delimiter(line: str) -> str:
     return max(DELIMITERS, key=lambda one: len(next(csv.reader([line], delimiter=one), [])))
 
 
-def _names(path: Path, delimiter: str) -> list[str]:
+def _names(path: Path, delimiter: str, line: int) -> list[str]:
+    """The names of the columns, from the header in that line of the file."""
     with open_text(path) as file:
-        header = next(csv.reader(file, delimiter=delimiter), [])
+        header = next(csv.reader(islice(file, line - 1, None), delimiter=delimiter), [])
     names = [name.strip().lstrip(MARK).strip() for name in header]
     for name in names:
         if name and names.count(name) > 1:
@@ -66,7 +78,7 @@ def _names(path: Path, delimiter: str) -> list[str]:
     return names
 
 
-def _rows(path: Path, delimiter: str, names: list[str]) -> Iterator[Raw]:
+def _rows(path: Path, delimiter: str, names: list[str], header: int) -> Iterator[Raw]:
     with readable(path), open_text(path) as file:
         reader = csv.reader(file, delimiter=delimiter)
         end = -1
@@ -80,7 +92,7 @@ def _rows(path: Path, delimiter: str, names: list[str]) -> Iterator[Raw]:
             if cells is None:
                 return
             end = reader.line_num
-            if start == 1 or not any(cells):  # the header, or a blank line
+            if start <= header or not any(cells):  # a line of the head, or a blank line
                 continue
             yield Raw(f"{path}:{start}", Cells(zip(names, cells, strict=False)), _problem(cells, names))
 
@@ -95,11 +107,15 @@ def _problem(cells: list[str], names: list[str]) -> str:
 
 # ---- JSON: one object per line, one list, or one object that holds the list ----
 
-HOLDERS = ("data", "rows", "examples", "instances", "items", "train")  # keys under which a JSON object keeps its rows
+HOLDERS = ("data", "rows", "examples", "instances", "items", "train")  # keys of a JSON object that may hold its rows
 
 
 def json_rows(path: Path, lines: bool) -> RawRows:
-    """The rows of a JSON file. `lines`: its name says that every line is a row, which its content may deny."""
+    """Open a JSON file. `lines`: its name says that every line is a row; its content may show otherwise.
+
+    Raises:
+        PrlhfError: the file is neither JSON lines nor JSON.
+    """
     first = _first_line(path)
     listed = first[:1] == b"["
     value, problem = parse(first)
@@ -113,13 +129,13 @@ def json_rows(path: Path, lines: bool) -> RawRows:
 
 
 def parse(data: bytes) -> tuple[Any, str]:
-    """(value, "") or (None, why not). The bare ValueError is for numbers of thousands of digits."""
+    """Return (value, "") or (None, the problem). A number of thousands of digits raises a plain ValueError."""
     try:
         return json.loads(data.decode("utf-8").lstrip(MARK)), ""
     except UnicodeDecodeError as error:
         return None, f"it is not UTF-8 ({error.reason} at byte {error.start})"
     except json.JSONDecodeError as error:
-        line = f"line {error.lineno} " if error.lineno > 1 else ""  # a JSONL line is always its own line 1
+        line = f"line {error.lineno} " if error.lineno > 1 else ""  # a line of JSONL is always line 1
         return None, f"it is not JSON ({error.msg}, {line}column {error.colno})"
     except (ValueError, RecursionError) as error:
         return None, f"it is not JSON ({error})"
@@ -145,7 +161,7 @@ def _items(path: Path, items: Iterable[Any]) -> Iterator[Raw]:
 
 
 def _whole(path: Path) -> list[Any]:
-    """The rows of a file that is one JSON value, or several, each over many lines."""
+    """The rows of a file with one JSON value, or with several that each span many lines."""
     content = read_all(path)
     value, problem = parse(content)
     if problem and "Extra data" in problem:
@@ -158,11 +174,11 @@ def _whole(path: Path) -> list[Any]:
 
 
 def _refuse(path: Path, problem: str) -> list[Any]:
-    raise PrlhfError(f"{path}: {problem}", "fix the file: it should be one JSON list, or one object a line")
+    raise PrlhfError(f"{path}: {problem}", "fix the file: it should be one JSON list, or one object per line")
 
 
 def _values(content: str) -> list[Any]:
-    """JSON values one after the other; [] where anything else stands between them."""
+    """Parse consecutive JSON values; returns [] if there is anything else between them."""
     decoder, found, at = json.JSONDecoder(), list[Any](), 0
     try:
         while rest := content[at:].lstrip():
@@ -189,7 +205,7 @@ def _holder(value: dict[str, Any]) -> str:
 
 
 def _by_columns(value: dict[str, Any]) -> list[Any]:
-    """The rows of an object of columns, each a list or, as pandas writes, an object by row; [] for any other object."""
+    """The rows of an object of columns, each a list or an object by row (as pandas writes it); [] for other objects."""
     columns = [list(column.values()) if isinstance(column, dict) else column for column in value.values()]
     alike = len(columns) > 1 and len({type(column) for column in value.values()}) == 1
     if not alike or not isinstance(columns[0], list) or len({len(column) for column in columns}) > 1:
@@ -198,5 +214,5 @@ def _by_columns(value: dict[str, Any]) -> list[Any]:
 
 
 def _is_rows(value: Any) -> bool:
-    """Whether a value is a list of objects. A list of messages is, too: as a file's only line it is one prompt."""
+    """Whether a value is a list of objects. So is a list of messages, which as a file's only line is one prompt."""
     return isinstance(value, list) and bool(value) and all(isinstance(item, dict) for item in value)

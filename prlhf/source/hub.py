@@ -1,4 +1,4 @@
-"""The Hugging Face hub: reading its data sets, and saying what went wrong and what to do, for models as well."""
+"""The Hugging Face hub: its errors, for models and data sets alike, and reading its data sets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from prlhf.errors import PrlhfError, one_line
 from prlhf.source.formats import Raw, RawRows
 
-CONVERTED = "refs/convert/parquet"  # the branch in which the hub keeps every data set as parquet
+CONVERTED = "refs/convert/parquet"  # the branch with every data set of the hub as parquet
 Kind = Literal["model", "data set"]
 PROBE_SECONDS = 3.0
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -21,20 +21,23 @@ UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def is_offline() -> bool:
-    """Whether the environment forbids asking the hub."""
+    """Return whether the environment forbids requests to the hub."""
     names = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE")
     return any(os.environ.get(name, "").upper() in ("1", "ON", "YES", "TRUE") for name in names)
 
 
 def endpoint() -> str:
-    """The address of the hub."""
+    """Return the address of the hub."""
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
 def probe(kind: Kind, name: str, instead: str) -> None:
-    """Ask the hub's port once: without this, a hub that cannot be reached costs half a minute of retries.
+    """Connect to the hub once, because a hub that cannot be reached costs half a minute of retries.
 
-    Raises PrlhfError with the hint `instead`. Offline the cache answers at once, and a proxy has its own way.
+    It does nothing offline, where the cache answers at once, or behind a proxy.
+
+    Raises:
+        PrlhfError: the hub cannot be reached. `instead`: the hint, how to do without it.
     """
     if is_offline() or set(urllib.request.getproxies()) & {"http", "https", "all"}:
         return
@@ -47,10 +50,10 @@ def probe(kind: Kind, name: str, instead: str) -> None:
 
 
 def explain_error(kind: Kind, name: str, error: BaseException, instead: str) -> tuple[str, str] | None:
-    """(message, hint) for an error that came of asking the hub for `name`; None for an error of another kind.
+    """Return (message, hint) for an error of a request for `name`; None if the hub did not cause it.
 
-    The libraries above the hub's own wrap its errors, so the whole chain of causes is looked at. `instead` is the
-    hint for where the hub cannot be asked: what does without it.
+    Other libraries wrap the errors of the hub's client, so the whole chain of causes is examined. `instead`: the hint
+    if the hub cannot be reached, how to do without it.
     """
     chain = list(_causes(error))
     return (
@@ -72,7 +75,7 @@ def _first(chain: list[BaseException], *kinds: type[BaseException]) -> Any:
 
 
 def _disk(kind: Kind, name: str, chain: list[BaseException]) -> tuple[str, str] | None:
-    """The hub's folder on this machine cannot take what comes."""
+    """The cache folder on this machine is full or not writable."""
     from huggingface_hub.constants import HF_HOME
 
     numbers = {error.errno for error in chain if isinstance(error, OSError)}
@@ -84,13 +87,13 @@ def _disk(kind: Kind, name: str, chain: list[BaseException]) -> tuple[str, str] 
 
 
 def _refused(kind: Kind, name: str, chain: list[BaseException]) -> tuple[str, str] | None:
-    """The hub knows who asks and for what, and says no."""
+    """The hub refuses the request: no access, no such revision, disabled, not found, or an invalid name."""
     from huggingface_hub import errors, get_token
 
     folder = "datasets/" if kind == "data set" else ""
     if _first(chain, errors.GatedRepoError):
         page = f"https://huggingface.co/{folder}{name}"
-        return f"{kind} {name} needs access", f"accept its licence at {page} and log in with `hf auth login`"
+        return f"{kind} {name} needs access", f"accept its license at {page} and log in with `hf auth login`"
     if found := _first(chain, errors.RevisionNotFoundError):
         return f"{kind} {name} has no such revision: {one_line(found)}", "check the branch, tag or commit"
     if _first(chain, errors.DisabledRepoError):
@@ -102,12 +105,12 @@ def _refused(kind: Kind, name: str, chain: list[BaseException]) -> tuple[str, st
             "check the spelling; if it is private, log in with `hf auth login` as someone who may read it",
         )
     if _first(chain, errors.HFValidationError):
-        return f"'{name}' is neither here nor a name that the hub could know", "give a path that exists, or OWNER/NAME"
+        return f"'{name}' is neither a local path nor a valid name on the hub", "give a path that exists, or OWNER/NAME"
     return None
 
 
 def _answer(kind: Kind, name: str, chain: list[BaseException], instead: str) -> tuple[str, str] | None:
-    """Any other status that the hub answers with."""
+    """The hub answered with another error status."""
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 
     answers = [e for e in chain if isinstance(e, HfHubHTTPError) and not isinstance(e, EntryNotFoundError)]
@@ -117,12 +120,12 @@ def _answer(kind: Kind, name: str, chain: list[BaseException], instead: str) -> 
     if status in (401, 403):
         return f"the hub refuses your login for {kind} {name} (status {status})", "log in again with `hf auth login`"
     if status == 429:
-        return f"the hub answers too many requests (status 429): {kind} {name} has to wait", "try again in some minutes"
+        return f"the hub got too many requests (status 429) for {kind} {name}", "try again in a few minutes"
     return f"the hub failed to give {kind} {name} (status {status})", f"try again later, or {instead}"
 
 
 def _lost(kind: Kind, name: str, chain: list[BaseException], instead: str) -> tuple[str, str] | None:
-    """Nobody was asked, or nobody answered."""
+    """No request was sent, or none was answered."""
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
     network = [e for e in chain if isinstance(e, ConnectionError | TimeoutError) or type(e).__module__ in _CLIENTS]
@@ -148,13 +151,17 @@ def _unreachable(kind: Kind, name: str, why: str, instead: str) -> tuple[str, st
 
 
 def hub_splits(repo: str, instead: str, config: str | None = None, revision: str | None = None) -> dict[str, RawRows]:
-    """The splits of a hub data set. `instead`: the command that does without the hub, for the error's hint."""
+    """Load the splits of a data set of the hub. `instead`: the command that does without the hub, for hints.
+
+    Raises:
+        PrlhfError: the data set cannot be loaded.
+    """
     probe("data set", repo, instead)
     import datasets
 
     try:
         found = datasets.load_dataset(repo, config, revision=revision)
-    except Exception as error:  # datasets, the hub and its client each have errors of their own; all mean: no data
+    except Exception as error:  # datasets, the hub and its client raise many types; all mean that there is no data
         raise PrlhfError(*_why_not(repo, error, instead)) from error
     return {str(name): RawRows(len(rows), _hub_rows(f"{repo}[{name}]", rows)) for name, rows in found.items()}
 
@@ -165,10 +172,10 @@ def _hub_rows(name: str, rows: Iterable[Any]) -> Iterator[Raw]:
 
 
 def _why_not(repo: str, error: Exception, instead: str) -> tuple[str, str]:
-    """The message and the hint for what `datasets` raised."""
+    """Return the message and the hint for an error of `datasets`."""
     said = one_line(error) or type(error).__name__
     if "scripts are no longer supported" in said:
-        return f"data set {repo} is a script, which is not run", f"read its parquet: --revision {CONVERTED}"
+        return f"data set {repo} is a script, which prlhf does not run", f"read its parquet: --revision {CONVERTED}"
     if "Config name is missing" in said or "BuilderConfig" in said:
         return f"data set {repo} has several configurations ({said})", "choose one with --config NAME"
     if explained := explain_error("data set", repo, _asked_again(repo, error), instead):
@@ -181,13 +188,13 @@ def _why_not(repo: str, error: Exception, instead: str) -> tuple[str, str]:
 
 
 def _asked_again(repo: str, error: Exception) -> Exception:
-    """The hub's own answer: `datasets` says the same of a data set that is gated, private or not there."""
+    """Ask the hub itself, since `datasets` raises the same error for a gated, a private and a missing data set."""
     if type(error).__name__ != "DatasetNotFoundError" or is_offline():
         return error
     from huggingface_hub import HfApi
 
     try:
         HfApi().auth_check(repo, repo_type="dataset")
-    except Exception as real:  # whatever it is, the hub's client raised it
+    except Exception as real:  # any error of the hub's client
         return real
     return error

@@ -1,4 +1,4 @@
-"""The bytes and the text of a file: unpacked, and in the encoding that its first bytes tell."""
+"""Bytes and text of a file, decompressed, in the encoding that its first bytes indicate."""
 
 from __future__ import annotations
 
@@ -18,13 +18,17 @@ import pyarrow as pa
 from prlhf.errors import PrlhfError, one_line
 
 PACKED = (".gz", ".bz2", ".xz", ".zst")
-MARK = "\ufeff"  # the byte order mark that Excel and PowerShell put at the start of a file
+MARK = "\ufeff"  # the byte order mark, which Excel and PowerShell write at the start of a file
 ERRORS = (OSError, EOFError, ValueError, OverflowError, zlib.error, lzma.LZMAError, pa.ArrowException)
 
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Turn a file that cannot be read into one line."""
+    """Turn errors of reading the file `path` into an error of one line.
+
+    Raises:
+        PrlhfError: the file cannot be read.
+    """
     try:
         yield
     except UnicodeError as error:
@@ -35,7 +39,7 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def open_bytes(path: Path) -> BinaryIO:
-    """The file's bytes, unpacked where its name says that it is packed."""
+    """Open the file as bytes, decompressed if its name has the suffix of a compression."""
     packed = path.suffix.lower()
     if packed == ".gz":
         return cast(BinaryIO, gzip.open(path))
@@ -49,19 +53,19 @@ def open_bytes(path: Path) -> BinaryIO:
 
 
 def open_text(path: Path) -> TextIO:
-    """The file's text, its line ends as they are; UTF-16 and UTF-32 are told by their first bytes.
+    """Open the file as text with unchanged line ends; UTF-16 and UTF-32 are recognized by the first bytes.
 
     A byte that is not UTF-8 becomes a lone surrogate, U+DC80 to U+DCFF.
     """
     encoding = _encoding(path)
-    errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"  # so that one bad byte costs one row
+    errors = "surrogateescape" if encoding.startswith("utf-8") else "strict"  # so that a bad byte affects one row only
     return io.TextIOWrapper(open_bytes(path), encoding=encoding, errors=errors, newline="")
 
 
 def byte_lines(path: Path) -> Iterator[bytes]:
-    """The file's lines in UTF-8, line ends included.
+    """Yield the file's lines in UTF-8, with their line ends.
 
-    Bytes, because text would also break lines at a lone carriage return, and stop at the first byte that is not UTF-8.
+    They are bytes, because text is also split at a lone carriage return, and stops at a byte that is not UTF-8.
     """
     encoding = _encoding(path)
     if encoding.startswith("utf-8"):
@@ -73,7 +77,7 @@ def byte_lines(path: Path) -> Iterator[bytes]:
 
 
 def read_all(path: Path) -> bytes:
-    """The whole file in UTF-8, without a byte order mark."""
+    """Return the whole file in UTF-8, without a byte order mark."""
     with open_bytes(path) as file:
         content = file.read()
     encoding = _encoding(path)

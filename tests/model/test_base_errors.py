@@ -74,7 +74,7 @@ NO_LOGIN = "that may be read without a login; check the spelling; if it is priva
 SAID = {
     "org/good": ["loaded"],
     "org/gated": [
-        "model org/gated needs access; accept its licence at https://huggingface.co/org/gated and log in with"
+        "model org/gated needs access; accept its license at https://huggingface.co/org/gated and log in with"
     ],
     "org/gated-no-login": ["model org/gated-no-login needs access", "`hf auth login`"],
     "org/missing": ["the hub has no model 'org/missing'", NO_LOGIN],
@@ -91,7 +91,7 @@ SAID = {
     "org/no-config": ["has no config.json that says its model_type"],
     "org/no-tokenizer": ["has no tokenizer.json", "pip install sentencepiece tiktoken"],
     "org/bad-value": ["cannot load model org/bad-value", "hidden_size"],
-    "no model": ["'no model' is neither here nor a name that the hub could know", "OWNER/NAME"],
+    "no model": ["'no model' is neither a local path nor a valid name on the hub", "OWNER/NAME"],
 }
 
 

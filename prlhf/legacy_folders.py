@@ -1,7 +1,6 @@
-"""Which kind of folder version 0.1 made, told by what its files say.
+"""Folders of version 0.1, which wrote no marker: their kind is recognized by the content of their files.
 
-It wrote no marker, and a file's name alone tells nothing: others have a `manifest.json`, a `results.json` or a
-`recipe.yaml`, too.
+The name of a file is not enough, because other programs also write `manifest.json`, `results.json` and `recipe.yaml`.
 """
 
 from __future__ import annotations
@@ -11,15 +10,15 @@ import re
 from pathlib import Path
 from typing import Any
 
-MOST = 64 * 2**20  # bytes of a JSON file that is read for this; ours are smaller but for results of very many users
+MOST = 64 * 2**20  # bytes; larger JSON files are not read (only results of very many users would be larger)
 HASH = re.compile(r"[0-9a-f]{64}")
 RUN = re.compile(r"# prlhf train .*\n# data: [0-9a-f]{64}\n")
 SWEEP = re.compile(r"# .*\n# go on with: prlhf sweep --resume --out ")
 DEMO = {"data", "personalized", "vanilla", "responses", "results.json", "figure3.png"}
 
 
-def kind_of_01(folder: Path) -> str | None:
-    """The name of the kind; None where the folder is not ours."""
+def legacy_kind(folder: Path) -> str | None:
+    """Return the kind of `folder`, a key of `folders.KINDS`, or None if version 0.1 did not make it."""
     return next((kind for kind, holds in HOLDS if holds(folder)), None) if folder.is_dir() else None
 
 
@@ -62,7 +61,7 @@ def _is_demo(folder: Path) -> bool:
 
 
 def _is_model(folder: Path) -> bool:
-    """A base model, of supervised fine-tuning or from elsewhere."""
+    """Whether the folder holds a base model, from supervised fine-tuning or another source."""
     has_weights = any(folder.glob("*.safetensors")) or any(folder.glob("pytorch_model*.bin"))
     return has_weights and "model_type" in _json(folder / "config.json")
 
