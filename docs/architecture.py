@@ -1,6 +1,6 @@
 """Write ARCHITECTURE.md and its picture: `python docs/architecture.py`. A test compares the page with the code.
 
-The list of files is made from the first sentence of each module's docstring, so that it is written once.
+The list of files consists of the first sentences of the modules' docstrings, so that each is written once.
 """
 
 from __future__ import annotations
@@ -15,36 +15,50 @@ PAGE, PICTURE = ROOT / "docs/ARCHITECTURE.md", ROOT / "docs/figures/architecture
 ABOVE = """\
 # Architecture
 
-Written by `python docs/architecture.py`: the lists of files come from the modules' own first sentences.
+Written by `python docs/architecture.py`; the lists of files are the first sentences of the modules.
 
 ![Raw data become a prepared data set, a run, responses and a judgement](figures/architecture.png)
 
-Each command takes what the one before it wrote, checks that it is whole, and writes a folder or a file of its own. A
-command of the terminal (`prlhf_cli/`) reads options and shows results; the work is a function of the library
-(`prlhf/`), which never prints. Imports run one way, from the commands down to the errors (`tests/test_imports.py`
-holds the order). `recipes/` has one YAML file per experiment, `benchmarks/` makes the figures of
-[RESULTS.md](RESULTS.md) and [PERFORMANCE.md](PERFORMANCE.md), and `tests/` has a folder for each package.
+Each command reads what the command before it wrote, checks that it is complete, and writes a folder or file of its own.
+
+| package | what it does |
+|---|---|
+| `prlhf_cli/` | the commands: parse options, call one function of the library, show the result |
+| `prlhf/` | what all stages share: the Python API, settings, errors, file formats, folders; it never prints |
+| `prlhf/source/` | reads tables in any format, from files or the hub |
+| `prlhf/data/` | makes prepared data sets: a file per known data set, and one for custom files |
+| `prlhf/model/` | base, adapter, user model, reference; log-probs and rewards; saving and loading |
+| `prlhf/train/` | objectives, batches, the training loop, run folders, workers |
+| `prlhf/generate/` | writes responses for many users at once; baselines |
+| `prlhf/judge/` | compares responses: rules, reward models, language models; accuracy; statistics; the report |
+| `prlhf/sweep/` | many trials over a space of settings; their report |
+| `prlhf/forum/` | the made-up forum: posts, tastes, and the training of the tiny base |
+| `prlhf/demo/` | the demo, from data to picture |
+
+Imports run one way, from the commands down to the errors (`tests/test_imports.py`). `recipes/` has one YAML file per
+experiment, `benchmarks/` makes the figures of [RESULTS.md](RESULTS.md) and [PERFORMANCE.md](PERFORMANCE.md), and
+`tests/` has a folder for each package.
 
 ## Two trips through the code
 
 **From a comparison to its loss.** `data/` reads raw rows and writes `Comparison`s (`dataset.py`). Training reads them
 and makes token ids of each (`model/encoding.py`: text about the user, prompt, chosen, rejected). A batch is split
-into parts of a token budget (`train/batching.py`); in a part each sequence is read as the user and as the generic
-user (`model/prefix_tree.py` lays out what they have in common once). `model/personalized.py` puts the user's vectors
+into parts of a token budget (`train/batching.py`); in a part each response is read as the user and as the generic
+user (`model/prefix_tree.py` lays out what they share once). `model/personalized.py` puts the user vectors
 in front and returns log-probs; `model/reference.py` has the base's. `train/losses.py` and `train/objectives.py` turn
 them into the loss (paper, section 4.4), and `train/trainer.py` takes the step.
 
-**From a user's id to the text written for them.** `generate/pairs.py` finds whom to write for and which prompts they
+**From a user's id to the text written for them.** `generate/pairs.py` finds the users to write for and the prompts they
 get. `generate/jobs.py` makes token ids of each (prompt, user) pair, `generate/decoding.py` and
-`generate/decode_loop.py` write many of them at once, each with the vectors of its user and random numbers of its own,
-and `generate/output.py` keeps the responses as they come, so that a rerun goes on where a killed one stopped.
+`generate/decode_loop.py` write many of them at once, each with the vectors of its user and its own random numbers,
+and `generate/output.py` stores the responses as they come, so that a rerun continues where a killed one stopped.
 
 ## Files
 """
 
 
 def first_sentence(path: Path) -> str:
-    """What a module says of itself, up to its first full stop, or blank line."""
+    """The first sentence of a module's docstring, or its first paragraph if that ends before a full stop."""
     said = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n\n")[0]
     words = " ".join(said.split())
     return words.partition(". ")[0].rstrip(".:")
@@ -64,11 +78,11 @@ def tables() -> str:
 
 
 def page() -> str:
-    """The whole of ARCHITECTURE.md."""
+    """The text of ARCHITECTURE.md."""
     return f"{ABOVE}\n{tables()}"
 
 
-BOXES = [  # (x, y, width, title, what it is)
+BOXES = [  # (x, y, width, title, content)
     (0.0, 1.0, 1.8, "raw data", "files or the hub"),
     (2.9, 1.0, 2.4, "prepared data set", "train, eval, users"),
     (6.7, 1.0, 2.3, "run", "user model + adapter"),
@@ -88,7 +102,7 @@ ARROWS = [  # (from x, from y, to x, to y, the command)
 
 
 def draw(path: Path) -> None:
-    """The flow of data as boxes (what lies on disk) and arrows (commands)."""
+    """Draw the flow of data: boxes are files and folders, arrows are commands."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -96,11 +110,11 @@ def draw(path: Path) -> None:
     from matplotlib.patches import FancyBboxPatch
 
     figure, axes = pyplot.subplots(figsize=(15, 4.4))
-    for x, y, width, title, what in BOXES:
+    for x, y, width, title, content in BOXES:
         shape = FancyBboxPatch((x, y), width, 0.8, boxstyle="round,pad=0.02", facecolor="#e8f1f8", edgecolor="#0072b2")
         axes.add_patch(shape)
         axes.text(x + width / 2, y + 0.52, title, ha="center", va="center", fontsize=12, weight="bold")
-        axes.text(x + width / 2, y + 0.22, what, ha="center", va="center", fontsize=9.5, color="#444444")
+        axes.text(x + width / 2, y + 0.22, content, ha="center", va="center", fontsize=9.5, color="#444444")
     for x, y, to_x, to_y, command in ARROWS:
         axes.annotate("", (to_x, to_y), (x, y), arrowprops={"arrowstyle": "-|>", "color": "#333333", "lw": 1.6})
         if command and y == to_y:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 from pathlib import Path
@@ -9,6 +10,9 @@ from types import ModuleType
 
 import pytest
 import yaml
+
+from prlhf.config import TrainConfig
+from prlhf.dataset import Comparison
 
 ROOT = Path(__file__).parents[1]
 
@@ -26,6 +30,14 @@ def script(name: str) -> ModuleType:
 @pytest.mark.parametrize(("page", "name"), [("ARCHITECTURE", "architecture"), ("RECIPES", "recipes")])
 def test_a_written_page_is_that_of_the_code(page: str, name: str) -> None:
     assert (ROOT / f"docs/{page}.md").read_text(encoding="utf-8") == script(name).page(), "stale; run: make docs"
+
+
+def test_the_architecture_names_every_package_and_files_that_exist() -> None:
+    above = script("architecture").ABOVE
+    packages = {"prlhf_cli", *(str(p.parent.relative_to(ROOT)) for p in (ROOT / "prlhf").glob("**/__init__.py"))}
+    assert {name for name in packages if name.count("/") < 2} == set(re.findall(r"^\| `(prlhf.*)/` \|", above, re.M))
+    trips = above.partition("## Two trips")[2]
+    assert all((ROOT / "prlhf" / name).exists() for name in re.findall(r"`([a-z_]+(?:/[a-z_]+)*(?:\.py|/))`", trips))
 
 
 def test_every_recipe_is_in_the_group_of_its_base() -> None:
@@ -47,3 +59,19 @@ def test_links_lead_somewhere(page: str) -> None:
     for target in re.findall(r"\]\(([^)#\s]+)", text):
         if "://" not in target:
             assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_the_glossary_names_what_the_code_has() -> None:
+    """20 words; in the last column a file, a name in a module, a setting, or a column of the data."""
+    text = (ROOT / "docs/GLOSSARY.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    assert len(rows[2:]) == 20
+    for word, _, where in rows[2:]:
+        for name in re.findall(r"`([^`]+)`", where):
+            if "/" in name:
+                assert (ROOT / name).exists() or (ROOT / "prlhf" / name).exists(), word
+            elif "." in name:
+                module, _, attribute = name.rpartition(".")
+                assert hasattr(importlib.import_module(f"prlhf.{module}"), attribute), word
+            else:
+                assert name in {*TrainConfig.model_fields, *Comparison.__dataclass_fields__}, word
