@@ -1,4 +1,4 @@
-"""The made-up forum and its checker."""
+"""The synthetic forum and its checker."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""`prlhf prep`: raw data to a prepared data set. One known data set per file; `custom.py` reads everything else."""
+"""`prlhf prep`: turns raw data into a prepared data set. Each known data set has a file; `custom.py` reads the rest."""
 
 from __future__ import annotations
 
@@ -29,13 +29,20 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def prepare(config: PrepConfig, progress: Progress = SILENT) -> dict[str, Any]:
-    """Prepare `config.dataset` into `config.folder` and return the manifest. Nothing is written on any error."""
+    """Prepare `config.dataset` in `config.folder`. Nothing is written if there is an error.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        PrlhfError: the data cannot be read, a row is refused, no comparison is left, or the folder may not be written.
+    """
     load = find_loader(config.dataset)
     check_place(config)
     loaded = load(config, progress)
     train, held_out, users = index_users(loaded.train, loaded.eval, loaded.order, loaded.preferences)
     if not train:
-        raise PrlhfError(f"no comparison to train on is left of {loaded.source}", "check the file and the filters")
+        raise PrlhfError(f"no comparison to train on is left in {loaded.source}", "check the file and the filters")
     warnings = [*loaded.warnings, *_warnings(loaded)]
     manifest = _manifest(config, loaded, users) | loaded.notes | {"warnings": warnings}
     data = Prepared(train, held_out, users, manifest, loaded.prompts, loaded.judging)
@@ -52,11 +59,17 @@ def locate(
     scratch: Path | None = None,
     option: str = "dataset=",
 ) -> Path:
-    """The prepared folder that `dataset` names.
+    """Return the folder of a prepared data set.
 
-    A folder is taken as it is; a known name means data/NAME, prepared there on first use with the recipe's `prep`
-    section, or below `scratch` where nothing is to be left behind. `option`: what is typed before another data set.
-    Raises PrlhfError where data/NAME was made with other options.
+    Args:
+        dataset: the folder, or a known name, which stands for data/NAME and is prepared on first use.
+        recipe: its section `prep` holds the settings for that.
+        progress: receives the steps and the warnings.
+        scratch: prepare in this folder instead, so that nothing is left behind.
+        option: the text before the name of a data set on the command line, for hints.
+
+    Raises:
+        PrlhfError: there is no such data set, or data/NAME was prepared with other settings.
     """
     dataset = at_home(dataset)
     if is_prepared(Path(dataset)):
@@ -77,10 +90,12 @@ def locate(
 
 
 def config_for(dataset: str, section: Mapping[str, Any], typed: Mapping[str, Any]) -> PrepConfig:
-    """The settings for `dataset` from a recipe's section `prep` and from what was typed.
+    """Return the settings for `dataset` from a recipe's section `prep` and the options of the command.
 
-    Of a section for another data set only those keys count that `dataset` uses, too; in its own, a key that is not used
-    is a mistake.
+    If the section is for another data set, keys that do not apply to `dataset` are ignored; otherwise they are refused.
+
+    Raises:
+        PrlhfError: a key or a value is refused.
     """
     if section.get("dataset", dataset) == dataset:
         return resolve(PrepConfig, {**section, "dataset": dataset}, typed)
@@ -88,7 +103,11 @@ def config_for(dataset: str, section: Mapping[str, Any], typed: Mapping[str, Any
 
 
 def find_loader(dataset: str) -> Load:
-    """What reads a known data set, or custom data if `dataset` is a path or a hub id. Raises PrlhfError for others."""
+    """Return the function that reads `dataset`: a known name, or a path or hub id of custom data.
+
+    Raises:
+        PrlhfError: `dataset` is none of them.
+    """
     if dataset in DATA_SETS:
         known: Load = DATA_SETS[dataset]
         return known
@@ -124,25 +143,29 @@ def _manifest(config: PrepConfig, loaded: LoadedData, users: list[User]) -> dict
 def _warnings(loaded: LoadedData) -> list[str]:
     lines = []
     if len(loaded.order) == 1:
-        lines.append("one user: personalization cannot be told from plain DPO")
+        lines.append("one user: personalization adds nothing to plain DPO")
     if not loaded.eval:
-        lines.append("no held-out comparisons: there is nothing to judge a model on")
+        lines.append("no held-out comparisons: a model cannot be judged on them")
     return lines
 
 
 def check_place(config: PrepConfig) -> None:
-    """Find whether the folder may be written, before any data are read."""
+    """Check that the folder may be written, before any data are read.
+
+    Raises:
+        PrlhfError: it may not be written, or holds the data of another source or of other settings.
+    """
     source = source_of(config)
     claim(config.folder, "dataset", inputs=[local_path(source)] if source else [])
     if source and config.dataset not in DATA_SETS and local_path(source).resolve() in config.folder.resolve().parents:
         raise PrlhfError(
-            f"{config.folder} lies in {source}, which would be read together with it the next time",
+            f"{config.folder} lies in {source}: the next `prlhf prep` would read both",
             "choose another --out",
         )
     refuse_to_replace(config)
 
 
 def source_of(config: PrepConfig) -> str | None:
-    """The local file or folder that is read; None where it is the hub's, or made up."""
+    """Return the local file or folder that is read; None for a data set of the hub or a synthetic one."""
     source = config.source or (None if config.dataset in DATA_SETS else config.dataset)
     return source if source and local_path(source).exists() else None

@@ -1,4 +1,4 @@
-"""Which of a file's columns is which of ours, and what to type where that is not known."""
+"""The names of columns: the file's and ours, and the option to type when they differ."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from prlhf.errors import PrlhfError, nearest
 
 COLUMNS = ("id", "prompt", "chosen", "rejected", "user_id", "user_text")
 OPTIONAL = ("id", "user_text")
-UNUSED = "none"  # `--column id=none`: leave the file's column alone
+UNUSED = "none"  # `--column id=none`: ignore the column
 
-# What others call it, likeliest first; compared without case, blanks, dashes and underscores.
+# Other names, most likely first; compared without case, blanks, dashes and underscores.
 SYNONYMS = {
     "prompt": ("question", "instruction", "query", "input", "context", "message", "messages", "post", "text"),
     "chosen": ("preferred", "accepted", "winner", "better", "positive", "chosenresponse", "responsechosen", "best"),
@@ -28,7 +28,11 @@ SYNONYMS = {
 
 
 def check_columns(given: Mapping[str, str]) -> None:
-    """Refuse names that are not ours, and `none` for a column that is needed."""
+    """Check the names given with `--column`.
+
+    Raises:
+        PrlhfError: a name is not one of ours, or `none` is given for a required column.
+    """
     for ours, theirs in given.items():
         if ours not in COLUMNS:
             raise PrlhfError(f"--column {ours}={theirs} names an unknown column '{ours}'", nearest(ours, COLUMNS))
@@ -38,7 +42,11 @@ def check_columns(given: Mapping[str, str]) -> None:
 
 
 def column_value(row: Mapping[str, Any], ours: str, name: str) -> Any:
-    """The value under `name`, the file's name for `ours`. Raises Malformed where there is no such column."""
+    """Return the value of the column `name`, the file's name for our column `ours`.
+
+    Raises:
+        Malformed: there is no such column.
+    """
     if name in row:
         return row[name]
     names = [str(key) for key in row]
@@ -50,7 +58,7 @@ def column_value(row: Mapping[str, Any], ours: str, name: str) -> Any:
 
 
 def _proposed(ours: str, name: str, names: Iterable[str]) -> str:
-    """The file's column that is likeliest meant; "" where none is."""
+    """The most likely column of the file; "" if there is none."""
     by_plain = {_plain(theirs): theirs for theirs in names}
     for word in (_plain(name), *(SYNONYMS[ours] if name == ours else ())):
         if word in by_plain:

@@ -1,7 +1,7 @@
-"""Anyone's data: TRL's preference format (`prompt`, `chosen`, `rejected`, plain or conversational) plus `user_id`.
+"""Users' own data: TRL's preference format (`prompt`, `chosen`, `rejected`, plain or conversational) plus `user_id`.
 
-Optional columns: `user_text` (text about the user) and `id`. Files, folders or a hub id; other column names
-through `columns`.
+Optional columns are `user_text` (text about the user) and `id`; `columns` maps other names of columns. The data are a
+file, a folder or a data set of the hub.
 """
 
 from __future__ import annotations
@@ -41,13 +41,17 @@ TURNS = ("prompt", "chosen", "rejected")
 
 
 def load(config: PrepConfig, progress: Progress) -> LoadedData:
-    """Read preference data of the user's own: a file, a folder, or a data set of the hub."""
+    """Read preference data from a file, a folder, or a data set of the hub.
+
+    Raises:
+        PrlhfError: the data cannot be read, a row is refused, a setting does not apply, or no comparison is left.
+    """
     check_columns(config.columns)
     source, raw = open_source(config)
     if "all" not in raw and "eval_fraction" in config.model_fields_set:
         raise PrlhfError(
-            f"eval_fraction = {config.eval_fraction} has no use: {source} comes with a held-out split",
-            "leave it out, or name the one split to divide with --split",
+            f"eval_fraction = {config.eval_fraction} does not apply: {source} has a held-out split",
+            "drop it, or name the one split to divide with --split",
         )
     drops = DropCounts(REPEAT, EQUAL)
     reader = RowReader(config.bad_rows, drops, progress)
@@ -67,7 +71,7 @@ def load(config: PrepConfig, progress: Progress) -> LoadedData:
         train, held_out = parts["train"], parts["eval"]
         check_left(train, drops, source)
         if shared := count_shared_prompts(train, held_out):
-            warnings.append(f"{shared} held-out prompts also stand in training: their accuracy is optimistic")
+            warnings.append(f"{shared} held-out prompts are also in training: their accuracy is optimistic")
     moved = dict(converter.moved + changed.counts + Counter({NAMED: sum(count for _, count in named.values())}))
     users = first_appearance([*train, *held_out])
     lost = sorted(converter.users.keys() - set(users))
@@ -79,7 +83,7 @@ def load(config: PrepConfig, progress: Progress) -> LoadedData:
         options=_options(config, split="all" in parts),
         counts=drops.report(),
         notes={"user_text_conflicts": text_conflicts([*train, *held_out]), "changed": moved, "users_lost": len(lost)},
-        warnings=[*warnings, *_told(moved), *changed.warnings, *_lost(lost), *look_alikes(users)],
+        warnings=[*warnings, *_counted(moved), *changed.warnings, *_lost(lost), *look_alikes(users)],
     )
 
 
@@ -89,25 +93,25 @@ def _options(config: PrepConfig, split: bool) -> dict[str, Any]:
     return options | ({"eval_fraction": config.eval_fraction} if split else {})
 
 
-def _told(moved: Mapping[str, int]) -> list[str]:
+def _counted(moved: Mapping[str, int]) -> list[str]:
     return [f"{count} rows: {what}" for what, count in moved.items() if count]
 
 
 def _lost(users: list[str]) -> list[str]:
     names = ", ".join(repr(user) for user in users[:3]) + (", …" if len(users) > 3 else "")
-    who = "1 user is" if len(users) == 1 else f"{len(users)} users are"
-    return [f"{who} lost with all rows: {names}"] if users else []
+    who = "1 user" if len(users) == 1 else f"{len(users)} users"
+    return [f"all rows of {who} were dropped: {names}"] if users else []
 
 
 class _Converter:
-    """Raw rows to `Row`s. The first well-formed row sets the format, plain or conversational, for all."""
+    """Converts raw rows to `Row`s. The first well-formed row sets the format of all, plain or conversational."""
 
     def __init__(self, given: dict[str, str]) -> None:
         self.names = {ours: given.get(ours, ours) for ours in (*OPTIONAL, *TURNS, "user_id")}
         self.asked = set(given)
         self.conversational: bool | None = None
         self.moved: Counter[str] = Counter()
-        self.users: dict[str, None] = {}  # of all rows, those that were dropped included
+        self.users: dict[str, None] = {}  # users of all rows, including dropped ones
 
     def part(self, part: str) -> Convert:
         return lambda value, number: self._convert(mapping(value), f"{part}-{number}")
@@ -133,7 +137,7 @@ class _Converter:
         return user
 
     def _optional(self, raw: Mapping[str, Any], ours: str) -> Any:
-        """None where the column is missing, unless it was asked for by name, or where a CSV file has an empty cell."""
+        """The value of an optional column; None for an empty CSV cell or a missing column."""
         name = self.names[ours]
         if name == UNUSED:
             return None
@@ -156,17 +160,17 @@ class _Converter:
         return replace(row, prompt=prompt, chosen=chosen, rejected=rejected)
 
     def _refuse_implicit_prompt(self, raw: Mapping[str, Any]) -> None:
-        """TRL also knows pairs that both contain the prompt; where it ends is a guess we leave to the user."""
+        """Refuse TRL's format in which both responses contain the prompt, because its end would be a guess."""
         chosen, rejected = raw.get(self.names["chosen"]), raw.get(self.names["rejected"])
         if self.names["prompt"] not in raw and _same_start(chosen, rejected):
             raise Malformed(
-                "column 'prompt' is missing, and 'chosen' and 'rejected' begin alike: an implicit prompt",
-                "give the prompt a column of its own, for instance with trl.extract_prompt on every row",
+                "column 'prompt' is missing, and 'chosen' and 'rejected' have the same start: an implicit prompt",
+                "put the prompt into its own column, for instance with trl.extract_prompt on every row",
             )
 
 
 def _same_start(chosen: Any, rejected: Any) -> bool:
-    """Whether two responses share their first message, or their first word and one more character."""
+    """Whether two responses have the same first message, or the same first word and next character."""
     if isinstance(chosen, list) and isinstance(rejected, list):
         return chosen[:1] == rejected[:1] != []
     if isinstance(chosen, str) and isinstance(rejected, str):
@@ -175,11 +179,18 @@ def _same_start(chosen: Any, rejected: Any) -> bool:
     return False
 
 
-# ---- where the data are, and which split is held out ----
+# ---- the source of the data, and its splits ----
 
 
 def open_source(config: PrepConfig) -> tuple[str, dict[str, RawRows]]:
-    """(what the manifest calls the source, {`train`, `eval`} where the data come split, else {`all`})."""
+    """Open the data.
+
+    Returns:
+        The source for the manifest, and rows under `train` and `eval` if the data have such splits, else under `all`.
+
+    Raises:
+        PrlhfError: the data cannot be opened, or a setting does not apply to them.
+    """
     source = config.source or config.dataset
     path = local_path(source)
     if config.source and not path.exists():
@@ -195,7 +206,14 @@ def open_source(config: PrepConfig) -> tuple[str, dict[str, RawRows]]:
 
 
 def choose_splits(source: str, splits: Mapping[str, RawRows], asked: str | None) -> dict[str, RawRows]:
-    """{`train`, `eval`} or {`all`}. `asked`: the split to train on, and after a comma the one to hold out."""
+    """Choose the splits to use. `asked`: the split to train on, and after a comma the split to hold out.
+
+    Returns:
+        Rows under `train` and `eval`, or under `all` if there is no split to hold out.
+
+    Raises:
+        PrlhfError: there is no such split, or none is called `train` and none was asked for.
+    """
     if asked is not None:
         names = [name.strip() for name in asked.split(",")]
         for name in names:
@@ -211,7 +229,7 @@ def choose_splits(source: str, splits: Mapping[str, RawRows], asked: str | None)
     if TRAIN not in splits:
         listed = ", ".join(splits)
         raise PrlhfError(
-            f"{source} has the splits {listed} and no '{TRAIN}'", "choose with --split TRAIN or TRAIN,EVAL"
+            f"{source} has the splits {listed} and no '{TRAIN}'", "choose with --split TRAIN or --split TRAIN,EVAL"
         )
     held_out = next((name for name in EVAL_NAMES if name in splits), None)
     return {"all": splits[TRAIN]} if held_out is None else {"train": splits[TRAIN], "eval": splits[held_out]}
@@ -221,5 +239,5 @@ def _refuse(config: PrepConfig, what: str, *keys: str) -> None:
     for key in keys:
         if getattr(config, key) is not None:
             raise PrlhfError(
-                f"--{key} {getattr(config, key)}: {config.source or config.dataset} is {what}", f"leave --{key} out"
+                f"--{key} {getattr(config, key)}: {config.source or config.dataset} is {what}", f"drop --{key}"
             )

@@ -16,22 +16,33 @@ Load = Callable[[PrepConfig, Progress], LoadedData]
 
 @dataclass(frozen=True)
 class DataSet:
-    """How a data set is read, and what else depends on which one it is."""
+    """A known data set: how it is read, and the settings that apply to it."""
 
     load: Load
-    uses: frozenset[str]  # the keys of PrepConfig that it reads, besides dataset, out, source and seed
-    defaults: Mapping[str, Any] = field(default_factory=dict)  # of those keys that are None unless given
-    bundled_base: bool = False  # its texts are of the made-up forum, so the bundled base is trained on by default
+    uses: frozenset[str]  # keys of PrepConfig that apply, besides dataset, out, source and seed
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # for keys that are None by default
+    bundled_base: bool = False  # its texts are those of the bundled base, which is then the default model
 
     def __call__(self, config: PrepConfig, progress: Progress) -> LoadedData:
-        """Read the data set. Raises PrlhfError."""
+        """Read the data set.
+
+        Raises:
+            PrlhfError: the data cannot be read, or a row is refused.
+        """
         return self.load(config, progress)
 
 
 def data_set(
     name: str, uses: str = "", defaults: Mapping[str, Any] | None = None, bundled_base: bool = False
 ) -> Callable[[Load], DataSet]:
-    """Register the decorated function as the data set `name`. `uses`: keys of PrepConfig, separated by blanks."""
+    """Register the decorated function as the data set `name`.
+
+    Args:
+        name: the name to type.
+        uses: the keys of PrepConfig that apply, separated by blanks.
+        defaults: values for keys that are None by default.
+        bundled_base: whether the bundled base is the default model to train.
+    """
 
     def register(load: Load) -> DataSet:
         made = DataSet(load, frozenset(uses.split()), defaults or {}, bundled_base)

@@ -1,8 +1,8 @@
-"""Section 5.3 in miniature: a crowd of users with a hidden mixture of a few tastes, and a line of text about each.
+"""Section 5.3 in miniature: many users whose tastes are a hidden mixture of four, with a line of text about each.
 
-The text tells part of the taste only (`be kind to people.`), each part fits two of the four tastes, and these two
-differ in everything else: what is left can be learned from the user's own choices alone. A share of the users is
-kept out of training. A comparison differs in one dimension. Choices can be noisy. Posts are short: there are many.
+The text gives a part of the taste only (`be kind to people.`). Each part fits two of the four tastes, which differ in
+all other dimensions; these can be learned from the user's own choices only. A share of the users is unseen in training.
+The two summaries of a comparison differ in one dimension. Choices can be noisy. Posts are short, since there are many.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from prlhf.forum.posts import Post
 from prlhf.forum.tastes import DIMENSIONS, Taste, describe
 from prlhf.progress import Progress
 
-# Each pole of each dimension belongs to two tastes that are opposite in the two other dimensions.
+# Each pole of a dimension belongs to two tastes that are opposite in the other two dimensions.
 TASTES = {
     Taste(length=1, order=1, tone=1): 0.4,
     Taste(length=-1, order=-1, tone=1): 0.3,
     Taste(length=-1, order=1, tone=-1): 0.2,
     Taste(length=1, order=-1, tone=-1): 0.1,
 }
-USERS, COMPARISONS = 1500, 8  # the paper's number of users; and comparisons per user
-EVAL_COMPARISONS = 500  # held out at least, spread over the seen users; unseen ones have twice as many each
-FEWEST = 2  # facts: one fact has no order, and would tell of two dimensions at once
-EVAL_USERS = 1350, 150  # seen and unseen users with held-out comparisons, at most
+USERS, COMPARISONS = 1500, 8  # the paper's number of users; comparisons per user
+EVAL_COMPARISONS = 500  # minimum number held out, over all seen users; each unseen user has twice as many
+FEWEST = 2  # facts: a summary of one fact has no order
+EVAL_USERS = 1350, 150  # maximum numbers of seen and unseen users with held-out comparisons
 
 
 @data_set(
@@ -41,14 +41,18 @@ EVAL_USERS = 1350, 150  # seen and unseen users with held-out comparisons, at mo
     bundled_base=True,
 )
 def load(config: PrepConfig, progress: Progress) -> LoadedData:
-    """`config.comparisons` per seen user to train on; one held out, and twice as many for unseen users.
+    """Generate `config.comparisons` per seen user to train on, and held-out ones for seen and unseen users.
 
-    Held out are more where there are few users, and none for some where there are very many.
+    Each seen user has one held-out comparison and each unseen user two, more if there are few users; if there are very
+    many, some users have none.
+
+    Raises:
+        PrlhfError: `config.source` is given.
     """
     refuse_source(config)
     count, comparisons = config.users or USERS, config.comparisons or COMPARISONS
     tastes = draw_tastes(count, random.Random(f"{config.seed}-demo-crowd-users"))
-    texts = tell(tastes, config.reveal, random.Random(f"{config.seed}-demo-crowd-texts"))
+    texts = describe_partly(tastes, config.reveal, random.Random(f"{config.seed}-demo-crowd-texts"))
     unseen = _draw_unseen(list(tastes), config.unseen_fraction, config.seed)
     rng, known = random.Random(f"{config.seed}-demo-crowd-rows"), set[str]()
 
@@ -77,20 +81,20 @@ def load(config: PrepConfig, progress: Progress) -> LoadedData:
 
 
 def draw_tastes(users: int, rng: random.Random) -> dict[str, Taste]:
-    """A taste for every user `1`..`users`, drawn from the mixture."""
+    """Draw a taste from the mixture for each of the users `1` to `users`."""
     drawn = rng.choices(list(TASTES), weights=list(TASTES.values()), k=users)
     return {str(number): taste for number, taste in enumerate(drawn, start=1)}
 
 
-def tell(tastes: Mapping[str, Taste], dimensions: int, rng: random.Random) -> dict[str, str]:
-    """A line about every user that tells that many `dimensions` of the taste; none is no text."""
-    told = {user: rng.sample(DIMENSIONS, dimensions) for user in tastes}
-    parts = {user: [describe(taste.only(d)) for d in DIMENSIONS if d in told[user]] for user, taste in tastes.items()}
+def describe_partly(tastes: Mapping[str, Taste], dimensions: int, rng: random.Random) -> dict[str, str]:
+    """Return a line about each user with that many `dimensions` of the taste; "" for none."""
+    given = {user: rng.sample(DIMENSIONS, dimensions) for user in tastes}
+    parts = {user: [describe(taste.only(d)) for d in DIMENSIONS if d in given[user]] for user, taste in tastes.items()}
     return {user: " ".join(words) + "\n" if words else "" for user, words in parts.items()}
 
 
 def _comparison(row_id: str, post: Post, user: str, taste: Taste, text: str, noise: float, rng: random.Random) -> Row:
-    """A choice by one dimension of the taste, drawn at random; with probability `noise` it is turned around."""
+    """A choice by a random dimension of the taste; with probability `noise` it is swapped."""
     dimension = rng.choice(DIMENSIONS)
     chosen, rejected = contrast(post, taste.only(dimension), FEWEST, rng)
     if rng.random() < noise:

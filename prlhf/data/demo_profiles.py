@@ -1,7 +1,7 @@
-"""Section 5.2 in miniature: six users of the made-up forum, one for each pole of the three dimensions of taste.
+"""Section 5.2 in miniature: six users of the synthetic forum, one for each pole of the three dimensions of taste.
 
-As with P-SOUPS, a user compares summaries that differ in the user's own dimension only, and a profile's words
-(`keep it very short.`) are known but not told to the model. All six are asked about the same held-out posts.
+As in P-SOUPS, a user compares summaries that differ in the user's own dimension only, and the profile in words
+(`keep it very short.`) is known but hidden from the model. All six users compare the same held-out posts.
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ COMPARISONS, EVAL_POSTS = 300, 100
 
 @data_set("demo-profiles", uses="comparisons", defaults={"comparisons": COMPARISONS}, bundled_base=True)
 def load(config: PrepConfig, progress: Progress) -> LoadedData:
-    """`config.comparisons` fresh posts per profile to train on; 100 more, each compared by every profile, held out."""
+    """Generate `config.comparisons` new posts per profile to train on, and 100 held-out posts that all compare.
+
+    Raises:
+        PrlhfError: `config.source` is given.
+    """
     refuse_source(config)
     comparisons = config.comparisons or COMPARISONS
     rng, held_out_rng = (random.Random(f"{config.seed}-demo-profiles-{part}") for part in ("train", "eval"))
@@ -52,15 +56,15 @@ def load(config: PrepConfig, progress: Progress) -> LoadedData:
 
 
 def _comparison(row_id: str, post: Post, profile: str, rng: random.Random) -> Row:
-    """A choice by the profile's own dimension."""
+    """A choice by the dimension of the profile."""
     chosen, rejected = contrast(post, PROFILES[profile], MIN_FACTS, rng)
     return Row(row_id, post.prompt, chosen, rejected, profile)
 
 
 def contrast(post: Post, taste: Taste, fewest: int, rng: random.Random) -> tuple[str, str]:
-    """(chosen, rejected): two summaries of `fewest` facts or more that differ in the taste's one dimension alone.
+    """Return (chosen, rejected), summaries of at least `fewest` facts that differ only in the one dimension of `taste`.
 
-    By length the shorter is the longer's beginning; else both state the same facts.
+    If the dimension is length, the longer summary starts with the shorter one; otherwise both state the same facts.
     """
     style = draw_style(rng)
     if taste.length:

@@ -1,4 +1,4 @@
-"""Ids as files have them, to text: numbers that a spreadsheet or pandas has turned, and ids that look alike."""
+"""Ids as text: numbers that a spreadsheet or pandas changed, ids that look alike, and ids shared by several users."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 from prlhf.data.rows import Malformed, Row, kind, text
 from prlhf.dataset import GENERIC
 
-GROUPS = ("all", "seen", "unseen")  # what `generate --users` takes besides ids
-EXACT = 2**53  # from here on two whole numbers can be the same float
-NOTHING = {"nan", "none", "null", "<na>", "n/a", "nat"}  # what CSV files say where there is nothing
+GROUPS = ("all", "seen", "unseen")  # values of `generate --users` besides ids
+EXACT = 2**53  # from here on, two whole numbers can be the same float
+NOTHING = {"nan", "none", "null", "<na>", "n/a", "nat"}  # texts that mark a missing value in CSV files
 
 NAMED = "several users share the id, so the row is named ID/USER"
 
@@ -22,10 +22,12 @@ _WHOLE = re.compile(r"[+-]?\d+\.0+")
 
 
 def identifier(value: Any, name: str, cell: bool = False) -> str:
-    """An id: text, or a whole number, which becomes its digits: 12 and 12.0, as pandas writes 12 beside a missing one.
+    """Return an id as text. Whole numbers become their digits, also 12.0, as pandas writes 12 in a column with gaps.
 
-    `cell`: the value stood in a CSV file, where numbers are text: there `12.0` is 12 too, and `nan` is nothing.
-    Raises Malformed for booleans, NaN, fractions and numbers that are not exact.
+    `cell`: the value is a cell of a CSV file, where numbers are text: `12.0` becomes 12, and `nan` is a missing value.
+
+    Raises:
+        Malformed: the value is a boolean, NaN, a fraction, a number that is not exact, blank or missing.
     """
     if isinstance(value, Integral) and not isinstance(value, bool):
         return _digits(int(value))
@@ -35,20 +37,24 @@ def identifier(value: Any, name: str, cell: bool = False) -> str:
     if cell and _WHOLE.fullmatch(found.strip()):
         return found.strip().partition(".")[0]
     if cell and found.strip().lower() in NOTHING:
-        raise Malformed(f"'{name}' is '{found}': there is none")
+        raise Malformed(f"'{name}' is missing: the cell holds '{found}'")
     return found
 
 
 def user_identifier(value: Any, name: str, cell: bool = False) -> str:
-    """The id of a user, which cannot be the generic user's name."""
+    """Return the id of a user as text.
+
+    Raises:
+        Malformed: the value is not an id, or is the id of the generic user.
+    """
     found = identifier(value, name, cell)
     if found == GENERIC:
-        raise Malformed(f"'{name}' is '{GENERIC}', the name kept for the user of index 0")
+        raise Malformed(f"'{name}' is '{GENERIC}', which is reserved for the user of index 0")
     return found
 
 
 def look_alikes(users: Iterable[str]) -> list[str]:
-    """A warning for each kind of ids that a reader, or `--users`, would take for one another."""
+    """Return warnings about user ids that are easily confused, or that `generate --users` cannot name."""
     ids = list(dict.fromkeys(users))
     twins: dict[str, list[str]] = {_folded(GENERIC): [GENERIC]}
     for user in ids:
@@ -57,12 +63,12 @@ def look_alikes(users: Iterable[str]) -> list[str]:
     lines = []
     if alike:
         lines.append(
-            f"{len(alike)} pairs of user ids differ only in blanks, case or Unicode form and count as different "
-            f"users: {_some(alike)}"
+            f"{len(alike)} pairs of user ids differ only in blanks, case or Unicode form, and are different users: "
+            f"{_some(alike)}"
         )
     if unnamed := [repr(user) for user in ids if user in GROUPS or user != user.strip()]:
         lines.append(
-            f"{len(unnamed)} users cannot be named in `generate --users` (outer blanks, or the name of a group): "
+            f"{len(unnamed)} users cannot be named in `generate --users` (blanks at an end, or the name of a group): "
             f"{_some(unnamed)}"
         )
     return lines
@@ -94,7 +100,11 @@ def _some(names: list[str]) -> str:
 
 
 def own_ids(rows: Sequence[Row]) -> tuple[list[Row], int]:
-    """The rows, those whose id names an item that several users rated with ids of their own, `q1/ann`; and how many."""
+    """Give rows whose id is shared by several users an id of their own, such as `q1/ann`.
+
+    Returns:
+        All rows, and the number of rows whose id was changed.
+    """
     users: dict[str, set[str]] = {}
     for row in rows:
         users.setdefault(row.id, set()).add(row.user_id)

@@ -1,7 +1,7 @@
-"""Prompts and responses as files have them, to text or to lists of {role, content} messages.
+"""Prompts and responses of files, as text or as lists of {role, content} messages.
 
-Read are also ShareGPT's `from` and `value`, content in parts, lists written as JSON text, and a response or prompt that
-is text where the other is messages. What cannot be read without a guess raises Malformed.
+These forms are also read: ShareGPT's `from` and `value`, content in parts, lists written as JSON text, and text for a
+prompt or a response if the others are messages. A value that can only be guessed raises Malformed.
 """
 
 from __future__ import annotations
@@ -27,11 +27,15 @@ ROLES = {
 
 
 def text_or_messages(value: Any, name: str) -> Text:
-    """Text, or a list of messages, of which `role` and `content` are kept. Empty system messages are left out."""
+    """Return `value` as text or as a list of {role, content} messages, without empty system messages.
+
+    Raises:
+        Malformed: it is neither, or empty.
+    """
     if isinstance(value, str):
         value = _listed(value, name)
     if isinstance(value, Mapping) and {"role", "content"} <= set(value):
-        value = [value]  # one message, not in a list
+        value = [value]  # a single message without a list
     if not isinstance(value, list):
         return text(value, name)
     found = [message for one in value if (message := _message(mapping(one, f"a message of '{name}'"), name))]
@@ -41,7 +45,11 @@ def text_or_messages(value: Any, name: str) -> Text:
 
 
 def one_format(prompt: Text, chosen: Text, rejected: Text) -> tuple[Text, Text, Text]:
-    """All three as text or all as messages: text beside messages is the user's, or the assistant's, one message."""
+    """Return all three as text or all as messages; text next to messages becomes one message.
+
+    Raises:
+        Malformed: one response is text and the other is messages.
+    """
     responses = (chosen, rejected)
     mixed = isinstance(chosen, str) != isinstance(rejected, str)
     if mixed:
@@ -57,9 +65,16 @@ def one_format(prompt: Text, chosen: Text, rejected: Text) -> tuple[Text, Text, 
 def one_answer_each(
     prompt: list[Message], chosen: list[Message], rejected: list[Message]
 ) -> tuple[list[Message], list[Message], list[Message], list[str]]:
-    """(prompt, chosen, rejected, what was moved), each response one message of the assistant's.
+    """Reduce each response to one message of the assistant.
 
-    A prompt that both responses repeat is taken off (REPEATED), turns that both share move into the prompt (SHARED).
+    A prompt that both responses repeat is removed from them (REPEATED). Turns that both responses share are moved into
+    the prompt (SHARED).
+
+    Returns:
+        The prompt, the chosen and the rejected response, and which of REPEATED and SHARED were done.
+
+    Raises:
+        Malformed: a response holds more than one message that the other does not have.
     """
     moved = []
     heads = [_head(prompt, response) for response in (chosen, rejected)]
@@ -80,7 +95,7 @@ def one_answer_each(
 
 
 def without_repeated_text(prompt: str, chosen: str, rejected: str) -> tuple[str, str] | None:
-    """The responses without the prompt that both begin with; None where they do not, or hold nothing else."""
+    """Return both responses without the prompt; None if they do not both begin with it, or hold nothing else."""
     for start in (prompt, prompt.rstrip()):
         if chosen.startswith(start) and rejected.startswith(start):
             rest = chosen[len(start) :], rejected[len(start) :]
@@ -93,7 +108,7 @@ def _as_messages(role: str, value: Text) -> list[Message]:
 
 
 def _head(prompt: list[Message], response: list[Message]) -> list[Message] | None:
-    """What `response` begins with, where that is the prompt, with or without its system message."""
+    """The prompt as `response` begins with it, with or without its system message; None if it does not."""
     length = _length(prompt, response)
     if not length:
         return None
@@ -102,7 +117,7 @@ def _head(prompt: list[Message], response: list[Message]) -> list[Message] | Non
 
 
 def _length(prompt: list[Message], response: list[Message]) -> int:
-    """How many messages of `response` are the prompt; 0 where it does not begin with it."""
+    """The number of messages at the start of `response` that are the prompt; 0 if it does not begin with it."""
     bare, own = (_unsystemed(messages) for messages in (prompt, response))
     if not bare or own[: len(bare)] != bare:
         return 0
@@ -117,7 +132,7 @@ def _unsystemed(messages: list[Message]) -> list[Message]:
 
 
 def _shared(chosen: Sequence[Message], rejected: Sequence[Message]) -> int:
-    """How many turns both begin with, up to the last user's turn that leaves an answer to each."""
+    """The number of turns that both share, up to the last turn of the user that leaves an answer in each."""
     most = min(len(chosen), len(rejected)) - 1
     alike = next((n for n in range(most) if chosen[n] != rejected[n]), most)
     return next((n for n in range(alike, 0, -1) if chosen[n - 1]["role"] == "user"), 0)
@@ -130,19 +145,19 @@ def _check_one_answer(name: str, response: list[Message]) -> None:
         raise Malformed(f"'{name}' begins with a turn of the {response[0]['role']}, not of the assistant")
     if len(response) > 1:
         raise Malformed(
-            f"'{name}' holds {len(response)} turns that are not in both responses, and only one answer is compared",
+            f"'{name}' holds {len(response)} turns that are not in both responses, but only one answer is compared",
             "put the turns before the answer into the prompt",
         )
 
 
 def _message(message: Mapping[str, Any], name: str) -> Message | None:
-    """{role, content}; None for an empty system message."""
+    """The message as {role, content}; None for an empty system message."""
     shared_gpt = "from" in message and "role" not in message
     role_key, content_key = ("from", "value") if shared_gpt else ("role", "content")
     said = text(column(message, role_key), f"{name}.{role_key}")
     role = ROLES.get(said.strip().lower())
     if role is None:
-        raise Malformed(f"'{name}' has a turn of the role '{said}', which is not user, assistant or system")
+        raise Malformed(f"'{name}' has a turn with the role '{said}', which is not user, assistant or system")
     content = column(message, content_key)
     if isinstance(content, list):
         content = _joined(content, f"{name}.{content_key}")
@@ -154,7 +169,7 @@ def _message(message: Mapping[str, Any], name: str) -> Message | None:
 
 
 def _joined(parts: list[Any], name: str) -> str:
-    """The text of content that is given in parts, as servers take it."""
+    """The text of content that is a list of parts, as in requests to servers."""
     texts = []
     for part in parts:
         if isinstance(part, str):
@@ -162,13 +177,13 @@ def _joined(parts: list[Any], name: str) -> str:
             continue
         one = mapping(part, f"a part of '{name}'")
         if one.get("type", "text") != "text" or not isinstance(one.get("text"), str):
-            raise Malformed(f"'{name}' has a part of the type {one.get('type')!r}: only text is read")
+            raise Malformed(f"'{name}' has a part of type {one.get('type')!r}: only text is read")
         texts.append(one["text"])
     return "".join(texts)
 
 
 def _listed(value: str, name: str) -> Any:
-    """A list of messages that was written as text, as CSV files have it; other text as it is."""
+    """Parse a list of messages that was written as text, as in CSV files; other text is returned unchanged."""
     if not _LISTED.match(value):
         return value
     for read in (json.loads, ast.literal_eval):
@@ -193,16 +208,16 @@ def _is_messages(value: Any) -> bool:
 
 @dataclass
 class Changed:
-    """How many rows were changed, by what was done, and what a reader should know besides."""
+    """The number of changed rows by the kind of change, and warnings."""
 
     counts: Counter[str] = field(default_factory=Counter)
     warnings: list[str] = field(default_factory=list)
 
 
 def take_off_prompts(parts: Mapping[str, Sequence[Row]]) -> tuple[dict[str, list[Row]], Changed]:
-    """Rows of text without the prompt that both responses repeat, where most rows have that.
+    """Remove the prompt from text responses that both repeat it, if most rows do.
 
-    A few such rows are an accident ("Hello" answered by "Hello!"), and are kept as they are, with a warning.
+    If only a few rows do, it is a coincidence ("Hello" answered by "Hello!"); they are kept, with a warning.
     """
     changed = Changed()
     found = {part: [_shorter(row) for row in rows] for part, rows in parts.items()}

@@ -1,4 +1,4 @@
-"""What the data in a folder were made of, against what is asked for: neither used nor replaced in silence."""
+"""Compare the settings that made the data in a folder with those asked for, before they are used or replaced."""
 
 from __future__ import annotations
 
@@ -13,19 +13,26 @@ from prlhf.errors import PrlhfError
 from prlhf.extensions import DATA_SETS
 from prlhf.source.files import local_path
 
-FLAGS = {"text": "--preference-text", "bad_rows": "--skip-bad"}  # of `prlhf prep`, where a key's own name is not it
+FLAGS = {"text": "--preference-text", "bad_rows": "--skip-bad"}  # options of `prep` not named after their key
 
 
 def refuse_other_options(folder: Path, config: PrepConfig, hint: str) -> None:
-    """Raise PrlhfError where the data in `folder` are not what `config` would make of its data set."""
+    """Check that the data in `folder` were prepared with the settings of `config`.
+
+    Raises:
+        PrlhfError: they were not, or the manifest is damaged; `hint` says what to do.
+    """
     if difference := _difference(folder, config):
         raise _other(folder, *difference, hint)
 
 
 def refuse_to_replace(config: PrepConfig) -> None:
-    """A default folder keeps the data of another source, and those made with other options; raises PrlhfError.
+    """Check that a default folder does not hold data of another source or of other settings.
 
-    What is damaged may be made again.
+    Damaged data may be replaced.
+
+    Raises:
+        PrlhfError: it does.
     """
     folder = config.folder
     if config.out is not None or not is_prepared(folder):
@@ -41,14 +48,14 @@ def refuse_to_replace(config: PrepConfig) -> None:
 
 
 def choices(folder: Path, config: PrepConfig, option: str) -> str:
-    """What to type where `folder` has data made with other options. `option`: how the command names a data set."""
+    """Return the hint for a folder with data of other settings. `option`: the text before the name of a data set."""
     beside, there = _beside(folder, config)
     again = "" if there else f"run `{_command(config, beside)}` and "
     return f"{again}add {option}{beside}, or add {option}{folder} to use it as it is"
 
 
 def _difference(folder: Path, config: PrepConfig) -> tuple[str, Any, Any] | None:
-    """The first setting that differs: its key, its value there and the one that is wanted."""
+    """The first setting that differs: its key, its value in the folder, and the wanted value."""
     there = read_manifest(folder)
     options = there.get("options")
     made = {
@@ -60,14 +67,14 @@ def _difference(folder: Path, config: PrepConfig) -> tuple[str, Any, Any] | None
         made, config = made | {"source": _source_of(there)}, config.model_copy(update={"source": _source(config)})
     for key, value in _asked(config, made):
         before = made.get(key, PrepConfig.model_fields[key].default)
-        a_path = key == "dataset" and value not in DATA_SETS  # which may be written in another way
+        a_path = key == "dataset" and value not in DATA_SETS  # the same path can be written in several ways
         if before != value and not (a_path and _named(str(before)) == _named(value)):
             return key, before, value
     return None
 
 
 def _asked(config: PrepConfig, made: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Keys and the values that `config` has for them, of all that made the data there or are given now."""
+    """The keys in `made` and the keys given in `config`, each with its value in `config`."""
     defaults = DATA_SETS[config.dataset].defaults if config.dataset in DATA_SETS else {}
     for key in dict.fromkeys([*made, *config.given()]):
         if key in PrepConfig.model_fields and key not in ("out", *({"source"} - made.keys())):
@@ -80,7 +87,7 @@ def _other(folder: Path, key: str, before: Any, now: Any, hint: str) -> PrlhfErr
 
 
 def _source(config: PrepConfig) -> str:
-    """What `config` reads: a file or a folder in full, or the name of a data set."""
+    """The source of `config`: the full path of a file or folder, or the name of a data set."""
     return _named(config.source or config.dataset)
 
 
@@ -96,7 +103,7 @@ def _named(source: str) -> str:
 
 
 def _beside(folder: Path, config: PrepConfig) -> tuple[Path, bool]:
-    """A folder beside `folder` for what `config` makes, and whether it is there already."""
+    """A folder for the data of `config` next to `folder`, and whether it already exists."""
     number = 2
     while (beside := folder.with_name(f"{folder.name}-{number}")).exists():
         if is_prepared(beside) and _difference(beside, config) is None:
@@ -106,7 +113,7 @@ def _beside(folder: Path, config: PrepConfig) -> tuple[Path, bool]:
 
 
 def _command(config: PrepConfig, out: Path) -> str:
-    """The `prlhf prep` that makes what `config` says in `out`."""
+    """The command `prlhf prep` that prepares the data of `config` in `out`."""
     words = ["prlhf", "prep", config.dataset]
     for key, value in config.given().items():
         if key in FLAGS:

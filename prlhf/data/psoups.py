@@ -1,7 +1,7 @@
-"""P-SOUPS (section 5.2): what six simulated profiles prefer, from the zip of github.com/joeljang/RLPHF.
+"""P-SOUPS (section 5.2): comparisons of six simulated profiles, from the zip of github.com/joeljang/RLPHF.
 
-Raw instructions end in the profile's preference prompt. It is taken off and kept as what the user truly prefers,
-which a policy is to learn from the comparisons alone. A prompt is held out of every user's training or of none's.
+Raw instructions end in the profile's preference prompt. It is removed and kept as the user's true preference, which a
+policy has to learn from the comparisons alone. A held-out prompt is held out for all users.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from prlhf.progress import Progress
 from prlhf.source.files import file_rows
 from prlhf.source.formats import Raw, RawRows
 
-# The users, in the order of their indices, each with a word that its preference prompt alone holds.
+# The users in the order of their indices, each with a word that only its preference prompt contains.
 PROFILES = {
     "P1A": "elementary",
     "P1B": "PhD",
@@ -44,7 +44,7 @@ PROFILES = {
     "P3A": "witty",
     "P3B": "unfriendly",
 }
-OPENING = "Generate a response"  # of every preference prompt
+OPENING = "Generate a response"  # the start of every preference prompt
 PROMPTS = "koala_eval_50.json"
 ZIP = "https://storage.googleapis.com/personalized-soups/data.zip"
 LAYOUT = f"rm_training/P1A.json ... P3B.json and {PROMPTS}"
@@ -52,7 +52,11 @@ LAYOUT = f"rm_training/P1A.json ... P3B.json and {PROMPTS}"
 
 @data_set("psoups", uses="bad_rows eval_fraction text")
 def load(config: PrepConfig, progress: Progress) -> LoadedData:
-    """Read the P-SOUPS comparisons: six users, who each prefer one ending of a prompt."""
+    """Read the P-SOUPS comparisons of six users, each with a preference prompt of its own.
+
+    Raises:
+        PrlhfError: the data cannot be read, a row is refused, or no comparison is left.
+    """
     folder = _folder(config.source)
     prompts = read_koala_prompts(folder / PROMPTS)
     drops = DropCounts(EQUAL, REPEAT)
@@ -68,7 +72,7 @@ def load(config: PrepConfig, progress: Progress) -> LoadedData:
         convert = _converter(profile, preference, preference if config.text else "")
         found = reader.read(profile, RawRows(len(raw), raw), convert)
         if not found:
-            raise PrlhfError(f"no comparison is left of {file}, of {len(raw)} read", "check the file")
+            raise PrlhfError(f"no comparison is left in {file}, of {len(raw)} read", "check the file")
         parts.append(found)
     train, held_out = split_by_prompt(take_turns(parts), config.eval_fraction, config.seed)
     trained = {row.user_id for row in train}
@@ -87,10 +91,12 @@ def load(config: PrepConfig, progress: Progress) -> LoadedData:
 
 
 def find_preference(instructions: Sequence[str], word: str, file: Path) -> str:
-    """The commonest ending, from `OPENING` on, that says `word`; "" where there is no instruction at all.
+    """Return the most frequent ending, from `OPENING` on, that contains `word`; "" if there are no instructions.
 
-    Read off the file rather than known by heart, so that a comma more or less does no harm, and not as what all
-    rows end in, so that a stray row does none either.
+    It is read from the file, so that small differences do not matter, and it need not be in every row.
+
+    Raises:
+        PrlhfError: no instruction has such an ending.
     """
     endings = (
         instruction[instruction.rfind(OPENING) :].strip() for instruction in instructions if OPENING in instruction
@@ -99,24 +105,28 @@ def find_preference(instructions: Sequence[str], word: str, file: Path) -> str:
     if instructions and not counts:
         raise PrlhfError(
             f"no 'user_input' of {file} ends in its preference prompt ('{OPENING} ... {word} ...')",
-            "check that it is the file of this profile, as unzipped",
+            "check that it is the unzipped file of this profile",
         )
     return counts.most_common(1)[0][0] if counts else ""
 
 
 def without(instruction: str, preference: str) -> str:
-    """The instruction itself, wherever the preference prompt stands in it."""
+    """Return the instruction without the preference prompt, wherever that is."""
     before, _, after = instruction.rpartition(preference)
     return f"{before.rstrip()} {after.lstrip()}".strip()
 
 
 def take_turns(parts: Sequence[Sequence[Row]]) -> list[Row]:
-    """The users' rows in turn, so that the first held-out ones (train's `eval_limit`) are of all of them."""
+    """Return the users' rows in turn, so that the first held-out rows (`eval_limit` of train) are from all users."""
     return [row for turn in zip_longest(*parts) for row in turn if row]
 
 
 def read_koala_prompts(path: Path) -> list[Text]:
-    """The 50 Koala prompts that the paper evaluates on."""
+    """Read the 50 Koala prompts of the paper's evaluation.
+
+    Raises:
+        PrlhfError: the file cannot be read, or a prompt is missing.
+    """
     found: list[Text] = []
     for raw in file_rows([path]).rows:
         try:
@@ -131,7 +141,7 @@ def read_koala_prompts(path: Path) -> list[Text]:
 
 
 def _folder(source: str | None) -> Path:
-    """The unzipped folder, with every file there."""
+    """The unzipped folder, after a check that no file is missing."""
     if source is None:
         raise PrlhfError(
             f"psoups is not on the hub: it is a zip, {ZIP} (see github.com/joeljang/RLPHF)",
@@ -152,7 +162,7 @@ def _profile_file(folder: Path, profile: str) -> Path:
 
 
 def _instructions(rows: list[Raw]) -> list[str]:
-    """`user_input` of the rows that have one; the others are the intake's to refuse."""
+    """`user_input` of the rows that have one; RowReader refuses the others."""
     values = (row.value.get("user_input") for row in rows if isinstance(row.value, dict))
     return [value for value in values if isinstance(value, str)]
 
@@ -164,8 +174,8 @@ def _converter(profile: str, preference: str, user_text: str) -> Convert:
         row = mapping(value)
         instruction = without(text(column(row, "user_input"), "user_input"), preference)
         if not instruction:
-            raise Malformed("'user_input' is nothing but the preference prompt")
-        # Stripped because most chat templates do so: what differs in blanks alone would be no comparison.
+            raise Malformed("'user_input' holds only the preference prompt")
+        # Stripped as in most chat templates: texts that differ in outer blanks only are equal.
         chosen, rejected = (text(column(row, name), name).strip() for name in ("completion_a", "completion_b"))
         if chosen == rejected:
             raise Dropped(EQUAL)
@@ -190,11 +200,11 @@ def _said(role: str, content: str) -> list[Message]:
 
 def _warnings(train: list[Row], prompts: list[Text], unmarked: dict[str, int]) -> list[str]:
     lines = [
-        f"{count} rows of {profile} do not hold its preference prompt: their instructions are kept as they are"
+        f"{count} rows of {profile} lack its preference prompt: their instructions are kept as they are"
         for profile, count in unmarked.items()
         if count
     ]
     asked = {prompt_id(row.prompt) for row in train}
     if shared := sum(prompt_id(prompt) in asked for prompt in prompts):
-        lines.append(f"{shared} of the {len(prompts)} prompts of {PROMPTS} also stand in training")
+        lines.append(f"{shared} of the {len(prompts)} prompts of {PROMPTS} are also in training")
     return lines

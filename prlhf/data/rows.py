@@ -1,7 +1,7 @@
-"""One comparison on its way from a raw file to the prepared data set, and the checks every raw value passes.
+"""Comparisons between a raw file and the prepared data set, and the checks of raw values.
 
-A check that fails raises `Malformed` with what is wrong. `RowReader` adds where the row stands, and either refuses the
-data or drops and counts the row; `DropCounts` accounts for every row that was dropped.
+A check that fails raises `Malformed`. `RowReader` adds the location of the row, and either refuses the data or drops
+the row; `DropCounts` counts every dropped row.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from prlhf.source.formats import Raw, RawRows
 
 @dataclass(frozen=True)
 class Row:
-    """A well-formed comparison by one user, not yet indexed."""
+    """A well-formed comparison by one user, without a user index."""
 
     id: str
     prompt: Text
@@ -31,23 +31,23 @@ class Row:
 
 @dataclass(frozen=True)
 class LoadedData:
-    """What an adapter hands to `prepare`. `order`: the training users, in the order they are indexed."""
+    """The result of reading a data set. `order`: the training users in the order of their indices."""
 
     train: list[Row]
     eval: list[Row]
     order: list[str]
     source: str
-    options: dict[str, Any]  # the settings this adapter heeds
-    counts: dict[str, Any]  # `DropCounts.report()`: rows read, and what each filter took
+    options: dict[str, Any]  # the settings that were used
+    counts: dict[str, Any]  # `DropCounts.report()`: rows read and dropped
     notes: dict[str, Any] = field(default_factory=dict)  # further keys of the manifest
     warnings: list[str] = field(default_factory=list)
-    preferences: dict[str, str] = field(default_factory=dict)  # user id -> true preference in words, where known
-    prompts: list[Text] = field(default_factory=list)  # of the data set's own, to generate from
+    preferences: dict[str, str] = field(default_factory=dict)  # user id -> true preference in words, if known
+    prompts: list[Text] = field(default_factory=list)  # the data set's own prompts to generate from
     judging: list[dict[str, Any]] = field(default_factory=list)  # (prompt, user) pairs to judge, with material
 
 
 class Malformed(Exception):
-    """What is wrong with a row, and what to do about it."""
+    """A row that is wrong. The text says why; `hint` says what to do."""
 
     def __init__(self, why: str, hint: str = "fix the row") -> None:
         super().__init__(why)
@@ -55,43 +55,59 @@ class Malformed(Exception):
 
 
 class Dropped(Exception):
-    """A well-formed row that a filter takes out; the text is the filter's name."""
+    """A well-formed row that a filter drops; the text is the name of the filter."""
 
 
 def mapping(value: Any, name: str = "the row") -> Mapping[str, Any]:
-    """`value` if it is a mapping; raises Malformed if it is not."""
+    """Return `value` as a mapping.
+
+    Raises:
+        Malformed: it is not a mapping.
+    """
     if not isinstance(value, Mapping):
         raise Malformed(f"{name} is {kind(value)}, not a mapping")
     return value
 
 
 def column(row: Mapping[str, Any], name: str, hint: str = "fix the row") -> Any:
-    """The value under `name`, which may be null but must be there."""
+    """Return the value of the column `name`, which may be null.
+
+    Raises:
+        Malformed: there is no such column.
+    """
     if name in row:
         return row[name]
     raise Malformed(f"column '{name}' is missing ({nearest(name, [str(key) for key in row])})", hint)
 
 
 def text(value: Any, name: str) -> str:
-    """A string with at least one character that is no whitespace; returned as it is."""
+    """Return `value` as text that is not blank.
+
+    Raises:
+        Malformed: it is not text, or blank.
+    """
     if not any_text(value, name).strip():
         raise Malformed(f"'{name}' is empty")
     return str(value)
 
 
 def any_text(value: Any, name: str) -> str:
-    """A string, empty or not."""
+    """Return `value` as text, which may be empty.
+
+    Raises:
+        Malformed: it is not text.
+    """
     if not isinstance(value, str):
         raise Malformed(f"'{name}' is {kind(value)}, not text")
     try:
         value.encode()
-    except UnicodeEncodeError as error:  # JSON can say "\ud800", which no file can hold
-        raise Malformed(f"'{name}' holds half a surrogate pair, which is no Unicode text") from error
+    except UnicodeEncodeError as error:  # JSON can write "\ud800", which cannot be encoded
+        raise Malformed(f"'{name}' holds half a surrogate pair, which is not Unicode text") from error
     return value
 
 
 def kind(value: Any) -> str:
-    """A value's type in words a reader of JSON knows."""
+    """Return the type of a value in the words of JSON, for messages."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -108,26 +124,26 @@ def kind(value: Any) -> str:
 
 
 MALFORMED, REPEAT, EQUAL = "malformed", "repeat", "equal pair"
-NOT_AN_ID = "fix the row, or leave such a column out with --column id=none"
-EXAMPLES = 20  # malformed rows named one by one in the manifest
-PER_ADVANCE = 256  # rows per step of the bar: drawing it costs more than reading a row
+NOT_AN_ID = "fix the row, or ignore the column with --column id=none"
+EXAMPLES = 20  # malformed rows that the manifest lists
+PER_ADVANCE = 256  # rows per step of the bar, because drawing it takes longer than reading a row
 
-Convert = Callable[[Any, int], Row]  # (raw value, its number from 1) -> Row, or raises Malformed or Dropped
+Convert = Callable[[Any, int], Row]  # (raw value, its number from 1) -> Row; raises Malformed or Dropped
 
 
 class Identified(Protocol):
-    """What a reader reads: rows, and what rows are made of if a data set keeps that in separate files."""
+    """An item of a file: a row, or a part of rows if a data set keeps that in a file of its own."""
 
     @property
     def id(self) -> str:
-        """The id, unique within a part."""
+        """The id, unique within a part of the data."""
 
 
 T = TypeVar("T", bound=Identified)
 
 
 class DropCounts:
-    """Rows read and dropped, per part of the data (`train`, `eval`, ...) and per filter, in the filters' order."""
+    """Numbers of rows read and dropped, per part of the data (`train`, `eval`, …) and per filter, in their order."""
 
     def __init__(self, *filters: str) -> None:
         self.filters = (MALFORMED, *filters)
@@ -136,7 +152,11 @@ class DropCounts:
         self._dropped: Counter[tuple[str, str]] = Counter()
 
     def drop(self, part: str, reason: str, count: int = 1) -> None:
-        """Count `count` rows of `part` as dropped for `reason`, one of `filters`."""
+        """Count `count` rows of `part` as dropped for `reason`.
+
+        Raises:
+            KeyError: `reason` is not one of `filters`.
+        """
         if reason not in self.filters:
             raise KeyError(reason)
         self._dropped[part, reason] += count
@@ -148,11 +168,11 @@ class DropCounts:
             self.examples.append(line)
 
     def by_reason(self) -> dict[str, int]:
-        """Dropped rows of all parts, by reason."""
+        """Return the number of dropped rows of all parts, by reason."""
         return {reason: sum(self._dropped[part, reason] for part in self.read) for reason in self.filters}
 
     def report(self) -> dict[str, Any]:
-        """The manifest's account: `read`, `dropped` by reason, and per filter the rows before and after it."""
+        """Return the numbers for the manifest: `read`, `dropped`, and the rows before and after each filter."""
         left = dict(self.read)
         filters = []
         for reason in self.filters:
@@ -163,14 +183,14 @@ class DropCounts:
         return account | ({"malformed": self.examples} if self.examples else {})
 
     def in_words(self) -> str:
-        """`3 read, 2 malformed, 1 repeat; the first: FILE:1: …`, for the message when nothing is left."""
+        """Return `3 read, 2 malformed, 1 repeat; the first: FILE:1: …`, for the message that no row is left."""
         why = ", ".join(f"{count} {reason}" for reason, count in self.by_reason().items() if count)
         first = f"; the first: {self.examples[0]}" if self.examples else ""
         return f"{sum(self.read.values())} read" + (f", {why}" if why else "") + first
 
 
 class RowReader:
-    """Reads the parts of one data set. Malformed rows are dropped and counted; `strict` then refuses the part."""
+    """Reads the parts of one data set. Malformed rows are counted; they are then refused (`strict`) or dropped."""
 
     def __init__(self, bad_rows: Literal["strict", "skip"], drops: DropCounts, progress: Progress) -> None:
         self.strict, self.drops, self.progress = bad_rows == "strict", drops, progress
@@ -183,9 +203,17 @@ class RowReader:
         what: str = "comparison",
         key: Callable[[T], Hashable] = lambda row: row.id,
     ) -> list[T]:
-        """The well-formed rows of one part. Keys are unique within it: the same row again is dropped as a repeat.
+        """Read the well-formed rows of one part.
 
-        `what`: a row of this part in words, for messages. `key`: what makes it one of its own.
+        Args:
+            part: the name of the part, such as `train`.
+            source: the raw rows.
+            convert: turns a raw value and its number (from 1) into a row, or raises Malformed or Dropped.
+            what: a row of this part in words, for messages.
+            key: identifies a row within the part. An equal row with the same key is dropped as a repeat.
+
+        Raises:
+            PrlhfError: a row is malformed and `bad_rows` is `strict`, or a file cannot be read.
         """
         kept: dict[Hashable, T] = {}
         refused: list[tuple[str, Malformed]] = []
@@ -229,7 +257,7 @@ class RowReader:
 
 
 def _refusal(refused: Sequence[tuple[str, Malformed]], anything: bool) -> PrlhfError:
-    """The first malformed row, and how many there are. `anything`: whether dropping them would leave a row."""
+    """The error for malformed rows, which names the first. `anything`: whether other rows are left."""
     location, first = refused[0]
     more = f" (the first of {len(refused)} malformed rows)" if len(refused) > 1 else ""
     instead = ", or drop such rows with --skip-bad" if anything else ""
@@ -237,6 +265,10 @@ def _refusal(refused: Sequence[tuple[str, Malformed]], anything: bool) -> PrlhfE
 
 
 def check_left(rows: Sequence[object], drops: DropCounts, source: str) -> None:
-    """Refuse to go on with nothing."""
+    """Check that a row is left.
+
+    Raises:
+        PrlhfError: there is none.
+    """
     if not rows:
-        raise PrlhfError(f"no comparison is left of {source}: {drops.in_words()}", "check the file and the filters")
+        raise PrlhfError(f"no comparison is left in {source}: {drops.in_words()}", "check the file and the filters")

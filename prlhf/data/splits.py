@@ -1,4 +1,4 @@
-"""From rows to the records of a prepared data set: dividing by prompt, and giving every user an index."""
+"""From rows to the comparisons of a prepared data set: the split by prompt, and the users' indices."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from prlhf.dataset import Comparison, User, prompt_id
 
 
 def first_appearance(rows: Iterable[Row]) -> list[str]:
-    """The rows' users, each once, in order of first appearance."""
+    """Return the users of the rows, each once, in order of first appearance."""
     return list(dict.fromkeys(row.user_id for row in rows))
 
 
 def split_by_prompt(rows: Sequence[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
-    """(train, eval) with about `fraction` of the *prompts* in eval: a prompt is never on both sides.
+    """Return (train, eval) with about `fraction` of the *prompts* in eval; no prompt is on both sides.
 
-    At least one prompt goes to eval where a share is asked for and there are two; one always stays in train.
+    If `fraction` is above 0 and there are two prompts, at least one goes to eval; one always stays in train.
     """
     ids = [prompt_id(row.prompt) for row in rows]
     prompts = list(dict.fromkeys(ids))
@@ -32,9 +32,15 @@ def split_by_prompt(rows: Sequence[Row], fraction: float, seed: int) -> tuple[li
 def index_users(
     train: Sequence[Row], held_out: Sequence[Row], order: Sequence[str], preferences: Mapping[str, str] | None = None
 ) -> tuple[list[Comparison], list[Comparison], list[User]]:
-    """Give the users in `order` (those with training rows) the indices 1..m, and every other user index 0.
+    """Give the users in `order`, those with training rows, the indices 1 to m, and every other user the index 0.
 
-    Users unseen in training stand last in the table and share the generic user's index.
+    Users that are unseen in training come last in the table and share the index of the generic user.
+
+    Returns:
+        The comparisons to train on, the held-out ones, and the users.
+
+    Raises:
+        ValueError: `order` does not name every training user once.
     """
     train_counts, eval_counts = (Counter(row.user_id for row in rows) for rows in (train, held_out))
     if sorted(order) != sorted(train_counts):
@@ -57,7 +63,7 @@ def index_users(
 
 
 def text_conflicts(rows: Iterable[Row]) -> int:
-    """How many users come with more than one text about them; rows keep theirs, the users' table the first."""
+    """Count users with more than one text. Rows keep their text, and the table of users has the first one."""
     texts: dict[str, set[str]] = {}
     for row in rows:
         if row.user_text:
@@ -66,7 +72,7 @@ def text_conflicts(rows: Iterable[Row]) -> int:
 
 
 def count_shared_prompts(train: Iterable[Row], held_out: Iterable[Row]) -> int:
-    """How many held-out prompts also stand in training."""
+    """Count held-out prompts that are also in training."""
     return len({prompt_id(row.prompt) for row in held_out} & {prompt_id(row.prompt) for row in train})
 
 

@@ -1,6 +1,6 @@
-"""TL;DR (section 5.1): `openai/summarize_from_feedback`, config `comparisons`, as the paper filters it.
+"""TL;DR (section 5.1): `openai/summarize_from_feedback`, config `comparisons`, filtered as in the paper.
 
-Kept are pairs whose two summaries are by supervised policies and differ, chosen by the most active workers.
+Pairs are kept if their summaries differ, both by supervised policies, and the worker is one of the most active.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from prlhf.source.hub import hub_splits
 
 HUB, HUB_CONFIG = "openai/summarize_from_feedback", "comparisons"
 HUB_REVISION = "refs/convert/parquet"  # the repository itself is a script, which `datasets` no longer runs
-SPLITS = {"train": "train", "eval": "validation"}  # our name -> theirs
+SPLITS = {"train": "train", "eval": "validation"}  # our name -> the hub's
 INSTEAD = "run: prlhf prep tldr --source FOLDER --out data/tldr (FOLDER holds train.jsonl and validation.jsonl)"
 
 POLICY, TOP, TIE = "other policies", "less active workers", "equally long"
@@ -45,7 +45,11 @@ POLICY, TOP, TIE = "other policies", "less active workers", "equally long"
 
 @data_set("tldr", uses="top_users simulate minority bad_rows")
 def load(config: PrepConfig, progress: Progress) -> LoadedData:
-    """Read the TL;DR comparisons, with the workers who made them as users."""
+    """Read the TL;DR comparisons; the users are the workers who made them.
+
+    Raises:
+        PrlhfError: the data cannot be read, a row is refused, or no comparison is left.
+    """
     simulated = config.simulate == "length"
     source, raw = _open(config.source)
     drops = DropCounts(POLICY, EQUAL, TOP, TIE)
@@ -61,7 +65,7 @@ def load(config: PrepConfig, progress: Progress) -> LoadedData:
         notes["simulated"] = {"by": "length", "minority": minority}
         parts = {part: _by_length(part, rows, minority, drops) for part, rows in parts.items()}
         check_left(parts["train"], drops, source)
-        workers = most_active(parts["train"], config.top_users)  # equally long pairs may have cost some theirs
+        workers = most_active(parts["train"], config.top_users)  # some may have had equally long pairs only
     options: dict[str, Any] = {"top_users": config.top_users, "simulate": config.simulate, "bad_rows": config.bad_rows}
     return LoadedData(
         train=parts["train"],
@@ -75,13 +79,17 @@ def load(config: PrepConfig, progress: Progress) -> LoadedData:
 
 
 def most_active(rows: list[Row], top: int) -> list[str]:
-    """The `top` workers with most comparisons, most active first; ties by name, so that order is no accident."""
+    """Return the `top` workers with the most comparisons, most active first, and then by name."""
     counts = Counter(row.user_id for row in rows)
     return sorted(counts, key=lambda worker: (-counts[worker], worker))[:top]
 
 
 def prompt_of(info: Mapping[str, Any]) -> str:
-    """The paper's prompt; news items have an article instead of a post. Null titles and subreddits are left blank."""
+    """Return the paper's prompt. News items have an article instead of a post; null titles and subreddits become blank.
+
+    Raises:
+        Malformed: a value is missing or is not text.
+    """
     body = column(info, "post")
     if body is None:
         body = info.get("article")
@@ -93,7 +101,7 @@ def prompt_of(info: Mapping[str, Any]) -> str:
 
 
 def _open(source: str | None) -> tuple[str, dict[str, RawRows]]:
-    """(what the manifest calls the source, rows per part)."""
+    """The source for the manifest, and the rows of each part."""
     if source is None:
         splits = hub_splits(HUB, INSTEAD, HUB_CONFIG, HUB_REVISION)
         for name in SPLITS.values():
@@ -104,7 +112,7 @@ def _open(source: str | None) -> tuple[str, dict[str, RawRows]]:
 
 
 def _converter(part: str) -> Convert:
-    """Raw rows have no id of their own: the split and the row's number make one."""
+    """Raw rows have no id, so it is made of the part and the number of the row."""
 
     def convert(value: Any, number: int) -> Row:
         row = mapping(value)
@@ -115,7 +123,7 @@ def _converter(part: str) -> Convert:
             raise Malformed(f"'choice' is {choice!r}, not 0 or 1")
         worker = user_identifier(column(row, "worker"), "worker")
         _check_policies(summaries)
-        # Stripped because the prompt already ends in a space: two would be a token no base model has seen there.
+        # Stripped because the prompt ends in a space: base models have rarely seen the token of two spaces.
         texts = [text(column(summary, "text"), "summaries.text").strip() for summary in summaries]
         prompt = prompt_of(info)
         if texts[0] == texts[1]:
@@ -127,12 +135,12 @@ def _converter(part: str) -> Convert:
 
 def _summaries(value: Any) -> list[Mapping[str, Any]]:
     if not isinstance(value, list) or len(value) != 2:
-        raise Malformed("'summaries' is no list of two")
+        raise Malformed("'summaries' is not a list of two")
     return [mapping(summary, "an item of 'summaries'") for summary in value]
 
 
 def _check_policies(summaries: list[Mapping[str, Any]]) -> None:
-    """The paper's filter: both by a supervised policy, none by reinforcement learning or from the news."""
+    """The paper's filter: both are by supervised policies, and neither by reinforcement learning or from the news."""
     policies = [text(column(summary, "policy"), "summaries.policy") for summary in summaries]
     if not all("sup" in policy and "ppo" not in policy and "cnn" not in policy for policy in policies):
         raise Dropped(POLICY)
@@ -146,7 +154,7 @@ def _by_workers(part: str, rows: list[Row], workers: list[str], drops: DropCount
 
 
 def _by_length(part: str, rows: list[Row], minority: list[str], drops: DropCounts) -> list[Row]:
-    """The same pairs, chosen by length instead of by the worker."""
+    """The same pairs, with the choice made by length instead of by the worker."""
     kept = []
     for row in rows:
         preferred = prefer_by_length(str(row.chosen), str(row.rejected), shorter=row.user_id in minority)
@@ -160,18 +168,18 @@ def _by_length(part: str, rows: list[Row], minority: list[str], drops: DropCount
 
 
 def minority_size(users: int, share: float) -> int:
-    """`share` of `users`, rounded, but at least one where anyone is to be in the minority."""
+    """Return `share` of `users`, rounded, but at least 1 if `share` is above 0."""
     return max(1, round(share * users)) if share > 0 and users else 0
 
 
 def choose_minority(users: Sequence[str], share: float, seed: int) -> list[str]:
-    """The users who prefer the shorter text, drawn by `seed`, in the order of `users`."""
+    """Draw the users who prefer the shorter text with `seed`; returns them in the order of `users`."""
     drawn = set(random.Random(f"{seed}-minority").sample(users, minority_size(len(users), share)))
     return [user for user in users if user in drawn]
 
 
 def prefer_by_length(one: str, other: str, shorter: bool) -> tuple[str, str] | None:
-    """(chosen, rejected) by number of words, ties by characters; None where the texts are equally long."""
+    """Return (chosen, rejected) by the number of words, then of characters; None if the texts are equally long."""
     a, b = _length(one), _length(other)
     if a == b:
         return None

@@ -1,1 +1,1 @@
-"""`prlhf demo`: the experiment of figure 3 in miniature, from data to picture."""
+"""`prlhf demo`: the experiment of the paper's Figure 3 in miniature, from data to picture."""

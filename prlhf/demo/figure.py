@@ -1,4 +1,4 @@
-"""Figure 3 of the paper (section 5.1): words per response, a bar for each user and for the policies without users."""
+"""Figure 3 of the paper (section 5.1): words per response, one bar per user and per policy without users."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 Kind = Literal["user", "minority", "generic", "vanilla", "base"]
 
-# Okabe and Ito's palette: told apart with any colour vision, and by lightness in print.
+# Okabe and Ito's palette, which is distinct for all types of color vision, and in print by lightness.
 COLORS: dict[Kind, str] = {
     "user": "#0072B2",
     "minority": "#E69F00",
@@ -30,7 +30,7 @@ LEGEND: dict[Kind, str] = {
     "base": "base model",
 }
 INK = "#333333"  # whiskers and numbers
-MANY_BARS = 24  # beyond this many, labels stand upright and values are left out
+MANY_BARS = 24  # with more bars, labels are vertical and values are omitted
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,18 @@ class LengthBar:
 
 
 def draw_lengths(groups: list[LengthBar], path: Path) -> None:
-    """Draw the bars in the order given as a PNG at `path`."""
+    """Draw the bars in the given order and write a PNG to `path`.
+
+    Raises:
+        PrlhfError: there are no bars, or the file cannot be written.
+    """
     if not groups:
         raise PrlhfError("there is nothing to draw: no bars", "generate responses first")
-    # The object interface with its own canvas: no display, and no global state of pyplot's.
+    # An own canvas needs no display and does not touch the global state of pyplot.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    width = 0.6 if len(groups) <= MANY_BARS else 0.3  # inches a bar
+    width = 0.6 if len(groups) <= MANY_BARS else 0.3  # inches per bar
     figure = Figure(figsize=(min(24.0, max(5.0, 1.2 + width * len(groups))), 3.8), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -59,7 +63,7 @@ def draw_lengths(groups: list[LengthBar], path: Path) -> None:
     _label(axes, groups)
     figure.legend(loc="outside upper center", ncols=len(LEGEND), frameon=False, fontsize=8.5)
     with atomic_file(path) as beside:
-        figure.savefig(beside, format="png")  # the format is named, as the name beside does not end in .png
+        figure.savefig(beside, format="png")  # the temporary name does not end in .png
 
 
 def _draw_bars(axes: Axes, groups: list[LengthBar]) -> None:
@@ -69,7 +73,7 @@ def _draw_bars(axes: Axes, groups: list[LengthBar]) -> None:
     for x, bar in enumerate(groups):
         if bar.standard_error > 0:
             axes.errorbar(x, bar.mean, bar.standard_error, ecolor=INK, elinewidth=1.1, capsize=2.5, zorder=3)
-        if len(groups) <= MANY_BARS:  # the number shows a bar of height zero, which is a result (E1)
+        if len(groups) <= MANY_BARS:  # the number also shows a bar of height zero
             top, text = (x, bar.mean + bar.standard_error), f"{bar.mean:.1f}"
             axes.annotate(text, top, (0, 3), textcoords="offset points", ha="center", fontsize=7.5, color=INK)
 
@@ -95,7 +99,7 @@ def _label(axes: Axes, groups: list[LengthBar]) -> None:
 
 
 def _kinds(groups: list[LengthBar]) -> dict[Kind, str]:
-    """The kinds present, in the legend's order, with their names; no majority is named where no minority is."""
+    """The kinds present and their names, in the order of the legend; without a minority, users are just users."""
     present = {bar.kind for bar in groups}
     names = LEGEND if "minority" in present else LEGEND | {"user": "user"}
     return {kind: name for kind, name in names.items() if kind in present}

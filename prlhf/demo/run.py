@@ -1,7 +1,7 @@
 """Section 5.1 of the paper in miniature, without a network: prep, train twice, generate, and Figure 3.
 
-P-DPO (individualized) and vanilla DPO are trained on the bundled tiny base; everyone's summaries of 50 held-out
-posts are then measured by the made-up forum's own checker. A rerun goes on where a stopped one was.
+P-DPO (individualized) and vanilla DPO are trained on the bundled tiny base. The synthetic forum's checker then measures
+the summaries of 50 held-out posts for every user. A rerun continues after the last finished step.
 """
 
 from __future__ import annotations
@@ -32,22 +32,22 @@ from prlhf.train.run import train
 
 @dataclass(frozen=True)
 class FigureRow:
-    """One bar of Figure 3 and what stands beside it in the table."""
+    """One bar of Figure 3, and the other columns of its row in the table."""
 
     label: str
     kind: Kind
     words: float  # mean words per response
     standard_error: float
     well_formed: float  # share of responses
-    faithful: float  # share well-formed and true to the post
-    empty: int  # zero-length responses
+    faithful: float  # share that is well-formed and faithful to the post
+    empty: int  # number of responses without text
     accuracy: float | None  # implicit-reward accuracy on the user's held-out comparisons
-    vanilla_accuracy: float | None  # vanilla DPO's on the same
+    vanilla_accuracy: float | None  # accuracy of vanilla DPO on the same
 
 
 @dataclass(frozen=True)
 class Check:
-    """One of the demo's expected results, as measured."""
+    """An expected result of the demo and its measured value."""
 
     name: str
     value: float
@@ -58,9 +58,19 @@ class Check:
 def run_demo(
     out: Path, recipe: Mapping[str, Mapping[str, Any]], progress: Progress = SILENT, quick: bool = False
 ) -> dict[str, Any]:
-    """Run the whole demo into `out`; returns rows and checks, and writes results.json and figure3.png there.
+    """Run the whole demo in `out`, which then holds results.json and figure3.png.
 
-    `quick`: the recipe is too short for the paper's figures, so that no check is made.
+    Args:
+        out: a new folder, or one of a demo to continue.
+        recipe: sections `prep`, `train` and `generate`.
+        progress: receives the steps.
+        quick: make no checks, as the recipe trains too little to reproduce the paper's figure.
+
+    Returns:
+        The content of results.json: the rows of the figure, the checks, and more.
+
+    Raises:
+        PrlhfError: `out` is not a demo or was made with other settings, or a step raises it.
     """
     claim(out, "demo")
     prep = resolve(PrepConfig, recipe.get("prep", {}), {"dataset": "demo", "out": out / "data"})
@@ -116,7 +126,7 @@ def measure(
     vanilla_scores: Mapping[str, Any],
     minority: list[str],
 ) -> list[FigureRow]:
-    """Rows in the figure's order: users, then generic, vanilla DPO, base."""
+    """Measure the responses; returns rows in the figure's order: users, then generic, vanilla DPO, base."""
     users = list(dict.fromkeys(r.user_id for r in written["personalized"] if r.user_id != GENERIC))
 
     def of(user: str) -> list[Response]:
@@ -157,7 +167,7 @@ def _row(label: str, kind: Kind, responses: list[Response], accuracy: float | No
 
 
 def expectations(rows: list[FigureRow]) -> list[Check]:
-    """What section 5.1 leads one to expect (E1, E2 of the paper's figure 3), each as the worst case over users."""
+    """Compare the rows with the results of section 5.1, each for the worst user."""
     by_kind = {kind: [row for row in rows if row.kind == kind] for kind in ("user", "minority")}
     one = {row.kind: row for row in rows if row.kind not in by_kind}
     base, generic, vanilla = one["base"].words, one["generic"].words, one["vanilla"].words
@@ -187,5 +197,5 @@ def expectations(rows: list[FigureRow]) -> list[Check]:
 
 
 def _share(words: float, of: float) -> float:
-    """NaN, which meets nothing, where `of` is zero: a model that writes nothing."""
+    """`words` / `of`; NaN, which meets no check, if a model writes nothing and `of` is 0."""
     return words / of if of else float("nan")

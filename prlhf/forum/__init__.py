@@ -1,1 +1,1 @@
-"""The synthetic forum: its posts, its readers' tastes, and the base trained on it. Imports nothing else of prlhf."""
+"""The synthetic forum: its posts, its readers' tastes, and the base model. It imports nothing else of prlhf."""

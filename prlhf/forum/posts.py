@@ -1,10 +1,11 @@
-"""The made-up forum behind the demo data sets: posts, summaries, and the checker that judges them.
+"""The synthetic forum of the demo data sets: posts, summaries, and an exact checker of summaries.
 
-A *fact* is (day, subject, verb, object), said as `on monday my sister sold boats`. A post states four to six facts,
-each on another day of one week; a summary states one to four of them without the post's filler. Summaries differ in
-three ways: how many facts, in the week's order or backwards, and how they speak of people (`my dear sister`,
-`my sister`, `my awful sister`). Because the grammar is known, whether a response is well-formed and true to its post,
-and its style, are decided exactly, without a model. Nothing here knows about tensors, users or preferences.
+A *fact* is (day, subject, verb, object), written as `on monday my sister sold boats`. A post states four to six facts
+on different days of one week; a summary states one to four of them without the post's filler. Summaries differ in three
+ways: the number of facts, their order (the week's or backwards), and the tone towards people (`my dear sister`,
+`my sister`, `my awful sister`). The grammar is known, so the checker decides exactly and without a model whether a
+response is well-formed and faithful to its post, and what its style is. This module has no tensors, users or
+preferences.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ FILLERS = (
     "thanks for reading.",
 )
 MIN_FACTS, MAX_FACTS = 1, 4
-TONES = {1: " dear", 0: "", -1: " awful"}  # what stands before people: warm, plain, cold
+TONES = {1: " dear", 0: "", -1: " awful"}  # the word before people: warm, plain, cold
 
 Fact = tuple[str, str, str, str]
 
@@ -75,7 +76,7 @@ _SUMMARY = re.compile(rf"(?:{_SENTENCE.pattern}){{{MIN_FACTS},{MAX_FACTS}}}")
 
 @dataclass(frozen=True)
 class Post:
-    """A forum post as a prompt (`TL;DR` layout of the paper's section 5.1) and the facts it states, in order."""
+    """A post as a prompt (in the `TL;DR` format of the paper's section 5.1), and its facts in order."""
 
     prompt: str
     facts: tuple[Fact, ...]
@@ -83,7 +84,7 @@ class Post:
 
 @dataclass(frozen=True)
 class Style:
-    """How a summary is written. `order`: 1 the week's, -1 backwards; `tone`: 1 warm, 0 plain, -1 cold."""
+    """The style of a summary. `order`: 1 the week's, -1 backwards; `tone`: 1 warm, 0 plain, -1 cold."""
 
     facts: int
     order: int = 1
@@ -92,23 +93,23 @@ class Style:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the checker says of one response."""
+    """The checker's result for one response."""
 
-    well_formed: bool  # one to four facts in one order and one tone, nothing else, ended by the model itself
-    faithful: bool  # well-formed, and every fact stands in the post
-    facts: int = 0  # facts stated, 0 where the response is not well-formed
-    order: int = 0  # 1: the week's, -1: backwards, 0: one fact, or not well-formed
+    well_formed: bool  # one to four facts in one order and one tone, nothing else, and not cut off
+    faithful: bool  # well-formed, and every fact is in the post
+    facts: int = 0  # number of facts; 0 if not well-formed
+    order: int = 0  # 1: the week's, -1: backwards, 0: a single fact, or not well-formed
     tone: int = 0
 
 
 def clause(fact: Fact, tone: int = 0) -> str:
-    """A fact as a clause in one of the tones."""
+    """Return a fact as a clause in the given tone."""
     day, subject, verb, obj = fact
     return f"on {day} my{TONES[tone]} {subject} {verb} {obj}"
 
 
 def write_post(rng: random.Random, short: bool = False) -> Post:
-    """One post of four to six facts; no day, subject, verb or object comes twice. `short`: four, without tails."""
+    """Write a post of four to six facts without repeated words. `short`: four facts without tails."""
     count = 4 if short else rng.randint(4, 6)
     days = [DAYS[i] for i in sorted(rng.sample(range(len(DAYS)), count))]
     words = (rng.sample(words, count) for words in (SUBJECTS, VERBS, OBJECTS))
@@ -120,30 +121,30 @@ def write_post(rng: random.Random, short: bool = False) -> Post:
 
 
 def draw_style(rng: random.Random) -> Style:
-    """Every number of facts, order and tone equally often: how the base writes unless asked otherwise."""
+    """Draw a style uniformly, as the base writes without a wish."""
     return Style(rng.randint(MIN_FACTS, MAX_FACTS), rng.choice((1, -1)), rng.choice(tuple(TONES)))
 
 
 def write_summary(post: Post, rng: random.Random, style: Style | None = None) -> str:
-    """A well-formed, faithful summary in `style` (default: any), with its leading space."""
+    """Write a well-formed, faithful summary in `style` (default: a random one), with its leading space."""
     style = style or draw_style(rng)
     return "".join(sentences(choose_facts(post, style.facts, rng), style))
 
 
 def choose_facts(post: Post, count: int, rng: random.Random) -> list[Fact]:
-    """`count` of the post's facts, in its order."""
+    """Draw `count` of the post's facts, in the order of the post."""
     return [post.facts[i] for i in sorted(rng.sample(range(len(post.facts)), count))]
 
 
 def sentences(facts: list[Fact], style: Style) -> list[str]:
-    """The facts, given in the week's order, said in the style's order and tone, each with its leading space."""
+    """Return the facts, given in the week's order, as sentences in the style's order and tone, with leading spaces."""
     return [f" {clause(fact, style.tone)}." for fact in facts[:: style.order]]
 
 
 def grade_summary(prompt: str, response: str, finished: bool = True) -> Verdict:
-    """Judge `response` to `prompt` exactly. `finished`: the model ended it, rather than a token limit.
+    """Check `response` to `prompt` exactly. `finished`: it was not cut off at the token limit.
 
-    The last post of the prompt counts: examples may stand before it.
+    The last post of the prompt counts; there may be examples before it.
     """
     text = response.rstrip("\n")
     text = text if text.startswith(" ") else f" {text}"
@@ -162,9 +163,9 @@ def grade_summary(prompt: str, response: str, finished: bool = True) -> Verdict:
 
 
 def _order_of(facts: list[Fact]) -> int | None:
-    """1 where each day is later in the week than the one before, -1 where each is earlier; None else.
+    """1 if each day is later in the week than the previous one, -1 if each is earlier, else None.
 
-    So no fact comes twice.
+    So no fact is stated twice.
     """
     steps = {after > before for before, after in itertools.pairwise(DAYS.index(fact[0]) for fact in facts)}
     repeats = len({fact[0] for fact in facts}) < len(facts)

@@ -1,8 +1,8 @@
-"""Train the tiny base model that ships in the package, from scratch, on text of the made-up forum.
+"""Train the tiny base model of the package from scratch on text of the synthetic forum.
 
     python -m prlhf.forum.pretrain --recipe prlhf/assets/tiny-base.yaml --out prlhf/assets/tiny-base
 
-Knows nothing about users or preferences: it is the pre-training and SFT stage of the demo in one.
+This is pre-training and SFT in one, without users or preferences.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ class Recipe(BaseModel):
     steps: int
     batch_size: int  # posts per step
     summaries_per_post: int
-    wish_share: float  # per side of the style (facts, order, tone): share of posts that open with a wish for it
-    example_share: float  # share of steps whose posts follow an example: another post with a summary in that style
+    wish_share: float  # share of posts that begin with a wish, per side of the style (facts, order, tone)
+    example_share: float  # share of steps with an example before each post: another post and a summary of the style
     lr: float
-    copy_steps: int  # first steps, spent on repeating random words: teaches to copy, which the rest builds on
+    copy_steps: int  # first steps, on repeated random words: they teach copying, which the task needs
     warmup_steps: int
-    post_weight: float  # weight of the loss on the post's own tokens; the summary's weigh 1
-    check_cases: int  # samples at temperature 1 judged at the end
+    post_weight: float  # weight of the loss on the post's tokens; that of summary tokens is 1
+    check_cases: int  # samples at temperature 1 to check at the end
 
 
 def train_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
-    """Byte-level BPE on generated text: every word of the world is one token, any other text still encodes."""
+    """Train a byte-level BPE on generated text: each word of the forum is one token; other text can be encoded, too."""
     rng = random.Random(recipe.seed)
     texts = [context + summary for _ in range(4000) for context, (summary,) in [write_example(rng, 1, 0.5, 2)]]
     tokenizer = Tokenizer(models.BPE())
@@ -69,7 +69,7 @@ def train_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
 
 
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
-    """A Llama of the recipe's shape with random weights."""
+    """Create a Llama with the sizes of the recipe and random weights."""
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=recipe.hidden_size,
@@ -86,10 +86,10 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaForC
 
 
 def write_example(rng: random.Random, summaries: int, wish_share: float, examples: int) -> tuple[str, list[str]]:
-    """What stands before a summary, and summaries of one post that heed it.
+    """Return the text before a summary, and several summaries of one post in the style that it asks for.
 
-    With `examples`, that many other posts with summaries of the style stand first, as in-context examples would;
-    their sides of the style bind, and there is no wish.
+    With `examples`, that many other posts with summaries come first, as in-context examples; they set all sides of the
+    style, and there is no wish.
     """
     style = posts.draw_style(rng)
     post = posts.write_post(rng)
@@ -107,10 +107,11 @@ def _bound_to(style: posts.Style, bound: set[str], free: posts.Style) -> posts.S
 
 
 def make_batch(rng: random.Random, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> dict[str, torch.Tensor]:
-    """Posts with several summaries each as branches: ids, positions, labels, weights [B, L], may_see [B, 1, L, L].
+    """Make a batch of posts with several summaries each, as branches.
 
-    A branch sees the post and itself, not the other branches, and its positions continue from the post's,
-    so each summary is learned as if it stood alone, and the post is read once.
+    Its tensors are ids, positions, labels and weights [B, L], and may_see [B, 1, L, L]. A branch sees the post and
+    itself, not the other branches, and its positions continue from the post's. So each summary is trained as if it were
+    alone, and the post is read once.
     """
     examples = rng.random() < recipe.example_share
     size = recipe.batch_size // 2 if examples else recipe.batch_size  # rows with an example are twice as long
@@ -127,23 +128,23 @@ def make_batch(rng: random.Random, tokenizer: PreTrainedTokenizerFast, recipe: R
         labels[row, : split - 1], weights[row, : split - 1] = torch.tensor(prompt[1:]), recipe.post_weight
         start = split
         for number, summary in enumerate(group, start=1):
-            # The last prompt token has a next token per branch, so each branch repeats it at its head.
+            # The last prompt token has one next token per branch, so each branch starts with a copy of it.
             body, end = [prompt[-1], *summary[:-1]], start + len(summary)
             ids[row, start:end], labels[row, start:end] = torch.tensor(body), torch.tensor(summary)
             positions[row, start:end], branch[row, start:end] = torch.arange(split - 1, split - 1 + len(body)), number
             weights[row, start:end], start = 1.0, end
     causal = torch.ones(length, length, dtype=torch.bool).tril()
     of_query, of_key = branch.unsqueeze(2), branch.unsqueeze(1)
-    before_copy = positions.unsqueeze(1) < positions.unsqueeze(2)  # hides the copied token's original
+    before_copy = positions.unsqueeze(1) < positions.unsqueeze(2)  # hides the original of the copied token
     may_see = causal & ((of_key == of_query) | ((of_key == 0) & before_copy))
     return {"ids": ids, "positions": positions, "labels": labels, "weights": weights, "may_see": may_see.unsqueeze(1)}
 
 
 def make_copy_batch(rng: random.Random, words: list[int], recipe: Recipe, length: int = 64) -> dict[str, torch.Tensor]:
-    """Random words said over and over, with another period in each row.
+    """Make a batch of repeated random words, with another period in each row.
 
-    What comes next is then told by content and not by position. Same fields as `make_batch`; all but the first round
-    counts.
+    The next word then depends on the content and not on the position. The fields are those of `make_batch`; the first
+    round of words has no weight.
     """
     ids, weights = torch.zeros(recipe.batch_size, length, dtype=torch.long), torch.zeros(recipe.batch_size, length)
     for row in range(recipe.batch_size):
@@ -160,7 +161,7 @@ def make_copy_batch(rng: random.Random, words: list[int], recipe: Recipe, length
 
 
 def weighted_loss(model: LlamaForCausalLM, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, float]:
-    """The training loss, and the plain mean negative log-likelihood of the summary tokens (nats per token)."""
+    """Return the weighted loss, and the mean negative log-likelihood of the summary tokens (nats per token)."""
     logits = model(
         input_ids=batch["ids"], position_ids=batch["positions"], attention_mask=batch["may_see"], use_cache=False
     ).logits
@@ -170,7 +171,7 @@ def weighted_loss(model: LlamaForCausalLM, batch: dict[str, torch.Tensor]) -> tu
 
 
 def learning_rate(step: int, recipe: Recipe) -> float:
-    """Linear warm-up, then cosine to a tenth."""
+    """Return the learning rate: linear warm-up, then cosine decay to a tenth."""
     if step < recipe.warmup_steps:
         return recipe.lr * (step + 1) / recipe.warmup_steps
     done = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
@@ -178,7 +179,7 @@ def learning_rate(step: int, recipe: Recipe) -> float:
 
 
 def sample_check(model: Any, tokenizer: Any, cases: int, seed: int) -> dict[str, float]:
-    """Shares of well-formed and of faithful samples at temperature 1, on posts made from `seed`."""
+    """Return the shares of well-formed and of faithful samples at temperature 1, for posts generated from `seed`."""
     rng = random.Random(seed)
     torch.manual_seed(seed)
     prompts = [posts.write_post(rng).prompt for _ in range(cases)]

@@ -1,8 +1,8 @@
-"""What a reader of the made-up forum likes: tastes, how they are said, and how they decide between two summaries.
+"""The tastes of the synthetic forum's readers: how they are put into words, and how they compare two summaries.
 
-A taste has three dimensions, each with two opposite poles: few facts or many, first things first or last, warm words
-or cold. A *wish* says a taste in a line before the post; the tiny base learns to heed it, as an instruction-tuned
-model would.
+A taste has three dimensions with two opposite poles each: few facts or many, the week's order or backwards, warm words
+or cold. A *wish* is a line before the post that asks for a taste; the tiny base is trained to follow it, like an
+instruction-tuned model.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import astuple, dataclass
 from prlhf.forum.posts import Style, Verdict
 
 DIMENSIONS = ("length", "order", "tone")
-# (dimension, what is wished for) -> ways to say it, the first being the one that describes a user
+# (side of a style, wished value) -> phrases; the first one is used to describe a user
 WISHES: dict[tuple[str, int], tuple[str, ...]] = {
     ("facts", 1): ("keep it very short.", "one thing only.", "as short as can be."),
     ("facts", 2): ("keep it short.", "two things, please.", "not too long."),
@@ -25,29 +25,29 @@ WISHES: dict[tuple[str, int], tuple[str, ...]] = {
     ("tone", 0): ("no words on people.", "plain words, please.", "just name them."),
     ("tone", -1): ("be mean to people.", "cold words, please.", "speak badly of them."),
 }
-_FACTS_WISHED = {-1: 1, 1: 4}  # a reader who likes short summaries likes the shortest best
+_FACTS_WISHED = {-1: 1, 1: 4}  # a reader who prefers short summaries prefers the shortest
 
 
 @dataclass(frozen=True)
 class Taste:
-    """A pole per dimension, 0 where the reader does not care: length 1 long, order 1 the week's, tone 1 warm."""
+    """One pole per dimension, 0 for indifferent. Length 1 is long, order 1 is the week's, tone 1 is warm."""
 
     length: int = 0
     order: int = 0
     tone: int = 0
 
     def only(self, dimension: str) -> Taste:
-        """This taste in one dimension, indifferent in the others."""
+        """Return this taste in one dimension, indifferent in the others."""
         return Taste(**{dimension: getattr(self, dimension)})
 
 
 def describe(taste: Taste) -> str:
-    """A taste in words: `keep it very short. be kind to people.`."""
+    """Return a taste in words, such as `keep it very short. be kind to people.`."""
     return " ".join(WISHES[wish][0] for wish in _wishes_of(taste))
 
 
 def understand(words: str) -> Taste:
-    """The taste that `describe` put into words."""
+    """Return the taste that `describe` put into words."""
     poles = (-1, 1)
     found = {d: [p for p in poles if describe(Taste(**{d: p})) in words] for d in DIMENSIONS}
     return Taste(**{d: p[0] for d, p in found.items() if p})
@@ -59,16 +59,16 @@ def _wishes_of(taste: Taste) -> list[tuple[str, int]]:
 
 
 def write_wish(style: Style, named: set[str], rng: random.Random) -> str:
-    """A line asking for a style's `named` sides (of `facts`, `order`, `tone`), to stand before a post's prompt."""
+    """Write a line before a prompt that asks for the sides `named` (of `facts`, `order`, `tone`) of a style."""
     wishes = [rng.choice(WISHES[side, getattr(style, side)]) for side in sorted(named)]
     rng.shuffle(wishes)
     return f"{' '.join(wishes)}\n"
 
 
 def prefers(taste: Taste, a: Verdict, b: Verdict) -> int:
-    """1 where a reader of this taste prefers `a`, -1 for `b`, 0 for neither.
+    """Return 1 if a reader of this taste prefers `a`, -1 if `b`, 0 if neither.
 
-    Well-formed beats ill-formed and true beats false; then each dimension of the taste has one vote.
+    Well-formed and faithful summaries come first; then each dimension of the taste has one vote.
     """
     quality = _sign(a.well_formed + a.faithful - b.well_formed - b.faithful)
     sides = (a.facts - b.facts, a.order - b.order, a.tone - b.tone)

@@ -46,7 +46,7 @@ BAD = {
     "boolean user": ({"user_id": True}, "'user_id' is true or false, not text"),
     "NaN user": ({"user_id": float("nan")}, "'user_id' is NaN, not text"),
     "float user": ({"user_id": 1.5}, "'user_id' is 1.5, not text or a whole number"),
-    "reserved user": ({"user_id": "generic"}, "the name kept for the user of index 0"),
+    "reserved user": ({"user_id": "generic"}, "reserved for the user of index 0"),
     "NaN user text": ({"user_text": float("nan")}, "'user_text' is NaN, not text"),
     "half a surrogate pair": ({"chosen": "\ud83d"}, "'chosen' holds half a surrogate pair"),
     "mixed": ({"chosen": [ASSISTANT]}, "plain text and messages are mixed: 'prompt' is text, 'chosen' is a list"),
@@ -117,14 +117,15 @@ IMPLICIT = {
 @pytest.mark.parametrize("change", IMPLICIT.values(), ids=IMPLICIT)
 def test_implicit_prompts_are_refused(change: Any, write_lines: Any, row: Any, prep: Any) -> None:
     source = write_lines("raw.jsonl", row(**change))
-    message = f"{source}:1: column 'prompt' is missing, and 'chosen' and 'rejected' begin alike: an implicit prompt"
+    why = "column 'prompt' is missing, and 'chosen' and 'rejected' have the same start: an implicit prompt"
+    message = f"{source}:1: {why}"
     with pytest.raises(PrlhfError) as error:
         prep(source)
     assert error.value.message == message
     assert "trl.extract_prompt" in error.value.hint
     with pytest.raises(PrlhfError) as error:
         prep(source, bad_rows="skip")
-    assert error.value.message == f"no comparison is left of {source}: 1 read, 1 malformed; the first: {message}"
+    assert error.value.message == f"no comparison is left in {source}: 1 read, 1 malformed; the first: {message}"
 
 
 def test_conversations(write_lines: Any, row: Any, prep: Any) -> None:
@@ -161,7 +162,7 @@ def test_a_folder_with_splits_keeps_them(name: str, write_lines: Any, row: Any, 
     assert [(r.user_id, r.user_index, r.seen) for r in data.eval] == [("new", 0, False), ("ann", 2, True)]
     assert [(u.id, u.user_index, u.seen) for u in data.users] == [("bo", 1, True), ("ann", 2, True), ("new", 0, False)]
     assert data.manifest["users"] == {"seen": 2, "unseen": 1}
-    assert data.manifest["warnings"] == ["1 held-out prompts also stand in training: their accuracy is optimistic"]
+    assert data.manifest["warnings"] == ["1 held-out prompts are also in training: their accuracy is optimistic"]
     assert "eval_fraction" not in data.manifest["options"]
 
 

@@ -56,7 +56,7 @@ def test_numbers_beside_a_missing_one_are_the_same_users(write_lines: Any, row: 
     for source, message in ((tmp_path / "raw.parquet", "row 3: 'user_id' is null"), (csv, ":4: 'user_id' is empty")):
         with pytest.raises(PrlhfError, match=message):
             prep(source)
-    with pytest.raises(PrlhfError, match="'user_id' is 'nan': there is none"):
+    with pytest.raises(PrlhfError, match="'user_id' is missing: the cell holds 'nan'"):
         prep(nan)
     for source in (tmp_path / "raw.parquet", csv, nan):
         assert [r.user_id for r in prep(source, bad_rows="skip").train] == ["12", "13", "12"]
@@ -174,10 +174,10 @@ def test_turns_that_both_responses_share_are_the_prompts(write_lines: Any, row: 
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "tool role": ({"prompt": [said("tool", "x")]}, "'prompt' has a turn of the role 'tool'"),
+    "tool role": ({"prompt": [said("tool", "x")]}, "'prompt' has a turn with the role 'tool'"),
     "picture": (
         {"prompt": [said("user", [{"type": "image_url", "image_url": "x"}])]},
-        "a part of the type 'image_url'",
+        "a part of type 'image_url'",
     ),
     "tool call": ({"chosen": [said("assistant", None, tool_calls=[{}])]}, "a turn that calls a tool and says nothing"),
     "user answers": ({"rejected": [said("user", "Go away")]}, "'rejected' begins with a turn of the user"),
@@ -204,7 +204,7 @@ def test_what_would_be_a_guess_is_refused(case: str, write_lines: Any, row: Any,
     assert message in error.value.message
     data = prep(source, bad_rows="skip")
     assert data.manifest["users_lost"] == 1
-    assert "1 user is lost with all rows: 'bo'" in data.manifest["warnings"]
+    assert "all rows of 1 user were dropped: 'bo'" in data.manifest["warnings"]
 
 
 # ---- text that repeats the prompt ----
@@ -233,7 +233,7 @@ def test_splits_are_chosen_by_name(write_lines: Any, row: Any, prep: Any) -> Non
     with pytest.raises(PrlhfError, match=r"has the splits test_prefs, train_prefs and no 'train'; choose with --split"):
         prep(raw)
     assert len(prep(raw, split="train_prefs").train) == 2
-    with pytest.raises(PrlhfError, match=r"eval_fraction = 0.0 has no use: .* comes with a held-out split"):
+    with pytest.raises(PrlhfError, match=r"eval_fraction = 0.0 does not apply: .* has a held-out split"):
         prep(raw, split="train_prefs,test_prefs")
     data = prep(raw, split="train_prefs,test_prefs", eval_fraction=None)
     assert (len(data.train), len(data.eval)) == (2, 1)
@@ -244,7 +244,7 @@ def test_splits_are_chosen_by_name(write_lines: Any, row: Any, prep: Any) -> Non
 
 def test_a_file_has_neither_splits_nor_configurations(write_lines: Any, row: Any, prep: Any) -> None:
     for key in ("split", "config", "revision"):
-        with pytest.raises(PrlhfError, match=rf"--{key} x: .* is a file; leave --{key} out"):
+        with pytest.raises(PrlhfError, match=rf"--{key} x: .* is a file; drop --{key}"):
             prep(write_lines("raw.jsonl", row()), **{key: "x"})
 
 

@@ -112,7 +112,7 @@ def test_manifest_and_files(write_lines: Any, row: Any, tmp_path: Path) -> None:
     assert manifest["malformed"] == [f"{source}:21: 'chosen' is empty"]
     assert manifest["kept"] == {"train": 18, "eval": 2}
     assert manifest["users"] == {"seen": 3, "unseen": 0}
-    assert manifest["warnings"] == ["1 user is lost with all rows: 'ann'"]
+    assert manifest["warnings"] == ["all rows of 1 user were dropped: 'ann'"]
     assert manifest["users_lost"] == 1
     assert progress.bars == [["reading all", 21, 21, "closed"]]
     prepared = read_prepared(out)
@@ -173,8 +173,8 @@ def test_one_user_is_allowed_and_warned_about(write_lines: Any, row: Any, tmp_pa
     progress = Notes()
     manifest = prepare(PrepConfig(dataset=str(source), out=tmp_path / "out"), progress)
     assert manifest["warnings"] == [
-        "one user: personalization cannot be told from plain DPO",
-        "no held-out comparisons: there is nothing to judge a model on",
+        "one user: personalization adds nothing to plain DPO",
+        "no held-out comparisons: a model cannot be judged on them",
     ]
     assert progress.lines == [f"warning: {line}" for line in manifest["warnings"]]
     assert manifest["kept"] == {"train": 1, "eval": 0}
@@ -183,7 +183,7 @@ def test_one_user_is_allowed_and_warned_about(write_lines: Any, row: Any, tmp_pa
 def test_nothing_left_says_why(write_lines: Any, row: Any, tmp_path: Path) -> None:
     source = write_lines("raw.jsonl", row(chosen=""), row(chosen="a", rejected="a"))
     with pytest.raises(
-        PrlhfError, match=r"no comparison is left of .*: 2 read, 1 malformed, 1 equal pair; .*:1: 'chosen' is empty"
+        PrlhfError, match=r"no comparison is left in .*: 2 read, 1 malformed, 1 equal pair; .*:1: 'chosen' is empty"
     ):
         prepare(PrepConfig(dataset=str(source), out=tmp_path / "out", bad_rows="skip"))
     assert not (tmp_path / "out").exists()

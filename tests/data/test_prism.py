@@ -54,7 +54,7 @@ def test_sources_that_lack_something(prism_folder: Make, prism_prep: Make, tmp_p
 
 @pytest.mark.parametrize("talks", [[], [talk("c0", "nobody")], [talk("c0", "ann", turn(0, "alone"))]])
 def test_nothing_left(talks: list[Any], prism_folder: Make, prism_prep: Make) -> None:
-    with pytest.raises(PrlhfError, match="no comparison is left of"):
+    with pytest.raises(PrlhfError, match="no comparison is left in"):
         prism_prep(prism_folder(["ann"], talks))
 
 

@@ -166,7 +166,7 @@ def test_stray_rows_do_not_hide_the_preference_prompt(folder: MakeFolder, prep: 
     assert instructions(data, "P1A")[10:] == [*stray[:3], "Sum up. A post."]
     assert data.manifest["without_preference_prompt"]["P1A"] == 3
     assert (
-        "3 rows of P1A do not hold its preference prompt: their instructions are kept as they are"
+        "3 rows of P1A lack its preference prompt: their instructions are kept as they are"
         in (data.manifest["warnings"])
     )
 
@@ -201,7 +201,7 @@ def test_the_first_held_out_rows_are_of_all_users(folder: MakeFolder, prep: Prep
 def test_prompts_to_generate_from(folder: MakeFolder, prep: Prep) -> None:
     data = prep(folder(koala=[{"id": "0", "prompt": "Why?"}, {"id": "1", "prompt": "Question 3?"}]), eval_fraction=0)
     assert data.prompts == [[{"role": "user", "content": text}] for text in ("Why?", "Question 3?")]
-    assert data.manifest["warnings"][0] == "1 of the 2 prompts of koala_eval_50.json also stand in training"
+    assert data.manifest["warnings"][0] == "1 of the 2 prompts of koala_eval_50.json are also in training"
 
 
 # ---- what is wrong with it ----
@@ -215,7 +215,7 @@ BAD = {
     "number": (raw("x", a=5), "'completion_a' is a number, not text"),
     "empty completion": (raw("x", b=" "), "'completion_b' is empty"),
     "empty input": (raw("x", user_input=""), "'user_input' is empty"),
-    "no instruction": (raw("x", user_input=REAL["P1A"]), "'user_input' is nothing but the preference prompt"),
+    "no instruction": (raw("x", user_input=REAL["P1A"]), "'user_input' holds only the preference prompt"),
 }
 
 
@@ -237,7 +237,7 @@ BAD_FILES = {
     "another mapping": ('{"P2A": []}', "P2A.json:1: column 'user_input' is missing"),
     "text": ('"hello"', "P2A.json:1: the row is text, not a mapping"),
     "no json": ("[1, 2", "P2A.json: it is not JSON"),
-    "empty": ("[]", "no comparison is left of "),
+    "empty": ("[]", "no comparison is left in "),
     "missing": (..., "has no rm_training/P2A.json"),
 }
 
@@ -252,7 +252,7 @@ def test_bad_files(content: Any, message: str, folder: MakeFolder, prep: Prep) -
 
 
 def test_a_profile_of_nothing_but_bad_rows_is_refused(folder: MakeFolder, prep: Prep) -> None:
-    with pytest.raises(PrlhfError, match=r"no comparison is left of .*P3B.json, of 2 read"):
+    with pytest.raises(PrlhfError, match=r"no comparison is left in .*P3B.json, of 2 read"):
         prep(folder(P3B=[1, {}]), bad_rows="skip")
 
 

@@ -104,7 +104,7 @@ BAD = {
     "boolean choice": ({"choice": True}, "'choice' is True, not 0 or 1"),
     "choice of three": ({"choice": 2}, "'choice' is 2, not 0 or 1"),
     "null choice": ({"choice": None}, "'choice' is None, not 0 or 1"),
-    "one summary": ({"summaries": []}, "'summaries' is no list of two"),
+    "one summary": ({"summaries": []}, "'summaries' is not a list of two"),
     "summaries are text": ({"summaries": ["a", "b"]}, "an item of 'summaries' is text"),
     "empty summary": ({"texts": (" ", "b")}, "'summaries.text' is empty"),
     "null policy": ({"policies": (None, "sup1")}, "'summaries.policy' is null"),

@@ -1,7 +1,7 @@
-"""PRISM (section 5.3): `HannahRoseKirk/prism-alignment`, its survey and its conversations, divided as in the paper.
+"""PRISM (section 5.3): `HannahRoseKirk/prism-alignment`, its survey and its conversations, split as in the paper.
 
-A share of the users is kept out of training with all their dialogues; of every other user's dialogues a share is held
-out. A user with a single dialogue cannot be on both sides: the dialogue is held out, and the user is unseen, too.
+A share of the users is unseen: all their dialogues are held out. For every other user, a share of the dialogues is held
+out. The only dialogue of a user is held out, so that this user is unseen, too.
 """
 
 from __future__ import annotations
@@ -33,7 +33,11 @@ People = Mapping[str, Participant]
 
 @data_set("prism", uses="bad_rows eval_fraction unseen_fraction prefs judging_users")
 def load(config: PrepConfig, progress: Progress) -> LoadedData:
-    """Read PRISM's conversations and survey; users are split into seen and unseen ones."""
+    """Read PRISM's conversations and survey, and split the users into seen and unseen ones.
+
+    Raises:
+        PrlhfError: the data cannot be read, a row is refused, or no comparison is left.
+    """
     source, raw = _open(config.source)
     drops = DropCounts(REPEAT, NO_SURVEY, UNUSABLE)
     reader = RowReader(config.bad_rows, drops, progress)
@@ -69,12 +73,12 @@ def load(config: PrepConfig, progress: Progress) -> LoadedData:
 
 
 def users_of(talks: Iterable[Conversation]) -> list[str]:
-    """The users of conversations, each once, in order of first appearance."""
+    """Return the users of conversations, each once, in order of first appearance."""
     return list(dict.fromkeys(talk.user_id for talk in talks))
 
 
 def draw_unseen(users: list[str], fraction: float, seed: int) -> set[str]:
-    """`fraction` of the users, rounded; one always stays."""
+    """Draw `fraction` of the users, rounded; at least one user is not drawn."""
     count = min(round(fraction * len(users)), max(len(users) - 1, 0))
     return set(random.Random(f"{seed}-prism-unseen").sample(users, count))
 
@@ -82,7 +86,7 @@ def draw_unseen(users: list[str], fraction: float, seed: int) -> set[str]:
 def split_dialogues(
     talks: list[Conversation], unseen: Collection[str], fraction: float, seed: int
 ) -> tuple[list[Conversation], list[Conversation]]:
-    """(train, eval): in eval are all dialogues of `unseen` users and `held_out_count` of every other user's."""
+    """Return (train, eval). All dialogues of `unseen` users are in eval, and `held_out_count` of every other user."""
     rng, in_eval = random.Random(f"{seed}-prism-dialogues"), set[str]()
     by_user: dict[str, list[str]] = {}
     for talk in talks:
@@ -93,16 +97,16 @@ def split_dialogues(
 
 
 def held_out_count(dialogues: int, fraction: float) -> int:
-    """How many of a user's dialogues to hold out: `fraction`, rounded up, but one stays to train on if there are two.
+    """Return the number of a user's dialogues to hold out: `fraction`, rounded up, but one of several is kept.
 
-    Of a single dialogue it is that one, so its user is unseen: the paper's 162 unseen users of 1,396 are a tenth and
-    those left without a training dialogue.
+    A single dialogue is held out, so its user is unseen. The paper's 162 unseen users of 1,396 are a tenth of the users
+    and those without a training dialogue.
     """
     return min(math.ceil(round(fraction * dialogues, 9)), max(dialogues - 1, 1))  # 0.1 * 30 is above 3
 
 
 def select_judged(users: list[str], seen: Collection[str], count: int, seed: int) -> set[str]:
-    """`count` seen and `count` unseen of `users`, or as many as there are."""
+    """Draw `count` seen and `count` unseen users, or as many as there are."""
     rng = random.Random(f"{seed}-prism-judging")
     kinds = [[user for user in users if user in seen], [user for user in users if user not in seen]]
     return {user for kind in kinds for user in rng.sample(kind, min(count, len(kind)))}
@@ -113,7 +117,7 @@ def _rows(talks: list[Conversation], people: People) -> list[Row]:
 
 
 def _judging(talk: Conversation, people: People, seen: Collection[str]) -> list[dict[str, Any]]:
-    """One row per choice. A judge learns from the other choices of the conversation, never from the one judged."""
+    """One row per choice. Its material has the other choices of the conversation, but not the choice itself."""
     return [
         {
             "prompt": choice.prompt,
@@ -133,7 +137,7 @@ def _judging(talk: Conversation, people: People, seen: Collection[str]) -> list[
 
 
 def _open(source: str | None) -> tuple[str, dict[str, RawRows]]:
-    """(what the manifest calls the source, rows per part)."""
+    """The source for the manifest, and the rows of each part."""
     if source is None:
         return HUB, {part: _hub_rows(part) for part in PARTS}
     return source, folder_rows(source, {part: part for part in PARTS})

@@ -1,7 +1,7 @@
-"""PRISM's conversations: a row of the file to its turns, and the choices along the chosen path.
+"""PRISM's conversations: reading their turns, and the choices along the chosen path.
 
-In every turn a participant sends one message, gets up to four responses and chooses one, which the conversation goes
-on from. So a turn without a chosen response ends what can be used.
+In every turn, a participant sends one message, gets up to four responses and chooses one, with which the conversation
+continues. So nothing after a turn without a chosen response can be used.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from prlhf.data.prism.survey import said, slider_values
 from prlhf.data.rows import Dropped, Malformed, Row, column, kind, mapping, text
 from prlhf.dataset import Message
 
-EMPTY = "EMPTY STRING"  # PRISM's own mark for a message that was empty
+EMPTY = "EMPTY STRING"  # PRISM's mark for an empty message
 NO_SURVEY = "conversation without a survey row"
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """One message and its responses; "" stands for one that PRISM marks as empty, and for no chosen response."""
+    """One message and its responses; "" is a text that PRISM marks as empty, or a missing chosen response."""
 
     message: str
     chosen: str
@@ -33,7 +33,7 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Choice:
-    """A chosen response and those rejected for it. `prompt`: the conversation so far, ending in a user message."""
+    """A chosen response and the rejected ones. `prompt`: the conversation up to and including the user's message."""
 
     turn: int
     prompt: list[Message]
@@ -42,18 +42,18 @@ class Choice:
 
     @property
     def example(self) -> dict[str, Any]:
-        """For a judge to learn from: without the history, which may hold the answer to be judged."""
+        """An example for a judge, without the history, which may contain the response to judge."""
         return {"prompt": self.prompt[-1]["content"], "chosen": self.chosen, "rejected": self.rejected}
 
 
 @dataclass(frozen=True)
 class Conversation:
-    """One conversation of PRISM: who had it, and its turns."""
+    """One conversation of PRISM: its user and its turns."""
 
     id: str
     user_id: str
     turns: list[Exchange]
-    feedback: dict[str, Any] = field(default_factory=dict)  # open feedback, and ratings of the opening turn's choice
+    feedback: dict[str, Any] = field(default_factory=dict)  # open feedback, and ratings of the first choice
 
     @property
     def path(self) -> list[Exchange]:
@@ -62,7 +62,7 @@ class Conversation:
 
     @cached_property
     def choices(self) -> list[Choice]:
-        """The turns on the path that reject something. A response equal to the chosen one says nothing."""
+        """The turns on the path with a rejected response that is not empty and differs from the chosen one."""
         found, history = [], list[Message]()
         for number, turn in enumerate(self.path):
             prompt = [*history, {"role": "user", "content": turn.message}]
@@ -73,7 +73,7 @@ class Conversation:
         return found
 
     def rows(self, user_text: str) -> list[Row]:
-        """One comparison per rejected response per turn."""
+        """Return one comparison per turn and rejected response."""
         return [
             Row(
                 id=f"{self.id}-{choice.turn}-{number}",
@@ -89,7 +89,12 @@ class Conversation:
 
 
 def read_conversation(value: Any, participants: Container[str]) -> Conversation:
-    """A row of the conversations' file, checked; raises Dropped for a user who is not among `participants`."""
+    """Read and check a row of the file of conversations.
+
+    Raises:
+        Malformed: a value is missing or of another type.
+        Dropped: the user is not one of `participants`.
+    """
     row = mapping(value)
     user = user_identifier(column(row, "user_id"), "user_id")
     if user not in participants:
@@ -105,7 +110,7 @@ def read_conversation(value: Any, participants: Container[str]) -> Conversation:
 
 
 def count_turns(conversations: Iterable[Conversation]) -> dict[str, int]:
-    """What became of the turns, and of the responses that stand in no comparison."""
+    """Count the turns by their use, and the responses that are in no comparison."""
     counts: Counter[str] = Counter()
     for talk in conversations:
         path, left = talk.path, talk.turns[len(talk.path) :]
@@ -152,7 +157,7 @@ def _turn(number: int, messages: list[Mapping[str, Any]]) -> Exchange:
             raise Malformed(f"'role' is {role!r}, neither 'user' nor 'model'")
     if len(asked) != 1:
         raise Malformed(f"turn {number} has {len(asked)} user messages, not one")
-    if len(set(chosen)) > 1:  # the same text twice is usual: two samples of one model
+    if len(set(chosen)) > 1:  # the same text twice is common: two samples of one model
         raise Malformed(f"turn {number} has {len(set(chosen))} different chosen responses, not one")
     return Exchange(asked[0], chosen[0] if chosen else "", rejected)
 

@@ -1,6 +1,6 @@
-"""PRISM's participants: a survey row to who they are in words, and to what a judge should know of them.
+"""PRISM's participants: the text about each of them, and what a judge may know about them, from the survey.
 
-Every answer of the survey but `user_id` may be missing, null or "Prefer not to say", and is then left out.
+Every answer of the survey except `user_id` may be missing, null or "Prefer not to say", and is then omitted.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import jinja2
 from prlhf.data.identifiers import user_identifier
 from prlhf.data.rows import Malformed, any_text, column, kind, mapping
 
-UNSAID = {"", "prefer not to say", "empty string"}  # the last: what PRISM writes for a text that was left empty
-TOP = 3  # stated preferences told (the paper's number)
+UNSAID = {"", "prefer not to say", "empty string"}  # the last is PRISM's mark for an empty text
+TOP = 3  # stated preferences in the text (the paper's number)
 
-# Our key -> (label in the text, where the answer stands: `outer.inner` if nested; of several, the first one answered).
+# Our key -> (label in the text, columns of the answer: `outer.inner` if nested; the first one answered is used).
 DEMOGRAPHICS: dict[str, tuple[str, tuple[str, ...]]] = {
     "age": ("Age", ("age",)),
     "gender": ("Gender", ("gender",)),
@@ -36,7 +36,7 @@ DEMOGRAPHICS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 NESTED = ("ethnicity", "religion", "location")
 
-# PRISM's attributes of a response, in its own order, which also decides between equal ratings.
+# PRISM's attributes of a response, in its order, which is also the order of equal ratings.
 ATTRIBUTES = {
     "values": "reflects their values and culture",
     "creativity": "is creative and inspiring",
@@ -52,17 +52,17 @@ ATTRIBUTES = {
 
 @dataclass(frozen=True)
 class Participant:
-    """One row of the survey. Texts are "" where nothing was said."""
+    """One row of the survey. A text that was not given is ""."""
 
     id: str
     self_description: str
     system_string: str  # how the participant would instruct an assistant; for judges only
-    demographics: dict[str, str] = field(default_factory=dict)  # key of DEMOGRAPHICS -> answer, where answered
+    demographics: dict[str, str] = field(default_factory=dict)  # key of DEMOGRAPHICS -> answer, if answered
     stated_prefs_top: list[str] = field(default_factory=list)  # names of ATTRIBUTES, `other` in the participant's words
 
     @property
     def text(self) -> str:
-        """u^t: self-description, demographics and highest stated preferences, a line each; "" if nothing is known."""
+        """u^t: lines with self-description, demographics and top stated preferences; "" if nothing is known."""
         prefs = [f"{name} ({ATTRIBUTES[name]})" if ATTRIBUTES.get(name) else name for name in self.stated_prefs_top]
         facts = {DEMOGRAPHICS[key][0]: answer for key, answer in self.demographics.items()}
         rendered = _template().render(self_description=self.self_description, facts=facts, stated_prefs_top=prefs)
@@ -70,7 +70,7 @@ class Participant:
 
     @property
     def material(self) -> dict[str, Any]:
-        """What a judge who plays the participant's role is told of the survey."""
+        """The part of the survey for a judge who plays the role of the participant."""
         return {
             **self.demographics,
             "self_description": self.self_description,
@@ -80,7 +80,11 @@ class Participant:
 
 
 def read_participant(value: Any, prefs: Literal["ratings", "order"]) -> Participant:
-    """A survey row, checked. `prefs`: see `top_ratings` and `first_shown`."""
+    """Read and check a row of the survey. `prefs`: see `top_ratings` and `first_shown`.
+
+    Raises:
+        Malformed: a value is of another type, or there is no `user_id`.
+    """
     row = mapping(value)
     for name in (*NESTED, "stated_prefs", "order_stated_prefs"):
         if row.get(name) is not None:
@@ -97,19 +101,19 @@ def read_participant(value: Any, prefs: Literal["ratings", "order"]) -> Particip
 
 
 def top_ratings(row: Mapping[str, Any]) -> list[str]:
-    """The three attributes rated highest, the highest first; equal ratings in the order of ATTRIBUTES."""
+    """Return the three attributes with the highest ratings, highest first; equal ratings in the order of ATTRIBUTES."""
     stated = row.get("stated_prefs") or {}
     ratings = {name: slider_value(stated.get(name), f"stated_prefs.{name}") for name in ATTRIBUTES}
     if not said(stated.get("other_text"), "stated_prefs.other_text"):
-        del ratings["other"]  # a rating of nothing
+        del ratings["other"]  # a rating of an attribute without a name
     rated = {name: rating for name, rating in ratings.items() if rating is not None}
     return sorted(rated, key=lambda name: -rated[name])[:TOP]
 
 
 def first_shown(row: Mapping[str, Any]) -> list[str]:
-    """The released code's "top three": the attributes whose sliders happened to be shown first.
+    """Return the "top three" of the paper's released code: the attributes whose sliders were shown first.
 
-    They are in no order of preference (PRISM's codebook). Only to replicate its results.
+    That order is not one of preference (PRISM's codebook); it is for replicating the results of that code.
     """
     shown = row.get("order_stated_prefs") or {}
     places = {name: slider_value(shown.get(name), f"order_stated_prefs.{name}") for name in ATTRIBUTES}
@@ -117,7 +121,11 @@ def first_shown(row: Mapping[str, Any]) -> list[str]:
 
 
 def said(value: Any, name: str) -> str:
-    """An answer in words, on one line; "" where there is none."""
+    """Return a text answer on one line; "" if there is none.
+
+    Raises:
+        Malformed: it is not text.
+    """
     if _null(value):
         return ""
     answer = " ".join(any_text(value, name).split())
@@ -125,7 +133,11 @@ def said(value: Any, name: str) -> str:
 
 
 def slider_value(value: Any, name: str) -> float | None:
-    """A slider's number; None where it was not moved."""
+    """Return the number of a slider; None if it was not moved.
+
+    Raises:
+        Malformed: it is not a number.
+    """
     if _null(value):
         return None
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -134,7 +146,11 @@ def slider_value(value: Any, name: str) -> float | None:
 
 
 def slider_values(value: Any, name: str) -> dict[str, float]:
-    """The numbers of the sliders that were moved, by the slider's name."""
+    """Return the numbers of the sliders that were moved, by name.
+
+    Raises:
+        Malformed: `value` is not a mapping of numbers.
+    """
     sliders = {} if value is None else mapping(value, f"'{name}'")
     found = {
         any_text(key, f"a key of {name}"): slider_value(slider, f"{name}.{key}") for key, slider in sliders.items()
@@ -143,7 +159,7 @@ def slider_values(value: Any, name: str) -> dict[str, float]:
 
 
 def _null(value: Any) -> bool:
-    """pandas, which wrote PRISM's files, has NaN for null."""
+    """Whether a value is null; pandas, which wrote PRISM's files, has NaN for null."""
     return value is None or (isinstance(value, float) and not math.isfinite(value))
 
 
@@ -157,7 +173,7 @@ def _first_said(row: Mapping[str, Any], paths: tuple[str, ...]) -> str:
 
 
 def _named(attributes: list[str], row: Mapping[str, Any]) -> list[str]:
-    """`other` by what the participant typed."""
+    """The attributes, with `other` replaced by the text of the participant."""
     other = said((row.get("stated_prefs") or {}).get("other_text"), "stated_prefs.other_text")
     return [(other or name) if name == "other" else name for name in attributes]
 
