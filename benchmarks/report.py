@@ -112,7 +112,7 @@ def mean_of(values: Sequence[float]) -> Numbers:
 def written(rows: Iterable[Response]) -> Numbers:
     """Words, form and style of some responses."""
     rows = list(rows)
-    verdicts = [posts.check(str(r.prompt), r.response, r.finish_reason == "stop") for r in rows]
+    verdicts = [posts.grade_summary(str(r.prompt), r.response, r.finish_reason == "stop") for r in rows]
     whole = [v for v in verdicts if v.well_formed]
     return {
         "words": mean_of([words(r.response) for r in rows]),

@@ -50,7 +50,7 @@ def written_on_wish(base, side, pole):
     inputs = base.tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
     out = base.lm.generate(inputs.input_ids, attention_mask=inputs.attention_mask, max_new_tokens=48, do_sample=False)
     texts = base.tokenizer.batch_decode(out[:, inputs.input_ids.shape[1] :], skip_special_tokens=True)
-    return [posts.check(p, t) for p, t in zip(prompts, texts, strict=True)]
+    return [posts.grade_summary(p, t) for p, t in zip(prompts, texts, strict=True)]
 
 
 @pytest.mark.parametrize(
