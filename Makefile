@@ -10,7 +10,7 @@ BIN = .venv/bin
 
 .PHONY: demo test slow check package mutants docs notebook site results fuzz faults
 
-demo: .venv/ready  ## P-DPO and vanilla DPO on made-up data: Figure 3 of the paper
+demo: .venv/ready  ## P-DPO and vanilla DPO on synthetic data: Figure 3 of the paper
 	$(BIN)/prlhf demo
 
 test: .venv/ready  ## the fast tests

@@ -32,7 +32,7 @@ Each command reads what the command before it wrote, checks that it is complete,
 | `prlhf/generate/` | writes responses for many users at once; baselines |
 | `prlhf/judge/` | compares responses: rules, reward models, language models; accuracy; statistics; the report |
 | `prlhf/sweep/` | many trials over a space of settings; their report |
-| `prlhf/forum/` | the made-up forum: posts, tastes, and the training of the tiny base |
+| `prlhf/forum/` | the synthetic forum: posts, tastes, and the training of the tiny base |
 | `prlhf/demo/` | the demo, from data to picture |
 
 Imports run one way, from the commands down to the errors (`tests/test_imports.py`). `recipes/` has one YAML file per

@@ -22,7 +22,7 @@ prints a JSON schema, with which an editor checks and completes a recipe.
 """
 
 GROUPS = {
-    "With made-up data, without a network": "They use the bundled base of 1.1 million parameters.",
+    "With synthetic data, without a network": "They use the bundled base of 1.1 million parameters.",
     "With real text and a small model": "Public data, prepared from local files, and a base of 135 million parameters.",
     "At the paper's scale": "They need a GPU and the hub.",
 }
