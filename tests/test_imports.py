@@ -16,7 +16,7 @@ LAYERS = [
     ["errors"],
     ["parse", "extensions", "files"],
     ["applies", "refusals"],
-    ["progress", "config", "forum"],
+    ["progress", "config", "forum", "kernels"],
     ["legacy_folders"],
     ["folders"],
     ["dataset", "source", "environment", "recipe_files"],

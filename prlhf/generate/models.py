@@ -17,6 +17,7 @@ from prlhf.config import GenerateConfig, TrainConfig
 from prlhf.errors import PrlhfError
 from prlhf.generate.decoding import Job
 from prlhf.generate.pairs import named_users
+from prlhf.kernels import speed_up
 from prlhf.model.base import load_base, pick_device, pick_dtype
 from prlhf.model.checkpoint import Policy, load_policy, model_folder, read_about, reference_model
 from prlhf.model.per_user import is_per_user, read_per_user, run_of
@@ -130,6 +131,7 @@ def _as_base(policy: Policy, run: Path, config: GenerateConfig) -> Policy:
 def _base_alone(name: str, config: GenerateConfig, users: Sequence[str]) -> Policy:
     device = pick_device(config.device)
     base = load_base(name, device, pick_dtype(config.precision, device), config.trust_remote_code)
+    speed_up(base.lm, device)
     vanilla = TrainConfig(model=name, user_model="uniform", user_tokens=0, user_text=False)
     nobody = build_user_model(vanilla, 0, base.lm.get_input_embeddings().weight)
     return Policy(PersonalizedLM(base.lm, nobody), base, vanilla, list(users), {})

@@ -25,6 +25,7 @@ from pydantic import BaseModel
 
 from prlhf.config import TrainConfig
 from prlhf.errors import PrlhfError, one_line
+from prlhf.kernels import speed_up
 from prlhf.model.adapter import make_trainable
 from prlhf.model.base import Base, load_base, pick_device, pick_dtype
 from prlhf.model.encoding import Encoder
@@ -127,7 +128,7 @@ def _build(
     def make(lm: Any) -> M:
         return kind(lm, _fresh_users(base, config, user_ids))
 
-    return Trained(shard(make_trainable(base.lm, config), device, make), base, config, user_ids, user_texts)
+    return Trained(shard(_ready(base.lm, config, device), device, make), base, config, user_ids, user_texts)
 
 
 def assemble(
@@ -139,7 +140,14 @@ def assemble(
 ) -> Trained[M]:
     """Put adapter and user model on a loaded base, as a policy or as another `kind` of model."""
     users = _fresh_users(base, config, user_ids)
-    return Trained(kind(make_trainable(base.lm, config), users), base, config, user_ids, user_texts)
+    return Trained(kind(_ready(base.lm, config, base.lm.device), users), base, config, user_ids, user_texts)
+
+
+def _ready(lm: Any, config: TrainConfig, device: torch.device) -> Any:
+    """The base `lm` with the weights that `config` trains, and with the kernels for `device`."""
+    lm = make_trainable(lm, config)
+    speed_up(lm, device)
+    return lm
 
 
 def _fresh_users(base: Base, config: TrainConfig, user_ids: list[str]) -> UserModel:
@@ -225,7 +233,7 @@ def _load(
         loaded = load_base(str(folder), where, dtype, trust_remote_code)
     else:
         loaded = _own_base(run, about, base or about["base"], where, dtype, trust_remote_code)
-    model = kind(make_trainable(loaded.lm, config), _blank_users(config, users, loaded))
+    model = kind(_ready(loaded.lm, config, where), _blank_users(config, users, loaded))
     load_weights(model, folder, None if users.user_indices is None else (users.user_indices, users.count))
     model.eval()
     return Trained(model, loaded, config, users.ids, users.texts, users.user_indices, about.get("conversational"))
@@ -251,6 +259,7 @@ def reference_model(
     about = read_about(model_folder(run))
     lm = policy.base.lm
     loaded = _own_base(run, about, base or about["base"], lm.device, lm.dtype, trust_remote_code)
+    speed_up(loaded.lm, lm.device)
     return PersonalizedLM(loaded.lm, policy.model.users)
 
 

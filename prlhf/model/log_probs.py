@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from typing_extensions import override
 
-from prlhf.model.cpu_linear import OneDnnLinear, times
+from prlhf.kernels.onednn import times_weight
 
 CHUNK = 2**23  # logits that exist at a time
 
@@ -50,7 +50,7 @@ class FrozenHead(torch.autograd.Function):
         chosen: Tensor = logits.gather(1, targets.unsqueeze(1))
         total = logits.logsumexp(1, keepdim=True)
         probabilities = logits.sub_(total).exp_().to(weight.dtype)
-        ctx.save_for_backward(weight[targets] - back(head, probabilities))
+        ctx.save_for_backward(weight[targets] - times_weight(probabilities, head))
         found: Tensor = (chosen - total).squeeze(1)
         return found
 
@@ -59,10 +59,3 @@ class FrozenHead(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         (slope,) = ctx.saved_tensors
         return None, (slope * grad.unsqueeze(1)).to(slope.dtype), None
-
-
-def back(head: nn.Linear, grad: Tensor) -> Tensor:
-    """Grad W, the way the head itself multiplies."""
-    weight = head.weight
-    found: Tensor = times(grad, weight.t()) if isinstance(head, OneDnnLinear) else grad @ weight
-    return found

@@ -13,11 +13,10 @@ from typing_extensions import override
 
 from prlhf.config import TrainConfig
 from prlhf.errors import PrlhfError
-from prlhf.model.cpu_linear import speed_up
+from prlhf.kernels.tree_attention import tree_inputs, way_of
 from prlhf.model.encoding import Rows
 from prlhf.model.log_probs import token_log_probs
 from prlhf.model.prefix_tree import Pack
-from prlhf.model.tree_attention import install, tree_inputs
 from prlhf.model.users import UserModel
 
 
@@ -29,8 +28,7 @@ class Personalized(nn.Module):
         self.lm = lm
         self.users = users
         self.to_save: dict[str, Tensor] | None = None  # the lm's weights where they are in shards; see sharding.py
-        self.attention = install(unwrapped(lm))  # how packs are attended over
-        speed_up(lm)
+        self.attention = way_of(unwrapped(lm))  # how packs are attended over
 
     def rates(self, config: TrainConfig) -> list[tuple[list[nn.Parameter], float]]:
         """The parameters beside the language model's, in groups with a learning rate each."""
@@ -47,7 +45,7 @@ class Personalized(nn.Module):
     def inputs(self, embeds: Tensor, rows: Rows | Pack) -> dict[str, Any]:
         """What the language model's forward takes; positions count real tokens, so padding moves nothing."""
         if isinstance(rows, Pack):
-            return {"inputs_embeds": embeds, **tree_inputs(rows, self.attention, embeds.dtype)}
+            return {"inputs_embeds": embeds, **tree_inputs(rows.segments, rows.positions, self.attention, embeds.dtype)}
         positions = (rows.mask.cumsum(1) - 1).clamp(min=0)
         return {"inputs_embeds": embeds, "attention_mask": rows.mask, "position_ids": positions, "use_cache": False}
 

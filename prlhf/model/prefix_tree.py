@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from prlhf.kernels.segments import Segment
+
 SLOT = -1  # in a sequence of token ids: a column that the user model fills
 MIN_SHARED = 8  # tokens; a shorter common beginning costs more as a segment of its own than reading it twice
 
@@ -30,21 +32,6 @@ class Reading(NamedTuple):
     user_index: int
     before: tuple[int, ...]
     response: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Columns `start` to `end`, hanging off those at `above` (numbers of segments, from the root down)."""
-
-    start: int
-    end: int
-    above: tuple[int, ...]
-    depth: int  # tokens above, the position of its first column
-
-
-def above(segments: Sequence[Segment], segment: Segment) -> list[slice]:
-    """The columns that all of `segment` may see beside its own, from the root down."""
-    return [slice(segments[i].start, segments[i].end) for i in segment.above]
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prlhf.config import TrainConfig
-from prlhf.model import cpu_attention
+from prlhf.kernels import cpu_attention
+from prlhf.kernels.tree_attention import NAME
 from prlhf.model.checkpoint import Policy, assemble
 from prlhf.model.engine import Engine, padded, tree_fault
 from prlhf.model.personalized import Personalized
 from prlhf.model.prefix_tree import Reading, pack
 from prlhf.model.reward import RewardModel
-from prlhf.model.tree_attention import NAME
 
 
 def family(user: int, before: tuple[int, ...], responses: int) -> list[Reading]:
@@ -98,7 +98,7 @@ def test_without_flex_attention_segments_take_over(monkeypatch: pytest.MonkeyPat
     def refuse() -> None:
         raise RuntimeError("no triton")
 
-    monkeypatch.setattr("prlhf.model.tree_attention._flex", refuse)
+    monkeypatch.setattr("prlhf.kernels.tree_attention._flex", refuse)
     notes: list[str] = []
     engine = Engine(model, PAD, progress=Notes(notes))
     assert (engine.trees, model.attention) == (True, "segments")
@@ -175,7 +175,7 @@ def test_a_wrong_mask_would_be_found_out(monkeypatch: pytest.MonkeyPatch) -> Non
         key, value = (x.repeat_interleave(query.shape[1] // x.shape[1], 1) for x in (key, value))
         return torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
 
-    monkeypatch.setattr("prlhf.model.tree_attention.over_segments", causal_only)
+    monkeypatch.setattr("prlhf.kernels.tree_attention.over_segments", causal_only)
     assert "differ by" in tree_fault(policy.model, PAD)
 
 
@@ -208,8 +208,8 @@ def test_other_rows_go_through_sdpa() -> None:
 @pytest.mark.parametrize("queries", [3, 256])
 def test_long_readings_on_a_cpu(monkeypatch: pytest.MonkeyPatch, name: str, queries: int) -> None:
     """Attention of our own, a few queries at a time, as it is for readings of hundreds of tokens."""
-    monkeypatch.setattr("prlhf.model.tree_attention.LONG", 1)
-    monkeypatch.setattr("prlhf.model.cpu_attention.QUERIES", queries)
+    monkeypatch.setattr("prlhf.kernels.tree_attention.LONG", 1)
+    monkeypatch.setattr("prlhf.kernels.cpu_attention.QUERIES", queries)
     used: list[int] = []
     own = cpu_attention.SegmentAttention.backward
     monkeypatch.setattr(

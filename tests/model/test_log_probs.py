@@ -1,4 +1,4 @@
-"""Chunked log-probs against log-softmax, for frozen and trained heads, and the oneDNN layers against MKL's."""
+"""Chunked log-probs against log-softmax, for frozen and trained heads."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prlhf.model.cpu_linear import OneDnnLinear, dense, speed_up, times
+from prlhf.kernels.onednn import OneDnnLinear, install
 from prlhf.model.log_probs import token_log_probs
 
 
@@ -16,9 +16,9 @@ def head_of(kind: str) -> nn.Linear:
     head.requires_grad_("trained" in kind)
     holder = nn.Sequential(head)
     if "onednn" in kind:
-        speed_up(holder)
-        assert isinstance(head, OneDnnLinear)
-    return head
+        install(holder)
+        assert isinstance(holder[0], OneDnnLinear)
+    return holder[0]
 
 
 KINDS = ["frozen", "frozen bias", "frozen onednn", "frozen bias onednn", "trained", "trained bias onednn"]
@@ -60,40 +60,3 @@ def test_bf16_heads_give_fp32_log_probs() -> None:
     found.sum().backward()
     assert hidden.grad is not None
     assert hidden.grad.dtype == torch.bfloat16
-
-
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("frozen", [True, False])
-@pytest.mark.parametrize("shape", [(5,), (2, 5), (1, 1, 5), (0, 5)])
-def test_onednn_layers_are_linear_layers(shape: tuple[int, ...], frozen: bool, bias: bool) -> None:
-    torch.manual_seed(0)
-    layer, x = nn.Linear(5, 3, bias=bias), torch.randn(shape, requires_grad=True)
-    layer.weight.requires_grad_(not frozen)
-
-    def run() -> list[Tensor]:
-        out = layer(x)
-        wanted = [x, *(p for p in layer.parameters() if p.requires_grad)]
-        return [out, *torch.autograd.grad(out.square().sum(), wanted)]
-
-    expected = run()
-    speed_up(nn.ModuleList([layer]))
-    assert isinstance(layer, OneDnnLinear)
-    for a, b in zip(run(), expected, strict=True):
-        torch.testing.assert_close(a, b)
-
-
-def test_only_fp32_layers_on_the_cpu_change() -> None:
-    half, meta = nn.Linear(2, 2).to(torch.bfloat16), nn.Linear(2, 2, device="meta")
-    speed_up(nn.ModuleList([half, meta]))
-    assert type(half) is type(meta) is nn.Linear
-
-
-def test_views_with_gaps_are_copied_first() -> None:
-    """oneDNN multiplies them too, a thousand times as slowly."""
-    whole = torch.randn(4, 3, 5)
-    assert dense(whole) is whole
-    assert dense(whole[0]).data_ptr() == whole.data_ptr()
-    assert dense(whole[0].t()).stride() == (1, 5)
-    gaps = whole[:, 1]
-    assert dense(gaps).is_contiguous()
-    torch.testing.assert_close(times(gaps, gaps), gaps @ gaps.t())

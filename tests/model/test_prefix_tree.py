@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prlhf.model.prefix_tree import Reading, Segment, families, pack
+from prlhf.kernels.segments import Segment
+from prlhf.model.prefix_tree import Reading, families, pack
 
 
 def test_layout_of_two_responses_to_one_prompt() -> None:

@@ -1,6 +1,6 @@
 """Attention over the segments of a prefix tree in fp32 on CPUs, multiplied by oneDNN.
 
-For long readings only: PyTorch's own kernel multiplies through MKL (see cpu_linear.py) and its backward pass takes
+For long readings only: PyTorch's own kernel multiplies through MKL (see onednn.py) and its backward pass takes
 twice as long as this one. Keys and values are neither repeated for the heads that share them nor kept once more for
 each segment; scores are computed anew in the backward pass.
 """
@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from prlhf.model.cpu_linear import times
-from prlhf.model.prefix_tree import Segment, above
+from prlhf.kernels.onednn import times
+from prlhf.kernels.segments import Segment, above
 
 Segments = tuple[Segment, ...]
 QUERIES = 256  # at a time: what lies beyond the last one's sight is not computed

@@ -1,8 +1,8 @@
-"""Attention over packed prefix trees: every segment attends to itself causally and to what it hangs off.
+"""Attention over packed prefix trees: every segment attends to itself causally and to the segments above it.
 
 Three ways, equal to rounding. `segments`: transformers' attention interface calls `attend`, which runs one
-`scaled_dot_product_attention` a segment over just the keys it may see, so no mask of [T, T] exists and nothing masked
-is computed. `flex`: the same with one FlexAttention block mask a pack, for GPUs. `dense`: a float mask [1, 1, T, T]
+`scaled_dot_product_attention` per segment over just the keys it may see, so no mask of [T, T] exists and nothing masked
+is computed. `flex`: the same with one FlexAttention block mask per pack, for GPUs. `dense`: a float mask [1, 1, T, T]
 for models with attention of their own (GPT-J), which take a four-dimensional mask as it is. Windows are counted in
 position ids, as the model would count them if each reading stood alone.
 """
@@ -17,52 +17,63 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from prlhf.model.cpu_attention import SegmentAttention
-from prlhf.model.cpu_linear import has_onednn
-from prlhf.model.prefix_tree import Pack, Segment, above
+from prlhf.kernels.cpu_attention import SegmentAttention
+from prlhf.kernels.onednn import usable
+from prlhf.kernels.segments import Segment, above, dense_mask, who_sees_whom
 
 NAME = "prlhf_tree"
 LONG = 256  # columns of a reading, from where on CPUs profit from attention of our own
 
 
-def install(lm: Any) -> str:
-    """Make `lm` attend over packs.
+def install(lm: Any) -> None:
+    """Let the causal LM `lm` attend over packs, in place, if its attention can be replaced.
 
-    Returns `segments`, on a GPU `flex`, or `dense` where its attention cannot be replaced.
-
-    Anything that is no pack goes on through transformers' own `sdpa`.
+    Anything that is not a pack still goes through transformers' own `sdpa`.
     """
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import sdpa_mask
 
-    own = "flex" if lm.device.type == "cuda" else "segments"
-    if lm.config._attn_implementation == NAME:
-        return own
-    if lm.config._attn_implementation != "sdpa":
+    if implementation_of(lm.config) == "sdpa":
+        AttentionInterface.register(NAME, attend)
+        AttentionMaskInterface.register(NAME, sdpa_mask)
+        lm.set_attn_implementation(NAME)
+
+
+def way_of(lm: Any) -> str:
+    """How `lm` attends over packs: `segments`, on a GPU `flex`, or `dense` where its attention was not replaced."""
+    if implementation_of(lm.config) != NAME:
         return "dense"
-    AttentionInterface.register(NAME, attend)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
-    lm.set_attn_implementation(NAME)
-    return own if lm.config._attn_implementation == NAME else "dense"
+    return "flex" if lm.device.type == "cuda" else "segments"
 
 
-def tree_inputs(pack: Pack, way: str, dtype: torch.dtype) -> dict[str, Any]:
-    """What a language model's forward takes beside the embeddings, for `way` segments, flex or dense."""
-    inputs: dict[str, Any] = {"position_ids": pack.positions, "use_cache": False}
+def implementation_of(config: Any) -> str:
+    """Which attention a model's config asks for, by transformers' names; "" where it does not say.
+
+    transformers keeps it under a private name, which stands nowhere else.
+    """
+    return str(getattr(config, "_attn_implementation", None) or "")
+
+
+def tree_inputs(segments: Sequence[Segment], positions: Tensor, way: str, dtype: torch.dtype) -> dict[str, Any]:
+    """What a language model's forward takes beside the embeddings of a pack.
+
+    `positions` [1, T] are the position ids of its columns, `way` is `segments`, `flex` or `dense`.
+    """
+    inputs: dict[str, Any] = {"position_ids": positions, "use_cache": False}
     if way == "dense":
-        return inputs | {"attention_mask": dense_mask(pack.segments, pack.ids.device, dtype)}
+        return inputs | {"attention_mask": dense_mask(segments, positions.device, dtype)}
     # four dimensions: taken as it is, so that transformers makes no mask of its own
-    inputs["attention_mask"] = torch.empty(1, 1, 0, 0, dtype=torch.bool, device=pack.ids.device)
-    return inputs | {"prefix_tree": Layout(pack, flex=way == "flex")}
+    inputs["attention_mask"] = torch.empty(1, 1, 0, 0, dtype=torch.bool, device=positions.device)
+    return inputs | {"prefix_tree": Layout(tuple(segments), positions[0], flex=way == "flex")}
 
 
 class Layout:
     """What `attend` needs of a pack; made once a forward pass, read in every layer."""
 
-    def __init__(self, pack: Pack, flex: bool) -> None:
-        self.segments, self.flex, self._device = pack.segments, flex, pack.ids.device
-        self._positions = pack.positions[0]
-        self.long = max(segment.depth + segment.end - segment.start for segment in pack.segments) >= LONG
+    def __init__(self, segments: tuple[Segment, ...], positions: Tensor, flex: bool) -> None:
+        self.segments, self.flex, self._device = segments, flex, positions.device
+        self._positions = positions
+        self.long = max(segment.depth + segment.end - segment.start for segment in segments) >= LONG
         self._masks: dict[Any, Any] = {}
 
     def tail_mask(self, queries: int, depth: int, window: int | None) -> Tensor:
@@ -90,24 +101,6 @@ class Layout:
         return self._masks[window]
 
 
-def who_sees_whom(segments: Sequence[Segment]) -> tuple[Tensor, Tensor]:
-    """Which segment [n] may see which [n], and the segment [T] of each column."""
-    sees = torch.eye(len(segments), dtype=torch.bool)
-    of: list[int] = []
-    for number, segment in enumerate(segments):
-        sees[number, list(segment.above)] = True
-        of += [number] * (segment.end - segment.start)
-    return sees, torch.tensor(of)
-
-
-def dense_mask(segments: Sequence[Segment], device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Added to attention scores [1, 1, T, T]: 0 where a column may look, the least number elsewhere."""
-    sees, of = who_sees_whom(segments)
-    may = sees[of][:, of].tril()
-    mask = torch.zeros(may.shape, dtype=dtype).masked_fill(~may, torch.finfo(dtype).min)
-    return mask.to(device).view(1, 1, *may.shape)
-
-
 def attend(
     module: nn.Module,
     query: Tensor,
@@ -132,7 +125,7 @@ def attend(
         mask = prefix_tree.block_mask(sliding_window)
         shared_heads = query.shape[1] != key.shape[1]
         out = _flex()(query, key, value, block_mask=mask, scale=scaling, enable_gqa=shared_heads)
-    elif prefix_tree.long and query.dtype == torch.float32 and query.device.type == "cpu" and has_onednn():
+    elif prefix_tree.long and query.dtype == torch.float32 and query.device.type == "cpu" and usable():
         scale = query.shape[-1] ** -0.5 if scaling is None else scaling
         rows = (query[0], key[0], value[0])
         out = SegmentAttention.apply(*rows, prefix_tree.segments, scale, sliding_window).unsqueeze(0)  # type: ignore
