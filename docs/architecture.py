@@ -28,6 +28,7 @@ Each command reads what the command before it wrote, checks that it is complete,
 | `prlhf/source/` | reads tables in any format, from files or the hub |
 | `prlhf/data/` | makes prepared data sets: a file per known data set, and one for custom files |
 | `prlhf/model/` | base, adapter, user model, reference; log-probs and rewards; saving and loading |
+| `prlhf/kernels/` | fast attention and linear layers, checked before they are used; knows nothing of users |
 | `prlhf/train/` | objectives, batches, the training loop, run folders, workers |
 | `prlhf/generate/` | writes responses for many users at once; baselines |
 | `prlhf/judge/` | compares responses: rules, reward models, language models; accuracy; statistics; the report |

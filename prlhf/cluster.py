@@ -20,6 +20,7 @@ from typing_extensions import override
 from prlhf.config import ClusterConfig
 from prlhf.errors import PrlhfError, one_line
 from prlhf.progress import Progress
+from prlhf.ray_private import address_of_auto, machines_to_come
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AIR_NEW_OUTPUT": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 HANDED_ON = ("PRLHF_CACHE", "HF_HOME", "HF_HUB_OFFLINE")  # settings that workers on other machines need as well
@@ -72,8 +73,11 @@ def connected(config: ClusterConfig) -> Iterator[None]:
 
 def _check_answers(address: str) -> None:
     """Raise OSError where nothing listens at `address`, ValueError where it is none."""
-    if address == "auto":  # the cluster that was started last on this machine, which may be gone
-        address = str(importlib.import_module("ray._private.services").canonicalize_bootstrap_address(address))
+    if address == "auto":
+        found = address_of_auto()
+        if found is None:
+            return
+        address = found
     host, separator, port = address.removeprefix("ray://").rpartition(":")
     if not separator or not port.isdigit() or int(port) > 65535:
         raise ValueError("it is neither auto nor HOST:PORT nor ray://HOST:PORT")
@@ -131,9 +135,7 @@ def _can_grow(workers: int, each: dict[str, float]) -> bool:
 
 def _to_come() -> list[tuple[dict[str, float], float]]:
     """The kinds of machines that an autoscaler may run: what one has, and how many there can be."""
-    config = importlib.import_module("ray._private.state").state.get_cluster_config()
-    kinds = config.node_group_configs if config else []
-    return [(dict(kind.resources), math.inf if kind.max_count < 0 else kind.max_count) for kind in kinds]
+    return [(machine, math.inf if count < 0 else count) for machine, count in machines_to_come()]
 
 
 def actor_here(kind: type) -> Any:

@@ -16,7 +16,7 @@ LAYERS = [
     ["errors"],
     ["parse", "extensions", "files"],
     ["applies", "refusals"],
-    ["progress", "config", "forum", "kernels"],
+    ["progress", "config", "forum", "kernels", "ray_private"],
     ["legacy_folders"],
     ["folders"],
     ["dataset", "source", "environment", "recipe_files"],

@@ -10,6 +10,7 @@ import importlib
 import json
 import logging
 import os
+import re
 import sys
 import threading
 from collections import Counter
@@ -27,6 +28,8 @@ from prlhf.generate.decoding import Job
 from prlhf.generate.output import Block
 from prlhf.progress import Progress
 from prlhf.responses import Response, parse_line, to_line
+
+CORE_LINE = re.compile(rb"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ [A-Z] \d+ \d+\]")
 
 
 def write_on_ray(
@@ -204,15 +207,15 @@ class Tally:
 
 @contextmanager
 def quiet(cluster: ClusterConfig) -> Iterator[None]:
-    """Without Ray Data's bars, and unless they are asked for without its lines and the core's; its files stay."""
+    """Turn off Ray Data's bars, and without `--verbose` its console lines and the core's; its log files stay."""
     context = importlib.import_module("ray.data").DataContext.get_current()
-    consoles = [h for h in logging.getLogger("ray.data").handlers if type(h).__name__ == "PlainRayHandler"]
+    consoles = console_handlers("ray.data")
     before = context.enable_progress_bars, [handler.level for handler in consoles]
-    context.enable_progress_bars = False  # there is one of ours
+    context.enable_progress_bars = False  # prlhf has its own
     for handler in consoles:
         handler.setLevel(handler.level if cluster.verbose else logging.CRITICAL)
     try:
-        with nullcontext() if cluster.verbose else stderr_of_python_alone():
+        with nullcontext() if cluster.verbose else without_core_lines():
             yield
     finally:
         context.enable_progress_bars = before[0]
@@ -220,24 +223,61 @@ def quiet(cluster: ClusterConfig) -> Iterator[None]:
             handler.setLevel(level)
 
 
+def console_handlers(logger: str) -> list[logging.Handler]:
+    """The handlers of `logger` that write to the terminal, and not to a file."""
+    streams = (h for h in logging.getLogger(logger).handlers if isinstance(h, logging.StreamHandler))
+    return [handler for handler in streams if not isinstance(handler, logging.FileHandler)]
+
+
 @contextmanager
-def stderr_of_python_alone() -> Iterator[None]:
-    """What Ray's C++ says of every actor that may be started anew goes nowhere; `sys.stderr` goes on."""
-    saved, python = os.dup(2), sys.stderr
+def without_core_lines() -> Iterator[None]:
+    """Keep log lines of Ray's C++ core off the terminal: it writes one for every actor that may be started again.
+
+    The core writes to file descriptor 2, not to `sys.stderr`, so that descriptor leads through a pipe, from which
+    everything but such lines goes on. `sys.stderr` keeps the terminal. Where descriptors cannot be replaced, nothing is
+    kept off.
+    """
+    try:
+        saved, (source, pipe) = os.dup(2), os.pipe()
+    except OSError:
+        yield
+        return
+    with stderr_of_python(saved):
+        os.dup2(pipe, 2)
+        os.close(pipe)
+        passing = threading.Thread(target=pass_on, args=(source, saved), daemon=True)
+        passing.start()
+        try:
+            yield
+        finally:
+            os.dup2(saved, 2)  # closes the pipe's end, which ends the thread
+            passing.join(timeout=1.0)
+            if not passing.is_alive():  # a child process may hold the pipe too
+                os.close(saved)
+
+
+@contextmanager
+def stderr_of_python(descriptor: int) -> Iterator[None]:
+    """Let `sys.stderr` write to a copy of `descriptor`, if it writes to descriptor 2."""
+    python = sys.stderr
     try:
         ours = python.fileno() == 2
     except (OSError, ValueError, AttributeError):  # a notebook's, or a test's
         ours = False
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
     if ours:
-        sys.stderr = os.fdopen(os.dup(saved), "w", buffering=1, encoding=python.encoding, errors="backslashreplace")
+        copy = os.dup(descriptor)
+        sys.stderr = os.fdopen(copy, "w", buffering=1, encoding=python.encoding, errors="backslashreplace")
     try:
         yield
     finally:
-        os.dup2(saved, 2)
         if ours:
             sys.stderr.close()
             sys.stderr = python
-        os.close(saved)
-        os.close(nowhere)
+
+
+def pass_on(source: int, target: int) -> None:
+    """Copy `source` to `target`, both file descriptors, but for log lines of Ray's core."""
+    with os.fdopen(source, "rb") as lines:
+        for line in lines:
+            if not CORE_LINE.match(line):
+                os.write(target, line)

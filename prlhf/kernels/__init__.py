@@ -16,6 +16,6 @@ def speed_up(model: Any, device: torch.device) -> None:
     multiply through oneDNN. Call it once, after the adapter is in place and before the weights are sharded. A model
     that was not sped up gives the same values to rounding.
     """
-    tree_attention.install(model.get_base_model() if hasattr(model, "get_base_model") else model)
+    tree_attention.attend_over_packs(model.get_base_model() if hasattr(model, "get_base_model") else model)
     if device.type == "cpu":
-        onednn.install(model)
+        onednn.use_onednn(model)

@@ -23,7 +23,7 @@ TOLERANCE = 1e-4  # of the largest number of a result: fp32 sums in another orde
 _agrees: dict[tuple[int, int, bool], bool] = {}  # (outputs, inputs, whether there is a bias) -> what was found
 
 
-def install(model: nn.Module) -> None:
+def use_onednn(model: nn.Module) -> None:
     """Replace the fp32 linear layers of `model`, an adapter's included, by ones that multiply through oneDNN.
 
     The new layers share the parameters of the old ones. Nothing happens where the operator is not usable.

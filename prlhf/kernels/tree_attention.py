@@ -25,7 +25,7 @@ NAME = "prlhf_tree"
 LONG = 256  # columns of a reading, from where on CPUs profit from attention of our own
 
 
-def install(lm: Any) -> None:
+def attend_over_packs(lm: Any) -> None:
     """Let the causal LM `lm` attend over packs, in place, if its attention can be replaced.
 
     Anything that is not a pack still goes through transformers' own `sdpa`.

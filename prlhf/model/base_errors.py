@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from prlhf.errors import PrlhfError, nearest, one_line
 from prlhf.source import hub
 
@@ -146,6 +148,6 @@ def why_not(name: str, error: Exception) -> tuple[str, str]:
             return f"model {name} lacks a file: {text[:200]}", "is it a model for transformers? choose another"
         if found_out := hub.explain_error("model", name, error, INSTEAD):
             return found_out[0] + no_folder(path), found_out[1]
-    if type(error).__name__ == "SafetensorError":
+    if isinstance(error, SafetensorError):
         return f"the weights of {name} are damaged: {text[:200]}", "download them again"
     return f"cannot load model {name}: {text[:300] or type(error).__name__}", "check its files, or choose another model"

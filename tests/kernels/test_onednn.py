@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from prlhf.kernels import onednn, speed_up
-from prlhf.kernels.onednn import OneDnnLinear, agrees, dense, install, times, times_weight
+from prlhf.kernels.onednn import OneDnnLinear, agrees, dense, times, times_weight, use_onednn
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -30,7 +30,7 @@ def test_onednn_layers_are_linear_layers(shape: tuple[int, ...], frozen: bool, b
 
     expected = run()
     plain, holder = layer, nn.ModuleList([layer])
-    install(holder)
+    use_onednn(holder)
     layer = holder[0]
     assert isinstance(layer, OneDnnLinear)
     assert type(plain) is nn.Linear
@@ -44,7 +44,7 @@ def test_only_plain_fp32_layers_change() -> None:
         pass
 
     holder = nn.ModuleList([nn.Linear(2, 2).to(torch.bfloat16), Own(2, 2)])
-    install(holder)
+    use_onednn(holder)
     assert [type(layer) for layer in holder] == [nn.Linear, Own]
 
 
@@ -62,7 +62,7 @@ def test_hooks_and_mode_stay() -> None:
     layer = nn.Linear(2, 2).eval()
     layer.register_forward_hook(lambda *_: seen.append(1))
     holder = nn.ModuleList([layer])
-    install(holder)
+    use_onednn(holder)
     holder[0](torch.ones(1, 2))
     assert (seen, holder[0].training) == ([1], False)
 
@@ -120,11 +120,11 @@ def test_an_operator_that_differs_is_not_used(
     expected = [layer(x), *torch.autograd.grad(layer(x).sum(), [x, layer.weight])]
     holder = nn.ModuleList([layer])
     if later:
-        install(holder)
+        use_onednn(holder)
         assert isinstance(holder[0], OneDnnLinear)
     monkeypatch.setattr(onednn, "operator", lambda: broken(kind))
     if not later:
-        install(holder)
+        use_onednn(holder)
         assert type(holder[0]) is nn.Linear
     found = [holder[0](x), *torch.autograd.grad(holder[0](x).sum(), [x, layer.weight])]
     assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
@@ -135,7 +135,7 @@ def test_without_the_operator(forgotten: None, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace())
     assert onednn.operator() is None
     holder = nn.ModuleList([nn.Linear(5, 3)])
-    install(holder)
+    use_onednn(holder)
     assert type(holder[0]) is nn.Linear
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prlhf.kernels.onednn import OneDnnLinear, install
+from prlhf.kernels.onednn import OneDnnLinear, use_onednn
 from prlhf.model.log_probs import token_log_probs
 
 
@@ -16,7 +16,7 @@ def head_of(kind: str) -> nn.Linear:
     head.requires_grad_("trained" in kind)
     holder = nn.Sequential(head)
     if "onednn" in kind:
-        install(holder)
+        use_onednn(holder)
         assert isinstance(holder[0], OneDnnLinear)
     return holder[0]
 

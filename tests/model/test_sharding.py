@@ -26,6 +26,7 @@ from prlhf.config import GenerateConfig, TrainConfig
 from prlhf.dataset import read_prepared
 from prlhf.errors import PrlhfError
 from prlhf.generate.run import generate
+from prlhf.kernels import speed_up
 from prlhf.model import workers
 from prlhf.model.adapter import make_trainable
 from prlhf.model.checkpoint import load_policy
@@ -280,6 +281,7 @@ def trainable(lm: Any, config: TrainConfig) -> Any:
     lm = make_trainable(lm, config)
     if next(lm.parameters()).device.type != "meta":
         architectures.perturb(lm, "lora_B")
+    speed_up(lm, torch.device("cpu"))
     return lm
 
 
