@@ -1,14 +1,14 @@
-"""Commands on a disk that fills up at a random byte, gone on with, and compared with the same command left in peace.
+"""Commands on a disk that fills up at a random byte: each is continued and compared with an undisturbed one.
 
     python -m benchmarks.full_disk --cases 40 --seed 1
     python -m benchmarks.full_disk --only 'generate*' --cases 5
 
-A stage is a command of prlhf on small data, as in benchmarks/faults; some begin beside older output of the same kind.
-It is run once undisturbed; then again and again in folders of its own, where no file may grow beyond a size drawn
-evenly from all below that of the largest file it writes (RLIMIT_FSIZE: the system answers EFBIG, as it answers ENOSPC
-where a disk is full). Demanded of each: exit code 2, one `error:` line and no traceback; what lay there is there byte
-for byte; nothing half-written is left; and the command that goes on, without the limit, leaves what the undisturbed one
-left.
+A stage is a command of prlhf on small data, as in benchmarks/faults; some start with older output of the same kind.
+It first runs undisturbed. Then it runs many times in new folders, where no file may grow beyond a random size, drawn
+uniformly below the size of the largest file that it writes (RLIMIT_FSIZE: the system reports EFBIG, as it reports
+ENOSPC when a disk is full). Each run must end with exit code 2, one `error:` line and no traceback; older files must be
+unchanged, byte for byte; no partial file may be left; and the same command without the limit must then leave what the
+undisturbed one left.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from benchmarks.faults import __main__ as faults  # which finds the tests' data, base and server
+from benchmarks.faults import __main__ as faults  # to find the data, base and server of the tests
 
 HEAVY = ["torch", "transformers", "peft", "prlhf.train.run", "prlhf.generate.run", "prlhf.judge.run", "prlhf_cli.main"]
 LIMIT = 300.0  # seconds for a command to end
-GROWING = ("*metrics.jsonl", "*.jsonl.partial", "*/checkpoints/*")  # what a command goes on with
+GROWING = ("*metrics.jsonl", "*.jsonl.partial", "*/checkpoints/*")  # files that a continued command reads
 FRESH: Callable[[Path], None] = Path.mkdir
 
 
 @dataclass(frozen=True)
 class Full:
-    """A command, what lies where it runs, and how it goes on once it has begun."""
+    """A command, the files where it runs, and how it is continued after a failure."""
 
     name: str
     cases: int  # out of 40
     line: list[str]
     again: list[str] = field(default_factory=list)  # default: the same line
     begin: Callable[[Path], None] = FRESH  # makes the folder that it starts in
-    but: tuple[str, ...] = ()  # files that are not compared: they tell times
+    but: tuple[str, ...] = ()  # files that are not compared, as they hold times
 
 
 @dataclass(frozen=True)
@@ -63,11 +63,11 @@ class Case:
     number: int
     limit: int  # bytes
     said: str
-    wrong: list[str]  # empty: one line, nothing lost, and equal afterwards
+    wrong: list[str]  # empty: one line, nothing lost, and equal at the end
 
 
 def main(count: int = 40, seed: int = 1, only: Sequence[str] = ("*",), keep: Path | None = None) -> int:
-    """Run `count` cases and print a row per stage; returns how many were wrong."""
+    """Run `count` cases per stage and print a row per stage; returns the number of faults."""
     with tempfile.TemporaryDirectory(prefix="prlhf-full-") as scratch, faults.server() as url:
         root = (keep or Path(scratch)).resolve()
         chosen = [full for full in stages(root, url) if any(fnmatch(full.name, one) for one in only)]
@@ -94,7 +94,7 @@ def _row(full: Full, count: int, seed: int, root: Path) -> int:
 
 
 def stages(root: Path, url: str) -> list[Full]:
-    """Those of benchmarks/faults that run in one process, small; and the same beside older output."""
+    """The stages of benchmarks/faults that run in one process, small, and the same with older output."""
     from benchmarks.faults.stages import make
 
     known = {stage.name: stage for stage in make(root, url)}
@@ -106,7 +106,7 @@ def stages(root: Path, url: str) -> list[Full]:
     rules = ["judge", str(root / "a.jsonl"), str(root / "b.jsonl"), "--judge", "rule:shorter", "--out", "judged"]
 
     def lies(*lines: list[str], without: str = "") -> Callable[[Path], None]:
-        """Where earlier commands were run, and lost files that fit `without`."""
+        """A folder where earlier commands ran, with the files that match `without` removed."""
 
         def begin(work: Path) -> None:
             work.mkdir()
@@ -127,21 +127,21 @@ def stages(root: Path, url: str) -> list[Full]:
     report = ("*report.html",)
     return [
         Full("prep", 5, prep),
-        Full("prep, beside older data", 4, prep, begin=lies([*prep, "--seed", "9"])),
+        Full("prep, with older data", 4, prep, begin=lies([*prep, "--seed", "9"])),
         Full("train", 7, train, resume),
         Full("train --resume", 4, resume, resume, half_trained),
         Full("generate, a file", 3, file),
-        Full("generate, a file, beside older rows", 3, file, begin=lies([*file, "--max-prompts", "2"])),
+        Full("generate, a file, with older rows", 3, file, begin=lies([*file, "--max-prompts", "2"])),
         Full("generate, shards", 3, shards),
         Full("generate, shards, half there", 3, shards, begin=lies(shards, without="*-0000[1-9].*")),
-        Full("judge by a rule, beside an older one", 3, rules, begin=lies([*rules, "--seed", "9"]), but=report),
+        Full("judge by a rule, with an older one", 3, rules, begin=lies([*rules, "--seed", "9"]), but=report),
         Full("judge by an LLM", 2, llm.line, but=report),
         Full("judge --checkpoint", 3, checkpoint, but=report),
     ]
 
 
 def _interrupted(line: list[str], work: Path) -> None:
-    """Train until something stands in the checkpoints, and kill."""
+    """Train until there is a checkpoint, and kill the process."""
     process, reader = _start(line, work, None)
     while not any(work.glob("run/checkpoints/*/sha256.json")) and process.is_alive():
         time.sleep(0.01)
@@ -154,7 +154,7 @@ def _interrupted(line: list[str], work: Path) -> None:
 
 
 def undisturbed(full: Full, root: Path) -> Undisturbed:
-    """Run a stage to its end, and watch how large its files become."""
+    """Run a stage to its end, and observe the sizes of its files."""
     start = root / "starts" / full.name
     start.parent.mkdir(exist_ok=True)
     full.begin(start)
@@ -176,11 +176,11 @@ def undisturbed(full: Full, root: Path) -> Undisturbed:
 
 
 def fill(full: Full, number: int, whole: Undisturbed, seed: int, root: Path) -> Case:
-    """Run a stage with a limit that it meets, look, go on, and compare."""
+    """Run a stage with a limit that it meets, check the folder, continue, and compare."""
     rng = Random(f"{seed} {full.name} {number}")
     start = root / "starts" / full.name
     code = 0
-    while code == 0:  # what was drawn was more than was written this time
+    while code == 0:  # the limit was larger than all files of this run
         limit = rng.randrange(1, whole.largest)
         work = _folder(full, root, f"case-{number}")
         code, said = command(full.line, work, limit)
@@ -203,7 +203,7 @@ def _one_line(code: int, said: str) -> bool:
 
 
 def _lost(start: Path, work: Path) -> list[str]:
-    """What lay there and is not there any more as it was; of a run that goes on, that it cannot."""
+    """An older file that is missing or changed; for a run to continue, a reason why it cannot be continued."""
     from prlhf.train.checkpoints import newest_checkpoint
 
     old = {name for name in _names(start) if (start / name).is_file() and not any(fnmatch(name, g) for g in GROWING)}
@@ -215,7 +215,7 @@ def _lost(start: Path, work: Path) -> list[str]:
 
 
 def _half_written(whole: Undisturbed, start: Path, work: Path) -> list[str]:
-    """What is new, and neither of the result nor what a command goes on with; or is of the result, and not as there."""
+    """A new file that belongs neither to the result nor to a continued command, or a changed part of the result."""
     new = _names(work) - _names(start)
     wrong = [f"left over: {name}" for name in sorted(new - whole.names) if not _goes_on(name)]
     wrong += [f"empty: {name}" for name in sorted(new) if (work / name).is_dir() and not any((work / name).iterdir())]
@@ -232,7 +232,7 @@ def _goes_on(name: str) -> bool:
 
 
 def _folder(full: Full, root: Path, name: str) -> Path:
-    """Where a command runs; the cache is beside it."""
+    """The folder in which a command runs; the cache is next to it."""
     work = root / "full" / full.name / name / "work"
     shutil.rmtree(work.parent, ignore_errors=True)
     work.parent.mkdir(parents=True)
@@ -241,7 +241,7 @@ def _folder(full: Full, root: Path, name: str) -> Path:
 
 
 def command(line: list[str], work: Path, limit: int | None = None) -> tuple[int, str]:
-    """Run `prlhf LINE` in `work`, where no file may grow beyond `limit` bytes; its exit code and what it said."""
+    """Run `prlhf LINE` in `work` with the file size `limit` in bytes; returns its exit code and output."""
     process, reader = _start(line, work, limit)
     said = b""
     while part := os.read(reader.fileno(), 2**16):
@@ -252,7 +252,7 @@ def command(line: list[str], work: Path, limit: int | None = None) -> tuple[int,
 
 
 def _start(line: list[str], work: Path, limit: int | None) -> tuple[Any, Connection]:
-    """A process of its own, forked from one that has the libraries: most of a small command's time."""
+    """Fork a process from one that has imported the libraries, which is most of the time of a small command."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(HEAVY)
     reader, writer = context.Pipe(duplex=False)
@@ -282,7 +282,7 @@ def _names(work: Path) -> set[str]:
 def _largest(work: Path) -> int:
     try:
         return max((path.stat().st_size for path in work.rglob("*") if path.is_file()), default=0)
-    except OSError:  # it was renamed meanwhile
+    except OSError:  # it has been renamed
         return 0
 
 

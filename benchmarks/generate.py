@@ -1,23 +1,23 @@
-"""Tokens per second for many users: ours against plain batched `generate` without users, and the released way.
+"""Tokens per second for many users: prlhf, plain batched `generate` without users, and the paper's released code.
 
     python -m benchmarks.generate                           # the bundled tiny model
     python -m benchmarks.generate --model smollm2-135m      # SmolLM2's shape with random weights
     python -m benchmarks.generate --model FOLDER --json
 
-64 prompts of 16 to `--longest` random tokens (the tiny model's longest: 438, what its context holds), each for another
-user, batches of 32, 64 new tokens each, greedy. Contestants take turns; what is printed are medians over the rounds and
-the spread. With the defaults a run takes minutes on two cores.
+There are 64 prompts of 16 to `--longest` random tokens (438 for the tiny model, given by its context), each for another
+user, in batches of 32, with 64 new greedy tokens each. Contestants run in turn; medians over the rounds and the
+spread are printed. With the defaults a run takes minutes on two cores.
 
-- ours: `prlhf generate`'s decoding for a policy with individual users (T_u = 10) and a LoRA adapter.
-- plain: the same language model, adapter included, without users: transformers' `generate` on batches sorted by length
-  (its best; unsorted is slower) and padded on the left.
-- released: one prompt at a time, the user's vectors in front, no KV cache, as the authors' code does it; the loop is
-  written out, since today's `generate` without a cache forgets embeddings after the first token. It is slow, so it
-  writes a sample of the prompts, evenly over the lengths, and only their first tokens, which are its cheapest: its rate
-  is overstated, and the ratio understated.
+- ours: the decoding of `prlhf generate` for a policy with individual users (T_u = 10) and a LoRA adapter.
+- plain: the same language model with the adapter and without users: transformers' `generate` on left-padded batches
+  that are sorted by length (which is faster than unsorted).
+- released: one prompt at a time, with the user's vectors in front and without a KV cache, as in the authors' code. The
+  loop is written here, because `generate` without a cache drops embeddings after the first token. As it is slow, it
+  gets a sample of prompts of all lengths, and writes only their first tokens, which are the cheapest: its rate is
+  overstated, and the ratio understated.
 
-In the case "mixed ends" the responses end after 8 to 64 tokens, spread evenly: a random model never ends by itself, so
-where each ends is told to both, to `generate` as a stopping criterion.
+In the case "mixed ends" the responses end after 8 to 64 tokens, uniformly. A random model does not end by itself, so
+both get the lengths, `generate` as a stopping criterion.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from prlhf.model.checkpoint import Policy, assemble
 from prlhf.model.personalized import unwrapped
 
 PROMPTS, NEW, BATCH, LONGEST = 64, 64, 32, {"tiny": 512}  # of other models: 96
-SAMPLE, FIRST = 4, 8  # prompts and tokens of the released way
+SAMPLE, FIRST = 4, 8  # prompts and tokens for the released code
 SMOLLM2 = {
     "vocab_size": 49152, "hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9,
     "num_key_value_heads": 3, "intermediate_size": 1536, "max_position_embeddings": 8192, "tie_word_embeddings": True,
@@ -53,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny", help="tiny, smollm2-135m, or what `prlhf train --model` takes")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--longest", type=int, help="tokens of the longest prompt (512; 96 but for tiny)")
+    parser.add_argument("--longest", type=int, help="tokens of the longest prompt (512; 96 except for tiny)")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     found = measure(open_policy(args.model), args.rounds, args.longest or LONGEST.get(args.model, 96))
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def open_policy(model: str) -> Policy:
-    """A policy with a user for each prompt and an adapter that does something."""
+    """A policy with one user per prompt and an adapter that is not zero."""
     torch.manual_seed(0)
     if model == "smollm2-135m":
         lm: Any = AutoModelForCausalLM.from_config(LlamaConfig(**SMOLLM2)).eval()
@@ -71,7 +71,7 @@ def open_policy(model: str) -> Policy:
     config = TrainConfig(user_tokens=10, user_init="random")
     policy = assemble(base, config, [str(i) for i in range(PROMPTS)], {})
     policy.model.eval()
-    unwrapped(policy.model.lm).generation_config = GenerationConfig()  # its end of text would be mixed in
+    unwrapped(policy.model.lm).generation_config = GenerationConfig()  # without an end of text
     return policy
 
 
@@ -79,7 +79,7 @@ def measure(policy: Policy, rounds: int, longest: int) -> dict[str, Any]:
     context = policy.base.context - NEW - policy.config.user_tokens
     vocabulary = policy.model.lm.get_input_embeddings().num_embeddings
     rows = [Row(ids, user, seed=user) for user, ids in enumerate(prompts(min(longest, context), vocabulary), start=1)]
-    ours(policy, rows[:8], [4] * 8), plain(policy, rows[:8], [4] * 8)  # to warm up
+    ours(policy, rows[:8], [4] * 8), plain(policy, rows[:8], [4] * 8)  # warm-up
     cases = {
         "equal lengths": [NEW] * PROMPTS,
         "mixed ends": [8 + 56 * (29 * i % PROMPTS) // 63 for i in range(PROMPTS)],
@@ -97,7 +97,7 @@ def measure(policy: Policy, rounds: int, longest: int) -> dict[str, Any]:
 
 
 def prompts(longest: int, vocabulary: int) -> list[tuple[int, ...]]:
-    """Lengths from 16 to `longest` in equal steps, in a fixed disorder; ids that are no special tokens anywhere."""
+    """Prompts of 16 to `longest` tokens in equal steps, in a fixed order, without special tokens."""
     lengths = [16 + (longest - 16) * (37 * i % PROMPTS) // (PROMPTS - 1) for i in range(PROMPTS)]
     return [
         tuple(100 + (31 * i + 7 * j * j) % (vocabulary - 100) for j in range(length))
@@ -106,7 +106,7 @@ def prompts(longest: int, vocabulary: int) -> list[tuple[int, ...]]:
 
 
 def compare(contestants: dict[str, Callable[[], int]], rounds: int) -> dict[str, Any]:
-    """Tokens per second of each, in turns; ratios of ours to the others, round by round."""
+    """Measure tokens per second of each in turn; returns ratios of ours to the others for each round."""
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(rounds):
         for name, write in contestants.items():
@@ -127,7 +127,7 @@ def spread(found: dict[str, list[float]]) -> dict[str, dict[str, float]]:
     }
 
 
-# ---- the contestants: each returns how many tokens it wrote ----
+# ---- the contestants: each returns its number of tokens ----
 
 
 def ours(policy: Policy, rows: list[Row], rooms: list[int]) -> int:
@@ -163,7 +163,7 @@ def released(policy: Policy, rows: list[Row]) -> int:
 
 
 class Room(StoppingCriteria):
-    """Each row ends after as many tokens as it may get."""
+    """A stopping criterion: each row ends at its own number of tokens."""
 
     def __init__(self, before: int, rooms: Tensor) -> None:
         self.before, self.rooms = before, rooms

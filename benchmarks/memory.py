@@ -2,8 +2,8 @@
 
     python -m benchmarks.memory [FOLDER]
 
-Leaves in FOLDER (default: runs/memory) what the commands of that page need: `shapes/NAME`, folders as the hub has them
-with a config and no weights, and `data/long`, comparisons of 1,500 + 250 tokens. Nothing here has run on a GPU.
+FOLDER (default: runs/memory) then holds what the commands of that page need: `shapes/NAME`, model folders with a config
+and no weights, and `data/long`, comparisons of 1,500 + 250 tokens. The numbers are planned, not measured on a GPU.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ SHAPES = {
         "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064,
     },
 }  # fmt: skip
-WHERE = [(1, "ddp"), (2, "ddp"), (2, "fsdp"), (8, "ddp"), (8, "fsdp")]  # GPUs, and how they share
+WHERE = [(1, "ddp"), (2, "ddp"), (2, "fsdp"), (8, "ddp"), (8, "fsdp")]  # number of GPUs, and --parallel
 SETTINGS = [(full, kept, tokens) for full in (False, True) for kept in (False, True) for tokens in (16384, 4096)]
-TINY = Path(prlhf.__file__).parent / "assets/tiny-base"  # whose tokenizer has a token for each of these words
+TINY = Path(prlhf.__file__).parent / "assets/tiny-base"  # its tokenizer has one token per word
 
 
 def write_inputs(folder: Path) -> None:
-    """`shapes/` and `data/long`, where they are not there yet."""
+    """Write `shapes/` and `data/long` unless they exist."""
     for name, shape in SHAPES.items():
         (folder / "shapes" / name).mkdir(parents=True, exist_ok=True)
         config = shape | {"max_position_embeddings": 8192, "tie_word_embeddings": False}
@@ -57,7 +57,7 @@ def write_inputs(folder: Path) -> None:
 
 
 def command_of(model: str, gpus: int, parallel: str, full: bool, checkpointing: bool, tokens: int) -> str:
-    """The command that shows a cell of the table."""
+    """Return the command that gives a cell of the table."""
     words = f"prlhf train --dry-run --dataset data/long --model shapes/{model} --device cuda"
     words += f" --workers {gpus} --parallel {parallel}" if gpus > 1 else ""
     words += " --full-finetune" if full else ""
@@ -66,7 +66,7 @@ def command_of(model: str, gpus: int, parallel: str, full: bool, checkpointing: 
 
 
 def cell(model: str, gpus: int, parallel: str, full: bool, checkpointing: bool, tokens: int) -> dict[str, Any]:
-    """The plan that this command makes."""
+    """Return the plan that this command makes."""
     config = TrainConfig(
         dataset="data/long", model=f"shapes/{model}", device="cuda", full_finetune=full,
         gradient_checkpointing=checkpointing, pack_tokens=tokens,
@@ -75,7 +75,7 @@ def cell(model: str, gpus: int, parallel: str, full: bool, checkpointing: bool, 
 
 
 def row(model: str, gpus: int, parallel: str) -> str:
-    """A line of the table: peaks in GiB."""
+    """Return a line of the table: peaks in GiB."""
     cells = [f"{cell(model, gpus, parallel, *setting)['memory_gib']['peak']:.1f}" for setting in SETTINGS]
     return f"| {gpus if gpus == 1 else f'{gpus}, {parallel}'} | {' | '.join(cells)} |"
 

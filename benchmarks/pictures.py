@@ -1,4 +1,4 @@
-"""The pictures of docs/RESULTS.md. Whiskers are 95 % intervals, in Figure 3 standard errors as in the paper."""
+"""The pictures of docs/RESULTS.md. Whiskers are 95 % intervals; in Figure 3 standard errors, as in the paper."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COLORS = ("#0072B2", "#E69F00", "#009E73", "#999999", "#CC79A7", "#56B4E9")
 
 
 def draw_all(numbers: Numbers, folder: Path) -> None:
-    """One PNG for each part of `numbers` that is there."""
+    """Draw a PNG for each part of `numbers` that is present."""
     folder.mkdir(parents=True, exist_ok=True)
     if "figure3" in numbers:
         bars = [
@@ -51,7 +51,7 @@ def _save(figure: Figure, path: Path) -> None:
 
 
 def _points(axes: Axes, at: list[float], found: list[Numbers], key: str, **style: Any) -> None:
-    """Shares in per cent with their intervals."""
+    """Shares in percent with their intervals."""
     values = [100 * f[key] for f in found]
     below = [v - 100 * f["low"] for v, f in zip(values, found, strict=True)]
     above = [100 * f["high"] - v for v, f in zip(values, found, strict=True)]
@@ -66,7 +66,7 @@ def _plain(axes: Axes, title: str, ylabel: str) -> None:
 
 
 def _profiles(win_rates: Numbers, path: Path) -> None:
-    """Win-rate of P-DPO for each profile, a colour an opponent."""
+    """Win-rate of P-DPO for each profile, one color per opponent."""
     figure, ((axes,),) = _figure(1, 1, 7.5, 3.2)
     opponents = list(win_rates)
     users = [u for u in next(iter(win_rates.values()))["users"] if u != "generic"]
@@ -83,7 +83,7 @@ def _profiles(win_rates: Numbers, path: Path) -> None:
 
 
 def _crowd(win_rates: Numbers, path: Path) -> None:
-    """Win-rates on the crowd, seen and unseen users."""
+    """Win-rates on the crowd, for seen and unseen users."""
     figure, (panels,) = _figure(1, 2, 7.5, 3.0)
     for axes, other in zip(panels, ("vanilla", "chosen"), strict=True):
         names = [n for n in ("vanilla", "individual", "k10", "k100") if f"{n}-{other}" in win_rates]
@@ -104,7 +104,7 @@ def _crowd(win_rates: Numbers, path: Path) -> None:
 
 
 def _ablations(found: Numbers, path: Path) -> None:
-    """Above: accuracy for the minority. Below: words per response for the minority, the majority, nobody."""
+    """Top: accuracy for the minority. Bottom: words per response for minority, majority and generic user."""
     figure, panels = _figure(2, len(found), 2.0 * len(found), 4.6)
     for column, (key, values) in enumerate(found.items()):
         at = list(range(len(values)))
@@ -130,7 +130,7 @@ def _ablations(found: Numbers, path: Path) -> None:
 
 
 def _open_checks(found: Numbers, path: Path) -> None:
-    """Accuracy for seen users as conditions get harder, a line a model."""
+    """Accuracy for seen users under harder conditions, one line per model."""
     figure, (panels,) = _figure(1, len(found), 2.6 * len(found), 2.9)
     for axes, (key, values) in zip(panels, found.items(), strict=True):
         for i, name in enumerate(next(iter(values.values()))):

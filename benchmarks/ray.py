@@ -1,8 +1,8 @@
-"""What Ray costs: starting up, workers against threads, and a lost worker. One process at a time, nothing else running.
+"""The cost of Ray: start-up, workers compared with threads, and a lost worker. Run it on an idle machine.
 
     python -m benchmarks.ray --repeats 3
 
-Every run is a command of its own, timed from outside; comparisons per second are the run's own, from its first step on.
+Every run is a separate command, timed from outside; it reports comparisons per second from its first step.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def started(line: list[str], threads: int) -> subprocess.Popen[str]:
 
 
 def timed(out: Path, dataset: str, workers: int = 0, threads: int = 2) -> tuple[float, float]:
-    """Wall seconds of a command, and comparisons per second from its first step."""
+    """Return the wall seconds of a command, and its comparisons per second from the first step."""
     began = time.perf_counter()
     process = started(command(out, dataset, workers, threads), threads)
     printed, _ = process.communicate()
@@ -78,7 +78,7 @@ def timed(out: Path, dataset: str, workers: int = 0, threads: int = 2) -> tuple[
 
 
 def kill_cost(out: Path, dataset: str) -> float:
-    """Wall seconds of a run of two workers, one of which is killed after the checkpoint of half the steps."""
+    """Return the wall seconds of a run of two workers, if one is killed after the checkpoint of half the steps."""
     began = time.perf_counter()
     process = started(command(out, dataset, 2, 1), 1)
     while not any(path.name.endswith(f"-{STEPS // 2}") for path in (out / "checkpoints").glob("checkpoint-*")):

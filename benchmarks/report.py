@@ -1,6 +1,6 @@
-"""From what the experiments left to docs/RESULTS.md, its pictures, and docs/results.json with every number in it.
+"""Write docs/RESULTS.md, its pictures and docs/results.json with every number, from the results of the experiments.
 
-A section whose experiment has not been run in this working folder keeps the numbers of docs/results.json.
+A section whose experiment was not run in this working folder keeps the numbers of docs/results.json.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ TEMPLATE = Path(__file__).with_name("RESULTS.md.jinja")
 
 
 def render(work: Path, docs: Path) -> None:
-    """Gather what is there, draw, and write the page."""
+    """Collect the results, draw the pictures, and write the page."""
     kept = docs / "results.json"
     numbers: Numbers = json.loads(kept.read_text()) if kept.exists() else {}
     for name, gather in GATHER.items():
@@ -71,7 +71,7 @@ def machine() -> str:
     return f"{platform.machine()}, {gpu}; Python {platform.python_version()}, {versions}"
 
 
-# ---- how numbers are written ----
+# ---- formatting numbers ----
 
 
 def percent(share: float | None, digits: int = 0) -> str:
@@ -79,7 +79,7 @@ def percent(share: float | None, digits: int = 0) -> str:
 
 
 def interval(found: Numbers | None) -> str:
-    """`64 [58, 70]`: per cent, with the 95 % interval."""
+    """Return `64 [58, 70]`: percent with the 95 % interval."""
     key = "rate" if found and "rate" in found else "share"
     return "–" if found is None else f"{percent(found[key])} [{percent(found['low'])}, {percent(found['high'])}]"
 
@@ -94,7 +94,7 @@ def wilson(hits: int, of: int) -> Numbers:
 
 
 def over(values: Sequence[float], seed: int = 0) -> Numbers:
-    """Mean of users' values with a 95 % bootstrap interval over users."""
+    """Return the mean over users with a 95 % bootstrap interval over users."""
     data = np.asarray(values)
     means = np.random.default_rng(seed).choice(data, (2000, len(data))).mean(1)
     low, high = np.quantile(means, [0.025, 0.975])
@@ -106,11 +106,11 @@ def mean_of(values: Sequence[float]) -> Numbers:
     return {"mean": float(data.mean()), "standard_error": float(data.std(ddof=1) / np.sqrt(len(data)))}
 
 
-# ---- what was written ----
+# ---- responses ----
 
 
 def written(rows: Iterable[Response]) -> Numbers:
-    """Words, form and style of some responses."""
+    """Measure words, form and style of responses."""
     rows = list(rows)
     verdicts = [posts.grade_summary(str(r.prompt), r.response, r.finish_reason == "stop") for r in rows]
     whole = [v for v in verdicts if v.well_formed]
@@ -133,7 +133,7 @@ def by_user(path: Path) -> dict[str, list[Response]]:
 
 
 def win_rates(judged: Path) -> Numbers:
-    """A judgement's headline, and each user's win-rate (tie: half a win) with an interval over the prompts."""
+    """Return the overall win-rate, and each user's (a tie is half a win) with an interval over prompts."""
     result = json.loads((judged / "results.json").read_text())
     outcomes: defaultdict[str, list[int]] = defaultdict(list)
     for line in (judged / "verdicts.jsonl").read_text().splitlines():
@@ -150,7 +150,7 @@ def win_rates(judged: Path) -> Numbers:
 
 
 def without_users(judged: Path) -> Numbers:
-    """A judgement of too many users to list."""
+    """Return a judgement without its users, if they are too many to list."""
     return {key: value for key, value in win_rates(judged).items() if key != "users"}
 
 
@@ -159,7 +159,7 @@ def accuracy(folder: Path) -> Numbers:
     return {**result["readings"], "by_user": result["accuracy_by_user"] if len(result["accuracy_by_user"]) < 20 else {}}
 
 
-# ---- one function an experiment ----
+# ---- one function per experiment ----
 
 
 def figure3(work: Path) -> Numbers:
@@ -223,7 +223,7 @@ def table1(work: Path) -> Numbers:
 
 
 def row(name: str, measured: str, met: bool) -> Numbers:
-    """One of the results that must come out, as measured."""
+    """Return one of the expected results and its measured value."""
     return {"name": name, "measured": measured, "met": bool(met)}
 
 
@@ -232,14 +232,14 @@ def well_formed(name: str, whole: Numbers) -> Numbers:
 
 
 def shuffled(found: Numbers) -> Numbers:
-    """With another user's id, accuracy is to be no higher than as the generic user (whose interval may contain it)."""
+    """With another user's id, accuracy must not exceed that of the generic user (its interval may contain it)."""
     measured = f"{interval(found['shuffled'])} % against {interval(found['generic'])} %"
     met = found["shuffled"]["rate"] <= found["generic"]["high"]
     return row("shuffled user ids fall to the generic level (accuracy)", measured, met)
 
 
 def pooled(parts: list[Numbers]) -> Numbers:
-    """Share of well-formed responses over several `written`."""
+    """Return the share of well-formed responses over several results of `written`."""
     of = sum(part["well_formed"]["of"] for part in parts)
     return wilson(round(sum(part["well_formed"]["share"] * part["well_formed"]["of"] for part in parts)), of)
 
@@ -260,7 +260,7 @@ def table2(work: Path) -> Numbers:
 
 
 def crowd_lines(name: str, rates: Numbers, readings: Numbers, texts: Numbers) -> list[Numbers]:
-    """What must come out for one user model on the crowd."""
+    """Return the expected results for one user model on the crowd."""
     seen, unseen = (rates[f"{name}-vanilla"]["by_kind"][kind]["per_sample"]["tie_half"] for kind in ("seen", "unseen"))
     beats = f"{name} beats vanilla DPO with text for seen users, interval above 50 %"
     return [
@@ -284,7 +284,7 @@ def rewards(work: Path) -> Numbers:
 
 
 def ablations(work: Path) -> Numbers:
-    """The settings that have been run; a key of which only the default has is left out."""
+    """Return the settings that were run, without keys for which only the default was run."""
     there = {
         key: [v for v in values if (work / "ablations" / f"{ablation(key, v)}.jsonl").exists()]
         for key, values in ABLATIONS.items()
@@ -313,7 +313,7 @@ def _ablation(work: Path, key: str, value: str) -> Numbers:
 
 
 def open_checks(work: Path) -> Numbers:
-    """The checks that have been run, with the models that have."""
+    """Return the checks that were run, with their models."""
     found: Numbers = {}
     for key, values in OPEN_CHECKS.items():
         for value in values:
@@ -325,7 +325,7 @@ def open_checks(work: Path) -> Numbers:
 
 
 def sweeps(work: Path) -> Numbers:
-    """Every sweep that has ended, its trials in order; those over real text are made by hand (see the template)."""
+    """Return every finished sweep with its trials in order; those on real text are run by hand (see the template)."""
     paths = sorted((work / "sweeps").glob("*/results.parquet"))
     return {path.parent.name: _sweep(path) for path in paths if (path.parent / "best.yaml").exists()}
 
@@ -347,7 +347,7 @@ def _sweep(path: Path) -> Numbers:
 
 
 def llm_judge(work: Path) -> Numbers:
-    """Tables 1 and 2 judged by a small language model beside rule and oracle, and the judges' calibration."""
+    """Return Tables 1 and 2 judged by a small language model next to rule and oracle, and the judges' calibration."""
     found = {}
     for path in sorted((work / "llm").glob("*/results.json")):
         results = json.loads(path.read_text())
@@ -362,7 +362,7 @@ def _judged(results: Numbers) -> Numbers:
     return {"rate": results["per_sample"]["tie_half"], **{name: results[name] for name in names}}
 
 
-IN_PARTS = ("ablations", "sweeps", "llm_judge", "open_checks")  # shown as far as they have been run
+IN_PARTS = ("ablations", "sweeps", "llm_judge", "open_checks")  # only those that were run are shown
 GATHER: dict[str, Callable[[Path], Numbers]] = {
     "figure3": figure3,
     "table1": table1,

@@ -1,12 +1,12 @@
-"""Run the experiments behind docs/RESULTS.md and write the page.
+"""Run the experiments of docs/RESULTS.md and write the page.
 
-    python -m benchmarks.results                      # everything that is not there yet, then the page
+    python -m benchmarks.results                      # run everything that is missing, then write the page
     python -m benchmarks.results --only table1 --jobs 2
-    python -m benchmarks.results --render             # the page alone, from what is there
+    python -m benchmarks.results --render             # only write the page
 
-Each step is a `prlhf` command (benchmarks/steps.py); a step whose result is there is not run again, a broken-off
-training is resumed. Steps run side by side in `--jobs` warm processes of one thread each, which two cores use best
-on a model this small.
+Each step is a `prlhf` command (benchmarks/steps.py). A step whose result exists is skipped, and an interrupted training
+is resumed. Steps run in parallel in `--jobs` processes of one thread each, the best use of two cores for a model this
+small.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ def main() -> int:
 
 
 def run_all(steps: list[Step], work: Path, jobs: int) -> int:
-    """Run what is not done, each step after those it needs; returns how many failed or could not be tried."""
+    """Run the missing steps, each after the steps that it needs; returns how many failed or were not tried."""
     waiting = [step for step in dict.fromkeys(steps) if not (work / step.done).exists()]
     began, running, failed = time.time(), dict[Future[int], Step](), 0
     pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_one_thread)
     with pool:
         while waiting or running:
             ready = [s for s in waiting if all((work / need).exists() for need in s.needs)]
-            for step in ready[: jobs - len(running)]:  # in the order given: a section is done before the next begins
+            for step in ready[: jobs - len(running)]:  # in the given order, one section after the other
                 waiting.remove(step)
                 running[pool.submit(run_step, step, work)] = step
             if not running:
-                print("not tried, for want of what they need:", *(s.command for s in waiting), sep="\n  ")
+                print("not tried, because a step that they need failed:", *(s.command for s in waiting), sep="\n  ")
                 return failed + len(waiting)
             finished, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in finished:
@@ -74,7 +74,7 @@ def _one_thread() -> None:
 
 
 def run_step(step: Step, work: Path) -> int:
-    """Run one command in this process; its exit code."""
+    """Run one command in this process; returns its exit code."""
     from typer.testing import CliRunner
 
     from prlhf_cli.main import app

@@ -1,8 +1,8 @@
-"""Resident memory of each of two workers, DDP against FSDP, on CPUs. `python -m benchmarks.shards`.
+"""Resident memory of each of two workers on CPUs, DDP compared with FSDP. `python -m benchmarks.shards`.
 
-The base is a random Llama whose weights dominate (75 million parameters, 4 bytes each). Of every worker three
-numbers, less what its process held before the run: when the model was made, after a step (weights and the optimizer's
-moments), and the most there was from reading the base to the last step.
+The base is a random Llama of mostly weights (75 million parameters of 4 bytes). There are three numbers per
+worker, without the memory before the run: after creating the model, after a step (weights and the optimizer's moments),
+and the maximum from reading the base to the last step.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ WIDE = {
 
 
 def write_base(folder: Path, shape: dict[str, int]) -> None:
-    """A random Llama of `shape` with the bundled tokenizer."""
+    """Write a random Llama of `shape` with the bundled tokenizer."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     tokenizer = AutoTokenizer.from_pretrained(TINY)
@@ -47,20 +47,20 @@ def write_base(folder: Path, shape: dict[str, int]) -> None:
 
 
 def write_data(folder: Path) -> None:
-    """A few users of the demo, without held-out comparisons."""
+    """Write comparisons of a few users of the demo, without held-out ones."""
     prepare(PrepConfig(dataset="demo", out=folder, users=8, comparisons=4))
     data = read_prepared(folder)
     write_prepared(folder, replace(data, eval=[]))
 
 
 def resident(name: str = "VmRSS") -> int:
-    """Bytes, by a name of /proc/self/status."""
+    """Return bytes by a name of /proc/self/status."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
 class Look(TrainerCallback):
-    """Notes what is resident when training begins and after its last step."""
+    """Records the resident memory at the start of training and after the last step."""
 
     def __init__(self) -> None:
         self.begun = self.stepped = 0
@@ -77,7 +77,7 @@ class Look(TrainerCallback):
 
 
 def work(rank: int, count: int, port: int, config: TrainConfig, sharded: bool, found: Any) -> None:
-    """One worker: a small run for the imports, then the measured one."""
+    """Run one worker: first a small run for the imports, then the measured one."""
     import torch
 
     os.environ.update(
@@ -90,7 +90,7 @@ def work(rank: int, count: int, port: int, config: TrainConfig, sharded: bool, f
     warm = own.model_copy(update={"model": "tiny", "max_steps": 1, "out": Path(f"{own.out}-warm")})
     data = read_prepared(Path(config.dataset))
     learn(warm, data, False, SILENT, None, Stop(), [], sharded)
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     before, look = resident(), Look()
     try:
         learn(own, data, False, SILENT, None, Stop(), [look], sharded)
@@ -100,7 +100,7 @@ def work(rank: int, count: int, port: int, config: TrainConfig, sharded: bool, f
 
 
 def measured(config: TrainConfig, sharded: bool, count: int = 2) -> list[tuple[int, int, int]]:
-    """Bytes of each worker: when training begins, after the last step, and at most."""
+    """Return the bytes of each worker: at the start of training, after the last step, and at most."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -112,7 +112,7 @@ def measured(config: TrainConfig, sharded: bool, count: int = 2) -> list[tuple[i
 
 @contextmanager
 def _no_hoarding() -> Iterator[None]:
-    """Processes started meanwhile give every tensor back when it is freed."""
+    """Let the started processes return the memory of every freed tensor at once."""
     os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
     try:
         yield

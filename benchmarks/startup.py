@@ -1,14 +1,14 @@
-"""How long `prlhf train` takes to its first optimizer step, and `prlhf generate` to its first token.
+"""The time of `prlhf train` to its first optimizer step, and of `prlhf generate` to its first token.
 
     python -m benchmarks.startup                                # this tree
-    python -m benchmarks.startup --tree ../before --tree .      # two trees in turn, so that noise falls on both
+    python -m benchmarks.startup --tree ../before --tree .      # two trees in turn, so that noise affects both
     python -m benchmarks.startup --repeats 9 --json
 
-Every run is a new process in a new folder; what it reads is in the page cache, from a run that is not counted. The
-first step is there with the first line of metrics.jsonl, which has one a step; the first token, of responses one token
-long, with the first line of the file of responses: both are looked for every 2 ms, and the process ends there. Wall
-seconds count from before the process is made; CPU seconds are user and system time of all its threads, and depend
-less on what else the machine does. `train` prepares its data before, as on a first run.
+Every run is a new process in a new folder; its files are in the page cache, from a run that is not counted. The first
+step is the first line of metrics.jsonl, which has one line per step. The first token is the first line of a file of
+responses that are one token long. Both are polled every 2 ms, and the process is ended then. Wall seconds count from
+before the process is created; CPU seconds are user and system time of all its threads, and depend less on the load of
+the machine. `train` first prepares its data, as in a first run.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ EVERY = 0.002  # seconds
 
 @dataclass(frozen=True)
 class Measure:
-    """What to run and how long to wait for.
+    """A command to run, and the event to wait for.
 
-    `command` is what Python is given, with `{tree}` for the source tree; `files` (a pattern) those whose first line is
-    waited for: without them it is the end of the process. `after` is run before, in the same folder, and not counted.
+    `command` is given to Python, with `{tree}` for the source tree. `files` is a pattern of files whose first line is
+    awaited; without it, the end of the process is. `after` runs before it in the same folder and is not counted.
     """
 
     given: str
@@ -44,7 +44,7 @@ class Measure:
 
 
 def _until_imported(code: str) -> Measure:
-    """Without the end of the process, which takes a second more where so much is to be torn down."""
+    """A program that ends at once after its imports, as a normal end takes up to a second for so many modules."""
     return Measure(f"-c '{code}; import os; os._exit(0)'")
 
 
@@ -81,11 +81,11 @@ def main() -> int:
 
 
 def measure(names: Sequence[str], trees: Sequence[Path], repeats: int) -> Found:
-    """The trees take turns."""
+    """Measure all trees in turn."""
     found: Found = {}
     for name in names:
         runs = [[measure_once(MEASURES[name], tree) for tree in trees] for _ in range(1 + repeats)]
-        columns = zip(*runs[1:], strict=True)  # the first filled the page cache
+        columns = zip(*runs[1:], strict=True)  # the first run filled the page cache
         found[name] = {str(tree): summary(column) for tree, column in zip(trees, columns, strict=True)}
     return found
 
@@ -102,7 +102,7 @@ def measure_once(what: Measure, tree: Path) -> Seconds:
 
 
 def time_one(given: str, tree: Path, folder: Path, until: str = "") -> Seconds:
-    """Run it in `folder`, with the modules of `tree`."""
+    """Run a measure in `folder` with the modules of `tree`."""
     command = [sys.executable, *shlex.split(given.format(tree=tree))]
     with tempfile.TemporaryFile() as said:
         began = time.perf_counter()
@@ -122,7 +122,7 @@ def time_one(given: str, tree: Path, folder: Path, until: str = "") -> Seconds:
 
 
 def _wait(process: int, folder: Path, until: str) -> bool:
-    """Until a file of the pattern `until` has a whole line (true) or the process, left to be reaped, has ended."""
+    """Wait until a file of the pattern `until` has a line (true) or the process has ended; it is not reaped."""
     while True:
         ended = os.waitid(os.P_PID, process, os.WEXITED | os.WNOHANG | os.WNOWAIT)
         if until and any(_has_line(path) for path in folder.glob(until)):
@@ -140,7 +140,7 @@ def _has_line(path: Path) -> bool:
 
 
 def table(found: Found) -> str:
-    """Medians in Markdown: wall and CPU seconds of each tree."""
+    """Return medians as Markdown: wall and CPU seconds of each tree."""
     trees = list(next(iter(found.values())))
     lines = [["", *(f"{Path(tree).name}: {kind} s" for tree in trees for kind in ("wall", "CPU"))]]
     lines.append(["---", *["---:"] * (2 * len(trees))])

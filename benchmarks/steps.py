@@ -1,6 +1,6 @@
-"""What docs/RESULTS.md rests on: every experiment as the `prlhf` commands that make it.
+"""The experiments of docs/RESULTS.md as `prlhf` commands.
 
-A step is one command line and the file that shows it is done. `{w}` is the working folder.
+A step is a command line and the file that shows that it is done. `{w}` is the working folder.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from pathlib import Path
 @dataclass(frozen=True)
 class Step:
     command: str  # without the leading `prlhf`
-    done: str  # written last by the command, under the working folder
-    needs: tuple[str, ...] = ()  # `done` of earlier steps
+    done: str  # the last file that the command writes, under the working folder
+    needs: tuple[str, ...] = ()  # `done` of the steps before it
 
 
 @dataclass
 class Experiment:
-    """One section of the results: its steps in an order that works."""
+    """One section of the results: its steps in a valid order."""
 
     name: str
     steps: list[Step] = field(default_factory=list)
@@ -78,7 +78,7 @@ OPEN_MODELS = ("individual", "vanilla")
 
 
 def figure3() -> Experiment:
-    """Section 5.1: the demo, over seeds."""
+    """Section 5.1: the demo over seeds."""
     experiment = Experiment("figure3")
     for seed in DEMO_SEEDS:
         experiment.add(f"demo --seed {seed} --out {{w}}/demo-{seed}", f"demo-{seed}/results.json")
@@ -150,7 +150,7 @@ def rewards() -> Experiment:
 
 
 def ablations() -> Experiment:
-    """Section 5.1's ablations, on the demo, in fewer steps."""
+    """Ablations of section 5.1 on the demo, with fewer steps."""
     e = Experiment("ablations")
     e.prep("demo", "ablations/data", "--recipe demo")
     e.prep("demo", "ablations/data-40", "--recipe demo --users 40 --comparisons 75")
@@ -166,7 +166,7 @@ def ablations() -> Experiment:
 
 
 def ablation(key: str, value: str) -> str:
-    """The run that shows `key` at `value`: one run is every key's default."""
+    """Return the run that shows `key` at `value`; one run has every default."""
     return f"{key}-{value}" if ABLATIONS[key][value] else "default"
 
 
@@ -181,7 +181,7 @@ def sweeps() -> Experiment:
 
 
 def open_checks() -> Experiment:
-    """What the paper leaves open: more users, fewer comparisons, noisy choices."""
+    """Questions beyond the paper: more users, fewer comparisons, noisy choices."""
     e = Experiment("open_checks")
     for key, values in OPEN_CHECKS.items():
         for value, options in values.items():
@@ -197,7 +197,7 @@ def open_checks() -> Experiment:
 
 
 def open_folder(key: str, value: str) -> str:
-    """Where a check's data and runs are; the same data serves two checks."""
+    """Return the folder of a check's data and runs; two checks share the same data."""
     same = ((k, v) for k, values in OPEN_CHECKS.items() for v, o in values.items() if o == OPEN_CHECKS[key][value])
     return "open/" + "-".join(next(same))
 

@@ -1,4 +1,4 @@
-"""One training step of P-DPO, three ways, on the same comparisons and the same model; for docs/PERFORMANCE.md.
+"""One training step of P-DPO with several engines on the same comparisons and model, for docs/PERFORMANCE.md.
 
     python -m benchmarks.train_step --shape tldr --model smollm2-135m
     python -m benchmarks.train_step --shape psoups --model tiny --repeats 9 --json
@@ -6,13 +6,14 @@
 
 ours    prefix trees, the reference from the cache
 ours-gc the same with gradient checkpointing
-trl     TRL's DPOTrainer as it comes (gradient checkpointing on), no users, reference precomputed, the rows twice
+trl     TRL's DPOTrainer with its defaults (gradient checkpointing), no users, precomputed reference, twice the rows
 trl-nc  the same without gradient checkpointing
-paper   the published algorithm: rows twice, soft prompt before each, reference computed anew, all logits
+paper   the published algorithm: twice the rows, a soft prompt before each, the reference computed each time, all logits
 
-A step is forward, backward and optimizer (AdamW) over one batch of the shape's comparisons, LoRA r = 8 on all linear
-layers without dropout. Steps of the engines alternate in this process, after a warm-up step each; medians. Peak memory
-is the resident set's maximum (on a GPU the allocator's) of a process of its own per engine, after one step.
+A step is forward, backward and optimizer (AdamW) over one batch of the shape's comparisons, with LoRA r = 8 on all
+linear layers and no dropout. The engines alternate in this process, after one warm-up step each; medians are printed.
+Peak memory is the maximum of the resident set (on a GPU: of the allocator) in a separate process per engine, after one
+step.
 """
 
 from __future__ import annotations
@@ -46,13 +47,13 @@ Step = Callable[[], None]
 
 @dataclass(frozen=True)
 class Shape:
-    """Tokens of the prompt and of each response, and what a batch of it is made of."""
+    """Tokens of the prompt and of each response, and the composition of a batch."""
 
     prompt: int
     response: int
-    responses: int  # to a prompt; the first is chosen over each of the others
+    responses: int  # per prompt; the first is preferred to each of the others
     prompts: int  # different prompts in a batch
-    raters: int = 1  # users who rate the same pairs of a prompt
+    raters: int = 1  # users who compare the same responses to a prompt
     user_tokens: int = 10
 
     @property
@@ -80,7 +81,7 @@ LLAMAS: dict[str, dict[str, Any]] = {
 MODELS = ("tiny", *LLAMAS)
 ENGINES = ("ours", "ours-gc", "trl", "trl-nc", "paper")
 BETA = 0.1
-MICRO = 4  # rows (half of them comparisons) at a time for `paper`, whose logits of more would not fit into 24 GiB
+MICRO = 4  # rows (two per comparison) at a time for `paper`, whose logits would otherwise need more than 24 GiB
 
 
 def main() -> int:
@@ -91,7 +92,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=5, help="timed steps of each engine")
     parser.add_argument("--pack-tokens", type=int, help="ours: tokens per forward pass")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="ours: any train setting")
-    parser.add_argument("--no-memory", action="store_true", help="leave peak memory out")
+    parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--memory-of", choices=ENGINES, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -102,13 +103,13 @@ def main() -> int:
         return 0
     seconds = measure({engine: make_step(engine, args) for engine in engines}, args.repeats)
     memory = {} if args.no_memory else {engine: memory_of(engine, sys.argv[1:]) for engine in engines}
-    report = summarise(args, seconds, memory)
+    report = summarize(args, seconds, memory)
     print(json.dumps(report, indent=1) if args.json else table(report))
     return 0
 
 
 def measure(steps: dict[str, Step], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each step, in turn, after one of each that is not counted."""
+    """Return the seconds of each step, in turn, after one warm-up step each."""
     seconds: dict[str, list[float]] = {engine: [] for engine in steps}
     for number in range(repeats + 1):
         for engine, step in steps.items():
@@ -124,7 +125,7 @@ def measure(steps: dict[str, Step], repeats: int) -> dict[str, list[float]]:
 
 
 def memory_of(engine: str, options: list[str]) -> int:
-    """Peak bytes of `engine` in a process of its own."""
+    """Return the peak bytes of `engine` in a separate process."""
     command = [sys.executable, "-m", "benchmarks.train_step", *options, "--memory-of", engine]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(done.stdout.split()[-1])
@@ -133,11 +134,11 @@ def memory_of(engine: str, options: list[str]) -> int:
 def peak_bytes() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    status = Path("/proc/self/status").read_text()  # getrusage's would begin at that of the process that started this
+    status = Path("/proc/self/status").read_text()  # getrusage's starts at the peak of the parent process
     return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
 
 
-def summarise(args: argparse.Namespace, seconds: dict[str, list[float]], memory: dict[str, int]) -> dict[str, Any]:
+def summarize(args: argparse.Namespace, seconds: dict[str, list[float]], memory: dict[str, int]) -> dict[str, Any]:
     shape = SHAPES[args.shape]
     engines = {
         engine: {
@@ -164,14 +165,15 @@ def summarise(args: argparse.Namespace, seconds: dict[str, list[float]], memory:
             for name, found in engines.items()
             if name != "ours"
         }
-        report["ours_utilisation"] = utilisation(args, shape, engines["ours"]["seconds"])
+        report["ours_utilization"] = utilization(args, shape, engines["ours"]["seconds"])
     return report
 
 
-def utilisation(args: argparse.Namespace, shape: Shape, seconds: float) -> dict[str, float]:
-    """Of our step: distinct tokens a second, and the floating-point operations a second the step cannot do without.
+def utilization(args: argparse.Namespace, shape: Shape, seconds: float) -> dict[str, float]:
+    """Return distinct tokens per second and the necessary floating-point operations per second of our step.
 
-    Counted are 2 operations per weight and token forward, and as many back to the inputs; frozen weights need no more.
+    Two operations per weight and token are counted for the forward pass, and two for the gradient of the inputs; frozen
+    weights need no more.
     """
     rows = shape.prompts * (shape.raters + 1)
     tokens = rows * (shape.user_tokens + shape.prompt + shape.responses * shape.response)
@@ -184,7 +186,7 @@ def utilisation(args: argparse.Namespace, shape: Shape, seconds: float) -> dict[
 
 
 def table(report: dict[str, Any]) -> str:
-    lines = [f"{report['shape']}, {report['model']}, {report['device']}: {report['comparisons']} comparisons a step"]
+    lines = [f"{report['shape']}, {report['model']}, {report['device']}: {report['comparisons']} comparisons per step"]
     for name, found in report["engines"].items():
         over = report.get("ours_over", {}).get(name, {})
         lines.append(
@@ -193,13 +195,13 @@ def table(report: dict[str, Any]) -> str:
             + (f"   ours is {over['speed']:.2f} times as fast" if over else "")
             + (f" in {over['memory']:.2f} of the memory" if "memory" in over else "")
         )
-    if "ours_utilisation" in report:
-        use = report["ours_utilisation"]
+    if "ours_utilization" in report:
+        use = report["ours_utilization"]
         lines.append(f"ours: {use['tokens_per_second']:.0f} tokens/s, {use['tflops']:.3f} TFLOP/s needed")
     return "\n".join(lines)
 
 
-# ---- the same comparisons and model for all ----
+# ---- the comparisons and the model of all engines ----
 
 
 def comparisons(shape: Shape, vocabulary: int) -> list[Encoded]:
@@ -217,7 +219,7 @@ def comparisons(shape: Shape, vocabulary: int) -> list[Encoded]:
 
 
 def load(name: str, device: torch.device | str) -> Base:
-    """The bundled base, or random weights of a named shape; bf16 on a GPU."""
+    """Load the bundled base, or create a named shape with random weights; in bf16 on a GPU."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
@@ -300,7 +302,7 @@ def trl_step(args: argparse.Namespace, checkpointing: bool) -> Step:
         per_device_train_batch_size=2 * len(batch), precompute_ref_log_probs=True, report_to="none", max_length=None,
         gradient_checkpointing=checkpointing,
     )  # fmt: skip
-    words = Dataset.from_list([{"prompt": "my", "chosen": " boss", "rejected": " uncle"}])  # to be built on; not used
+    words = Dataset.from_list([{"prompt": "my", "chosen": " boss", "rejected": " uncle"}])  # required, but not used
     lora = LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
     trainer = DPOTrainer(base.lm, args=settings, train_dataset=words, processing_class=base.tokenizer, peft_config=lora)
     rows = [

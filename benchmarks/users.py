@@ -1,21 +1,21 @@
-"""Does the cost grow with the users? Step time, peak memory, checkpoint size and load time for 10 to a million users.
+"""The cost by number of users: step time, peak memory, checkpoint size and load time for 10 to a million users.
 
     python -m benchmarks.users                        # a table; --json FILE for the numbers
     python -m benchmarks.users --users 10 100000 --base tiny
 
 For individual users (from zeros, and from the vocabulary, which fills the table) and for 100 clusters:
 
-step_s          an optimizer step of 8 comparisons of users drawn at random: forward, backward, clipping, AdamW; the
-                median, all sizes taking turns in one process after a warm-up
-step_gib        peak resident memory of a process that builds the policy and makes these steps; a process a size
-resume_mib      the user model in a checkpoint for --resume: the rows that were touched
+step_s          an optimizer step of 8 comparisons of random users: forward, backward, clipping, AdamW; the median, with
+                all sizes in turn in one process after a warm-up
+step_gib        peak resident memory of a process that builds the policy and makes these steps; one process per size
+resume_mib      the user model in a checkpoint for --resume: the changed rows
 checkpoint_gib  users and user model in the finished model
-load_all_s      to load it for all users; median for the fewest, once for the others (all files in the page cache)
-load_one_s      to load it for one user; the median, all sizes taking turns in one process
+load_all_s      time to load it for all users; the median for the fewest, one run for the others (in the page cache)
+load_one_s      time to load it for one user; the median, with all sizes in turn in one process
 load_one_gib    peak resident memory of a process that loads it for one user
 
-Ratios are of the most users to the fewest; for load_one_s to load_all_s of the fewest. Where the table starts makes
-no difference once it is written: what follows the steps is measured from zeros only.
+Ratios are of the most users to the fewest; for load_one_s, to load_all_s of the fewest. The initial table makes no
+difference once it is written, so the columns after the steps are measured from zeros only.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> int:
     parser.add_argument("--users", type=int, nargs="+", default=[10, 10_000, 1_000_000])
     parser.add_argument("--base", default="tiny")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers, too")
-    parser.add_argument("--part", nargs=3, help=argparse.SUPPRESS)  # a process of its own: what, kind and folder
+    parser.add_argument("--part", nargs=3, help=argparse.SUPPRESS)  # for a separate process: what, kind and folder
     args = parser.parse_args()
     if args.part:
         what, kind, folder = args.part
@@ -61,7 +61,7 @@ def main() -> int:
 
 
 def measure(kind: str, base: str, users: list[int]) -> dict[str, dict[str, float]]:
-    """All columns by number of users, and `ratio` of the most users to the fewest."""
+    """Return all columns by number of users, and `ratio` of the most users to the fewest."""
     folder = Path(tempfile.mkdtemp(prefix="prlhf-users-"))
 
     def part(what: str, sizes: list[int]) -> Any:
@@ -96,7 +96,7 @@ def as_table(kind: str, rows: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-# ---- what runs in processes of their own ----
+# ---- measured in separate processes ----
 
 
 def steps(base: str, options: dict[str, Any], users: list[int], folder: Path) -> dict[str, dict[str, float]]:
@@ -154,7 +154,7 @@ PARTS: dict[str, Callable[..., Any]] = {"steps": steps, "train": train, "loads":
 
 
 def stepper(base: str, options: dict[str, Any], users: int, folder: Path) -> tuple[Callable[[], None], Any]:
-    """A function that makes an optimizer step on comparisons of random users, and the trainer it is made with."""
+    """Return a function that makes an optimizer step on comparisons of random users, and its trainer."""
     import random
 
     import torch
@@ -186,7 +186,7 @@ def stepper(base: str, options: dict[str, Any], users: int, folder: Path) -> tup
     trainer.current_gradient_accumulation_steps = 1
 
     def step() -> None:
-        batch = [encoder.comparison(comparison(i)) for i in range(COMPARISONS)]  # the same texts: other users
+        batch = [encoder.comparison(comparison(i)) for i in range(COMPARISONS)]  # the same texts for other users
         optimizer.zero_grad()
         trainer.training_step(trainer.model, {"comparisons": batch})
         clip_grad_norm(trainer.model.parameters(), config.max_grad_norm)

@@ -93,7 +93,7 @@ def claim(out: Path, kind: str, resume: bool | None = None, inputs: Iterable[Pat
         name = wanted.words.removeprefix("a ").removeprefix("training ")
         if resume:
             raise PrlhfError(f"{out} holds no {name} to resume", "start it without --resume")
-        raise PrlhfError(f"{out} already holds a {name}", f"go on with --resume, or {hint}")
+        raise PrlhfError(f"{out} already holds a {name}", f"continue with --resume, or {hint}")
     return begun
 
 

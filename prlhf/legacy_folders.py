@@ -13,7 +13,7 @@ from typing import Any
 MOST = 64 * 2**20  # bytes; larger JSON files are not read (only results of very many users would be larger)
 HASH = re.compile(r"[0-9a-f]{64}")
 RUN = re.compile(r"# prlhf train .*\n# data: [0-9a-f]{64}\n")
-SWEEP = re.compile(r"# .*\n# go on with: prlhf sweep --resume --out ")
+SWEEP = re.compile(r"# .*\n# \w[\w ]*: prlhf sweep --resume --out ")
 DEMO = {"data", "personalized", "vanilla", "responses", "results.json", "figure3.png"}
 
 

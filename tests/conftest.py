@@ -30,7 +30,7 @@ MakeConfig = Callable[..., Any]
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """The raw-format samples beside the repository; their licence keeps them out of it."""
+    """The raw-format samples beside the repository; their license does not allow copies in it."""
     if not SHARED_DATA.is_dir():
         pytest.skip(f"no raw samples at {SHARED_DATA}")
     return SHARED_DATA

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 TESTS = Path(__file__).resolve().parents[2] / "tests"
-sys.path[:0] = [str(TESTS), str(TESTS / "judge")]  # the small base and data, and the server that judges
+sys.path[:0] = [str(TESTS), str(TESTS / "judge")]  # the tests' small base and data, and the server that judges
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(TESTS.parent), os.environ.get("PYTHONPATH", "")]))
 
 
 @contextmanager
 def server() -> Iterator[str]:
-    """A judge that prefers the longer response, and takes its time."""
+    """Run a judge that prefers the longer response, with some delay."""
     from scripted import prefers, serving
 
     longer = prefers(len)
@@ -42,7 +42,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=60, help="of all stages together, or of --only each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", action="append", help="a stage, as in 'train*'; repeatable")
-    parser.add_argument("--keep", type=Path, help="leave here what was not equal, with what the commands said")
+    parser.add_argument("--keep", type=Path, help="keep unequal results and the commands' output in this folder")
     args = parser.parse_args()
     from benchmarks.faults.stages import make
 
@@ -50,7 +50,7 @@ def main() -> int:
         root = (args.keep or Path(scratch)).resolve()
         stages = make(root, url)
         whole = sum(stage.kills for stage in stages)
-        print("| stage | kills | equal | undisturbed, s | killed after, s | what was there then |", flush=True)
+        print("| stage | kills | equal | undisturbed, s | killed after, s | files at that time |", flush=True)
         print("|---|--:|--:|--:|---|---|", flush=True)
         wrong = 0
         for stage in stages:
@@ -61,7 +61,7 @@ def main() -> int:
 
 
 def killed(stage: Stage, count: int, seed: int, root: Path) -> int:
-    """Kill a stage `count` times, and print its row; returns how many were not equal."""
+    """Kill a stage `count` times, and print its row; returns how many results were not equal."""
     from benchmarks.faults.kills import kill, undisturbed
 
     whole = undisturbed(stage, root)

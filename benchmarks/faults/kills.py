@@ -1,4 +1,4 @@
-"""Kill a stage's whole process group, go on, and compare."""
+"""Kill the whole process group of a stage, continue, and compare."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ import psutil
 from benchmarks.faults.outcome import differences, left_in
 from benchmarks.faults.stages import Stage
 
-MARK = "PRLHF_FAULTS"  # in the environment of all that a stage starts
+MARK = "PRLHF_FAULTS"  # a variable of all processes of a stage
 LIMIT = 300.0  # seconds for a command to end
-GONE = 40.0  # seconds for what a killed command had started to notice
+GONE = 40.0  # seconds for child processes to notice the kill
 NOTHING_TO_RESUME = ("holds no run to resume", "holds no sweep to resume", "no recipe at")
-ONCE_MORE = 0.25  # of those that go on are killed again
+ONCE_MORE = 0.25  # share of continued commands that are killed again
 
 
 @dataclass(frozen=True)
 class Whole:
-    """A stage undisturbed: what it left, and from when to when, in seconds, it was at work in its folder."""
+    """An undisturbed stage: its result, and the seconds at which it began and ended its work in the folder."""
 
     left: dict[str, Any]
     first: float
@@ -40,16 +40,16 @@ class Kill:
     stage: str
     number: int
     after: list[float]  # seconds, of each kill
-    where: str  # what was there then
-    wrong: list[str]  # empty: equal, and nothing left over
+    where: str  # files at that time
+    wrong: list[str]  # empty: equal, with nothing left
 
 
 class Failed(Exception):
-    """A command that was to succeed did not."""
+    """A command failed that should have succeeded."""
 
 
 def undisturbed(stage: Stage, root: Path) -> Whole:
-    """Run it to its end, and look when it began to write."""
+    """Run a stage to its end, and observe when it starts to write."""
     work = _folder(stage, root, "whole")
     before = _names(work)
     began = time.monotonic()
@@ -66,7 +66,7 @@ def undisturbed(stage: Stage, root: Path) -> Whole:
 
 
 def kill(stage: Stage, number: int, whole: Whole, seed: int, root: Path) -> Kill:
-    """One kill, or two, and what came of it."""
+    """Kill a stage once or twice; returns the outcome."""
     rng = Random(f"{seed} {stage.name} {number}")
     work = _folder(stage, root, f"kill-{number}")
     after, where = [_disturb(stage.line, work, whole, rng)], _described(work)
@@ -86,7 +86,7 @@ def kill(stage: Stage, number: int, whole: Whole, seed: int, root: Path) -> Kill
 
 
 def _folder(stage: Stage, root: Path, name: str) -> Path:
-    """Where the command runs; the cache is beside it."""
+    """The folder in which a command runs; the cache is next to it."""
     work = root / stage.name.replace(" ", "-").replace(",", "") / name / "work"
     work.mkdir(parents=True)
     for good in stage.before:
@@ -104,7 +104,7 @@ def _start(line: list[str], work: Path) -> subprocess.Popen[bytes]:
 
 
 def _disturb(line: list[str], work: Path, whole: Whole, rng: Random) -> float:
-    """Start and kill; one time in five at any time, else when it is at work in its folder."""
+    """Start and kill: one time in five at any time, otherwise while it works in its folder."""
     began = whole.first - 0.3 if rng.random() < 0.8 else 0.0
     seconds = rng.uniform(max(0.05, began), whole.seconds)
     process = _start(line, work)
@@ -117,7 +117,7 @@ def _disturb(line: list[str], work: Path, whole: Whole, rng: Random) -> float:
 
 
 def _next(stage: Stage, work: Path) -> list[str]:
-    """The command to go on with; a stage that has a way of its own may have nothing to go on from yet."""
+    """The command to continue with; for a stage with a separate one, there may be nothing to continue yet."""
     there = any(path.name == "recipe.yaml" for path in work.glob("*/recipe.yaml"))
     return stage.again if stage.again and there else stage.line
 
@@ -144,7 +144,7 @@ def _names(work: Path) -> set[str]:
 
 
 def _described(work: Path) -> str:
-    """What a kill left, shortly."""
+    """A short description of the files that a kill left."""
     names = sorted(str(path.relative_to(work)) for path in work.rglob("*") if path.is_file())
     if not names:
         return "nothing written yet"
@@ -154,7 +154,7 @@ def _described(work: Path) -> str:
 
 
 def _still_there(work: Path) -> list[str]:
-    """Processes that a command started and that are still there when they had their time to go."""
+    """Processes that a command started and that have not ended in time."""
     deadline = time.monotonic() + GONE
     while found := _marked(work):
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""What a command left in a folder, in a form that can be compared: times are no part of it."""
+"""The files that a command leaves in a folder, without times, so that they can be compared."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OF_THIS_TRY = ("reference", "calls", "cost")  # computed and cached log-probs; c
 
 
 def left_in(folder: Path, but: Sequence[str] = ()) -> dict[str, Any]:
-    """Every file below `folder` that fits none of the patterns `but`: parsed JSON without times, else a hash."""
+    """Return the files below `folder` that match none of the patterns `but`: parsed JSON without times, or a hash."""
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
@@ -36,7 +36,7 @@ def _read(path: Path) -> Any:
 
 
 def timeless(value: Any) -> Any:
-    """Without what a clock said, and how much of the work was found done. PEFT writes a set as a list."""
+    """Remove times and the amount of work that was already done. PEFT writes a set as a list."""
     if isinstance(value, dict):
         value = value | ({"target_modules": sorted(value["target_modules"])} if "target_modules" in value else {})
         return {key: timeless(inner) for key, inner in value.items() if "second" not in key and key not in OF_THIS_TRY}
@@ -44,7 +44,7 @@ def timeless(value: Any) -> Any:
 
 
 def differences(found: Any, wanted: Any, within: float = 0.0, where: str = "") -> Iterator[str]:
-    """Where two outcomes differ, in words; numbers by more than `within`."""
+    """Describe the differences of two outcomes; numbers may differ by `within`."""
     if isinstance(found, dict) and isinstance(wanted, dict):
         for key in [*wanted, *(key for key in found if key not in wanted)]:
             place = f"{where}/{key}" if where else str(key)

@@ -1,4 +1,4 @@
-"""The commands that are killed: each takes some seconds, most of them in what it writes."""
+"""The commands that are killed. Each takes some seconds, most of them while it writes."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from material import write_base, write_data  # tests/
 
 @dataclass(frozen=True)
 class Stage:
-    """`line` begins; after a kill `again` goes on, and where that says that there is nothing to go on with, `line`."""
+    """A command `line`. After a kill it is continued with `again`, or with `line` if there is nothing to continue."""
 
     name: str
     kills: int  # out of 60
     line: list[str]
     again: list[str] = field(default_factory=list)  # default: the same line
-    but: tuple[str, ...] = ()  # files that are not compared: they tell times
-    within: float = 0.0  # by how much numbers may differ; weights and bytes never where it is 0
+    but: tuple[str, ...] = ()  # files that are not compared, as they hold times
+    within: float = 0.0  # tolerance of numbers; with 0, weights and bytes must be equal, too
     ray: bool = False
-    before: tuple[str, ...] = ()  # good folders, by name, that are copied to where the command runs
+    before: tuple[str, ...] = ()  # folders to copy to where the command runs, by name
 
 
 def make(root: Path, url: str) -> list[Stage]:
-    """Data, base and a run below `root`, and the stages on them. `url`: of the server that judges."""
+    """Make data, a base and a run below `root`, and the stages on them. `url`: the server that judges."""
     data, base = write_data(root / "data"), write_base(root / "base")
     _rows(root / "mine.jsonl")
     recipe = _recipe(root / "given.yaml", data, base)
@@ -69,12 +69,12 @@ def make(root: Path, url: str) -> list[Stage]:
     ]
 
 
-# the table and the report tell seconds; the account of shared work counts what a second try finds done
+# the table and the report hold seconds; the counts of shared work depend on finished work
 SWEEP_TIMES = ("*report.html", "*results.parquet", "*shared.json", "*README.md")
 
 
 def _rows(path: Path) -> None:
-    """Enough to take a second to prepare."""
+    """Rows that take a second to prepare."""
     row = {"prompt": "Why?", "chosen": "Because it is so.", "rejected": "No idea."}
     rows = (row | {"user_id": f"u{i % 40}", "prompt": f"Why {i}?"} for i in range(20_000))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -1,12 +1,13 @@
-"""Bad input by the thousand: good files and values are damaged at random, and read as a user's command would read them.
+"""Many thousand bad inputs: valid files and values are damaged at random, and read as a user's command reads them.
 
-Every case must end in one of two ways: it is accepted, and what came out is whole, or it is refused by one line and
-nothing was touched. Anything else is a fault: another exception, several lines, a hang, a crash, half-written files.
+Every case must end in one of two ways: the input is accepted, and the result is complete; or it is refused with one
+line, and nothing was changed. Anything else is a fault: another exception, several lines, a hang, a crash, or partial
+files.
 
     python -m benchmarks.fuzz --cases 20000 --seed 1
     python -m benchmarks.fuzz --only prepared --cases 500
-    python -m benchmarks.fuzz --case prepared:17          one case again, with its traceback
+    python -m benchmarks.fuzz --case prepared:17          repeat one case, with its traceback
 
-`damage.py` damages, the modules of `kinds/` say what is damaged and how it is read, `cases.py` runs a case and
+`damage.py` damages; the modules of `kinds/` define what is damaged and how it is read; `cases.py` runs a case, and
 `campaign.py` runs many of them, in processes that may crash.
 """

@@ -12,7 +12,7 @@ from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
 TESTS = Path(__file__).resolve().parents[2] / "tests"
-sys.path[:0] = [str(TESTS), str(TESTS / "data")]  # the tests' small base and data are damaged here
+sys.path[:0] = [str(TESTS), str(TESTS / "data")]  # the tests' small base and data are damaged
 
 
 def main() -> int:

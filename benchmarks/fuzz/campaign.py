@@ -1,4 +1,4 @@
-"""Many cases of every kind, each kind in a process of its own, so that a crash is a fault like any other."""
+"""Many cases of every kind, each kind in a separate process, so that a crash is a fault like any other."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Send = Callable[[Any], None]
 
 
 class Broken(Exception):
-    """A case could not be made: the fuzzer is wrong, not what it tries."""
+    """A case could not be made: the fault is in the fuzzer."""
 
 
 def one(kind: str, number: int, seed: int, material: Any, work: Path) -> Outcome:
@@ -36,7 +36,7 @@ def one(kind: str, number: int, seed: int, material: Any, work: Path) -> Outcome
 
 
 def outcomes(kind: str, count: int, seed: int, material: Any) -> Iterator[Outcome]:
-    """All outcomes of a kind. A process that dies, or says nothing for long, is replaced; the case it was at failed."""
+    """Yield all outcomes of a kind. A process that dies or hangs is replaced, and its current case fails."""
     from benchmarks.fuzz.kinds import DRAWN
 
     work = drawn if kind in DRAWN else listed
@@ -62,7 +62,7 @@ def listed(kind: str, first: int, count: int, seed: int, material: Any, send: Se
 
 
 def drawn(kind: str, first: int, count: int, seed: int, material: Any, send: Send) -> None:
-    """By hypothesis, which draws and is not asked to make its examples small."""
+    """Draw cases with hypothesis, without shrinking its examples."""
     import hypothesis
     from hypothesis import strategies as st
 
@@ -88,7 +88,7 @@ def drawn(kind: str, first: int, count: int, seed: int, material: Any, send: Sen
 
 
 def _in_child(work: Callable[..., None], args: tuple[Any, ...]) -> Iterator[Outcome | str]:
-    """What a forked process sends; a text, at the end, where it died or had to be killed."""
+    """Yield what a forked process sends; at the end a text, if it died or had to be killed."""
     ours, theirs = multiprocessing.Pipe(duplex=False)
     pid = os.fork()
     if pid == 0:
@@ -117,7 +117,7 @@ def _in_child(work: Callable[..., None], args: tuple[Any, ...]) -> Iterator[Outc
 
 
 def _child(work: Callable[..., None], args: tuple[Any, ...], pipe: Any) -> None:
-    """Work, silently, and end without what the parent has to clean up."""
+    """Work silently, and end without the parent's clean-up."""
     code = 1
     try:
         with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
@@ -131,7 +131,7 @@ def _child(work: Callable[..., None], args: tuple[Any, ...], pipe: Any) -> None:
 
 
 def campaign(counts: dict[str, int], seed: int, material: Any, say: Callable[[str], None]) -> list[Outcome]:
-    """Run `counts[kind]` cases of each kind; `say` is told of every kind as it ends."""
+    """Run `counts[kind]` cases of each kind; `say` gets a report of every kind at its end."""
     found: list[Outcome] = []
     for kind, count in counts.items():
         began = time.perf_counter()
@@ -154,7 +154,7 @@ def row(name: str, outcomes: list[Outcome], seconds: float) -> str:
 
 
 def faults(outcomes: list[Outcome]) -> list[str]:
-    """A line for each cause, with how often and where to see it again."""
+    """Return a line per cause, with its number and a case that repeats it."""
     by_cause: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         if outcome.verdict == "fault":

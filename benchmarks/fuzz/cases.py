@@ -1,4 +1,4 @@
-"""One case: bad input, the call that reads it, and what became of it."""
+"""One case: bad input, the call that reads it, and the outcome."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from prlhf.errors import Interrupted, PrlhfError
 
-SECONDS = 20.0  # that a case may take
-LEFTOVERS = (".partial", ".old", ".tmp")  # of writes that were not finished
+SECONDS = 20.0  # limit for a case
+LEFTOVERS = (".partial", ".old", ".tmp")  # of unfinished writes
 
 Verdict = Literal["refused", "accepted", "fault"]
 Snapshot = dict[str, str | None]
@@ -26,18 +26,18 @@ class Hang(BaseException):
 
 
 class Wrong(Exception):
-    """A call returned, and what it returned or wrote is not whole."""
+    """A call returned, but its result or a file that it wrote is not complete."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """`call` reads what was damaged. `inputs` must not change; `outs` may, unless the call refuses."""
+    """`call` reads the damaged input. `inputs` must not change; `outs` may change only if the call succeeds."""
 
     about: str
     call: Callable[[], Any]
     inputs: Sequence[Path] = ()
     outs: Sequence[Path] = ()
-    check: Callable[[Any], Any] = field(default=lambda result: None)  # of an accepted case; raises Wrong, or anything
+    check: Callable[[Any], Any] = field(default=lambda result: None)  # checks the result; raises Wrong, or anything
 
 
 @dataclass(frozen=True)
@@ -46,20 +46,20 @@ class Outcome:
     number: int
     about: str
     verdict: Verdict
-    line: str = ""  # what was said
+    line: str = ""  # the message
     trace: str = ""
     seconds: float = 0.0
 
     @property
     def cause(self) -> str:
-        """What two outcomes of one fault have in common: the error, and the innermost line of prlhf."""
+        """Return the part that outcomes of the same fault share: the error, and the innermost line of prlhf."""
         ours = [line.strip() for line in self.trace.splitlines() if "/prlhf/" in line or "/prlhf_cli/" in line]
         where = ours[-1].partition("prlhf")[2] if ours else ""
         return f"{self.line[:60]} @ {where.split(', in')[0]}"
 
 
 def run(kind: str, number: int, case: Case) -> Outcome:
-    """Run a case to its outcome."""
+    """Run a case and return its outcome."""
     before = snapshot(case.inputs), snapshot(case.outs)
     began = time.perf_counter()
     verdict, line, trace = _judged(case, before)
@@ -94,7 +94,7 @@ def _judged(case: Case, before: tuple[Snapshot, Snapshot]) -> tuple[Verdict, str
 
 
 def snapshot(places: Sequence[Path]) -> Snapshot:
-    """Every path in and below `places`, and a hash of what it holds; links are named and not followed."""
+    """Return every path in and below `places` with a hash of its content; links are listed and not followed."""
     found: Snapshot = {}
     for place in places:
         for path in (place, *(sorted(place.rglob("*")) if place.is_dir() and not place.is_symlink() else ())):
@@ -109,7 +109,7 @@ def snapshot(places: Sequence[Path]) -> Snapshot:
 
 @contextmanager
 def alarm(seconds: float) -> Iterator[None]:
-    """Raise Hang in this thread after `seconds`. What hangs in C is ended by the campaign, with its process."""
+    """Raise Hang in this thread after `seconds`. If C code hangs, the campaign kills the process."""
 
     def ring(*_: Any) -> None:
         raise Hang

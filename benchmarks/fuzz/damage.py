@@ -1,4 +1,4 @@
-"""What goes wrong with bytes, values, files and folders. Everything here is drawn from a `random.Random`."""
+"""Damage to bytes, values, files and folders. All randomness comes from a `random.Random`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-DIGITS, DEEP = "<<digits>>", "<<deep>>"  # stand for what json.dumps and yaml.dump refuse to write
+DIGITS, DEEP = "<<digits>>", "<<deep>>"  # placeholders for values that json.dumps and yaml.dump cannot write
 STANDS_FOR = {DIGITS: "9" * 5000, DEEP: "[" * 3000 + "]" * 3000}
 SCALARS: list[Any] = [
     None, True, False, 0, 1, -1, 2, 7, 2**31, 2**63, -(2**63) - 1, 10**30, 0.5, -0.0, 1e308, 1e-320, float("nan"),
@@ -31,15 +31,15 @@ FOREIGN = [
 
 
 def value(rng: Random, more: list[Any] | None = None) -> Any:
-    """A value that is of the wrong kind, size or place almost everywhere."""
+    """Return a value whose type, size or place is almost always wrong."""
     return rng.choice(rng.choice([SCALARS, SCALARS, CONTAINERS, *([more] if more else [])]))
 
 
-# ---- trees: what JSON and YAML hold ----
+# ---- trees: values of JSON and YAML ----
 
 
 def tree(rng: Random, root: Any, more: list[Any] | None = None) -> tuple[Any, str]:
-    """`root` with one node changed, and what was done to it."""
+    """Return `root` with one node changed, and a description of the change."""
     path = _some_path(rng, root)
     if not path:
         return value(rng, more), "the whole"
@@ -84,7 +84,7 @@ def _change(rng: Random, holder: Any, key: Any, more: list[Any] | None) -> str:
 
 
 def to_json(node: Any) -> str:
-    """As JSON text, with what JSON can say and json.dumps does not."""
+    """Return JSON text, with values that JSON can write and json.dumps cannot."""
     text = json.dumps(node, ensure_ascii=True)
     for name, meant in STANDS_FOR.items():
         text = text.replace(f'"{name}"', meant)
@@ -102,7 +102,7 @@ def to_yaml(node: Any) -> str:
 
 
 def some_bytes(rng: Random, data: bytes) -> tuple[bytes, str]:
-    """`data` as a crash, a bad disk, an editor or another system leaves it."""
+    """Return `data` as a crash, a bad disk, an editor or another system would leave it."""
     at = rng.randrange(len(data) + 1)
     to = min(len(data), at + rng.choice([1, 2, 8, 64, 4096]))
     changes: dict[str, Callable[[], bytes]] = {
@@ -137,7 +137,7 @@ def _turned(rng: Random, data: bytes) -> bytes:
 
 
 def file(rng: Random, path: Path) -> str:
-    """Damage one file, by what it holds or as a file; says how."""
+    """Damage one file, by its content or as a file; returns a description."""
     by_kind = CONTENT.get(path.suffix)
     if by_kind and rng.random() < 0.6:
         return f"{path.name}: {by_kind(rng, path)}"
@@ -216,7 +216,7 @@ CONTENT: dict[str, Callable[[Random, Path], str]] = {
 
 
 def fresh(good: Path, place: Path) -> Path:
-    """A copy of a good file or folder to damage."""
+    """Copy a valid file or folder, to damage it."""
     if good.is_dir():
         shutil.copytree(good, place)
     else:

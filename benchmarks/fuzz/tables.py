@@ -1,4 +1,4 @@
-"""Damage that keeps a file readable: parquet files with other columns and values, safetensors with other tensors."""
+"""Damage to files that stay readable: parquet files with other columns and values, safetensors with other tensors."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def parquet(rng: Random, path: Path) -> str:
 
 
 def _values(rng: Random, column: Any) -> tuple[Any, str]:
-    """The column with one value, or all, replaced by another of its type, or by null."""
+    """The column with one value or all values replaced by another of its type, or by null."""
     new = {"string": rng.choice(TEXTS), "int32": rng.choice(WHOLE), "bool": rng.random() < 0.5}.get(str(column.type))
     new = None if rng.random() < 0.3 else new
     values = column.to_pylist()

@@ -113,7 +113,7 @@ def test_a_killed_sweep_goes_on_as_if_it_had_not_been(
     with pytest.raises(KeyboardInterrupt):
         run_sweep(stopped, tmp_path / "killed", space, **given)
     assert [row["status"] for row in rows(tmp_path / "killed")][:6] == ["done"] * 5 + ["interrupted"]
-    with pytest.raises(PrlhfError, match="already holds a sweep; go on with --resume"):
+    with pytest.raises(PrlhfError, match="already holds a sweep; continue with --resume"):
         run_sweep(rest, tmp_path / "killed", space, **given)
     resumed = run_sweep(rest, tmp_path / "killed", space, resume=True, **given)
     assert len(rest.asked) == 3

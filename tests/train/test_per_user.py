@@ -152,7 +152,7 @@ def test_what_is_refused_leaves_nothing_behind(
         (make_config(out, objective="rm"), "not objective = rm"),
         (make_config(out, model=str(tmp_path)), "is not a model"),
         (make_config(out, max_prompt_tokens=None, max_tokens=8), "the prompt of"),
-        (make_config(adapters), "already holds a run; go on with --resume"),
+        (make_config(adapters), "already holds a run; continue with --resume"),
         (make_config(trained), "already holds a run"),
     ]
     for config, message in refused:

@@ -246,7 +246,7 @@ def snapshot(folder: Path) -> dict[str, bytes]:
 def test_a_run_is_not_overwritten(tmp_path: Path, make_config: MakeConfig) -> None:
     config = killed(tmp_path / "run", make_config, at=4)
     before = snapshot(tmp_path / "run")
-    with pytest.raises(PrlhfError, match=r"already holds a run; go on with --resume"):
+    with pytest.raises(PrlhfError, match=r"already holds a run; continue with --resume"):
         train(config)
     assert snapshot(tmp_path / "run") == before
 

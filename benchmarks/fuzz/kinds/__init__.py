@@ -1,4 +1,4 @@
-"""What is damaged and how it is read: every kind is a function from random numbers to a `Case`."""
+"""The kinds of cases: each is a function from random numbers to a `Case`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from benchmarks.fuzz.kinds import folders, raw, settings, sweeps, texts
 from benchmarks.fuzz.kinds.material import Material
 
 Make = Callable[[Random, Path, Material], Case]
-Draw = Callable[[Any, Path, Material], Case]  # with hypothesis' `draw`
+Draw = Callable[[Any, Path, Material], Case]  # with `draw` of hypothesis
 
-# name -> (cases out of a thousand, function). The cheap ones have more.
+# name -> (cases per thousand, function); cheap kinds have more
 KINDS: dict[str, tuple[int, Make]] = {
     "rows: custom": (80, raw.custom),
     "rows: tldr": (50, raw.tldr),

@@ -1,4 +1,4 @@
-"""Folders that prlhf wrote and reads again: prepared data, runs, models, bases, caches and half-written output."""
+"""Folders that prlhf writes and reads: prepared data, runs, models, bases, caches and partial output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.fuzz.kinds.material import Material
 
 
 def prepared(rng: Random, work: Path, material: Material) -> Case:
-    """Damaged data in the hands of everything that reads prepared data."""
+    """Damaged data, given to every reader of prepared data."""
     from prlhf.dataset import read_prepared
 
     good = rng.choice([material.data, material.talks])
@@ -75,7 +75,7 @@ USES: list[tuple[str, Callable[[Path, Material], Any]]] = [
 
 
 def checkpoint(rng: Random, work: Path, material: Material) -> Case:
-    """A damaged model, loaded and asked for a response; a third of them with checksums that fit the damage."""
+    """A damaged model, loaded and asked for a response; in a third of the cases, the checksums fit the damage."""
     from prlhf.generate.run import generate
     from prlhf.judge.reward import reward_scorer
 
@@ -96,7 +96,7 @@ def checkpoint(rng: Random, work: Path, material: Material) -> Case:
 
 
 def _sum_again(place: Path) -> str:
-    """New checksums, so that what is wrong is found where it is used."""
+    """Write new checksums, so that the damage is found only when the file is used."""
     for about in place.rglob("prlhf.json"):
         try:
             told = json.loads(about.read_text())
@@ -133,7 +133,7 @@ def _fp32() -> Any:
 
 
 def run(rng: Random, work: Path, material: Material) -> Case:
-    """A damaged run, finished or not, that is to go on."""
+    """A damaged run to continue, finished or not."""
     from prlhf.config import resolve
     from prlhf.train.run import saved_config, train
 
@@ -153,7 +153,7 @@ def run(rng: Random, work: Path, material: Material) -> Case:
 
     def go_on() -> Any:
         config = resolve(type(material.train(place)), saved_config(place).model_dump())
-        if (config.max_steps or 99) > 5 or config.model != str(material.base):  # another run, and perhaps a long one
+        if (config.max_steps or 99) > 5 or config.model != str(material.base):  # a different run, which may be long
             config = resolve(type(config), config.model_dump(), {"max_steps": 3, "model": str(material.base)})
         return train(config, resume=True)
 
@@ -169,7 +169,7 @@ def _finished(place: Path) -> None:
 
 
 def cache(rng: Random, work: Path, material: Material) -> Case:
-    """Damaged reference log-probs: computed again, or found as they were."""
+    """Damaged reference log-probs, which are either used unchanged or computed again."""
     import numpy as np
 
     from prlhf.model.reference_cache import ReferenceCache
@@ -192,7 +192,7 @@ def cache(rng: Random, work: Path, material: Material) -> Case:
 
 
 def output(rng: Random, work: Path, material: Material) -> Case:
-    """Responses of an earlier, or a killed, run that are gone on with."""
+    """Damaged responses of a finished or killed run, which are continued."""
     from prlhf.generate.run import generate
 
     name = rng.choice(["responses.jsonl", "responses.parquet", "shards", "partial"])
@@ -207,7 +207,7 @@ def output(rng: Random, work: Path, material: Material) -> Case:
         how = damage.file(rng, out)
     more = rng.choice([{}, {"users": "ann,bob,generic"}])
     options = {"block": 2} | more
-    # a marker that was damaged is put right before the rest is looked at
+    # a damaged marker is repaired before other files are checked
     place = [path for path in (work / "here").rglob("*") if path.name != "prlhf.json" and not path.is_dir()]
     return Case(
         f"{name}: {how} {more}",

@@ -1,4 +1,4 @@
-"""The good things that are damaged, made once: a base, data, runs and responses, all as small as they can be."""
+"""The valid inputs to damage, made once: a base, data, runs and responses, all as small as possible."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Material:
 
     @property
     def data(self) -> Path:
-        """Plain text, three seen users and an unseen one."""
+        """Plain text, with three seen users and an unseen one."""
         return self.root / "data"
 
     @property
     def talks(self) -> Path:
-        """Conversations, with prompts and judging pairs of their own."""
+        """Conversations, with their own prompts and judging pairs."""
         return self.root / "talks"
 
     @property
@@ -39,7 +39,7 @@ class Material:
 
     @property
     def stopped(self) -> Path:
-        """A run with checkpoints that has not come to its end."""
+        """An unfinished run with checkpoints."""
         return self.root / "stopped"
 
     @property
@@ -71,7 +71,7 @@ class Material:
 
 
 def make(root: Path) -> Material:
-    """Everything, below `root`; a few seconds."""
+    """Make everything below `root`, in a few seconds."""
     from prlhf.train.per_user import train_per_user
     from prlhf.train.run import train
 
@@ -89,7 +89,7 @@ def make(root: Path) -> Material:
 
 
 def write_responses(found: Material) -> None:
-    """A few, in every form."""
+    """Write a few responses in every format."""
     from prlhf.generate.run import generate
 
     for name in ("responses.jsonl", "responses.parquet", "shards"):

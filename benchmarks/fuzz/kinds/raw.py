@@ -1,4 +1,4 @@
-"""Raw rows, for every adapter of `prlhf prep`: damaged files, and with hypothesis any JSON in any place."""
+"""Raw rows for every data set of `prlhf prep`: damaged files, and with hypothesis any JSON value in any place."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def _prep(dataset: str, work: Path, about: str, inputs: Path, **options: Any) ->
 
 
 def whole(out: Path, manifest: dict[str, Any]) -> None:
-    """What was prepared reads back as it was counted, and every row is one that can be trained on."""
+    """Check that the prepared data read back with the same counts, and that every row can be trained on."""
     from prlhf.dataset import content_hash, read_prepared
 
     data = read_prepared(out)
@@ -164,7 +164,7 @@ def whole(out: Path, manifest: dict[str, Any]) -> None:
             raise Wrong(f"row {row.id} does not fit: {row}")
 
 
-# ---- hypothesis: any JSON at all, in a place of its own drawing ----
+# ---- hypothesis: any JSON value in any place ----
 
 ROWS: dict[str, Any] = {
     "custom": CUSTOM[0],

@@ -1,4 +1,4 @@
-"""What a user types: recipes, `--set`, `--space`, and whole command lines."""
+"""The user's settings: recipes, `--set`, `--space`, and whole command lines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from benchmarks.fuzz import damage
 from benchmarks.fuzz.cases import Case, Wrong
 from benchmarks.fuzz.kinds.material import Material
 
-# nine aliases of nine of nine …: a line of YAML that unfolds to a thousand million values
+# nested aliases: a line of YAML that unfolds to a billion values
 BOMB = (
     "[&a [x,x,x,x,x,x,x,x,x]"
     + "".join(f",&{b} [" + ",".join([f"*{a}"] * 9) + "]" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
@@ -106,7 +106,7 @@ def space(rng: Random, work: Path, material: Material) -> Case:
 
 
 def sweep_recipe(rng: Random, work: Path, material: Material) -> Case:
-    """`sweep.space` of a recipe, whose values may be anything."""
+    """A recipe whose `sweep.space` may hold any values."""
     from prlhf.config import SweepConfig, resolve
     from prlhf.sweep.space import space_of
 
@@ -160,7 +160,7 @@ PATHS = [
 
 
 def command(rng: Random, work: Path, material: Material) -> Case:
-    """A command line that works, with more options and other values; none is one that trains for long."""
+    """A valid command line with further options and other values; none of them trains for long."""
     name = rng.choice(sorted(COMMANDS))
     line = list(COMMANDS[name])
     options = [
@@ -172,7 +172,7 @@ def command(rng: Random, work: Path, material: Material) -> Case:
         flag = rng.choice(options)
         line += [flag] if rng.random() < 0.1 else [flag, rng.choice(TEXTS + PATHS)]
     line += ["--max-new-tokens", "1"] if name == "generate" else []
-    line += ["nothing=1"] if name == "sweep" else []  # the last --space, or an argument too many: it never begins
+    line += ["nothing=1"] if name == "sweep" else []  # the last --space, or one argument too many
     good = {
         "data": material.data,
         "run": material.run,

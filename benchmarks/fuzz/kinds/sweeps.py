@@ -1,4 +1,4 @@
-"""A sweep's folder, damaged and gone on with. The trials are played: what is tried is the folder."""
+"""The damaged folder of a sweep, which is continued. The trials are simulated, since the folder is tested."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Responses, prompts, and what judges said: files that others may write, and texts of language models."""
+"""Responses, prompts and answers of judges: files of other programs, and texts of language models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROMPTS = ["Why?", "Who is there?", "Explain tides.\tNow."]
 
 
 def responses(rng: Random, work: Path, material: Material) -> Case:
-    """Damaged responses, read, and paired with good ones; one in ten judged to the report."""
+    """Damaged responses, read and paired with valid ones; one in ten is judged up to the report."""
     from prlhf.config import JudgeConfig
     from prlhf.judge.pairs import pair
     from prlhf.judge.run import judge_responses
@@ -59,7 +59,7 @@ def prompts(rng: Random, work: Path, material: Material) -> Case:
         for prompt in shared_prompts(None, config):
             json.dumps(prompt).encode()
             text = prompt if isinstance(prompt, str) else "".join(message["content"] for message in prompt)
-            text.encode()  # half a surrogate pair can be tokenized by nobody, and written to no file
+            text.encode()  # half a surrogate pair cannot be tokenized or written to a file
 
     return Case(how, read, [path])
 
@@ -106,7 +106,7 @@ def verdict(rng: Random, work: Path, material: Material) -> Case:
 
 
 def any_verdict(draw: Any, work: Path, material: Material) -> Case:
-    """The same of any text, and of any JSON as text."""
+    """The same for any text, and for any JSON as text."""
     from prlhf.judge.questions import verdict_in
 
     pieces = st.sampled_from(
@@ -124,7 +124,7 @@ def _one_of_four(found: Any) -> None:
 
 
 def answers(rng: Random, work: Path, material: Material) -> Case:
-    """Kept answers, damaged: what is left is used, the rest is asked again, nothing that was paid for is lost."""
+    """Damaged answers in the cache: valid ones are used, the others are asked again, and no paid answer is lost."""
     from prlhf.judge.answers import Answer, Answers
 
     path = work / "answers.jsonl"
@@ -139,14 +139,14 @@ def answers(rng: Random, work: Path, material: Material) -> Case:
             _one_of_four(__import__("prlhf.judge.questions", fromlist=["x"]).verdict_in(answer.text, LABELS))
             _ = answer.prompt_tokens + answer.completion_tokens + answer.seconds
         kept.add("new", Answer("B2C", 1, 1, 0.1))
-        if path.is_file() and "new" not in Answers(path).known:  # else nothing can be kept, which is said
+        if path.is_file() and "new" not in Answers(path).known:  # otherwise nothing is kept, with a message
             raise Wrong("a new answer is not found again")
 
     return Case(how, read)
 
 
 def judge_files(rng: Random, work: Path, material: Material) -> Case:
-    """Prices and prompts of a judge's own."""
+    """A user's own prices and prompts of a judge."""
     from prlhf.config import JudgeConfig
     from prlhf.judge.run import plan
 
