@@ -19,7 +19,7 @@ from typing import Any
 import prlhf
 from prlhf.config import ClusterConfig, PrepConfig, TrainConfig
 from prlhf.data import prepare
-from prlhf.train.plan import plan
+from prlhf.train.dry_run import plan
 
 # as published with the models: meta-llama/Meta-Llama-3-8B, Qwen/Qwen2.5-7B
 SHAPES = {

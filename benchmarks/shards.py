@@ -18,15 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch.multiprocessing as mp
-from transformers import TrainerCallback
 from typing_extensions import override
 
 import prlhf
 from prlhf.config import PrepConfig, TrainConfig
 from prlhf.data import prepare
 from prlhf.dataset import read_prepared, write_prepared
-from prlhf.progress import SILENT
-from prlhf.train.callbacks import Stop
+from prlhf.train.loop import Stop
 from prlhf.train.run import learn
 
 TINY = Path(prlhf.__file__).parent / "assets/tiny-base"
@@ -59,21 +57,27 @@ def resident(name: str = "VmRSS") -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-class Look(TrainerCallback):
-    """Records the resident memory at the start of training and after the last step."""
+class Look(Stop):
+    """Records the resident memory at the start of training and after the last step, and ends the run there."""
 
-    def __init__(self) -> None:
+    def __init__(self, steps: int) -> None:
+        super().__init__()
         self.begun = self.stepped = 0
+        self._left = steps
 
     @override
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def __enter__(self) -> Any:
         self.begun = resident()
+        return super().__enter__()
 
     @override
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def agreed(self) -> bool:
+        """See Stop; it is asked after every step."""
         self.stepped = resident()
-        if state.global_step == state.max_steps:
+        self._left -= 1
+        if not self._left:
             raise KeyboardInterrupt
+        return super().agreed()
 
 
 def work(rank: int, count: int, port: int, config: TrainConfig, sharded: bool, found: Any) -> None:
@@ -89,11 +93,12 @@ def work(rank: int, count: int, port: int, config: TrainConfig, sharded: bool, f
     own = config.model_copy(update={"out": Path(str(config.out)) / str(rank)})
     warm = own.model_copy(update={"model": "tiny", "max_steps": 1, "out": Path(f"{own.out}-warm")})
     data = read_prepared(Path(config.dataset))
-    learn(warm, data, False, SILENT, None, Stop(), [], sharded)
+    learn(warm, data, False, sharded=sharded)
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    before, look = resident(), Look()
+    assert own.max_steps
+    before, look = resident(), Look(own.max_steps)
     try:
-        learn(own, data, False, SILENT, None, Stop(), [look], sharded)
+        learn(own, data, False, stop=look, sharded=sharded)
     except KeyboardInterrupt:
         found[rank] = tuple(value - before for value in (look.begun, look.stepped, resident("VmHWM")))
     torch.distributed.destroy_process_group()

@@ -253,7 +253,9 @@ def our_step(args: argparse.Namespace, checkpointing: bool) -> Step:
     from prlhf.model.checkpoint import assemble
     from prlhf.model.reference import Reference
     from prlhf.model.scoring import engine_of
-    from prlhf.train.trainer import EncodedSet, PersonalizedTrainer
+    from prlhf.train.encode import EncodedSet
+    from prlhf.train.loop import Loop
+    from prlhf.train.objectives import objective_of
 
     shape = SHAPES[args.shape]
     fixed = {
@@ -276,16 +278,13 @@ def our_step(args: argparse.Namespace, checkpointing: bool) -> Step:
     reference = Reference(engine)
     reference.fill(batch, len(batch))
     rows = [Comparison(str(i), "", "", "", "", one.user_index, "", "", True) for i, one in enumerate(batch)]
-    trainer = PersonalizedTrainer(
-        policy, engine, reference, EncodedSet(batch, rows), EncodedSet([], []), config.folder, []
-    )
-    trainer.create_optimizer_and_scheduler(1)
-    trainer.current_gradient_accumulation_steps = 1
+    objective = objective_of(engine, reference, config)
+    loop = Loop(policy, engine, objective, EncodedSet(batch, rows), EncodedSet([], []))
 
     def step() -> None:
-        trainer.training_step(trainer.model, {"comparisons": batch})
-        trainer.optimizer.step()
-        trainer.optimizer.zero_grad()
+        loop.backward([batch])
+        loop.optimizer.step()
+        loop.optimizer.zero_grad()
 
     return step
 

@@ -110,18 +110,19 @@ def steps(base: str, options: dict[str, Any], users: list[int], folder: Path) ->
 
 def train(base: str, options: dict[str, Any], users: list[int], folder: Path) -> dict[str, float]:
     from prlhf.model.checkpoint import save_policy
+    from prlhf.model.weights import save_weights
 
-    step, trainer = stepper(base, options, users[0], folder)
+    step, loop = stepper(base, options, users[0], folder)
     for _ in range(WARM_UP + STEPS):
         step()
     found = {"step_gib": peak_gib()}
     if options.get("user_init") != "zero":
         return found
-    trainer._save(str(folder / "resume"))
+    save_weights(loop.model, folder / "resume", loop.optimizer.touched)
     resume = (folder / "resume/user_model.safetensors").stat().st_size
     model = folder / str(users[0])
     model.mkdir()
-    save_policy(trainer.policy, model)
+    save_policy(loop.policy, model)
     own = sum(path.stat().st_size for path in model.glob("user*"))
     return found | {"resume_mib": resume / 2**20, "checkpoint_gib": own / 2**30}
 
@@ -154,7 +155,7 @@ PARTS: dict[str, Callable[..., Any]] = {"steps": steps, "train": train, "loads":
 
 
 def stepper(base: str, options: dict[str, Any], users: int, folder: Path) -> tuple[Callable[[], None], Any]:
-    """Return a function that makes an optimizer step on comparisons of random users, and its trainer."""
+    """Return a function that makes an optimizer step on comparisons of random users, and its loop."""
     import random
 
     import torch
@@ -165,8 +166,10 @@ def stepper(base: str, options: dict[str, Any], users: int, folder: Path) -> tup
     from prlhf.model.checkpoint import assemble
     from prlhf.model.reference import Reference
     from prlhf.model.scoring import engine_of
+    from prlhf.train.encode import EncodedSet
+    from prlhf.train.loop import Loop
+    from prlhf.train.objectives import objective_of
     from prlhf.train.optimizer import clip_grad_norm
-    from prlhf.train.trainer import EncodedSet, PersonalizedTrainer
 
     torch.set_num_threads(1)
     config = TrainConfig(model=base, device="cpu", precision="fp32", lora_dropout=0.0, out=folder / "run", **options)
@@ -181,18 +184,17 @@ def stepper(base: str, options: dict[str, Any], users: int, folder: Path) -> tup
         )
 
     engine, nothing = engine_of(policy), EncodedSet([], [])
-    trainer = PersonalizedTrainer(policy, engine, Reference(engine), nothing, nothing, config.folder, [])
-    optimizer = trainer.create_optimizer()
-    trainer.current_gradient_accumulation_steps = 1
+    loop = Loop(policy, engine, objective_of(engine, Reference(engine), config), nothing, nothing)
 
     def step() -> None:
-        batch = [encoder.comparison(comparison(i)) for i in range(COMPARISONS)]  # the same texts for other users
-        optimizer.zero_grad()
-        trainer.training_step(trainer.model, {"comparisons": batch})
-        clip_grad_norm(trainer.model.parameters(), config.max_grad_norm)
-        optimizer.step()
+        batch = [encoder.comparison(comparison(i)) for i in range(COMPARISONS)]  # the same texts: other users
+        loop.optimizer.zero_grad()
+        loop.catch_up({0, *(row.user_index for row in batch)})
+        loop.backward([batch])
+        clip_grad_norm(loop.model.parameters(), config.max_grad_norm)
+        loop.optimizer.step()
 
-    return step, trainer
+    return step, loop
 
 
 def timed(work: Callable[[], Any]) -> float:

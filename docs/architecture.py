@@ -44,10 +44,10 @@ experiment, `benchmarks/` makes the figures of [RESULTS.md](RESULTS.md) and [PER
 
 **From a comparison to its loss.** `data/` reads raw rows and writes `Comparison`s (`dataset.py`). Training reads them
 and makes token ids of each (`model/encoding.py`: text about the user, prompt, chosen, rejected). A batch is split
-into parts of a token budget (`train/batching.py`); in a part each response is read as the user and as the generic
+into parts of a token budget (`train/batches.py`); in a part each response is read as the user and as the generic
 user (`model/prefix_tree.py` lays out what they share once). `model/personalized.py` puts the user vectors
-in front and returns log-probs; `model/reference.py` has the base's. `train/losses.py` and `train/objectives.py` turn
-them into the loss (paper, section 4.4), and `train/trainer.py` takes the step.
+in front and returns log-probs; `model/reference.py` has the base's. `train/objectives.py` and `train/losses.py` turn
+them into the loss (paper, section 4.4), and `train/loop.py` takes the step.
 
 **From a user's id to the text written for them.** `generate/pairs.py` finds the users to write for and the prompts they
 get. `generate/jobs.py` makes token ids of each (prompt, user) pair, `generate/decoding.py` and

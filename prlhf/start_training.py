@@ -14,7 +14,8 @@ from prlhf.errors import PrlhfError
 from prlhf.folders import claim
 from prlhf.model.per_user import folder_for, is_per_user
 from prlhf.progress import SILENT, Progress
-from prlhf.train.run import saved_config, train
+from prlhf.train.run import train
+from prlhf.train.run_folder import saved_config
 from prlhf.train.storage import fetch_recipe, saved_cluster
 
 HERE = ClusterConfig()

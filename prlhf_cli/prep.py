@@ -126,7 +126,7 @@ def command(
         config = config_for(dataset, load_recipe(recipe).get("prep", {}), flags)
         if model is None:
             return {"out": str(config.folder), **prepare(config, bars)}
-        from prlhf.train.room import base_for, room
+        from prlhf.train.encode import base_for, room
 
         base = base_for(model)  # before the data set is written
         return {"out": str(config.folder), **prepare(config, bars), "room": room(config.folder, base)}

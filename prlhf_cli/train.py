@@ -216,8 +216,8 @@ def plan_of(config: Any, recipe: dict[str, Any], bars: show.Bars, cluster: Any =
     from tempfile import TemporaryDirectory
 
     from prlhf.data import locate
+    from prlhf.train.dry_run import plan
     from prlhf.train.memory import ALONE
-    from prlhf.train.plan import plan
 
     with TemporaryDirectory(prefix="prlhf-") as scratch:
         folder = locate(config.dataset, recipe, bars, Path(scratch), "--dataset ")

@@ -25,13 +25,8 @@ DOORS = {
     "prlhf/ray_private.py": {"ray._private.services", "ray._private.state"},
 }
 WITHOUT_DOOR = {
-    "prlhf/model/sharding.py": {"_buffers", "_is_accelerate_prepared", "_no_split_modules", "_parameters"},
+    "prlhf/model/sharding.py": {"_buffers", "_no_split_modules", "_parameters"},
     "prlhf/train/memory.py": {"_attn_implementation"},
-    "prlhf/train/sft.py": {"_send_telemetry"},
-    "prlhf/train/trainer.py": {
-        "_clip_grad_norm", "_ddp_params_and_buffers_to_ignore", "_get_train_sampler", "_load_from_checkpoint",
-        "_load_optimizer_and_scheduler", "_save", "_save_checkpoint", "_save_optimizer_and_scheduler", "_wrap_model",
-    },
 }  # fmt: skip
 PUBLIC = {"_replace", "_asdict", "_fields", "_make"}  # of named tuples
 

@@ -60,7 +60,6 @@ def shard(lm: Any, device: torch.device, make: Callable[[Any], M]) -> M:
     fully_shard(model, mesh=mesh, ignored_params=beside)
     if isinstance(model, PersonalizedLM):
         register_fsdp_forward_method(model, "reference")
-    model._is_accelerate_prepared = True  # type: ignore[assignment]  # accelerate would put DDP around it
     return model
 
 

@@ -6,7 +6,7 @@ which users, the others have.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from prlhf.errors import PrlhfError
 
 T = TypeVar("T")
+BUCKET = 2**23  # numbers in a message of gradients
 
 
 def count() -> int:
@@ -91,21 +92,27 @@ def collect(mine: Sequence[T], length: int) -> list[T]:
 
 
 def average_gradients(parameters: Iterable[nn.Parameter], rows: Mapping[Tensor, Sequence[int]]) -> None:
-    """Give `parameters` the mean of all workers' gradients; who has none counts with 0.
+    """Give `parameters` the mean of all workers' gradients; a worker without a gradient counts with 0.
 
-    `rows` says which rows of a table [m, width] anybody can have a gradient for: these alone are exchanged, so that
+    `rows` says which rows of a table [m, width] can have a gradient on any worker: only they are exchanged, so that
     the cost is the batch's and not that of all users. The same on every worker, in ascending order.
     """
     if count() == 1:
         return
+    dense = []
     for parameter in parameters:
         if parameter in rows:
             at = torch.tensor(rows[parameter], dtype=torch.long, device=parameter.device)
-            block = _mean(_rows_of(parameter, at))
+            block = _rows_of(parameter, at)
+            _average([block])
             shape = parameter.shape
             parameter.grad = torch.sparse_coo_tensor(at[None], block, shape, check_invariants=False).coalesce()
         elif parameter.numel():
-            parameter.grad = _mean(torch.zeros_like(parameter) if parameter.grad is None else parameter.grad)
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            dense.append(parameter.grad)
+    for bucket in _buckets(dense):
+        _average(bucket)
 
 
 def _rows_of(table: nn.Parameter, at: Tensor) -> Tensor:
@@ -117,7 +124,24 @@ def _rows_of(table: nn.Parameter, at: Tensor) -> Tensor:
     return block
 
 
-def _mean(mine: Tensor) -> Tensor:
-    mine = mine.contiguous()
-    dist.all_reduce(mine)
-    return mine / count()
+def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """`tensors` of one type in groups of about `BUCKET` numbers: one large message is faster than many small ones."""
+    bucket: list[Tensor] = []
+    size = 0
+    for tensor in tensors:
+        if bucket and (size + tensor.numel() > BUCKET or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(tensor)
+        size += tensor.numel()
+    if bucket:
+        yield bucket
+
+
+def _average(tensors: list[Tensor]) -> None:
+    """Replace each of `tensors` by its mean over the workers, in one message."""
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    dist.all_reduce(flat)
+    flat /= count()
+    for tensor, mean in zip(tensors, flat.split([tensor.numel() for tensor in tensors]), strict=True):
+        tensor.copy_(mean.view_as(tensor))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
@@ -15,16 +14,13 @@ from prlhf.dataset import Prepared, read_prepared
 from prlhf.errors import PrlhfError
 from prlhf.model.checkpoint import Policy, build_policy
 from prlhf.model.encoding import Encoded
-from prlhf.model.engine import Engine
-from prlhf.model.reference import Reference
 from prlhf.model.scoring import engine_of
 from prlhf.progress import SILENT, Progress
 from prlhf.sweep.settings import Settings
 from prlhf.sweep.training import write_base
+from prlhf.train.batches import batches_of, step_count
 from prlhf.train.encode import encode
-from prlhf.train.plan import steps
 from prlhf.train.run import reference_of, with_base
-from prlhf.train.trainer import PersonalizedTrainer
 
 # What the pairs of a run, and the base's log-probs of them, depend on; all other keys share them.
 BASES = ("dataset", "model", "trust_remote_code", "device", "precision")
@@ -66,7 +62,7 @@ def fill_reference(
         engine = engine_of(policy, progress)
         reference = reference_of(engine, first, progress)
         for group in _grouped(alike, (*BUDGETS, *ORDERS)):
-            needed = _needed(replace(policy, config=with_base(group[0], data)), engine, reference, data, everything)
+            needed = _needed(replace(policy, config=with_base(group[0], data)), data, everything)
             reference.fill(needed, group[0].batch_size, progress)
         counts = {name: counts[name] + getattr(reference, name) for name in counts}
     return counts
@@ -89,15 +85,13 @@ def _grouped(configs: list[TrainConfig], keys: Iterable[str]) -> list[list[Train
     return list(groups.values())
 
 
-def _needed(policy: Policy, engine: Engine, reference: Reference, data: Prepared, everything: bool) -> list[Encoded]:
+def _needed(policy: Policy, data: Prepared, everything: bool) -> list[Encoded]:
     """The comparisons that a run will see: all of them, or where it ends within its first epoch those up to there."""
     config = policy.config
     train_set, held_out, _ = encode(policy, data)
-    batches = steps(config, len(train_set)) * config.accumulation
+    seen = step_count(config, len(train_set))
     everything = everything or config.reference_first or config.full_finetune
-    if everything or batches * config.batch_size >= len(train_set):
+    if everything or seen * config.accumulation * config.batch_size >= len(train_set):
         return [*train_set.encoded, *held_out.encoded]
-    with tempfile.TemporaryDirectory(prefix="prlhf-") as scratch:
-        trainer = PersonalizedTrainer(policy, engine, reference, train_set, held_out, Path(scratch), [])
-        seen = [e for batch in islice(trainer.get_train_dataloader(), batches) for e in batch["comparisons"]]
-    return [*seen, *held_out.encoded]
+    rows = [row for batches in islice(batches_of(train_set, config), seen) for batch in batches for row in batch]
+    return [*rows, *held_out.encoded]

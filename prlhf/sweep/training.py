@@ -12,7 +12,7 @@ from prlhf.generate.run import generate
 from prlhf.judge.run import judge_responses
 from prlhf.progress import SILENT, Progress
 from prlhf.sweep.settings import Settings
-from prlhf.train.callbacks import Report
+from prlhf.train.loop import Report
 from prlhf.train.on_ray import train_on_ray
 from prlhf.train.run import train
 

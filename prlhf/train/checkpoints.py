@@ -1,8 +1,13 @@
-"""Checkpoints of a run in progress: sealed when they are whole, checked before a run goes on from one.
+"""Checkpoints of a run in progress: sealed when they are complete, checked before a run resumes from one.
 
-checkpoints/checkpoint-50             as Trainer names them; checkpoints/checkpoint-TRY-50 as written by Ray's workers
-  sha256.json                         the seal, written last: a checksum of every file there
-  metrics.jsonl                       what had been logged by then
+checkpoints/checkpoint-50     after optimizer step 50; checkpoints/checkpoint-TRY-50 if written by Ray's workers
+  *.safetensors               the trained weights; of users' tables the rows that training has moved
+  optimizer.pt                AdamW's moments
+  scheduler.pt                the learning-rate schedule
+  rng_state_RANK.pth          the random state of each worker
+  state.json                  the step, and how many there are
+  metrics.jsonl               the log up to this step
+  sha256.json                 the seal, written last: a checksum of every other file
 """
 
 from __future__ import annotations
@@ -13,27 +18,32 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+import torch
 from pydantic import TypeAdapter
+from torch import Tensor
 
 from prlhf.errors import PrlhfError
 from prlhf.files import atomic_file, full_disk_named
+from prlhf.model import workers
 from prlhf.parse import json_value
 from prlhf.progress import SILENT, Progress
 
 _SUMS = TypeAdapter(dict[str, str])
-SEAL, METRICS = "sha256.json", "metrics.jsonl"
+SEAL, METRICS, STATE = "sha256.json", "metrics.jsonl", "state.json"
 
 
 @contextmanager
 def writing(checkpoint: Path) -> Iterator[None]:
-    """Write the files of `checkpoint`, without its seal; on an error it is removed, to take no room.
+    """Write the files of `checkpoint`, which is made; on an error it is removed, so that it takes no space.
 
-    Raises CannotWrite where the system refuses to write.
+    Raises CannotWrite if the system refuses to write.
     """
     (checkpoint / SEAL).unlink(missing_ok=True)
     try:
         with full_disk_named(checkpoint):
+            checkpoint.mkdir(parents=True, exist_ok=True)
             yield
     except BaseException:
         shutil.rmtree(checkpoint, ignore_errors=True)
@@ -42,8 +52,50 @@ def writing(checkpoint: Path) -> Iterator[None]:
         raise
 
 
+def write_state(checkpoint: Path, moments: dict[str, Any], schedule: dict[str, Any], step: int, steps: int) -> None:
+    """Write the state of optimizer and schedule after `step` of `steps`."""
+    torch.save(moments, checkpoint / "optimizer.pt")
+    torch.save(schedule, checkpoint / "scheduler.pt")
+    (checkpoint / STATE).write_text(json.dumps({"step": step, "steps": steps}) + "\n")
+
+
+def read_state(checkpoint: Path, mmap: bool = False) -> tuple[dict[str, Any], dict[str, Any], int]:
+    """What `write_state` wrote: moments, schedule and step. `mmap`: moments are read from disk as they are used."""
+    moments, schedule = (
+        torch.load(checkpoint / name, map_location="cpu", weights_only=True, mmap=mmap)
+        for name in ("optimizer.pt", "scheduler.pt")
+    )
+    return moments, schedule, json.loads((checkpoint / STATE).read_text())["step"]
+
+
+def write_random_state(checkpoint: Path) -> None:
+    """Write this worker's random state, of which dropout depends."""
+    state = {"cpu": torch.random.get_rng_state()}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    torch.save(state, checkpoint / random_state_name())
+
+
+def read_random_state(checkpoint: Path) -> dict[str, Tensor] | None:
+    """This worker's random state; None if fewer workers wrote the checkpoint."""
+    path = checkpoint / random_state_name()
+    return torch.load(path, weights_only=True) if path.exists() else None
+
+
+def set_random_state(state: dict[str, Tensor]) -> None:
+    """Continue with the random numbers that follow `state`."""
+    torch.random.set_rng_state(state["cpu"])
+    if torch.cuda.is_available() and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def random_state_name() -> str:
+    """The file of this worker's random state."""
+    return f"rng_state_{workers.rank()}.pth"
+
+
 def seal(checkpoint: Path, metrics: Path, keep: int) -> None:
-    """Declare `checkpoint` whole; the log goes with it. Only now older ones go, but for the `keep` newest."""
+    """Declare `checkpoint` complete, with a copy of the log; then remove older ones, except the `keep` newest."""
     if metrics.exists():
         shutil.copyfile(metrics, checkpoint / METRICS)
     sums = {str(path.relative_to(checkpoint)): _sha256(path) for path in _files(checkpoint)}
@@ -60,7 +112,7 @@ def seal(checkpoint: Path, metrics: Path, keep: int) -> None:
 
 
 def fault(checkpoint: Path) -> str | None:
-    """What is wrong with a sealed checkpoint; empty where nothing is, None where it was never sealed."""
+    """What is wrong with a sealed checkpoint: empty if nothing is, None if it was never sealed."""
     try:
         sums = _SUMS.validate_python(json_value((checkpoint / SEAL).read_bytes()))
     except FileNotFoundError:
@@ -77,14 +129,21 @@ def fault(checkpoint: Path) -> str | None:
 
 
 def newest_checkpoint(folder: Path, progress: Progress = SILENT) -> Path | None:
-    """The newest whole checkpoint of the run in `folder`.
+    """The newest complete checkpoint of the run in `folder`.
 
-    One that was damaged is named and passed over; one that a kill left half-written was never there.
+    A damaged one is named and skipped; one that was being written when the run was killed is skipped in silence.
+
+    Raises:
+        PrlhfError: an earlier version of prlhf wrote it.
     """
     found = sorted((folder / "checkpoints").glob("checkpoint-*"), key=step_of, reverse=True)
     for checkpoint in found:
         why = fault(checkpoint)
         if why == "":
+            if not (checkpoint / STATE).is_file():
+                raise PrlhfError(
+                    f"{checkpoint} was written by an earlier version of prlhf", "train again into a new folder"
+                )
             return checkpoint
         if why:
             progress.note(f"warning: {checkpoint} is damaged ({why}): going on from the one before it")
@@ -95,18 +154,12 @@ def step_of(checkpoint: Path) -> int:
     """The optimizer step after which `checkpoint` was saved. Raises PrlhfError."""
     number = checkpoint.name.rpartition("-")[2]
     if not number.isdigit():
-        raise PrlhfError(f"{checkpoint} is no checkpoint of ours", "move it away")
+        raise PrlhfError(f"{checkpoint} is not a checkpoint of prlhf", "move it away")
     return int(number)
 
 
-def is_last(checkpoint: Path) -> bool:
-    """Whether nothing was left to train when it was written."""
-    state = json.loads((checkpoint / "trainer_state.json").read_text())
-    return bool(state["global_step"] >= state["max_steps"])
-
-
 def remove_checkpoints(folder: Path, after: int = -1) -> None:
-    """Remove the checkpoints `after` that step of the run in `folder`, and nothing that others put beside them."""
+    """Remove the checkpoints of the run in `folder` that come `after` that step, and nothing else beside them."""
     for checkpoint in _numbered(folder / "checkpoints"):
         if step_of(checkpoint) > after:
             _remove(checkpoint)
@@ -115,12 +168,12 @@ def remove_checkpoints(folder: Path, after: int = -1) -> None:
 
 
 def _numbered(folder: Path) -> list[Path]:
-    """The checkpoints in `folder`, whole or not."""
+    """The checkpoints in `folder`, complete or not."""
     return [c for c in folder.glob("checkpoint-*") if c.is_dir() and c.name.rpartition("-")[2].isdigit()]
 
 
 def _remove(checkpoint: Path) -> None:
-    """The seal goes first: what a kill leaves of the rest is not taken for a damaged checkpoint."""
+    """Remove the seal first: if the process is killed then, the rest is not taken for a damaged checkpoint."""
     with suppress(OSError):
         (checkpoint / SEAL).unlink(missing_ok=True)
     shutil.rmtree(checkpoint, ignore_errors=True)

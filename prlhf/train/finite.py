@@ -1,4 +1,4 @@
-"""Numbers that are not finite end a run: at the step where they come up, and on all workers together."""
+"""A number that is not finite ends a run at the step where it appears, on all workers together."""
 
 from __future__ import annotations
 
@@ -16,29 +16,23 @@ from prlhf.errors import NotFinite
 from prlhf.model import workers
 from prlhf.model.base import pick_device, pick_dtype
 
-NAMED = 3  # comparisons that a message names
+NAMED = 3  # rows that a message names
 
 
 class Watch:
-    """What a step's loss was made of, until the step is known to be sound."""
+    """Checks the numbers of each step, and knows which rows they come from."""
 
     def __init__(self) -> None:
-        self._losses: list[Tensor] = []
         self._rows: list[tuple[Sequence[str], Tensor]] = []
 
-    def add_loss(self, loss: Tensor) -> None:
-        """Keep the loss of a batch."""
-        self._losses.append(loss.detach())
-
     def add_rows(self, ids: Sequence[str], losses: Tensor) -> None:
-        """Keep the losses [n] of the comparisons `ids`."""
+        """Keep the losses [n] of the rows `ids` until the step is checked."""
         self._rows.append((ids, losses.detach()))
 
-    def check(self, config: TrainConfig, step: int, norm: Tensor | float) -> None:
-        """Raise NotFinite, on every worker if on one, where a loss or the norm of the gradient is not finite."""
-        losses, rows = self._losses, self._rows
-        self._losses, self._rows = [], []
-        lost = not all(math.isfinite(float(loss)) for loss in losses)
+    def check(self, config: TrainConfig, step: int, loss: Tensor | float, norm: Tensor | float) -> None:
+        """Raise NotFinite, on every worker if on one, if the loss or the norm of the gradient is not finite."""
+        rows, self._rows = self._rows, []
+        lost = not math.isfinite(float(loss))
         if not workers.most(lost or not math.isfinite(float(norm))):
             return
         lost = any(workers.gather(lost))
@@ -49,14 +43,14 @@ class Watch:
 
 
 def check_weights(config: TrainConfig, step: int, parameters: Iterable[nn.Parameter]) -> None:
-    """Raise NotFinite, on every worker if on one, where trained weights are not finite after `step`."""
+    """Raise NotFinite, on every worker if on one, if trained weights are not finite after `step`."""
     trained = (p.to_local() if isinstance(p, DTensor) else p for p in parameters if p.requires_grad)
     if workers.most(not all(bool(torch.isfinite(p).all()) for p in trained)):
         raise _ended(config, step, "weights", [])
 
 
 def check_summary(config: TrainConfig, step: int, summary: dict[str, Any]) -> None:
-    """Raise NotFinite where a number of an evaluation is not finite. `summary` is the same on every worker."""
+    """Raise NotFinite if a number of an evaluation is not finite. `summary` is the same on every worker."""
     if not all(math.isfinite(value) for value in summary.values() if isinstance(value, float)):
         raise _ended(config, step, "evaluation", [])
 
@@ -66,7 +60,7 @@ def _not_finite(ids: Sequence[str], values: Tensor) -> list[str]:
 
 
 def _ended(config: TrainConfig, step: int, what: str, rows: list[str]) -> NotFinite:
-    """`rows`: the comparisons alone to blame, where some are and not all of a batch."""
+    """The error; `rows` are named if they alone are at fault, and not all rows of a step."""
     kept = _newest(config.folder)
     saved = f"{kept} is kept" if kept else "no checkpoint was written before"
     if rows:
@@ -84,6 +78,6 @@ def _ended(config: TrainConfig, step: int, what: str, rows: list[str]) -> NotFin
 
 
 def _newest(folder: Path) -> str:
-    """The name of the newest checkpoint; `` where there is none."""
+    """The name of the newest checkpoint, empty if there is none."""
     steps = [int(path.name.partition("-")[2]) for path in (folder / "checkpoints").glob("checkpoint-*")]
     return f"checkpoint-{max(steps)}" if steps else ""

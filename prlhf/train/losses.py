@@ -1,8 +1,10 @@
-"""The DPO family: what stands in place of -log sigmoid(beta D) in the personalized objective (section 4.4).
+"""Losses as pure functions of tensors: DPO and its family, Bradley-Terry, and the mix of an objective's terms.
 
-Every loss is a pure function (chosen [B], rejected [B], beta, label_smoothing) -> [B]. `chosen` and `rejected` are
+Log-probs are sums over the response's tokens, in nats. D is the margin of section 4.4 (`implicit_margin`). Every loss
+of the DPO family, named in LOSSES, takes the place of -log sigmoid(beta D) in the personalized objective. It is a
+function (chosen [B], rejected [B], beta, label_smoothing) -> [B]. `chosen` and `rejected` are
 log-ratios log pi(y|x, u) - log pi_ref(y|x) in nats: summed over the response's tokens, or averaged for the names in
-PER_TOKEN. beta times a log-ratio is the response's implicit reward. Only the losses of `config.SMOOTHED_LOSSES`
+PER_TOKEN. beta times a log-ratio is the response's implicit reward. Only the losses of `applies.SMOOTHED_LOSSES`
 read `label_smoothing`, the assumed share of flipped preferences.
 
 Left out are losses that need more than one comparison: aot (sorts log-ratios across the batch, so it would compare
@@ -12,16 +14,43 @@ one user's response with another user's) and bco_pair (published, in 2404.04656,
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from prlhf.train.objectives import dpo
-
 Loss = Callable[[Tensor, Tensor, float, float], Tensor]
 DISCOPOP_TAU = 0.05  # the temperature of the discovered loss, as published
+
+
+def implicit_margin(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor) -> Tensor:
+    """D(x, y1, y2; u) of section 4.4, [B]: the policy's log-ratio to the reference, chosen less rejected."""
+    return (chosen - ref_chosen) - (rejected - ref_rejected)
+
+
+def dpo(margin: Tensor, beta: float) -> Tensor:
+    """-log sigmoid(beta D), [B] (Eq. 5)."""
+    return -F.logsigmoid(beta * margin)
+
+
+def bradley_terry(margin: Tensor) -> Tensor:
+    """-log sigmoid(r(x, y1) - r(x, y2)), [B] (Eq. 2), of margins between rewards in log-odds."""
+    return -F.logsigmoid(margin)
+
+
+def nll_per_token(chosen: Tensor, lengths: Tensor) -> Tensor:
+    """Negative log-likelihood of the chosen response per token, [B]; it keeps the model's text fluent."""
+    return -chosen / lengths
+
+
+def mix(terms: Sequence[tuple[float, Tensor]], count: float) -> Tensor:
+    """The weighted sum of an objective's terms, divided by `count`, a scalar (section 4.4).
+
+    The terms of P-DPO are (alpha, losses as the user) and (1 - alpha, losses as the generic user), with losses [n].
+    These may be the losses of some of `count` comparisons: the parts of a batch add up to the batch's mean.
+    """
+    return torch.stack([weight * losses.sum() for weight, losses in terms]).sum() / count
 
 
 def preference_loss(name: str, ratios: Tensor, lengths: Tensor, beta: float, label_smoothing: float) -> Tensor:

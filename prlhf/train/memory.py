@@ -15,12 +15,11 @@ with a = bytes per number of the base (4 or 2), h its width, f the width inside 
 tokens of a forward pass, S those of them whose logits exist at a time, L the padded row (0 for prefix trees, which
 have no mask), all of the largest forward pass found when the data is shuffled. A comparison is read as its user and
 as the generic one: as prefix trees its prompt stands once for both responses, and logits come in chunks; padded it
-makes four rows. Either is run in parts of `pack_tokens`. A demonstration of supervised fine-tuning is one row. x
-stands for what training itself keeps of the inputs of linear layers, per token and layer: with LoRA, whose weights
-are fp32, a copy of each adapted layer's input (4 bytes a number, nothing when a = 4) and with dropout the dropped
-copy and its mask (4 + 4); all weights trained: 3 a h. Eager attention keeps 6 bytes for each of heads x L
-probabilities more. TRL scores demonstrations in pieces of at most 4096 tokens x 32768 words; a reward model has no
-logits.
+makes four rows; a demonstration of supervised fine-tuning has one reader and one response. All are run in parts of
+`pack_tokens`. x stands for what training itself keeps of the inputs of linear layers, per token and layer: with
+LoRA, whose weights are fp32, a copy of each adapted layer's input (4 bytes a number, nothing when a = 4) and with
+dropout the dropped copy and its mask (4 + 4); all weights trained: 3 a h. Eager attention keeps 6 bytes for each of
+heads x L probabilities more. A reward model has no logits.
 
 N workers share a step's comparisons: each has batch_size / N of them in a forward pass. Under ddp each has all the
 rest. Under fsdp (torch's fully_shard, on every decoder layer and on what is left, the root: embeddings, last norm and
@@ -123,8 +122,6 @@ def _logits(config: TrainConfig, shape: Shape, batch: Batch) -> int:
     each = 16 + (shape.a if shape.a < 4 else 0)
     if config.objective == "rm":
         return 0
-    if config.objective == "sft":
-        return min(batch.scored, 4096) * min(shape.vocabulary, 32768) * each
     return batch.scored * shape.vocabulary * each
 
 

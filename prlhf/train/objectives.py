@@ -1,38 +1,223 @@
-"""The objectives as pure functions of tensors. Log-probs are sums over response tokens, in nats."""
+"""What a model is trained by: DPO, Bradley-Terry, or imitation of the chosen responses.
+
+An objective is a weighted sum of terms (section 4.4): alpha times the loss of the rows read as their users, plus
+1 - alpha times the loss of the same rows read as the generic user. A term's losses are computed from what the model
+says of one response or two ("sides") per row.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
+
+from prlhf.config import TrainConfig
+from prlhf.model import workers
+from prlhf.model.encoding import Encoded
+from prlhf.model.engine import Engine
+from prlhf.model.prefix_tree import Reading
+from prlhf.model.reference import Reference
+from prlhf.model.scoring import ImplicitRewards, ModelRewards, Rewards, Scored, readings_of, score, summarise
+from prlhf.progress import Progress
+from prlhf.train.encode import Demonstration, EncodedSet
+from prlhf.train.losses import bradley_terry, implicit_margin, nll_per_token, preference_loss
 
 
-def implicit_margin(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor) -> Tensor:
-    """D(x, y1, y2; u) of section 4.4, [B]: the policy's log-ratio to the reference, chosen less rejected."""
-    return (chosen - ref_chosen) - (rejected - ref_rejected)
+class Term(NamedTuple):
+    """One weighted term of an objective, for a batch of rows."""
+
+    weight: float
+    user_indices: list[int]  # the user that reads each row; 0 is the generic one
 
 
-def dpo(margin: Tensor, beta: float) -> Tensor:
-    """-log sigmoid(beta D), [B] (Eq. 5)."""
-    return -F.logsigmoid(beta * margin)
+@dataclass(frozen=True)
+class RowLosses:
+    """A term's `losses` [B] of B rows, with gradients, and what is logged of each row, `logs` [B], without."""
+
+    losses: Tensor
+    logs: dict[str, Tensor]
 
 
-def bradley_terry(margin: Tensor) -> Tensor:
-    """-log sigmoid(r(x, y1) - r(x, y2)), [B] (Eq. 2), of margins between rewards in log-odds."""
-    return -F.logsigmoid(margin)
+class Objective(Protocol):
+    """What a model is trained by."""
+
+    unit: str  # what a row is called in summaries
+    reference: Reference | None  # log-probs of the base, if the losses need them
+
+    def terms(self, rows: Sequence[Any]) -> list[Term]:
+        """The terms for `rows`, with weights above 0; the first one is logged."""
+
+    def sides(self, rows: Sequence[Any], user_indices: Sequence[int]) -> list[list[Reading]]:
+        """What the model reads for B rows as `user_indices`: a list of B readings for each side."""
+
+    def losses(self, values: Tensor, rows: Sequence[Any]) -> RowLosses:
+        """The losses of B rows, from the model's output for them, `values` [sides, B]."""
+
+    def size(self, rows: Sequence[Any]) -> int:
+        """What the summed losses of an optimizer step's `rows` are divided by: their number, or that of tokens."""
+
+    def evaluate(self, held_out: EncodedSet, batch_size: int, progress: Progress) -> dict[str, Any]:
+        """Numbers about held-out rows, `batch_size` rows at a time; the same on every worker."""
 
 
-def nll_per_token(chosen: Tensor, lengths: Tensor) -> Tensor:
-    """Negative log-likelihood of the chosen response per token, [B]; keeps the text whole (DESIGN.md's warning)."""
-    return -chosen / lengths
+def weighted_terms(config: TrainConfig, rows: Sequence[Any]) -> list[Term]:
+    """The terms of the objective that `config` asks for; a term of weight 0 is left out.
 
-
-def mix(terms: Sequence[tuple[float, Tensor]], count: float) -> Tensor:
-    """The mean over `count` comparisons of the weighted sum of terms (section 4.4).
-
-    P-DPO's terms are (alpha, the user's) and (1 - alpha, the generic user's), each (weight, losses [n]): of all the
-    comparisons, or of some, so that what is computed in parts adds up to the whole.
+    With a uniform user model both terms would be the same, so there is one of weight 1.
     """
-    return torch.stack([weight * losses.sum() for weight, losses in terms]).sum() / count
+    users, generic = [row.user_index for row in rows], [0] * len(rows)
+    if config.user_model == "uniform":
+        return [Term(1.0, users)]
+    terms = [Term(config.alpha, users), Term(1.0 - config.alpha, generic)]
+    return [term for term in terms if term.weight > 0]
+
+
+class _Preferences(Objective):
+    """What DPO and Bradley-Terry share: rows are comparisons, evaluated by the rewards of both responses."""
+
+    unit = "comparisons"
+    rewards: Rewards
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+
+    @override
+    def terms(self, rows: Sequence[Encoded]) -> list[Term]:
+        return weighted_terms(self.config, rows)
+
+    @override
+    def sides(self, rows: Sequence[Encoded], user_indices: Sequence[int]) -> list[list[Reading]]:
+        """The chosen responses, then the rejected ones."""
+        readings = readings_of(rows, user_indices)
+        return [readings[: len(rows)], readings[len(rows) :]]
+
+    @override
+    def size(self, rows: Sequence[Encoded]) -> int:
+        """The number of comparisons."""
+        return len(rows)
+
+    @override
+    def evaluate(self, held_out: EncodedSet, batch_size: int, progress: Progress) -> dict[str, Any]:
+        """Accuracy and margin of the (implicit) reward, per user and as the generic user."""
+        data, own = held_out.encoded, [row.user_index for row in held_out.encoded]
+        personal = self.config.user_model != "uniform"
+        progress.start("evaluating", len(workers.spread(data)) * (2 if personal else 1))
+
+        def scored_as(users: list[int]) -> list[Scored]:
+            found = score(self.rewards, workers.spread(data), workers.spread(users), batch_size, progress)
+            return workers.collect(found, len(data))
+
+        as_user = scored_as(own)
+        as_generic = scored_as([0] * len(data)) if personal else as_user
+        progress.finish()
+        return summarise([row.user_id for row in held_out.rows], own, as_user, as_generic)
+
+
+class DPO(_Preferences):
+    """The DPO family with an NLL term on the chosen response; the model's output is log-probs in nats."""
+
+    reference: Reference
+
+    def __init__(self, engine: Engine, reference: Reference, config: TrainConfig) -> None:
+        super().__init__(config)
+        self.reference = reference
+        self.rewards = ImplicitRewards(engine, reference, config.beta)
+
+    @override
+    def losses(self, values: Tensor, rows: Sequence[Encoded]) -> RowLosses:
+        """See Objective; `values` are log-probs, chosen first."""
+        config = self.config
+        reference = self.reference.log_probs(rows).to(values.device).view(2, len(rows))
+        lengths = torch.tensor([[len(e.chosen) for e in rows], [len(e.rejected) for e in rows]]).to(values.device)
+        losses = preference_loss(config.loss, values - reference, lengths, config.beta, config.label_smoothing)
+        nll = nll_per_token(values[0], lengths[0])
+        if config.nll:
+            losses = losses + config.nll * nll
+        margins = config.beta * implicit_margin(*values, *reference)
+        return RowLosses(losses, _preference_logs(margins) | {"nll_chosen": nll.detach()})
+
+
+class BradleyTerry(_Preferences):
+    """P-RM (version 1 of the paper); the model's output is rewards. There is no reference, so no beta and no NLL."""
+
+    reference = None
+
+    def __init__(self, engine: Engine, config: TrainConfig) -> None:
+        super().__init__(config)
+        self.rewards = ModelRewards(engine)
+
+    @override
+    def losses(self, values: Tensor, rows: Sequence[Encoded]) -> RowLosses:
+        """See Objective; `values` are rewards, chosen first."""
+        margins = values[0] - values[1]
+        return RowLosses(bradley_terry(margins), _preference_logs(margins))
+
+
+def _preference_logs(margins: Tensor) -> dict[str, Tensor]:
+    """Whether the chosen response has the higher reward, and by how much."""
+    return {"accuracy": (margins > 0).float(), "margin": margins.detach()}
+
+
+class Imitation(Objective):
+    """Supervised fine-tuning: the NLL of the chosen responses, a mean over tokens, the same for all users."""
+
+    unit, reference = "demonstrations", None
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    @override
+    def terms(self, rows: Sequence[Demonstration]) -> list[Term]:
+        """One term, read as the generic user."""
+        return [Term(1.0, [0] * len(rows))]
+
+    @override
+    def sides(self, rows: Sequence[Demonstration], user_indices: Sequence[int]) -> list[list[Reading]]:
+        """The responses."""
+        readers = zip(rows, user_indices, strict=True)
+        return [[Reading(user, tuple(row.prompt), tuple(row.response)) for row, user in readers]]
+
+    @override
+    def losses(self, values: Tensor, rows: Sequence[Demonstration]) -> RowLosses:
+        """See Objective; `values` are log-probs in nats."""
+        return RowLosses(-values[0], {})
+
+    @override
+    def size(self, rows: Sequence[Demonstration]) -> int:
+        """The number of response tokens."""
+        return sum(len(row.response) for row in rows)
+
+    @override
+    def evaluate(self, held_out: EncodedSet, batch_size: int, progress: Progress) -> dict[str, Any]:
+        """Negative log-likelihood of the responses in nats: the mean over their tokens, and over them."""
+        data = held_out.encoded
+        model, mine, found = self.engine.model, workers.spread(data), dict[int, float]()
+        order = sorted(range(len(mine)), key=lambda i: len(mine[i].prompt) + len(mine[i].response))  # less padding
+        training = model.training
+        model.eval()
+        progress.start("evaluating", len(mine))
+        for start in range(0, len(order), batch_size):
+            chunk = order[start : start + batch_size]
+            (readings,) = self.sides([mine[i] for i in chunk], [0] * len(chunk))
+            with torch.no_grad():
+                found |= zip(chunk, self.engine.values(readings).tolist(), strict=True)
+            progress.advance(len(chunk))
+        progress.finish()
+        model.train(training)
+        total = -sum(workers.collect([found[i] for i in range(len(mine))], len(data)))
+        return {"nats_per_token": total / self.size(data), "nats_per_response": total / len(data)}
+
+
+def objective_of(engine: Engine, reference: Reference | None, config: TrainConfig) -> Objective:
+    """The objective that `config` names; DPO needs the `reference`."""
+    if config.objective == "sft":
+        return Imitation(engine)
+    if config.objective == "rm":
+        return BradleyTerry(engine, config)
+    if reference is None:
+        raise ValueError("DPO needs the log-probs of the base")
+    return DPO(engine, reference, config)

@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from typing_extensions import override
 
 from prlhf.cluster import Relay, actor_here, check_fits, connected, shown_by, worker_resources
@@ -25,8 +24,10 @@ from prlhf.errors import Interrupted, NotFinite, PrlhfError, one_line
 from prlhf.files import scratch_dir
 from prlhf.model import workers
 from prlhf.progress import SILENT, Progress
-from prlhf.train.callbacks import Report, Stop
-from prlhf.train.run import checked, finished, learn, take_back, write_recipe, write_results
+from prlhf.train.checkpoints import random_state_name
+from prlhf.train.loop import Listener, Loop, Report, Stop
+from prlhf.train.run import checked, learn
+from prlhf.train.run_folder import finished, take_back, write_recipe, write_results
 from prlhf.train.storage import Store, fetch_newest, fetch_recipe, fetch_results, keep_cluster
 
 LOOK_SECONDS = 0.5  # how often a worker looks whether it is to stop
@@ -77,10 +78,6 @@ def train_on_ray(
 
 def check_share(config: TrainConfig, cluster: ClusterConfig) -> None:
     """Raise PrlhfError if the run cannot be shared by the cluster's workers."""
-    if config.objective == "sft" and cluster.workers > 1:
-        raise PrlhfError(
-            f"workers = {cluster.workers} is not for objective = sft yet", "leave out --workers, or set it to 1"
-        )
     if config.batch_size < cluster.workers:
         raise PrlhfError(
             f"batch_size = {config.batch_size} is less than workers = {cluster.workers}: some would have nothing to do",
@@ -163,12 +160,12 @@ def work(setup: dict[str, Any]) -> dict[str, Any]:
             data = ray.get(setup["data"])
             progress: Progress = relay if first else SILENT
             report = relay.report if first else None
-            results = learn(config, data, step > 0, progress, report, stop, [ship], setup["sharded"])
+            results = learn(config, data, step > 0, progress, report, stop, ship, setup["sharded"])
         except Interrupted:
             said = f"stopped after step {ship.step}; go on with: prlhf train --resume --out {setup['store'][1]}"
             return {"stopped": said}
         except PrlhfError as error:
-            if ship.begun and not isinstance(error, NotFinite):  # one worker alone may have met this: Ray must end
+            if ship.has_begun and not isinstance(error, NotFinite):  # one worker alone may have met this: Ray must end
                 raise  # the others
             return {"error": (error.message, error.hint)}
         ship.results(first)
@@ -198,38 +195,35 @@ class StopWhenTold(Stop):
             self.asked = self.asked or ray.get(self._box.asked.remote())
 
 
-class Ship(TrainerCallback):
-    """Hands every checkpoint to Ray, which puts it on the storage; all workers do so together."""
+class Ship(Listener):
+    """Hands every checkpoint to Ray, which copies it to the storage; all workers take part."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder, self.begun, self.step = folder, False, 0
+        self.folder, self.has_begun, self.step = folder, False, 0
         self._try = max(workers.gather(int(time.time())))
 
     @override
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        self.begun = True
+    def begun(self, loop: Loop) -> None:
+        self.has_begun = True
 
     @override
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self.step = state.global_step
-        written = self.folder / "checkpoints" / f"checkpoint-{state.global_step}"
-        if workers.rank() > 0:  # all go into one folder: what the first worker has sealed is not to be written over
-            for path in written.iterdir():
-                if path.name != f"rng_state_{workers.rank()}.pth":
+    def saved(self, loop: Loop, checkpoint: Path) -> None:
+        self.step = loop.step
+        if workers.rank() > 0:  # the workers' files go into one folder: what the first one sealed must not be replaced
+            for path in checkpoint.iterdir():
+                if path.name != random_state_name():
                     path.unlink()
-        self._report(written, f"checkpoint-{self._try}-{state.global_step}", state.log_history)
+        self._report(checkpoint, f"checkpoint-{self._try}-{loop.step}")
 
     def results(self, first: bool) -> None:
         """The end of a run: what the first worker has in its folder."""
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
-        self._report(self.folder if first else None, f"final-{self._try}", [])
+        self._report(self.folder if first else None, f"final-{self._try}")
 
-    def _report(self, folder: Path | None, name: str, history: list[dict[str, float]]) -> None:
+    def _report(self, folder: Path | None, name: str) -> None:
         train = importlib.import_module("ray.train")
-        last = {key: value for row in history[-2:] for key, value in row.items()}
-        train.report(last, train.Checkpoint.from_directory(folder) if folder else None, checkpoint_dir_name=name)
+        checkpoint = train.Checkpoint.from_directory(folder) if folder else None
+        train.report({"step": self.step}, checkpoint, checkpoint_dir_name=name)
 
 
 # ---- Ctrl-C ----

@@ -17,7 +17,10 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from typing_extensions import override
 
+from prlhf.config import TrainConfig
+from prlhf.model.personalized import Personalized
 from prlhf.model.sharding import as_shards_of, on_first
+from prlhf.model.table import Table
 
 FADED = 1e-8  # momentum that has shrunk to this part of itself moves nothing any more
 
@@ -117,6 +120,23 @@ class RowAdamW(torch.optim.AdamW):
     def _parameters(self) -> list[Tensor]:
         """In the order in which torch numbers them in a state dict."""
         return [p for group in self.param_groups for p in group["params"]]
+
+
+def optimizer_of(model: Personalized, config: TrainConfig) -> RowAdamW:
+    """AdamW for `model`; what stands beside the language model has rates of its own and no weight decay."""
+    groups = [{"params": _trained(model.lm.parameters()), "lr": config.lr, "weight_decay": config.weight_decay}]
+    groups += [{"params": _trained(some), "lr": rate, "weight_decay": 0.0} for some, rate in model.rates(config)]
+    return RowAdamW([group for group in groups if group["params"]], lr=config.lr)
+
+
+def _trained(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    return [p for p in parameters if p.requires_grad and p.numel() > 0]
+
+
+def rows_of(model: Personalized, users: Iterable[int]) -> dict[Tensor, list[int]]:
+    """The rows of `users` in each of the users' tables, in ascending order."""
+    tables = [module for module in model.users.modules() if isinstance(module, Table)]
+    return {table.weight: sorted(u - table.first for u in users if u >= table.first) for table in tables}
 
 
 @torch.no_grad()

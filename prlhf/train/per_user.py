@@ -23,7 +23,8 @@ from prlhf.model.scoring import mean
 from prlhf.parse import json_text
 from prlhf.progress import SILENT, Progress
 from prlhf.train.encode import encode
-from prlhf.train.run import check_data, check_same, data_of, read_results, train, vanilla, with_base, write_recipe
+from prlhf.train.run import check_data, train, vanilla, with_base
+from prlhf.train.run_folder import check_same, data_of, read_results, saved_config, write_recipe
 from prlhf.train.trackers import tracker_names
 
 MAX_USERS = 50  # each costs a run and an adapter: beyond this a user model is what one wants
@@ -74,7 +75,7 @@ def check_resumed(folder: Path, config: TrainConfig, data: Prepared) -> None:
     """Raise PrlhfError if `folder` does not hold the run that is to be resumed."""
     if not is_per_user(folder):
         raise PrlhfError(f"{folder} holds no adapters per user to resume", "start without --resume, or drop --per-user")
-    check_same(folder, config, data)
+    check_same(config, with_base(saved_config(folder), data), data)
 
 
 def check(config: TrainConfig, data: Prepared, progress: Progress) -> None:

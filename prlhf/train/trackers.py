@@ -1,21 +1,91 @@
-"""Experiment trackers (`report_to`), checked before a run loads or writes anything."""
+"""Experiment trackers (`report_to`): checked before a run loads or writes anything, then told of its numbers."""
 
 from __future__ import annotations
 
 import netrc
 import os
 from pathlib import Path
+from typing import Any
 
+from torch import nn
+
+from prlhf.config import TrainConfig
 from prlhf.errors import PrlhfError, nearest
+from prlhf.model import workers
+from prlhf.model.base import pick_device
 
 PACKAGES = {"azure_ml": "azureml-sdk", "comet_ml": "comet-ml", "flyte": "flytekit", "dagshub": "dagshub mlflow"}
 WANDB_HOST = "api.wandb.ai"
 
 
-def tracker_names(report_to: str) -> list[str]:
-    """The trackers that `report_to` names, separated by commas: none at all, those of transformers, or `all` there are.
+class Trackers:
+    """The trackers of a run, by transformers' public callbacks; without any, nothing is imported.
 
-    Raises PrlhfError for one that is unknown, not installed, or could not start without asking.
+    Only the first worker's numbers are sent.
+    """
+
+    def __init__(self, config: TrainConfig, model: nn.Module, steps: int) -> None:
+        self.callbacks: list[Any] = []
+        names = tracker_names(config.report_to)
+        if not names:
+            return
+        from transformers import TrainerControl, TrainerState
+        from transformers.integrations.integration_utils import get_reporting_integration_callbacks
+
+        self.settings, self.control = _as_arguments(config, names), TrainerControl()
+        self.state = TrainerState(max_steps=steps, logging_steps=1, is_world_process_zero=workers.rank() == 0)
+        self.model = model
+        self.callbacks = [callback() for callback in get_reporting_integration_callbacks(names)]
+        self._tell("on_init_end")
+
+    def begin(self, step: int) -> None:
+        """Training begins after optimizer step `step`."""
+        self._tell("on_train_begin", step)
+
+    def log(self, step: int, numbers: dict[str, float]) -> None:
+        """Send the `numbers` of a step; those of evaluations are called `eval_NAME`."""
+        self._tell("on_log", step, logs=dict(numbers))
+
+    def saved(self, step: int) -> None:
+        """A checkpoint was written."""
+        self._tell("on_save", step)
+
+    def end(self, step: int) -> None:
+        """Training ended after `step`."""
+        self._tell("on_train_end", step)
+
+    def _tell(self, event: str, step: int = 0, **values: Any) -> None:
+        for callback in self.callbacks:
+            self.state.global_step, self.state.epoch = step, values.get("logs", {}).get("epoch")
+            getattr(callback, event)(self.settings, self.state, self.control, model=self.model, **values)
+
+
+def _as_arguments(config: TrainConfig, names: list[str]) -> Any:
+    """The settings of a run under transformers' names, which is how trackers show them."""
+    from transformers import TrainingArguments
+
+    return TrainingArguments(
+        output_dir=str(config.folder / "checkpoints"),
+        per_device_train_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.accumulation,
+        num_train_epochs=config.epochs,
+        max_steps=config.max_steps or -1,
+        learning_rate=config.lr,
+        weight_decay=config.weight_decay,
+        lr_scheduler_type=config.schedule,
+        warmup_steps=config.warmup_steps,
+        max_grad_norm=config.max_grad_norm,
+        seed=config.seed,
+        report_to=names,
+        use_cpu=pick_device(config.device).type == "cpu",
+    )
+
+
+def tracker_names(report_to: str) -> list[str]:
+    """The trackers that `report_to` names, separated by commas; `all` stands for all that are installed.
+
+    Raises:
+        PrlhfError: a tracker is unknown, is not installed, or would ask for a login.
     """
     from transformers.integrations.integration_utils import (
         INTEGRATION_TO_CALLBACK,

@@ -22,10 +22,9 @@ NAN = float("nan")
 def one_worker_meets_it(rank: int, out: Path, config: Any) -> None:
     watch = finite.Watch()
     for loss, norm in ((1.0, 1.0), (NAN if rank else 1.0, 1.0), (1.0, math.inf if rank else 1.0)):
-        watch.add_loss(torch.tensor(loss))
         watch.add_rows([f"row-{rank}", f"fine-{rank}"], torch.tensor([loss, 1.0]))
         try:
-            watch.check(config, 3, torch.tensor(norm))
+            watch.check(config, 3, torch.tensor(loss), torch.tensor(norm))
             said = "sound"
         except NotFinite as error:
             said = str(error)

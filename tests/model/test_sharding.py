@@ -20,7 +20,6 @@ from test_workers import assert_same, run_workers, shortened
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
-from transformers import TrainerCallback
 
 from prlhf.config import GenerateConfig, TrainConfig
 from prlhf.dataset import read_prepared
@@ -38,7 +37,7 @@ from prlhf.model.sharding import load_spread_base, shard
 from prlhf.model.users import build_user_model
 from prlhf.progress import SILENT
 from prlhf.responses import read_responses
-from prlhf.train.callbacks import Stop
+from prlhf.train.loop import Listener, Loop, Stop
 from prlhf.train.run import learn, train
 
 STEPS, KEPT = 20, 16  # of a run, and after which a checkpoint of it is put aside
@@ -66,26 +65,26 @@ def config_of(make_config: Any, dataset: Path, options: dict[str, Any]) -> Train
     return config
 
 
-class Watch(TrainerCallback):
+class Watch(Listener):
     """Puts the checkpoint of step KEPT aside, and writes down how the model lies on this worker."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == KEPT and workers.rank() == 0:
-            kept = Path(args.output_dir) / f"checkpoint-{KEPT}"
-            shutil.copytree(kept, self.folder.with_name(f"{self.folder.name}-kept") / "checkpoints" / kept.name)
+    def begun(self, loop: Loop) -> None:
+        pass
 
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        if state.global_step == 3:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "layout.json").write_text(json.dumps(layout(model, kwargs["optimizer"])))
+    def saved(self, loop: Loop, checkpoint: Path) -> None:
+        if loop.step == KEPT and workers.rank() == 0:
+            shutil.copytree(
+                checkpoint, self.folder.with_name(f"{self.folder.name}-kept") / "checkpoints" / checkpoint.name
+            )
+        if not (self.folder / "layout.json").exists():
+            (self.folder / "layout.json").write_text(json.dumps(layout(loop.model, loop.optimizer)))
 
 
 def layout(model: Any, optimizer: Any) -> dict[str, Any]:
     """What this worker holds: of the language model, beside it, and of the optimizer."""
-    model = getattr(model, "module", model)
     lm = list(model.lm.parameters())
     moments = [state["exp_avg"] for p, state in optimizer.state.items() if any(p is other for other in lm)]
     return {
@@ -110,7 +109,7 @@ def run_here(config: TrainConfig, out: Path, sharded: bool, start: Path | None =
         shutil.copytree(start, own)
     learn(
         config.model_copy(update={"out": own}), read_prepared(Path(config.dataset)), start is not None, SILENT, None,
-        Stop(), [Watch(own)], sharded,
+        Stop(), Watch(own), sharded,
     )  # fmt: skip
 
 
@@ -137,7 +136,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, make_config: Any, prepared: P
     short = {name: config_of(make_config, data, {"max_steps": 3, **options}) for name, options in SHORT.items()}
     for name, config in (cases | short).items():
         out = folder / name / "one"
-        learn(config.model_copy(update={"out": out}), read_prepared(data), False, SILENT, None, Stop(), [Watch(out)])
+        learn(config.model_copy(update={"out": out}), read_prepared(data), False, SILENT, None, Stop(), Watch(out))
     run_workers(2, on_two, folder, cases, short)
     run_workers(3, on_three, folder, cases)
     return folder

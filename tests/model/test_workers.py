@@ -15,7 +15,7 @@ from prlhf.config import TrainConfig
 from prlhf.dataset import read_prepared
 from prlhf.model import workers
 from prlhf.train import metrics
-from prlhf.train.callbacks import Stop
+from prlhf.train.loop import Stop
 
 
 def one_of(rank: int, port: int, count: int, work: Any, *args: Any) -> None:
@@ -78,7 +78,7 @@ def learn_in(rank: int, config: TrainConfig, folder: Path, resume: bool = False,
     from prlhf.train.run import learn
 
     own = config.model_copy(update={"out": folder / str(rank)})
-    learn(own, read_prepared(Path(config.dataset)), resume, _silent(), None, Stop(), [], sharded)
+    learn(own, read_prepared(Path(config.dataset)), resume, _silent(), None, Stop(), None, sharded)
 
 
 def _silent() -> Any:

@@ -13,7 +13,7 @@ from prlhf.dataset import read_prepared, write_prepared
 from prlhf.errors import PrlhfError
 from prlhf.folders import mark
 from prlhf.sweep.trials import Trial
-from prlhf.train.run import write_recipe
+from prlhf.train.run_folder import write_recipe
 
 SPACE = {"alpha": "0.2,0.5", "k": "3,4"}
 Fixture = Any

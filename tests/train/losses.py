@@ -15,8 +15,11 @@ from prlhf.dataset import Comparison, read_prepared
 from prlhf.model.checkpoint import Trained, build_policy, build_reward_model
 from prlhf.model.scoring import engine_of
 from prlhf.progress import SILENT
+from prlhf.train.batches import parts_of
+from prlhf.train.encode import EncodedSet
+from prlhf.train.loop import Loop
+from prlhf.train.objectives import objective_of
 from prlhf.train.run import reference_of
-from prlhf.train.trainer import EncodedSet, PersonalizedTrainer
 
 
 def moved_policy(config: TrainConfig) -> Trained[Any]:
@@ -32,19 +35,27 @@ def moved_policy(config: TrainConfig) -> Trained[Any]:
     return policy
 
 
-def trainer_of(policy: Trained[Any], rows: Sequence[Comparison]) -> PersonalizedTrainer:
+def loop_of(policy: Trained[Any], rows: Sequence[Comparison]) -> Loop:
+    """A loop over `rows`, which are its held-out rows too."""
+    policy.config.folder.mkdir(parents=True, exist_ok=True)
     encoder = policy.encoder()
     data = EncodedSet([encoder.comparison(row) for row in rows], rows)
     engine = engine_of(policy)
     # with the cache that runs have: what it holds was rounded once, in whatever batch
     reference = None if policy.config.objective == "rm" else reference_of(engine, policy.config, SILENT)
-    return PersonalizedTrainer(policy, engine, reference, data, data, policy.config.folder, [])
+    return Loop(policy, engine, objective_of(engine, reference, policy.config), data, data)
+
+
+def whole_loss(loop: Loop, batch: Sequence[Any]) -> Tensor:
+    """The loss of a step of one batch, with its gradient: all parts at once."""
+    parts = parts_of(loop.engine, batch, loop.objective)
+    return torch.stack([loop.loss_of(part, loop.objective.size(batch)) for part in parts]).sum()
 
 
 def loss_of(policy: Trained[Any], rows: Sequence[Comparison]) -> Tensor:
-    trainer = trainer_of(policy, rows)
-    loss: Tensor = trainer.compute_loss(trainer.model, {"comparisons": trainer.train_dataset.encoded})
-    return loss
+    """The loss of a step on `rows`."""
+    loop = loop_of(policy, rows)
+    return whole_loss(loop, loop.train_set.encoded)
 
 
 def as_users(rows: Sequence[Comparison], indices: Sequence[int]) -> list[Comparison]:

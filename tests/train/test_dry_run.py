@@ -22,10 +22,10 @@ from prlhf.model.checkpoint import build_policy, build_reward_model
 from prlhf.model.skeleton import load_skeleton
 from prlhf.model.table import Table
 from prlhf.model.users import USER_MODELS, UserModel
-from prlhf.train import plan as planning
+from prlhf.train import dry_run as planning
+from prlhf.train.dry_run import idle_parameters, largest_batch, plan, share_of, user_parameters
 from prlhf.train.memory import Batch, Shape, memory, shape_of
 from prlhf.train.on_ray import train_on_ray
-from prlhf.train.plan import idle_parameters, largest_batch, plan, share_of, user_parameters
 from prlhf.train.run import train
 from prlhf_cli.main import app
 from prlhf_cli.train import show_plan
@@ -199,8 +199,12 @@ def test_the_largest_batch_of_trees(options: dict[str, Any], readers: int) -> No
 
 
 def test_the_largest_batch_of_demonstrations() -> None:
-    config = TrainConfig(batch_size=2, objective="sft")
-    assert largest_batch(config, [(5, 1), (2, 7)], 1, 100) == Batch(24, 24, 12)
+    """One reader and one response each, as trees and padded; one demonstration may be more than the budget."""
+    config = TrainConfig(batch_size=2, objective="sft", user_model="uniform")
+    assert largest_batch(config, [(5, 1), (2, 7)], 1000, 100) == Batch(15, 8)
+    assert largest_batch(config, [(5, 1), (2, 7)], 1, 100) == Batch(9, 8)
+    padded = config.model_copy(update={"prefix_tree": False})
+    assert largest_batch(padded, [(5, 1), (2, 7)], 1000, 100) == Batch(24, 16, 12)
 
 
 def measured_peak(config: TrainConfig, tmp_path: Path) -> float:
@@ -317,7 +321,7 @@ def test_workers_change_nothing_that_is_learned(tmp_path: Path, make_config: Mak
     ("options", "workers", "message"),
     [
         ({"batch_size": 2}, 3, "batch_size = 2 is less than workers = 3"),
-        ({"objective": "sft"}, 2, "workers = 2 is not for objective = sft"),
+        ({"objective": "sft", "batch_size": 1}, 2, "batch_size = 1 is less than workers = 2"),
     ],
 )
 def test_it_refuses_workers_as_training_does(

@@ -18,8 +18,8 @@ from prlhf.judge.accuracy import judge_checkpoint
 from prlhf.model.checkpoint import Trained, load_policy, read_about
 from prlhf.model.skeleton import load_skeleton
 from prlhf.progress import Silent
+from prlhf.train.dry_run import plan
 from prlhf.train.encode import encode
-from prlhf.train.plan import plan
 from prlhf.train.run import train
 
 MakeConfig = Callable[..., TrainConfig]

@@ -16,10 +16,10 @@ from prlhf.dataset import read_prepared
 from prlhf.errors import NotFinite
 from prlhf.model.scoring import Scored, accuracy_by
 from prlhf.parse import json_text
-from prlhf.train import metrics, trainer
+from prlhf.train import encode, loop, metrics, objectives, optimizer
+from prlhf.train.objectives import DPO, RowLosses
 from prlhf.train.per_user import train_per_user
 from prlhf.train.run import train
-from prlhf.train.terms import DPO, Term
 
 MakeConfig = Callable[..., Any]
 NAN = float("nan")
@@ -69,22 +69,22 @@ def test_one_adapter_per_user(tmp_path: Path, make_config: MakeConfig) -> None:
     assert not (tmp_path / "run/results.json").exists()
 
 
-def poisoned(monkeypatch: pytest.MonkeyPatch, spoil: Callable[[Term, Any], Term]) -> None:
-    """Let `spoil` change every term of training and of evaluation."""
-    term = DPO.term
-    monkeypatch.setattr(DPO, "term", lambda self, values, batch: spoil(term(self, values, batch), batch))
+def poisoned(monkeypatch: pytest.MonkeyPatch, spoil: Callable[[RowLosses, Any], RowLosses]) -> None:
+    """Let `spoil` change the losses of training."""
+    losses = DPO.losses
+    monkeypatch.setattr(DPO, "losses", lambda self, values, batch: spoil(losses(self, values, batch), batch))
 
 
 def test_a_bad_row_is_named(tmp_path: Path, make_config: MakeConfig, prepared: Path, monkeypatch: Any) -> None:
     """Only its own loss is nan, so it and not the rate is to blame."""
     row = next(i for i, row in enumerate(read_prepared(prepared).train) if row.id == "train-4")
-    sets: list[trainer.EncodedSet] = []
-    made = trainer.EncodedSet.__init__
-    monkeypatch.setattr(trainer.EncodedSet, "__init__", lambda s, *given: (made(s, *given), sets.append(s))[0])
+    sets: list[encode.EncodedSet] = []
+    made = encode.EncodedSet.__init__
+    monkeypatch.setattr(encode.EncodedSet, "__init__", lambda s, *given: (made(s, *given), sets.append(s))[0])
 
-    def spoil(term: Term, batch: Any) -> Term:
+    def spoil(found: RowLosses, batch: Any) -> RowLosses:
         bad = torch.tensor([NAN if e is sets[0].encoded[row] else 0.0 for e in batch])
-        return Term(term.losses + bad, term.margins, term.logs)
+        return RowLosses(found.losses + bad, found.logs)
 
     poisoned(monkeypatch, spoil)
     with pytest.raises(NotFinite, match="the loss of comparison train-4 is not finite at step") as e:
@@ -98,9 +98,9 @@ def test_what_was_good_is_kept_and_gone_on_with(tmp_path: Path, make_config: Mak
     config = make_config(tmp_path / "run")
     calls = [0]
 
-    def spoil(term: Term, batch: Any) -> Term:
+    def spoil(found: RowLosses, batch: Any) -> RowLosses:
         calls[0] += 1
-        return Term(term.losses + (NAN if calls[0] > 8 else 0.0), term.margins, term.logs)
+        return RowLosses(found.losses + (NAN if calls[0] > 8 else 0.0), found.logs)
 
     with monkeypatch.context() as patch:
         poisoned(patch, spoil)
@@ -115,7 +115,7 @@ def test_what_was_good_is_kept_and_gone_on_with(tmp_path: Path, make_config: Mak
 
 
 def test_a_gradient_under_a_loss_that_is_fine(tmp_path: Path, make_config: MakeConfig, monkeypatch: Any) -> None:
-    clip = trainer.clip_grad_norm
+    clip = loop.clip_grad_norm
 
     def infinite(parameters: Any, norm: float) -> Any:
         parameters = list(parameters)
@@ -123,7 +123,7 @@ def test_a_gradient_under_a_loss_that_is_fine(tmp_path: Path, make_config: MakeC
         grad.fill_(math.inf)
         return clip(parameters, norm)
 
-    monkeypatch.setattr(trainer, "clip_grad_norm", infinite)
+    monkeypatch.setattr(loop, "clip_grad_norm", infinite)
     with pytest.raises(NotFinite, match="the gradient is not finite at step 1"):
         train(make_config(tmp_path / "run"))
     check_unfinished(tmp_path / "run")
@@ -131,7 +131,7 @@ def test_a_gradient_under_a_loss_that_is_fine(tmp_path: Path, make_config: MakeC
 
 @pytest.mark.parametrize("every", [0, 2])
 def test_an_evaluation(tmp_path: Path, make_config: MakeConfig, monkeypatch: Any, every: int) -> None:
-    monkeypatch.setattr(trainer, "score", lambda rewards, data, users, *rest: [Scored(NAN, 0.0) for _ in data])
+    monkeypatch.setattr(objectives, "score", lambda rewards, data, users, *rest: [Scored(NAN, 0.0) for _ in data])
     with pytest.raises(NotFinite, match="the rewards of 8 of 8 held-out comparisons are not finite, such as of 'ann'"):
         train(make_config(tmp_path / "run", eval_every=every))
     check_unfinished(tmp_path / "run")
@@ -139,14 +139,14 @@ def test_an_evaluation(tmp_path: Path, make_config: MakeConfig, monkeypatch: Any
 
 def test_weights_that_the_last_step_broke(tmp_path: Path, make_config: MakeConfig, monkeypatch: Any) -> None:
     """No loss is computed after them, and nothing may be held out; a checkpoint of them would not be good either."""
-    step = trainer.RowAdamW.step
+    step = optimizer.RowAdamW.step
 
     def broken(self: Any, closure: None = None) -> None:
         step(self, closure)
         with torch.no_grad():
             self.param_groups[0]["params"][0].fill_(math.inf)
 
-    monkeypatch.setattr(trainer.RowAdamW, "step", broken)
+    monkeypatch.setattr(optimizer.RowAdamW, "step", broken)
     with pytest.raises(NotFinite, match="the weights are not finite at step 1"):
         train(make_config(tmp_path / "run", max_steps=1, save_every=100))
     check_unfinished(tmp_path / "run")

@@ -95,7 +95,6 @@ def test_the_checkpoint_before_stays(tmp_path: Path, make_config: MakeConfig, mo
 def write_checkpoint(folder: Path, step: int, sealed: bool = True, keep: int = 2) -> Path:
     checkpoint = folder / f"checkpoint-{step}"
     with checkpoints.writing(checkpoint):
-        checkpoint.mkdir(parents=True)
         (checkpoint / "weights").write_text(str(step))
         if sealed:
             checkpoints.seal(checkpoint, folder / "metrics.jsonl", keep)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prlhf.train import objectives
+from prlhf.train import losses
 
 USERS = 20
 SHARES = torch.arange(10, 20) / USERS  # 0.5 to 0.95
@@ -62,9 +62,9 @@ def fit(ratings: Ratings, alpha: float) -> Tensor:
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        own = objectives.bradley_terry(margin(ratings.users))
-        as_generic = objectives.bradley_terry(margin(torch.zeros_like(ratings.users)))
-        value = objectives.mix([(alpha, own), (1 - alpha, as_generic)], len(own))
+        own = losses.bradley_terry(margin(ratings.users))
+        as_generic = losses.bradley_terry(margin(torch.zeros_like(ratings.users)))
+        value = losses.mix([(alpha, own), (1 - alpha, as_generic)], len(own))
         value.backward()
         return value
 

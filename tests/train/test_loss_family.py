@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from losses import loss_of, moved_policy, trainer_of
+from losses import loop_of, loss_of, moved_policy
 
 from prlhf.applies import SMOOTHED_LOSSES
 from prlhf.config import LossName, TrainConfig, load_recipe, resolve
@@ -20,7 +20,7 @@ from prlhf.dataset import read_prepared
 from prlhf.errors import PrlhfError
 from prlhf.model.engine import padded
 from prlhf.model.scoring import readings_of
-from prlhf.train import objectives
+from prlhf.train import losses
 from prlhf.train.losses import LOSSES, PER_TOKEN, preference_loss
 from prlhf.train.run import train
 
@@ -127,7 +127,7 @@ def at(name: str, margin: float, beta: float, smoothing: float = 0.0) -> tuple[f
 
 @given(margins, betas)
 def test_without_smoothing_sigmoid_and_robust_are_dpo(margin: float, beta: float) -> None:
-    dpo = objectives.dpo(torch.tensor([margin], dtype=torch.float64), beta).item()
+    dpo = losses.dpo(torch.tensor([margin], dtype=torch.float64), beta).item()
     assert at("sigmoid", margin, beta)[0] == at("robust", margin, beta)[0] == dpo
 
 
@@ -177,9 +177,9 @@ def test_both_terms_take_the_loss(tmp_path: Path, make_config: MakeConfig, prepa
     """alpha 0.3, beta 0.5, NLL 0.2, put together from log-probs taken one reading at a time."""
     rows = read_prepared(prepared).train[:3]
     policy = moved_policy(make_config(tmp_path, alpha=0.3, beta=0.5, nll=0.2, loss=name))
-    trainer = trainer_of(policy, rows)
-    batch = trainer.train_dataset.encoded
-    reference = trainer.reference.log_probs(batch).view(2, -1)
+    loop = loop_of(policy, rows)
+    batch = loop.train_set.encoded
+    reference = loop.objective.reference.log_probs(batch).view(2, -1)
     lengths = torch.tensor([[len(e.chosen) for e in batch], [len(e.rejected) for e in batch]])
     expected = 0.0
     for weight, users in ((0.3, [1, 2, 3]), (0.7, [0, 0, 0])):

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prlhf.train import objectives
+from prlhf.train import losses
 
 T = torch.tensor
 # margins: (-10 - -11) - (-20 - -18) = 1 + 2 = 3; (-5 - -5) - (-4 - -8) = 0 - 4 = -4
@@ -19,14 +19,14 @@ PERSONAL = T([0.2014133, 2.1269280])
 
 
 def test_margin_is_the_difference_of_log_ratios() -> None:
-    assert objectives.implicit_margin(CHOSEN, REJECTED, REF_CHOSEN, REF_REJECTED).tolist() == [3.0, -4.0]
+    assert losses.implicit_margin(CHOSEN, REJECTED, REF_CHOSEN, REF_REJECTED).tolist() == [3.0, -4.0]
 
 
 def test_dpo_against_numbers() -> None:
-    torch.testing.assert_close(objectives.dpo(T([3.0, -4.0]), 0.5), PERSONAL, rtol=0, atol=1e-6)
-    torch.testing.assert_close(objectives.dpo(T([0.0]), 7.0), T([math.log(2)]))
+    torch.testing.assert_close(losses.dpo(T([3.0, -4.0]), 0.5), PERSONAL, rtol=0, atol=1e-6)
+    torch.testing.assert_close(losses.dpo(T([0.0]), 7.0), T([math.log(2)]))
     # far from zero it is linear, not infinite
-    torch.testing.assert_close(objectives.dpo(T([-2000.0, 2000.0]), 0.5), T([1000.0, 0.0]))
+    torch.testing.assert_close(losses.dpo(T([-2000.0, 2000.0]), 0.5), T([1000.0, 0.0]))
 
 
 @pytest.mark.parametrize(
@@ -39,23 +39,23 @@ def test_dpo_against_numbers() -> None:
     ],
 )
 def test_the_mix_of_both_terms(alpha: float, expected: float) -> None:
-    generic = objectives.dpo(T([0.0, 2.0]), 0.5)
-    loss = objectives.mix([(alpha, PERSONAL), (1 - alpha, generic)], len(PERSONAL))
+    generic = losses.dpo(T([0.0, 2.0]), 0.5)
+    loss = losses.mix([(alpha, PERSONAL), (1 - alpha, generic)], len(PERSONAL))
     assert loss.item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_one_term_of_weight_one_is_the_plain_mean() -> None:
-    assert objectives.mix([(1.0, T([1.0, 2.0, 6.0]))], 3).item() == 3.0
+    assert losses.mix([(1.0, T([1.0, 2.0, 6.0]))], 3).item() == 3.0
 
 
 def test_nll_is_per_token() -> None:
-    assert objectives.nll_per_token(T([-6.0, -5.0]), T([3, 2])).tolist() == [2.0, 2.5]
+    assert losses.nll_per_token(T([-6.0, -5.0]), T([3, 2])).tolist() == [2.0, 2.5]
 
 
 @given(st.floats(-50, 50), st.floats(0.01, 5))
 def test_gradient_of_dpo_is_beta_times_the_doubt(margin: float, beta: float) -> None:
     """d/dD -log sigmoid(beta D) = -beta sigmoid(-beta D) (the paper's Eq. 5)."""
     tensor = torch.tensor([margin], dtype=torch.float64, requires_grad=True)
-    objectives.dpo(tensor, beta).sum().backward()
+    losses.dpo(tensor, beta).sum().backward()
     assert tensor.grad is not None
     assert tensor.grad.item() == pytest.approx(-beta / (1 + math.exp(beta * margin)), rel=1e-9, abs=1e-12)

@@ -212,7 +212,7 @@ def test_a_node_dies_and_another_takes_its_place(undisturbed: Path, make_config:
 
 def test_a_half_written_checkpoint_on_the_storage_was_never_there(tmp_path: Path) -> None:
     (tmp_path / "run/checkpoints/checkpoint-7-4").mkdir(parents=True)
-    (tmp_path / "run/checkpoints/checkpoint-7-4/trainer_state.json").write_text("{}")
+    (tmp_path / "run/checkpoints/checkpoint-7-4/state.json").write_text("{}")
     assert fetch_newest(Store(None, tmp_path / "run"), tmp_path / "worker", _Loud()) == 0  # type: ignore[arg-type]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from losses import loss_of, moved_policy, trainer_of
+from losses import loop_of, loss_of, moved_policy
 
 from prlhf.dataset import read_prepared
 
@@ -28,7 +28,7 @@ def test_ours_without_users_is_trl(
     rows = [replace(row, user_text="") for row in read_prepared(prepared).train[:4]]
     config = make_config(tmp_path, objective="rm", user_model="uniform", user_tokens=0, full_finetune=full)
     ours = moved_policy(config)
-    encoded = trainer_of(ours, rows).train_dataset.encoded
+    encoded = loop_of(ours, rows).train_set.encoded
     assert len({len(e.chosen) for e in encoded} | {len(e.rejected) for e in encoded}) > 1  # else nothing is padded
     assert ours.tokenizer.pad_token_id != ours.tokenizer.eos_token_id  # TRL's model finds the last token by its id
     loss = loss_of(ours, rows)

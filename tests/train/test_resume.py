@@ -154,7 +154,7 @@ class Notes(Silent):
         self.lines.append(line)
 
 
-@pytest.mark.parametrize("name", ["trainer_state.json", "adapter_model.safetensors", "optimizer.pt", "sha256.json"])
+@pytest.mark.parametrize("name", ["state.json", "adapter_model.safetensors", "optimizer.pt", "sha256.json"])
 @pytest.mark.parametrize("damage", ["missing", "cut", "other"])
 def test_a_damaged_checkpoint_is_passed_over(
     tmp_path: Path, make_config: MakeConfig, uninterrupted: Path, name: str, damage: str
@@ -169,7 +169,7 @@ def test_a_damaged_checkpoint_is_passed_over(
     elif damage == "other":
         file.write_text('["of another kind"]')
     else:
-        file.write_bytes(file.read_bytes()[:50])
+        file.write_bytes(file.read_bytes()[:10])
     older = newest_checkpoint(tmp_path / "run", notes)
     assert older is not None
     assert older.name == "checkpoint-3"
@@ -197,6 +197,20 @@ def test_a_metrics_line_cut_short_is_logged_again(tmp_path: Path, make_config: M
     path.write_bytes(path.read_bytes()[:-20])
     train(config, resume=True)
     assert_same_run(tmp_path / "run", uninterrupted)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused(tmp_path: Path, make_config: MakeConfig) -> None:
+    config = killed(tmp_path / "run", make_config, at=4)
+    checkpoint = newest_checkpoint(tmp_path / "run")
+    assert checkpoint is not None
+    (checkpoint / "state.json").unlink()
+    sums = json.loads((checkpoint / "sha256.json").read_text())
+    del sums["state.json"]
+    (checkpoint / "sha256.json").write_text(json.dumps(sums))
+    before = snapshot(tmp_path / "run")
+    with pytest.raises(PrlhfError, match=r"checkpoint-3 was written by an earlier version .*; train again into a new"):
+        train(config, resume=True)
+    assert snapshot(tmp_path / "run") == before
 
 
 def test_full_finetuning_resumes_too(tmp_path: Path, make_config: MakeConfig) -> None:

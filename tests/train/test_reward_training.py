@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from losses import as_users, loss_of, moved_policy, trainer_of
+from losses import as_users, loop_of, loss_of, moved_policy
 from safetensors.torch import load_file
 
 from prlhf.dataset import Comparison, Prepared, User, prompt_id, read_prepared, write_prepared
@@ -49,10 +49,10 @@ def test_only_the_users_term_sees_the_users_id(
 def test_the_loss_is_the_mix_of_both_readings(tmp_path: Path, make_config: MakeConfig, rows: list[Comparison]) -> None:
     """alpha 0.3, put together from rewards taken one reading at a time."""
     model = moved_policy(make_config(tmp_path, objective="rm", alpha=0.3))
-    trainer = trainer_of(model, rows)
+    loop = loop_of(model, rows)
     expected = 0.0
     for weight, users in ((0.3, [1, 2, 3]), (0.7, [0, 0, 0])):
-        layout = padded(readings_of(trainer.train_dataset.encoded, users), 2, model.tokenizer.pad_token_id)
+        layout = padded(readings_of(loop.train_set.encoded, users), 2, model.tokenizer.pad_token_id)
         chosen, rejected = model.model(layout).view(2, -1)
         expected += weight * -torch.sigmoid(chosen - rejected).log().mean().item()
     assert loss_of(model, rows).item() == pytest.approx(expected, abs=1e-5)
@@ -65,7 +65,7 @@ def test_one_batch_of_eight_is_eight_batches_of_one(tmp_path: Path, make_config:
         train(make_config(tmp_path / name, objective="rm", max_steps=4, lr=1e-3, user_lr=1e-2, **options))
     whole, parts = ([r for r in metrics.read(tmp_path / n / "metrics.jsonl") if "loss" in r] for n in runs)
     for a, b in zip(whole, parts, strict=True):
-        assert a | {"epoch": 0} == pytest.approx(b | {"epoch": 0}, abs=1e-5)  # Trainer's epochs count batches
+        assert a | {"epoch": 0} == pytest.approx(b | {"epoch": 0}, abs=1e-5)  # epochs are counted in batches
     assert whole[-1]["loss"] < whole[0]["loss"] - 0.01
     first, second = weights(tmp_path / "1x8"), weights(tmp_path / "8x1")
     for name, value in first.items():
@@ -77,9 +77,9 @@ def test_training_moves_adapter_users_and_head_and_nothing_else(
     tmp_path: Path, make_config: MakeConfig, prepared: Path, full: bool
 ) -> None:
     model = moved_policy(make_config(tmp_path, objective="rm", max_steps=2, full_finetune=full))
-    trainer = trainer_of(model, read_prepared(prepared).train[:6])
+    loop = loop_of(model, read_prepared(prepared).train[:6])
     before = {name: p.detach().clone() for name, p in model.model.named_parameters()}
-    trainer.train()
+    loop.run()
     moved = {name for name, p in model.model.named_parameters() if not torch.equal(p, before[name])}
     assert moved == {n for n, p in model.model.named_parameters() if p.requires_grad}
     assert "head.weight" in moved
@@ -90,7 +90,7 @@ def test_the_head_learns_at_the_users_rate_without_decay(
     tmp_path: Path, make_config: MakeConfig, prepared: Path
 ) -> None:
     model = moved_policy(make_config(tmp_path, objective="rm", weight_decay=0.1))
-    adapter, *own = trainer_of(model, read_prepared(prepared).train).create_optimizer().param_groups
+    adapter, *own = loop_of(model, read_prepared(prepared).train).optimizer.param_groups
     assert (adapter["lr"], adapter["weight_decay"]) == (1e-2, 0.1)
     assert {(group["lr"], group["weight_decay"]) for group in own} == {(5e-2, 0.0)}
     parameters = [*model.model.users.parameters(), *model.model.head.parameters()]
@@ -156,7 +156,7 @@ def test_what_a_run_says(reward_run: Path) -> None:
 
 def test_a_run_is_read_back_as_it_was(reward_run: Path, prepared: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(reward_run, tmp_path / "run"))
-    again = trainer_of(load_reward_model(copy, "cpu", "fp32"), read_prepared(prepared).eval).evaluate_once()
+    again = loop_of(load_reward_model(copy, "cpu", "fp32"), read_prepared(prepared).eval).evaluate()
     expected = json.loads((reward_run / "results.json").read_text())["eval"]
     assert again["margin_by_user"] == pytest.approx(expected["margin_by_user"], abs=1e-6)
     assert again["margin_mean"] != 0

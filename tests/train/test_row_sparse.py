@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from losses import trainer_of
+from losses import loop_of
 from safetensors.torch import load_file
 
 from prlhf.dataset import read_prepared
 from prlhf.model.checkpoint import Policy, build_policy
 from prlhf.model.table import Table
 from prlhf.model.weights import load_weights
+from prlhf.train import batches, metrics
 
 MakeConfig = Callable[..., Any]
 KINDS = ["individual", "cluster"]
@@ -40,9 +41,9 @@ def test_where_all_are_met_it_is_dense_training(
         config = make_config(tmp_path / str(sparse), user_model=kind, user_init="random", **options)
         policy = policy_of(config, 3)
         table_of(policy).sparse = sparse
-        trainer = trainer_of(policy, rows)
-        trainer.train()
-        norms = [row["grad_norm"] for row in trainer.state.log_history if "grad_norm" in row]
+        loop = loop_of(policy, rows)
+        loop.run()
+        norms = [row["grad_norm"] for row in metrics.read(loop.metrics_path) if "grad_norm" in row]
         found[sparse] = torch.tensor(norms), policy.model.users.state_dict()
     assert found[True][0].max() > 0.5  # some were clipped
     torch.testing.assert_close(found[True][0], found[False][0], rtol=1e-4, atol=1e-5)
@@ -56,7 +57,7 @@ def test_users_who_are_not_met_cost_nothing(tmp_path: Path, make_config: MakeCon
     config = make_config(tmp_path, user_model=kind, user_init="random", max_steps=6, weight_decay=0.1)
     policy, fresh = policy_of(config, 200), policy_of(config, 200)
     start = table_of(policy).weight.detach().clone()
-    trainer_of(policy, read_prepared(prepared).train).train()
+    loop_of(policy, read_prepared(prepared).train).run()
     met = [0, 1, 2, 3] if kind == "cluster" else [0, 1, 2]  # the generic user has weights
     changed = (table_of(policy).weight != start).any(1).nonzero().flatten().tolist()
     assert changed == met
@@ -75,19 +76,20 @@ def test_users_who_are_not_met_cost_nothing(tmp_path: Path, make_config: MakeCon
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_resumed_with_other_users_is_uninterrupted(
-    tmp_path: Path, make_config: MakeConfig, prepared: Path, kind: str
+    tmp_path: Path, make_config: MakeConfig, prepared: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """cat is first met after the checkpoint, and so is a state of her own."""
     rows = [row for row in read_prepared(prepared).train if row.user_id != "cat"][:4]
     rows += [row for row in read_prepared(prepared).train if row.user_id == "cat"]
-    order: list[int] = list(range(8))
+    monkeypatch.setattr(batches, "order_of", lambda *_: list(range(8)))
 
-    def run(name: str, resume: str | None) -> Policy:
+    def run(name: str, resume: Path | None) -> Policy:
         config = make_config(tmp_path / name, user_model=kind, user_init="random", max_steps=4, save_every=2)
         policy = policy_of(config, 50)
-        trainer = trainer_of(policy, rows)
-        trainer._get_train_sampler = lambda *_: order  # type: ignore[method-assign]
-        trainer.train(resume_from_checkpoint=resume)
+        loop = loop_of(policy, rows)
+        if resume:
+            loop.resume(resume)
+        loop.run()
         return policy
 
     whole = run("whole", None)
@@ -95,6 +97,6 @@ def test_resumed_with_other_users_is_uninterrupted(
     assert sorted(next(v for n, v in first.items() if n.endswith(".rows")).tolist()) == (
         [0, 1, 2] if kind == "cluster" else [0, 1]
     )
-    resumed = run("resumed", str(tmp_path / "whole/checkpoints/checkpoint-2"))
+    resumed = run("resumed", tmp_path / "whole/checkpoints/checkpoint-2")
     for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)

@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: its loss is TRL's on our tokens, and what it leaves is a base for the next stage."""
+"""Supervised fine-tuning: its loss is that of a loop written by hand, and it leaves a base for the next stage."""
 
 from __future__ import annotations
 
@@ -24,10 +24,14 @@ from prlhf.generate.run import generate
 from prlhf.model.base import load_base
 from prlhf.model.checkpoint import Policy, build_policy
 from prlhf.model.encoding import Encoder
+from prlhf.model.prefix_tree import Pack
+from prlhf.model.scoring import engine_of
 from prlhf.progress import Silent
-from prlhf.train import metrics, sft
-from prlhf.train.demonstrations import Demonstration
-from prlhf.train.encode import demonstrations
+from prlhf.train import metrics
+from prlhf.train import run as running
+from prlhf.train.batches import parts_of
+from prlhf.train.encode import Demonstration, encode
+from prlhf.train.objectives import Imitation
 from prlhf.train.run import train, without_users
 from prlhf_cli.main import app
 
@@ -46,7 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, make_config: MakeConfig) -> Pa
 
 def fresh(config: Any) -> tuple[Policy, list[Demonstration]]:
     policy = build_policy(without_users(config), [], {})
-    return policy, demonstrations(policy.encoder(), read_prepared(Path(config.dataset)), skip=False)[0]
+    return policy, encode(policy, read_prepared(Path(config.dataset)))[0].encoded
 
 
 def losses(folder: Path) -> list[float]:
@@ -64,9 +68,7 @@ def test_rows_are_the_encoders(make_config: MakeConfig, tmp_path: Path) -> None:
     encoder = policy.encoder()
     expected = [(e.prompt, e.chosen) for e in map(encoder.comparison, data)]
     twice = [*data, replace(data[0], user_id="bob", rejected=" other")]
-    assert [
-        (row.prompt, row.response) for row in demonstrations(encoder, Prepared(twice, [], [], {}), skip=False)[0]
-    ] == expected
+    assert [(row.prompt, row.response) for row in encode(policy, Prepared(twice, [], [], {}))[0].encoded] == expected
     assert len(set(map(str, expected))) == len(data)
     assert all(response[-1] == policy.tokenizer.eos_token_id for _, response in expected)
 
@@ -90,15 +92,19 @@ def test_conversational_rows_end_where_the_template_does(tiny_base: Path) -> Non
 
 
 def test_one_batch_to_the_number(make_config: MakeConfig, tmp_path: Path) -> None:
-    """What TRL's collator makes of two rows: labels on the responses only, padding on the right."""
+    """Only the responses' tokens are scored, each by the column before it; the loss is divided by their number."""
     policy, _ = fresh(make_config(tmp_path, objective="sft"))
     rows = [Demonstration([11, 12, 13], [21, 22]), Demonstration([14], [23])]
-    trainer = sft.ImitationTrainer(policy, rows, [], tmp_path)
-    batch = trainer.data_collator([trainer.train_dataset[0], trainer.train_dataset[1]])
-    pad = policy.tokenizer.pad_token_id
-    assert batch["input_ids"].tolist() == [[11, 12, 13, 21, 22], [14, 23, pad, pad, pad]]
-    assert batch["labels"].tolist() == [[-100, -100, -100, 21, 22], [-100, 23, -100, -100, -100]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
+    engine = engine_of(policy)
+    objective = Imitation(engine)
+    (part,) = parts_of(engine, rows, objective)
+    assert isinstance(part.layout, Pack)
+    assert part.layout.ids[0, part.layout.columns].tolist() == [13, 21, 14]
+    assert part.layout.targets.tolist() == [21, 22, 23]
+    (term,) = part.terms
+    assert (term.weight, term.rows, term.where.tolist()) == (1.0, rows, [[0, 1]])
+    assert objective.size(rows) == 3
+    assert objective.losses(torch.tensor([[-5.0, -2.0]]), rows).losses.tolist() == [5.0, 2.0]
 
 
 # ---- the loss ----
@@ -167,7 +173,7 @@ def test_held_out_loss_is_per_token(run: Path, make_config: MakeConfig) -> None:
     for model, suffix in ((config.model, "_before"), (str(run / "model"), "")):
         policy = build_policy(without_users(config.model_copy(update={"model": model})), [], {})
         policy.model.eval()
-        rows = demonstrations(policy.encoder(), data, skip=False)[1]
+        rows = encode(policy, data)[1].encoded
         with torch.no_grad():
             total, tokens = response_loss(policy, rows)
         assert scores[f"nats_per_token{suffix}"] == pytest.approx(total.item() / tokens, abs=1e-4)
@@ -208,8 +214,8 @@ def test_the_merged_model_is_the_trained_one(
         taken["logits"] = policy.model.lm(input_ids=ids).logits.detach()
         write(policy, results, folder)
 
-    write = sft.write_merged
-    monkeypatch.setattr(sft, "write_merged", take)
+    write = running.write_model
+    monkeypatch.setattr(running, "write_model", take)
     config = make_config(tmp_path / "run", **OPTIONS)
     train(config)
     merged, base = load_base(str(tmp_path / "run/model")), load_base(config.model)
@@ -277,13 +283,6 @@ def test_without_held_out_rows(tmp_path: Path, make_config: MakeConfig, prepared
     write_prepared(tmp_path / "data", Prepared(data.train, [], data.users, {"dataset": "small"}))
     results = train(make_config(tmp_path / "run", **(OPTIONS | {"max_steps": 3, "dataset": str(tmp_path / "data")})))
     assert "eval" not in results
-
-
-def test_nothing_is_told_to_others(tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", lambda *args, **kwargs: pytest.fail("telemetry"))
-    monkeypatch.delenv("CI", raising=False)
-    policy, rows = fresh(make_config(tmp_path, objective="sft"))
-    sft.ImitationTrainer(policy, rows, [], tmp_path)
 
 
 # ---- the next stage ----

@@ -12,7 +12,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import shards  # noqa: E402
 from prlhf.config import ClusterConfig, TrainConfig  # noqa: E402
-from prlhf.train.plan import GIB, plan  # noqa: E402
+from prlhf.train.dry_run import GIB, plan  # noqa: E402
 
 SHAPE = shards.WIDE | {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6, "num_attention_heads": 8}
 

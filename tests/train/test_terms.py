@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from losses import as_users, loss_of, moved_policy, trainer_of
+from losses import as_users, loop_of, loss_of, moved_policy
 
 from prlhf.dataset import Comparison, read_prepared
 from prlhf.model.engine import padded
@@ -36,9 +36,9 @@ def test_only_the_users_term_sees_the_users_id(
 def test_the_loss_is_the_mix_of_both_readings(tmp_path: Path, make_config: MakeConfig, rows: list[Comparison]) -> None:
     """alpha 0.3, beta 0.5, NLL 0.2, put together from log-probs taken one reading at a time."""
     policy = moved_policy(make_config(tmp_path, alpha=0.3, beta=0.5, nll=0.2))
-    trainer = trainer_of(policy, rows)
-    batch = trainer.train_dataset.encoded
-    ref = trainer.reference.log_probs(batch).view(2, -1)
+    loop = loop_of(policy, rows)
+    batch = loop.train_set.encoded
+    ref = loop.objective.reference.log_probs(batch).view(2, -1)
     lengths = torch.tensor([len(e.chosen) for e in batch])
     expected = 0.0
     for weight, users in ((0.3, [1, 2, 3]), (0.7, [0, 0, 0])):

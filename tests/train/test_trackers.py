@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from transformers import TrainerCallback
 from transformers.integrations import integration_utils
 
 from prlhf.errors import PrlhfError
+from prlhf.train import metrics
+from prlhf.train.dry_run import plan
 from prlhf.train.per_user import train_per_user
-from prlhf.train.plan import plan
 from prlhf.train.run import train
 from prlhf.train.trackers import tracker_names
 
@@ -80,3 +82,40 @@ def test_nothing_is_loaded_or_written(tmp_path: Path, make_config: MakeConfig, s
     with pytest.raises(PrlhfError, match="the tracker mlflow is not installed"):
         start(config)
     assert not (tmp_path / "run").exists()
+
+
+class Recorder(TrainerCallback):
+    """A tracker: what it was told, in order."""
+
+    told: ClassVar[list[tuple[Any, ...]]] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.told.append(("begin", state.global_step, args.learning_rate))
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        self.told.append(("log", state.global_step, logs))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.told.append(("end", state.global_step))
+
+
+@pytest.mark.parametrize(("objective", "name"), [("dpo", "eval_accuracy_macro"), ("sft", "eval_nats_per_token")])
+def test_a_tracker_is_told_of_every_step_and_evaluation(
+    tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, objective: str, name: str
+) -> None:
+    """Under the names that transformers' trackers know; what they are told is what metrics.jsonl holds."""
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "tensorboard", Recorder)
+    monkeypatch.setattr(Recorder, "told", [])
+    config = make_config(tmp_path / "run", report_to="tensorboard", objective=objective, eval_every=3)
+    train(config)
+    begin, *logs, end = Recorder.told
+    assert begin == ("begin", 0, config.lr)
+    assert end == ("end", 6)
+    rows = metrics.read(tmp_path / "run/metrics.jsonl")
+    assert [(step, told["loss"]) for _, step, told in logs if "loss" in told] == [
+        (row["step"], row["loss"]) for row in rows if "loss" in row
+    ]
+    assert [(step, told[name]) for _, step, told in logs if name in told] == [
+        (row["step"], row["eval"][name.removeprefix("eval_")]) for row in rows if "eval" in row
+    ]
+    assert sum(name in told for _, _, told in logs) == 2

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from losses import loop_of, moved_policy
 
 from prlhf.dataset import read_prepared
 from prlhf.model.encoding import Encoded
 from prlhf.progress import SILENT
-from prlhf.train import run
+from prlhf.train import metrics, optimizer, run
+from prlhf.train.batches import ByPrompt, batches_of
 from prlhf.train.encode import encode
+from prlhf.train.loop import Loop
 from prlhf.train.losses import preference_loss
-from prlhf.train.sft import sft_arguments
-from prlhf.train.terms import DPO
-from prlhf.train.trainer import training_arguments
+from prlhf.train.objectives import DPO
 
 MakeConfig = Callable[..., Any]
 
@@ -27,42 +29,97 @@ VALUES = torch.tensor([[-3.0, -1.0], [-2.0, -5.0]])  # log-probs of the chosen, 
 REFERENCE = torch.tensor([[-3.5, -0.5], [-1.0, -4.0]])
 
 
+def loop_with(make_config: MakeConfig, folder: Path, **settings: Any) -> Loop:
+    """A loop over eleven comparisons that has made no step."""
+    config = make_config(folder, **settings)
+    return loop_of(moved_policy(config), read_prepared(Path(config.dataset)).train[:11])
+
+
 @pytest.mark.parametrize(
-    ("key", "value", "name", "expected"),
+    ("settings", "sizes"),
     [
-        ("batch_size", 3, "per_device_train_batch_size", 3),
-        ("accumulation", 3, "gradient_accumulation_steps", 3),
-        ("epochs", 7, "num_train_epochs", 7),
-        ("max_steps", 11, "max_steps", 11),
-        ("max_steps", None, "max_steps", -1),
-        ("lr", 0.25, "learning_rate", 0.25),
-        ("weight_decay", 0.25, "weight_decay", 0.25),
-        ("schedule", "cosine", "lr_scheduler_type", "cosine"),
-        ("schedule", "constant", "lr_scheduler_type", "constant_with_warmup"),
-        ("warmup_steps", 5, "warmup_steps", 5),
-        ("max_grad_norm", 0.25, "max_grad_norm", 0.25),
-        ("seed", 9, "seed", 9),
-        ("seed", 9, "data_seed", 9),
-        ("save_every", 4, "save_steps", 4),
-        ("eval_every", 4, "eval_steps", 4),
-        ("eval_every", 4, "eval_strategy", "steps"),
-        ("eval_every", 0, "eval_strategy", "no"),
-        ("report_to", "none", "report_to", []),
-        ("report_to", "tensorboard", "report_to", ["tensorboard"]),
+        ({"batch_size": 3}, [[3], [3], [3], [2], [3]]),
+        ({"batch_size": 2, "accumulation": 3}, [[2, 2, 2], [2, 2, 1], [2, 2, 2]]),
     ],
 )
-def test_what_the_loop_is_told(
-    tmp_path: Path, make_config: MakeConfig, key: str, value: Any, name: str, expected: Any
+def test_batches_of_a_step(
+    tmp_path: Path, make_config: MakeConfig, settings: dict[str, Any], sizes: list[list[int]]
 ) -> None:
-    assert getattr(training_arguments(make_config(tmp_path, **{key: value}), tmp_path), name) == expected
+    loop = loop_with(make_config, tmp_path, **settings)
+    steps = islice(batches_of(loop.train_set, loop.config), len(sizes))
+    assert [[len(batch) for batch in batches] for batches in steps] == sizes
 
 
-@pytest.mark.parametrize("on", [False, True])
-def test_what_supervised_fine_tuning_is_told(tmp_path: Path, make_config: MakeConfig, on: bool) -> None:
-    config = make_config(tmp_path, objective="sft", gradient_checkpointing=on, accumulation=3)
-    arguments = sft_arguments(config, tmp_path)
-    assert (arguments.activation_checkpointing, arguments.gradient_accumulation_steps) == (on, 3)
-    assert (arguments.max_length, arguments.packing, arguments.bf16) == (None, False, False)
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({"batch_size": 3, "max_steps": None, "epochs": 7}, 28),
+        ({"batch_size": 2, "accumulation": 3, "max_steps": None, "epochs": 1.5}, 3),
+        ({"max_steps": 11, "epochs": 7}, 11),
+    ],
+)
+def test_how_many_steps(tmp_path: Path, make_config: MakeConfig, settings: dict[str, Any], steps: int) -> None:
+    assert loop_with(make_config, tmp_path, **settings).steps == steps
+
+
+@pytest.mark.parametrize(
+    ("schedule", "warmup", "expected"),
+    [
+        ("constant", 0, [1, 1, 1, 1]),
+        ("constant", 2, [0, 0.5, 1, 1]),
+        ("linear", 0, [1, 0.75, 0.5, 0.25]),
+        ("cosine", 0, [1, 0.853553, 0.5, 0.146447]),
+    ],
+)
+def test_the_learning_rate_of_each_step(
+    tmp_path: Path, make_config: MakeConfig, schedule: str, warmup: int, expected: list[float]
+) -> None:
+    loop = loop_with(make_config, tmp_path, lr=0.25, schedule=schedule, warmup_steps=warmup, max_steps=4)
+    loop.run()
+    rates = [row["learning_rate"] for row in metrics.read(loop.metrics_path)]
+    assert rates == pytest.approx([0.25 * part for part in expected], abs=1e-6)
+
+
+def test_gradients_are_clipped(tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    clip = optimizer.clip_grad_norm
+    monkeypatch.setattr("prlhf.train.loop.clip_grad_norm", lambda given, most: asked.append(most) or clip(given, most))
+    loop_with(make_config, tmp_path, max_grad_norm=0.25, max_steps=1).run()
+    assert asked == [0.25]
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+def test_the_seed_orders_the_rows(tmp_path: Path, make_config: MakeConfig, grouped: bool) -> None:
+    """As torch's RandomSampler does with that seed, or by prompt; every epoch otherwise."""
+    loop = loop_with(make_config, tmp_path, seed=9, batch_size=11, group_by_prompt=grouped)
+    first, second = islice(batches_of(loop.train_set, loop.config), 2)
+    orders = [[loop.train_set.encoded.index(row) for row in batch] for (batch,) in (first, second)]
+    if grouped:
+        expected = [list(ByPrompt([row.prompt_id for row in loop.train_set.rows], 9, epoch)) for epoch in (0, 1)]
+    else:
+        expected = [torch.randperm(11, generator=torch.Generator().manual_seed(9 + epoch)).tolist() for epoch in (0, 1)]
+    assert orders == expected
+    assert orders[0] != orders[1]
+
+
+def test_the_seed_is_that_of_dropout(tmp_path: Path, make_config: MakeConfig) -> None:
+    loop_with(make_config, tmp_path, seed=9)
+    assert torch.initial_seed() == 9
+
+
+@pytest.mark.parametrize(("every", "steps"), [(2, {2, 4, 5}), (3, {3, 5})])
+def test_checkpoints_and_evaluations(tmp_path: Path, make_config: MakeConfig, every: int, steps: set[int]) -> None:
+    loop = loop_with(make_config, tmp_path, save_every=every, eval_every=every, max_steps=5, keep_checkpoints=9)
+    loop.run()
+    assert {int(path.name.partition("-")[2]) for path in tmp_path.glob("checkpoints/*")} == steps
+    evaluated = {row["step"] for row in metrics.read(loop.metrics_path) if "eval" in row}
+    assert evaluated == steps - ({5} if 5 % every else set())
+
+
+def test_no_evaluations(tmp_path: Path, make_config: MakeConfig) -> None:
+    loop = loop_with(make_config, tmp_path, eval_every=0, max_steps=2)
+    loop.run()
+    assert not any("eval" in row for row in metrics.read(loop.metrics_path))
 
 
 def dpo(config: Any) -> DPO:
@@ -79,12 +136,12 @@ def test_loss_beta_smoothing_and_nll(
     tmp_path: Path, make_config: MakeConfig, name: str, smoothing: float, nll: float
 ) -> None:
     config = make_config(tmp_path, loss=name, label_smoothing=smoothing, beta=0.3, nll=nll)
-    term = dpo(config).term(VALUES, BATCH)
+    found = dpo(config).losses(VALUES, BATCH)
     lengths = torch.tensor([[3, 1], [2, 4]])
     losses = preference_loss(name, VALUES - REFERENCE, lengths, 0.3, smoothing) + nll * torch.tensor([1.0, 1.0])
-    torch.testing.assert_close(term.losses, losses)
-    torch.testing.assert_close(term.margins, 0.3 * torch.tensor([1.5, 0.5]))
-    torch.testing.assert_close(term.logs["nll_chosen"], torch.tensor([1.0, 1.0]))  # per token
+    torch.testing.assert_close(found.losses, losses)
+    torch.testing.assert_close(found.logs["margin"], 0.3 * torch.tensor([1.5, 0.5]))
+    torch.testing.assert_close(found.logs["nll_chosen"], torch.tensor([1.0, 1.0]))  # per token
 
 
 def test_rewards_are_in_units_of_beta(tmp_path: Path, make_config: MakeConfig) -> None:

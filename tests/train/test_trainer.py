@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from losses import moved_policy, numbers, trainer_of
+from losses import loop_of, moved_policy, numbers
 from safetensors.torch import load_file
 
 from prlhf.config import load_recipe
@@ -17,8 +17,8 @@ from prlhf.dataset import Prepared, read_prepared, write_prepared
 from prlhf.errors import PrlhfError
 from prlhf.model.checkpoint import load_policy
 from prlhf.train import metrics
+from prlhf.train.loop import Loop
 from prlhf.train.run import train
-from prlhf.train.trainer import PersonalizedTrainer
 
 MakeConfig = Callable[..., Any]
 
@@ -38,7 +38,7 @@ def test_one_batch_of_eight_is_eight_batches_of_one(tmp_path: Path, make_config:
     whole, parts = ([r for r in metrics.read(tmp_path / n / "metrics.jsonl") if "loss" in r] for n in runs)
     assert [row["step"] for row in whole] == [1, 2, 3, 4]
     for a, b in zip(whole, parts, strict=True):
-        assert a | {"epoch": 0} == pytest.approx(b | {"epoch": 0}, abs=1e-5)  # Trainer's epochs count batches
+        assert a | {"epoch": 0} == pytest.approx(b | {"epoch": 0}, abs=1e-5)  # epochs are counted in batches
     assert whole[0]["loss"] != pytest.approx(whole[-1]["loss"], abs=1e-3)
     first, second = weights(tmp_path / "1x8"), weights(tmp_path / "8x1")
     for name, value in first.items():
@@ -51,8 +51,8 @@ def test_users_have_a_learning_rate_of_their_own_and_no_decay(
 ) -> None:
     own = {"cluster_lr": 0.3} if kind == "cluster" else {}
     policy = moved_policy(make_config(tmp_path, user_model=kind, weight_decay=0.1, **own))
-    trainer = trainer_of(policy, read_prepared(prepared).train)
-    adapter, *users = trainer.create_optimizer().param_groups
+    loop = loop_of(policy, read_prepared(prepared).train)
+    adapter, *users = loop.optimizer.param_groups
     assert (adapter["lr"], adapter["weight_decay"]) == (1e-2, 0.1)
     assert [group["lr"] for group in users] == ([5e-2, 0.3] if kind == "cluster" else [5e-2])
     assert {group["weight_decay"] for group in users} == {0.0}
@@ -62,9 +62,9 @@ def test_users_have_a_learning_rate_of_their_own_and_no_decay(
 
 def test_the_schedule_moves_both_learning_rates(tmp_path: Path, make_config: MakeConfig, prepared: Path) -> None:
     policy = moved_policy(make_config(tmp_path, schedule="linear", warmup_steps=2, max_steps=3))
-    trainer = trainer_of(policy, read_prepared(prepared).train)
-    trainer.train()
-    assert [group["lr"] for group in trainer.optimizer.param_groups] == [0.0, 0.0]
+    loop = loop_of(policy, read_prepared(prepared).train)
+    loop.run()
+    assert [group["lr"] for group in loop.optimizer.param_groups] == [0.0, 0.0]
 
 
 def test_training_moves_adapter_and_users_and_nothing_else(
@@ -72,14 +72,14 @@ def test_training_moves_adapter_and_users_and_nothing_else(
 ) -> None:
     policy = moved_policy(make_config(tmp_path, max_steps=2, weight_decay=0.1))
     rows = read_prepared(prepared).train[:6]
-    trainer = trainer_of(policy, rows)
+    loop = loop_of(policy, rows)
     before = {name: p.detach().clone() for name, p in policy.model.named_parameters()}
-    reference = trainer.reference.log_probs(trainer.train_dataset.encoded)
-    trainer.train()
+    reference = loop.objective.reference.log_probs(loop.train_set.encoded)
+    loop.run()
     moved = {name for name, p in policy.model.named_parameters() if not torch.equal(p, before[name])}
     assert moved == {n for n, p in policy.model.named_parameters() if p.requires_grad}
     assert all("lora_" in name or name.startswith("users.") for name in moved)
-    again = trainer_of(policy, rows).reference.log_probs(trainer.train_dataset.encoded)
+    again = loop_of(policy, rows).objective.reference.log_probs(loop.train_set.encoded)
     assert torch.equal(reference, again)
 
 
@@ -136,13 +136,13 @@ def test_full_finetuning_scores_against_the_base_it_started_from(tmp_path: Path,
 def test_gradient_checkpointing_is_on_and_changes_nothing(
     tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seen, step = set[bool](), PersonalizedTrainer.training_step
+    seen, backward = set[bool](), Loop.backward
 
-    def watched(self: PersonalizedTrainer, model: Any, *given: Any) -> Any:
-        seen.add(any(getattr(module, "gradient_checkpointing", False) for module in model.modules()))
-        return step(self, model, *given)
+    def watched(self: Loop, batches: Any) -> Any:
+        seen.add(any(getattr(module, "gradient_checkpointing", False) for module in self.model.modules()))
+        return backward(self, batches)
 
-    monkeypatch.setattr(PersonalizedTrainer, "training_step", watched)
+    monkeypatch.setattr(Loop, "backward", watched)
     for name, on in (("off", False), ("on", True)):
         seen.clear()
         train(make_config(tmp_path / name, max_steps=2, gradient_checkpointing=on))
@@ -156,7 +156,7 @@ def test_a_trained_run_is_read_back_as_it_was(tmp_path: Path, make_config: MakeC
     """The evaluation of the policy in memory and of the one on disk agree to the last digit that counts."""
     results = train(make_config(tmp_path / "r", lora_dropout=0.1))
     policy = load_policy(tmp_path / "r", "cpu", "fp32")
-    again = trainer_of(policy, read_prepared(prepared).eval).evaluate_once()
+    again = loop_of(policy, read_prepared(prepared).eval).evaluate()
     assert again["margin_by_user"] == pytest.approx(results["eval"]["margin_by_user"], abs=1e-6)
     assert again["margin_mean"] != 0
 

@@ -27,7 +27,7 @@ def prepared(rng: Random, work: Path, material: Material) -> Case:
 
 
 def _plan(place: Path, material: Material) -> Any:
-    from prlhf.train.plan import plan
+    from prlhf.train.dry_run import plan
 
     return plan(material.train(place.parent / "planned", dataset=str(place)))
 
@@ -135,7 +135,8 @@ def _fp32() -> Any:
 def run(rng: Random, work: Path, material: Material) -> Case:
     """A damaged run to continue, finished or not."""
     from prlhf.config import resolve
-    from prlhf.train.run import saved_config, train
+    from prlhf.train.run import train
+    from prlhf.train.run_folder import saved_config
 
     good = rng.choice([material.stopped, material.stopped, material.run])
     place = damage.fresh(good, work / "run")
@@ -144,7 +145,7 @@ def run(rng: Random, work: Path, material: Material) -> Case:
         "recipe.yaml",
         "metrics.jsonl",
         "results.json",
-        "trainer_state.json",
+        "state.json",
         "sha256.json",
         "*.pt",
         "*.safetensors",

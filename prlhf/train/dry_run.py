@@ -17,16 +17,17 @@ from prlhf.folders import claim
 from prlhf.model.adapter import make_trainable
 from prlhf.model.base import pick_device, pick_dtype
 from prlhf.model.checkpoint import Trained
-from prlhf.model.encoding import Encoder
+from prlhf.model.encoding import Encoded, Encoder
 from prlhf.model.engine import budget_on
 from prlhf.model.log_probs import CHUNK
 from prlhf.model.personalized import trunk_of
 from prlhf.model.skeleton import load_skeleton
 from prlhf.model.users import size_of
 from prlhf.progress import SILENT, Progress
-from prlhf.train.batching import weighted_terms
-from prlhf.train.encode import demonstrations, encode, note_left_out
+from prlhf.train.batches import step_count
+from prlhf.train.encode import Demonstration, encode, note_left_out
 from prlhf.train.memory import ALONE, Batch, memory, shape_of
+from prlhf.train.objectives import weighted_terms
 from prlhf.train.on_ray import check_share
 from prlhf.train.run import check_data, with_base, without_users
 from prlhf.train.trackers import tracker_names
@@ -58,7 +59,7 @@ def plan(config: TrainConfig, progress: Progress = SILENT, cluster: ClusterConfi
     shape = shape_of(base, lm)
     users = user_parameters(config, len(data.user_ids), shape.h)
     head = shape.h if config.objective == "rm" else 0
-    idle = idle_parameters(config, len(data.user_ids), shape.h, steps(config, len(lengths)))
+    idle = idle_parameters(config, len(data.user_ids), shape.h, step_count(config, len(lengths)))
 
     def parts(config: TrainConfig, cluster: ClusterConfig) -> dict[str, float]:
         budget = budget_on(device, config.pack_tokens)
@@ -77,7 +78,7 @@ def plan(config: TrainConfig, progress: Progress = SILENT, cluster: ClusterConfi
         "users": len(data.user_ids),
         "train": len(lengths),
         "eval": held_out,
-        "steps": steps(config, len(lengths)),
+        "steps": step_count(config, len(lengths)),
         "rows_per_step": config.batch_size * config.accumulation,
         "tokens_mean": sum(map(sum, lengths)) / len(lengths),
         "tokens_max": max(map(sum, lengths)),
@@ -136,14 +137,8 @@ def changes(
     if workers > 1:
         other = "ddp" if cluster.parallel == "fsdp" else "fsdp"
         yield f"--parallel {other}", (config, cluster.model_copy(update={"parallel": other}))
-    if config.objective != "sft" and config.batch_size >= 2 * workers:
+    if config.batch_size >= 2 * workers:
         yield f"--workers {2 * workers}", (config, cluster.model_copy(update={"workers": 2 * workers}))
-
-
-def steps(config: TrainConfig, rows: int) -> int:
-    """Optimizer steps of the run, as transformers counts them."""
-    per_epoch = math.ceil(math.ceil(rows / config.batch_size) / config.accumulation)
-    return config.max_steps or math.ceil(config.epochs * per_epoch)
 
 
 def look_at(
@@ -154,16 +149,16 @@ def look_at(
     Returns the encoder, with its counts; the tokens of the training rows (before the response, in it); how many rows
     are held out; and what was left out.
     """
-    config = policy.config
-    if config.objective == "sft":
-        encoder = policy.encoder()
-        train, held, left_out = demonstrations(encoder, data, config.skip_long, config.eval_limit)
-        return encoder, [(len(row.prompt), len(row.response)) for row in train], len(held), left_out
     train_set, held_out, encoder = encode(policy, data)
-    lengths = [
-        (config.user_tokens + len(e.text + e.prompt), max(len(e.chosen), len(e.rejected))) for e in train_set.encoded
-    ]
+    lengths = [_length(row, policy.config.user_tokens) for row in train_set.encoded]
     return encoder, lengths, len(held_out), {"train": train_set.left_out, "eval": held_out.left_out}
+
+
+def _length(row: Encoded | Demonstration, user_tokens: int) -> tuple[int, int]:
+    """Tokens before the response, and in the longer one."""
+    if isinstance(row, Demonstration):
+        return len(row.prompt), len(row.response)
+    return user_tokens + len(row.text + row.prompt), max(len(row.chosen), len(row.rejected))
 
 
 def largest_batch(config: TrainConfig, lengths: Sequence[tuple[int, int]], budget: int, vocabulary: int) -> Batch:
@@ -174,18 +169,16 @@ def largest_batch(config: TrainConfig, lengths: Sequence[tuple[int, int]], budge
     """
     shuffled = random.Random(config.seed).sample(lengths, len(lengths))
     chunks = [shuffled[start : start + config.batch_size] for start in range(0, len(shuffled), config.batch_size)]
-    readers = len(weighted_terms(config, []))
-    if config.objective != "sft" and config.prefix_tree:
-        families = [[before + 2 * response for before, response in chunk] for chunk in chunks]
+    readers, sides = len(weighted_terms(config, [])), 1 if config.objective == "sft" else 2
+    if config.prefix_tree:
+        families = [[before + sides * response for before, response in chunk] for chunk in chunks]
         tokens = max(min(readers * sum(sizes), max(budget, *sizes)) for sizes in families)
-        scored = max(2 * readers * sum(response for _, response in chunk) for chunk in chunks)
+        scored = max(sides * readers * sum(response for _, response in chunk) for chunk in chunks)
         return Batch(tokens, min(tokens, scored, max(1, CHUNK // vocabulary)))
     sizes = [(len(chunk), max(before for before, _ in chunk), max(end for _, end in chunk)) for chunk in chunks]
     count, before, response = max(sizes, key=lambda size: size[0] * (size[1] + size[2]))
     row = before + response
-    if config.objective == "sft":
-        return Batch(count * row, count * row, row)
-    rows = min(2 * readers * count, 2 * max(1, budget // (2 * row)))
+    rows = min(sides * readers * count, sides * max(1, budget // (sides * row)))
     return Batch(rows * row, rows * (response + 1), row)
 
 
