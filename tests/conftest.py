@@ -1,5 +1,6 @@
-"""What every test needs: no hub, a terminal of known width, the raw samples where they are mounted, and a tiny
-random base, prepared data and a trained run, each made once. Heavy imports stay inside the fixtures."""
+"""Fixtures of all tests: no hub, a terminal of fixed width, the raw samples if they are available, and a tiny random
+base, prepared data and a trained run, each made once. Slow imports stay inside the fixtures.
+"""
 
 from __future__ import annotations
 
@@ -11,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when `datasets` and `transformers` are first imported
-os.environ["COLUMNS"] = "200"  # rich wraps at 80 otherwise, in the middle of what a test looks for
+os.environ["COLUMNS"] = "200"  # otherwise rich wraps at 80, inside the text that a test looks for
 os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is first imported: tiny models are slower on many threads
 
 import pytest
 from material import write_base, write_data
 
-# A test run that a shell has started in the background ignores Ctrl-C, and its children would with it.
+# Tests that a shell runs in the background ignore Ctrl-C, and so would their child processes.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CACHE = tempfile.TemporaryDirectory(prefix="prlhf-tests-")  # removed at exit
-os.environ["PRLHF_CACHE"] = CACHE.name  # no test reads or writes the user's
+os.environ["PRLHF_CACHE"] = CACHE.name  # no test reads or writes the user's own
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -38,25 +39,25 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of width 32 on disk, with weights large enough that its outputs differ from uniform."""
+    """A random Llama of width 32 on disk; its weights are large enough that its outputs are not uniform."""
     return write_base(tmp_path_factory.mktemp("base") / "tiny")
 
 
 @pytest.fixture(scope="session")
 def make_prepared() -> Callable[[Path], Path]:
-    """Writes the data set of the fixture `prepared` to a folder, for tests that change it."""
+    """Write the data set of the fixture `prepared` to a folder, for tests that change it."""
     return write_data
 
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three seen users, of whom ann has a text and cat prefers the shorter response; zoe, with a text, is unseen."""
+    """Three seen users: ann has a text, and cat prefers the shorter response. zoe is unseen and has a text."""
     return write_data(tmp_path_factory.mktemp("data") / "small")
 
 
 @pytest.fixture(scope="session")
 def make_config(tiny_base: Path, prepared: Path) -> MakeConfig:
-    """make_config(out, alpha=0.3, ...): a small run on the CPU, without dropout; of these settings those it uses."""
+    """make_config(out, alpha=0.3, ...): a small CPU run without dropout; settings that do not apply are dropped."""
     from prlhf.applies import TRAIN, unused
     from prlhf.config import SAVED, TrainConfig
 
@@ -75,7 +76,7 @@ def make_config(tiny_base: Path, prepared: Path) -> MakeConfig:
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory, make_config: MakeConfig) -> Path:
-    """A finished run with individual users. Read it, copy it, but do not change it."""
+    """A finished run with individual users. Tests may read and copy it, but not change it."""
     from prlhf.train.run import train
 
     folder = tmp_path_factory.mktemp("runs") / "individual"

@@ -1,4 +1,4 @@
-"""A hub on loopback that answers as the real one does: by repository, with its statuses and X-Error-Code headers."""
+"""A hub on the loopback address that answers like the real one, with its status codes and X-Error-Code headers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REFUSALS = {  # repository -> status, X-Error-Code, X-Error-Message
 
 @contextmanager
 def fake_hub(folders: dict[str, Path]) -> Iterator[str]:
-    """The address of a hub that has `folders` (repository -> its files) and refuses REFUSALS; for the context."""
+    """A context with the address of a hub that serves `folders` (repository -> files) and refuses REFUSALS."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"folders": folders}))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

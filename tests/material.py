@@ -1,6 +1,6 @@
-"""A tiny random base and a small prepared data set: for the tests' fixtures, and for benchmarks/fuzz and faults.
+"""A tiny random base and a small prepared data set, for fixtures and for benchmarks/fuzz and benchmarks/faults.
 
-Heavy imports stay inside the functions.
+Slow imports stay inside the functions.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ WHAT = ["boats", "cars", "lamps", "tables", "rings", "doors", "clocks", "vases"]
 
 
 def write_base(folder: Path) -> Path:
-    """A random Llama of width 32, with weights large enough that its outputs differ from uniform."""
+    """Write a random Llama of width 32; its weights are large enough that its outputs are not uniform."""
     import torch
     import yaml
 
@@ -35,7 +35,7 @@ def write_base(folder: Path) -> Path:
 
 
 def write_data(folder: Path) -> Path:
-    """Three seen users, of whom ann has a text and cat prefers the shorter response; zoe, with a text, is unseen."""
+    """Three seen users: ann has a text, and cat prefers the shorter response. zoe is unseen and has a text."""
     from prlhf.dataset import Comparison, Prepared, User, prompt_id, write_prepared
 
     texts = {"ann": "she likes long tables", "bob": "", "cat": "", "zoe": "a pilot with boats"}

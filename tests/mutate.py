@@ -1,10 +1,10 @@
-"""Puts the faults of tests/mutations.yaml into a copy of the tree, one at a time, and runs the tests that should fail.
+"""Put the faults of tests/mutations.yaml into a copy of the tree, one at a time, and run the tests that should fail.
 
     python tests/mutate.py [PART OF A NAME OR FILE ...] [--log FILE]
 
-Torch and its like are imported once; each fault gets a fork of that process. Says `killed` or `SURVIVED` for each, and
-ends with exit code 1 if one survived. The tests are first run without any fault, or all would seem to be killed by
-tests that fail anyway; `--trust` leaves this out.
+Torch and similar packages are imported once; each fault gets a fork of that process. For each fault, `killed` or
+`SURVIVED` is printed; the exit code is 1 if one survived. The tests are first run without a fault, because tests that
+fail anyway would seem to kill every fault; `--trust` skips this.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ LIMIT = 600  # seconds for the tests of one fault
 
 @dataclass(frozen=True)
 class Mutant:
-    """A fault: the text `was`, which stands once in `file`, replaced by `now`; one of `tests` should fail."""
+    """A fault: the text `was`, which occurs once in `file`, is replaced by `now`; one of `tests` should fail."""
 
     file: str
     name: str
@@ -42,14 +42,14 @@ class Mutant:
 
 
 def mutants(table: Path = TABLE) -> Iterator[Mutant]:
-    """Every fault of the table, in its order."""
+    """Return every fault of the table, in its order."""
     for file, entry in yaml.safe_load(table.read_text(encoding="utf-8")).items():
         for name, (was, now, *other) in entry["mutants"].items():
             yield Mutant(file, name, was, now, tuple((other[0] if other else entry["tests"]).split()))
 
 
 def applied(mutant: Mutant, tree: Path) -> str:
-    """The text of the mutant's file in `tree` with the fault put in; raises ValueError where its place is gone."""
+    """Return the text of the mutant's file in `tree` with the fault; raises ValueError if `was` does not occur once."""
     text = (tree / mutant.file).read_text(encoding="utf-8")
     if text.count(mutant.was) != 1:
         raise ValueError(f"{mutant.file}: {text.count(mutant.was)} times {mutant.was!r}")
@@ -57,7 +57,7 @@ def applied(mutant: Mutant, tree: Path) -> str:
 
 
 def outcome(mutant: Mutant, tree: Path) -> str:
-    """What the tests say of `mutant`: `killed`, `SURVIVED`, `killed (time)`, or what is wrong with the entry."""
+    """Return the result of the tests of `mutant`: `killed`, `SURVIVED`, `killed (time)`, or a fault of its entry."""
     try:
         text = applied(mutant, tree)
     except ValueError as error:
@@ -71,7 +71,7 @@ def outcome(mutant: Mutant, tree: Path) -> str:
 
 
 def run_tests(tests: tuple[str, ...], tree: Path) -> str:
-    """Whether `tests` fail in `tree`, in a process of their own."""
+    """Return whether `tests` fail in `tree`, in a separate process."""
     child = os.fork()
     if not child:
         _become_pytest(tests, tree)
@@ -88,7 +88,7 @@ def run_tests(tests: tuple[str, ...], tree: Path) -> str:
 
 
 def _become_pytest(tests: tuple[str, ...], tree: Path) -> None:
-    """Does not return."""
+    """Run pytest in this process and end it."""
     os.setsid()
     os.chdir(tree)
     sys.dont_write_bytecode = True
@@ -107,7 +107,7 @@ def _become_pytest(tests: tuple[str, ...], tree: Path) -> None:
 
 
 def main() -> int:
-    """Try the mutants that were asked for, or all."""
+    """Try the given mutants, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("some", nargs="*", help="parts of names or files; without them all faults are tried")
     parser.add_argument("--log", type=Path, help="also write the outcomes to this file")

@@ -1,4 +1,4 @@
-"""`import prlhf`: nothing heavy until it is used, the same results as the commands, and one person's text in memory."""
+"""`import prlhf`: it is fast, gives the same results as the commands, and writes and rates texts in memory."""
 
 from __future__ import annotations
 

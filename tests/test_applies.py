@@ -1,4 +1,4 @@
-"""A setting that is given and not used is refused, one that is used is taken, and every key has been thought of."""
+"""Settings that do not apply are refused, others are accepted, and every key is in the table."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SFT, RM, CLUSTER = {"objective": "sft"}, {"objective": "rm"}, {"user_model": "cl
 VANILLA = {"user_model": "uniform", "user_tokens": 0}
 CHOSEN = {"baseline": "chosen"}
 
-# key -> (a value that is not the default, settings under which it is not used, settings under which it is)
+# key -> (a value that is not the default, settings where it does not apply, settings where it does)
 CASES: dict[str, dict[str, tuple[Any, dict[str, Any], dict[str, Any]]]] = {
     "train": {
         "user_model": ("cluster", SFT, RM),
@@ -73,13 +73,13 @@ CASES: dict[str, dict[str, tuple[Any, dict[str, Any], dict[str, Any]]]] = {
         "reduction": (2.0, {}, {"asha": True}),
     },
 }  # fmt: skip
-# values that ask for nothing, where their key is not used
+# values without effect, accepted where their key does not apply
 IDLE = [{**SFT, "user_model": "uniform", "user_tokens": 0, "user_text": False}, {**RM, "nll": 0.0}, {**SFT, "nll": 0}]
 
 
 @pytest.mark.parametrize("stage", TABLES)
 def test_every_key_has_been_thought_of(stage: str) -> None:
-    """A new key belongs into the table: as ALWAYS, or with the conditions under which it is used."""
+    """A new key belongs in the table: in ALWAYS, or with the conditions under which it applies."""
     assert TABLES[stage].keys() == STAGES[stage].model_fields.keys()
     conditional = {key for key, rule in TABLES[stage].items() if rule.needs}
     assert stage in ("prep", "cluster") or conditional == CASES[stage].keys()
@@ -107,7 +107,7 @@ def test_what_asks_for_nothing_is_taken(values: dict[str, Any]) -> None:
     assert TrainConfig(**values) == resolve(TrainConfig, {}, values)
 
 
-# ---- layers: a recipe, and what is typed ----
+# ---- layers: a recipe and options ----
 
 
 def test_a_typed_default_is_given() -> None:
@@ -131,11 +131,11 @@ def test_a_recipe_or_line_that_contradicts_itself(layers: tuple[Mapping[str, Any
         resolve(TrainConfig, *layers)
 
 
-# ---- what was saved ----
+# ---- saved configs ----
 
 
 def test_what_earlier_versions_saved_is_read() -> None:
-    """They kept every key, also those that were not used."""
+    """They saved every key, including those that do not apply."""
     saved = TrainConfig().model_dump(mode="json") | {"k": 5, "cluster_lr": 0.3}
     assert TrainConfig.saved(saved) == TrainConfig()
     assert TrainConfig.saved(saved | {"user_model": "cluster"}).k == 5

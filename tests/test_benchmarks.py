@@ -1,4 +1,4 @@
-"""The benchmarks behind docs/PERFORMANCE.md still fit the library: each makes a step, small."""
+"""The benchmarks of docs/PERFORMANCE.md run with the library: each makes one small step."""
 
 from __future__ import annotations
 

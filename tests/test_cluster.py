@@ -1,4 +1,4 @@
-"""Ray started or joined, what fits, and workers' progress as it is shown; real Rays in a process of their own."""
+"""Starting or joining Ray, resources that fit, and the progress of workers; real clusters run in separate processes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BOX = {"CPU": 8.0, "GPU": 2.0, "memory": 1e9}
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """cluster(nodes, kinds): what Ray is made to say of its machines, and of those an autoscaler may add."""
+    """cluster(nodes, kinds): sets the machines that Ray reports, and those that an autoscaler may add."""
 
     def make(nodes: list[dict[str, float]], kinds: list[tuple[dict[str, float], int]] = ()) -> None:
         total = {name: sum(node.get(name, 0) for node in nodes) for name in ("CPU", "GPU")}
@@ -39,7 +39,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Any:
     return make
 
 
-# ---- what fits ----
+# ---- resources that fit ----
 
 
 @given(
@@ -47,20 +47,20 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Any:
     each=st.dictionaries(st.sampled_from(["CPU", "GPU"]), st.integers(1, 200), min_size=1),
 )
 def test_as_many_find_room_as_fit(has: dict[str, int], each: dict[str, int]) -> None:
-    """In hundredths, so that the check is exact: n find room, n + 1 do not."""
+    """In hundredths, so that the check is exact: n workers fit, and n + 1 do not."""
     room = _room({name: float(n) for name, n in has.items()}, {name: n / 100 for name, n in each.items()})
     assert all(room * n <= 100 * has.get(name, 0) for name, n in each.items())
     assert any((room + 1) * n > 100 * has.get(name, 0) for name, n in each.items())
 
 
 def test_fractions_add_up() -> None:
-    """0.1 is no binary fraction: ten of them are one GPU all the same."""
+    """0.1 is not a binary fraction, but ten of them must be one GPU."""
     assert _room({"CPU": 10, "GPU": 1}, {"CPU": 1, "GPU": 0.1}) == 10
     assert _room({"CPU": 3}, {"CPU": 0.3}) == 10
 
 
 def test_workers_fit_machine_by_machine(cluster: Any) -> None:
-    """Two machines of 3 CPUs hold two workers of 2, not three; dead ones hold none."""
+    """Two machines of 3 CPUs have room for two workers of 2 CPUs, not three; dead machines have none."""
     cluster([{"CPU": 3.0}, {"CPU": 3.0}])
     check_fits(2, {"CPU": 2})
     with pytest.raises(PrlhfError) as error:
@@ -108,7 +108,7 @@ def free_port() -> int:
 
 @pytest.mark.parametrize("prefix", ["", "ray://"])
 def test_nothing_listens(prefix: str) -> None:
-    """Ray itself tries for minutes, does not mind Ctrl-C meanwhile and warns on the way."""
+    """Ray itself would try for minutes, ignore Ctrl-C meanwhile, and print warnings."""
     address = f"{prefix}127.0.0.1:{free_port()}"
     began = time.monotonic()
     with (
@@ -186,7 +186,7 @@ json.dump(said, open(sys.argv[1], "w"))
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str]:
-    """What a process with two real clusters, one after the other, found; and all it printed."""
+    """The results of a process with two real clusters, one after the other, and its whole output."""
     path = tmp_path_factory.mktemp("real") / "said.json"
     done = subprocess.run(
         [sys.executable, "-c", REAL, str(path)], capture_output=True, text=True, check=False, timeout=120
@@ -209,7 +209,7 @@ def test_too_many_workers_are_refused(real: tuple[dict[str, Any], str]) -> None:
 
 
 def test_progress_comes_whole_and_in_order(real: tuple[dict[str, Any], str]) -> None:
-    """Two workers' events are mingled; each worker's own are in its order, and none is lost at the end."""
+    """The events of two workers are mixed; those of one worker are in order, and none is lost at the end."""
     events = real[0]["events"]
     for name in ("a", "b"):
         own = [what for who, *what in events if who == name]

@@ -1,4 +1,4 @@
-"""docs/CLUSTER.md and its manifests: by schema, with commands that exist and figures that the dry run gives."""
+"""docs/CLUSTER.md and its manifests: valid schemas, existing commands, and figures from the dry run."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_schema_refuses(change: str) -> None:
 
 
 def test_the_autoscaler_takes_its_manifest() -> None:
-    """By Ray's own schema and checks; both ask no cloud."""
+    """Ray's own schema and checks accept it; they contact no cloud."""
     config = manifest("autoscaler.yaml")
     validate_config(prepare_config(config))
     with pytest.raises(jsonschema.ValidationError):
@@ -85,7 +85,7 @@ def test_both_clusters_grow_from_none_to_eight_and_spare_the_head() -> None:
 
 
 def test_one_version_of_ray() -> None:
-    """All machines need the same; the pages name the one that is pinned."""
+    """All machines need the same version, and the pages name the pinned one."""
     pinned = re.search(r"^ray==(.*)$", (ROOT / "constraints.txt").read_text(), re.M)
     assert pinned
     assert pinned[1] == ray.__version__
@@ -95,7 +95,7 @@ def test_one_version_of_ray() -> None:
 
 
 def test_no_manifest_holds_a_secret() -> None:
-    """What is called a token, a key or a password is a reference, a path or a switch."""
+    """The value of a token, key or password is a reference, a path or a switch."""
     for name in ("raycluster.yaml", "autoscaler.yaml"):
         for key, value in leaves(manifest(name)):
             if re.search(r"token|key|secret|password", key, re.I):
@@ -123,7 +123,7 @@ def variables(tree: Any) -> Iterator[dict[str, Any]]:
 
 
 def lines(path: Path) -> list[str]:
-    """Of a page its indented lines and what stands in backticks; of a manifest all; continued ones in one piece."""
+    """The indented lines and code spans of a page, or all lines of a manifest; continued lines are joined."""
     text = path.read_text(encoding="utf-8")
     text = re.sub(r"\\\n#? *", "", text)
     if path.suffix == ".md":
@@ -135,7 +135,7 @@ def lines(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_commands_exist(path: Path) -> None:
-    """prlhf's as its command line parses them, wherever on a line they stand; Ray's by their names and flags."""
+    """Commands of prlhf are parsed by its command line, wherever they occur; those of Ray by name and flags."""
     ours = [
         found for line in lines(path) for found in re.findall(r"(prlhf (?:train|generate|sweep) [^']*-[^']*)", line)
     ]
@@ -175,7 +175,7 @@ def test_a_row_of_the_table(
 
 
 def test_the_terms_of_the_formula(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By the commands themselves, as the page has them."""
+    """Computed with the commands on the page."""
     monkeypatch.chdir(inputs)
     commands = re.findall(r"^    (prlhf train --dry-run .*)$", PAGE, re.M)
     said = []

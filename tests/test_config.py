@@ -1,4 +1,4 @@
-"""Where a setting's value comes from, what is refused, and that a saved config is the config."""
+"""The source of each setting's value, refused values, and saved configs, which are read back unchanged."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_zero_and_false_are_given() -> None:
         ("model=a=b", "model", "a=b"),
         ("lora_targets='q,v'", "lora_targets", "q,v"),
         ("user_text=false", "user_text", False),
-        ("lr=1e-4", "lr", "1e-4"),  # text to YAML; resolved to a number
+        ("lr=1e-4", "lr", "1e-4"),  # text in YAML, resolved to a number
         ("out=runs/x: y", "out", {"runs/x": "y"}),  # refused when it is resolved
     ],
 )
@@ -87,7 +87,7 @@ def test_bad_override(text: str, said: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-# ---- what is refused ----
+# ---- refused values ----
 
 RANGE, KIND = "is refused: it is out of range", "is refused: it is of the wrong kind"
 
@@ -166,11 +166,11 @@ def test_no_recipe_and_an_empty_one(tmp_path: Path) -> None:
     assert load_recipe(None) == load_recipe(tmp_path / "r.yaml") == {}
 
 
-# ---- a saved config is the config ----
+# ---- saved configs ----
 
 
 def values_of(stage: type[BaseModel]) -> st.SearchStrategy[dict[str, Any]]:
-    """Any valid values of a stage's keys, some of them left out."""
+    """Any valid values of a stage's keys, some of them missing."""
     required = {k: _values(f.annotation, f.metadata) for k, f in stage.model_fields.items() if f.is_required()}
     optional = {k: _values(f.annotation, f.metadata) for k, f in stage.model_fields.items() if not f.is_required()}
     return st.fixed_dictionaries(required, optional=optional)
@@ -211,7 +211,7 @@ def test_saved_and_read_again(name: str, data: st.DataObject) -> None:
         values = {key: value for key, value in values.items() if key not in ("best_of", "reward")}
     elif values.get("temperature") == 0:
         values["temperature"] = 0.5
-    config = stage.saved(values)  # of what is drawn, what is used
+    config = stage.saved(values)  # the keys that apply
     saved = yaml.safe_dump({name: config.model_dump(mode="json")}, sort_keys=False)
     assert resolve(stage, yaml.safe_load(saved)[name]) == config
 

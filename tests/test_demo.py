@@ -1,4 +1,4 @@
-"""The demo: its measures and expectations by hand, and, slowly, the whole of it."""
+"""The demo: its measures and checks on literal values, and the whole of it in a slow test."""
 
 import json
 import time
@@ -90,7 +90,7 @@ def test_a_foreign_folder_is_left_alone(tmp_path):
 
 
 def test_the_quick_demo_does_all_of_it_and_says_that_it_checks_nothing(tmp_path, monkeypatch):
-    """With still less of each; the time of the real one is measured where the wheel is tried."""
+    """It is even shorter here; the packaging script measures the time of the real one."""
     monkeypatch.chdir(tmp_path)
     whole, little = load_recipe("demo"), load_recipe("demo-quick")
     assert little["train"]["max_steps"] * 10 <= whole["train"]["max_steps"]
@@ -106,7 +106,7 @@ def test_the_quick_demo_does_all_of_it_and_says_that_it_checks_nothing(tmp_path,
     assert (result["quick"], result["checks"]) == (True, [])
     assert [row["label"] for row in result["rows"]] == ["1", "2", "3", "4", "generic", "vanilla", "base"]
     assert (tmp_path / "runs/demo-quick/figure3.png").stat().st_size > 10_000
-    shown = CliRunner().invoke(app, ["demo", "--quick"])  # goes on from what is there
+    shown = CliRunner().invoke(app, ["demo", "--quick"])  # continues
     assert "too little training for the paper's figures" in shown.stdout
     assert "expected" not in shown.stdout
 

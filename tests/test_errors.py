@@ -1,4 +1,4 @@
-"""Errors a user can mend, and the nearest known names."""
+"""Errors that the user can fix, and the nearest known names."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def test_nobody_takes_a_name_of_ours(registry: Registry[Any]) -> None:
 
 
 def test_every_name_of_ours_is_registered_by_its_module() -> None:
-    """The names in extensions.py and the decorators say the same, in both directions."""
+    """The names in extensions.py are those of the decorators, in both directions."""
     for kind in (extensions.DATA_SETS,):
         for name, module in kind.ours.items():
             assert kind[name], name

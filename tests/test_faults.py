@@ -1,4 +1,4 @@
-"""The driver of `make faults`: what it calls equal, and that it sees what is not."""
+"""The driver of `make faults`: it finds equal folders equal, and detects differences."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_process_that_a_command_left_is_found(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_kill_gone_on_with_is_equal_and_damage_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On the cheapest command, with a real kill; then with what was left undisturbed changed."""
+    """A real kill of the cheapest command; then the undisturbed result is changed."""
     from benchmarks.faults.kills import Whole, kill, undisturbed
     from benchmarks.faults.stages import Stage
 

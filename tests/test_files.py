@@ -1,4 +1,4 @@
-"""The old file or the new one, never half of either."""
+"""Atomic writes: readers see the old file or the new one, never a part."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_a_folder_without_permission(tmp_path: Path) -> None:
 
 
 def test_nested(tmp_path: Path) -> None:
-    """A folder whose files are written one by one: the inner error is told once, with the inner path."""
+    """In a folder whose files are written one by one, an inner error is reported once, with the inner path."""
     with (  # noqa: PT012
         pytest.raises(PrlhfError, match=r"cannot write .*/inner: Is a directory"),
         atomic_dir(tmp_path / "outer") as outer,
@@ -129,7 +129,7 @@ def test_killed_before_the_rename(kind: str, tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED, kind, str(path)], check=False)
     assert done.returncode == -signal.SIGKILL
     assert read(kind, path) == "old"
-    write(kind, path, "new")  # what the killed one left is not in the way
+    write(kind, path, "new")  # the leftover of the killed process does not matter
     assert read(kind, path) == "new"
 
 

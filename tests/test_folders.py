@@ -1,4 +1,4 @@
-"""Every command asks one rule before it writes: whatever was there is there afterwards, byte for byte."""
+"""Every command follows one rule before it writes: existing files are unchanged afterwards, byte for byte."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from prlhf.errors import PrlhfError
 from prlhf.files import atomic_dir, atomic_file
 from prlhf.folders import KINDS, claim, mark, replacing, unmark, what_is
 
-OF_01: dict[str, dict[str, str]] = {  # what version 0.1 wrote, as far as it tells the kind
+OF_01: dict[str, dict[str, str]] = {  # the files of version 0.1 that show the kind
     "dataset": {
         "manifest.json": json.dumps({"dataset": "demo", "format": "plain", "content_hash": "0" * 64}),
         **dict.fromkeys(("train.parquet", "eval.parquet", "users.parquet"), ""),
@@ -131,7 +131,7 @@ def test_one_of_the_same_kind_is_replaced_with_what_is_ours(tmp_path: Path) -> N
         with replacing(tmp_path / "j", "judgement") as folder:
             (folder / name).write_text("{}")
     assert sorted(contents(tmp_path / "j")) == ["prlhf.json", "report.html"]
-    (tmp_path / "j/verdicts.jsonl").write_text("mine")  # a name of ours, and yet not written by us
+    (tmp_path / "j/verdicts.jsonl").write_text("mine")  # a file with one of our names that we did not write
     with pytest.raises(PrlhfError, match=r"with verdicts\.jsonl in it, which prlhf did not write"):
         claim(tmp_path / "j", "judgement")
 
@@ -175,7 +175,7 @@ def test_leftovers_of_the_dead_are_swept_and_those_of_the_living_are_not(tmp_pat
 
 
 def test_what_is_being_written_is_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_alive", lambda pid: False)  # as of a process on another machine
+    monkeypatch.setattr(files, "_alive", lambda pid: False)  # as if of a process on another machine
     with atomic_dir(tmp_path / "x") as beside:
         monkeypatch.setattr(files.os, "getpid", lambda: 1)
         assert files.leftovers(tmp_path / "x") == []
@@ -189,7 +189,7 @@ def test_an_old_folder_that_stepped_aside_comes_back(tmp_path: Path) -> None:
     assert not old.exists()
 
 
-# ---- whose error it is ----
+# ---- errors of other files ----
 
 
 def read_elsewhere(beside: Path) -> None:
@@ -216,11 +216,11 @@ def test_a_full_disk_is_told_apart(body: Callable[[Path], None], expected: objec
     shutil.rmtree(tmp_path / "a", ignore_errors=True)
 
 
-# ---- data made with other options, default places ----
+# ---- data prepared with other options, and default folders ----
 
 
 def typed(line: str) -> tuple[int, str]:
-    """The exit code and the errors of a command line of ours."""
+    """Run a command line; returns its exit code and errors."""
     from typer.testing import CliRunner
 
     from prlhf_cli.main import app
@@ -260,7 +260,7 @@ def test_every_setting_of_prep_can_be_typed() -> None:
 
     group: Any = get_command(app)
     has = {option for param in group.commands["prep"].params for option in param.opts + param.secondary_opts}
-    keys = PrepConfig.model_fields.keys() - {"dataset", "columns"}  # of custom data, for which no name stands
+    keys = PrepConfig.model_fields.keys() - {"dataset", "columns"}  # custom data, which have no known name
     assert {FLAGS.get(key, "--" + key.replace("_", "-")) for key in keys} <= has
 
 
@@ -287,9 +287,9 @@ def test_a_default_folder_keeps_the_data_of_another_source(tmp_path: Path, monke
         assert (code, said.count("\n")) == (2, 1), words
         assert "was prepared with " in said
     assert typed("prlhf prep y/prefs.jsonl --out data/prefs-jsonl-2")[0] == 0
-    assert typed("prlhf prep y/prefs.jsonl --out data/prefs-jsonl")[0] == 0  # said so
+    assert typed("prlhf prep y/prefs.jsonl --out data/prefs-jsonl")[0] == 0  # given explicitly
     (tmp_path / "data/prefs-jsonl/manifest.json").write_text("{")
-    assert typed("prlhf prep x/prefs.jsonl")[0] == 0  # nothing is left to keep
+    assert typed("prlhf prep x/prefs.jsonl")[0] == 0  # damaged data may be replaced
 
 
 def test_default_places_of_two_sources_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -384,7 +384,7 @@ def test_an_empty_cell_is_one_line(
 
 
 def spoil(path: Path, column: str, value: object) -> None:
-    """Put `value` into the first row's `column`."""
+    """Put `value` into the column `column` of the first row."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -404,5 +404,5 @@ def test_a_card_names_no_place_on_this_machine(trained: Path, tiny_base: Path, p
     card = (trained / "model/README.md").read_text()
     assert not [place for place in (tiny_base, prepared, trained) if str(place.parent) in card]
     assert f"- Base: `{tiny_base.name}` (" in card
-    assert "base_model" not in card  # the hub would look for one of that name
+    assert "base_model" not in card  # otherwise a name on the hub
     assert f"- Data: `{prepared.name}`" in card

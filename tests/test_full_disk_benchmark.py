@@ -1,4 +1,4 @@
-"""benchmarks/full_disk.py on its cheapest stages: right where nothing is lost, and it sees what is."""
+"""benchmarks/full_disk.py on its cheapest stages: it passes if nothing is lost, and detects a loss."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_a_slice(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def said(code: int, text: str, write: dict[str, str]) -> Any:
-    """A command that writes, says and ends so where the disk is full, and succeeds elsewhere."""
+    """A command that writes, prints and ends as given if the disk is full, and otherwise succeeds."""
 
     def command(line: list[str], work: Path, limit: int | None = None) -> tuple[int, str]:
         for name, content in (write if limit else {"out.jsonl": "1\n"}).items():

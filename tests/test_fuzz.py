@@ -1,4 +1,4 @@
-"""A small slice of `make fuzz`, the same every time: what is damaged is accepted whole, or refused in one line."""
+"""A small, fixed part of `make fuzz`: damaged input is accepted as a whole, or refused with one line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "data")]
 
-# kind -> cases. "model", "run", "command line" and "sweep folder" take longer, and are for `make fuzz`
+# kind -> cases; "model", "run", "command line" and "sweep folder" take longer, and run only in `make fuzz`
 SLICE = {
     "rows: custom": 40, "rows: tldr": 20, "rows: psoups": 20, "rows: prism": 20, "recipe": 20, "set": 20, "space": 20,
     "sweep's recipe": 10, "prepared data": 10, "base": 5, "reference cache": 10, "output": 5, "responses": 20,
@@ -40,7 +40,7 @@ def test_damaged_input(kind: str, material: Any, tmp_path: Path) -> None:
     assert [fault for outcome, fault in zip(outcomes, faults, strict=True) if outcome.verdict == "fault"] == []
 
 
-# ---- that faults are seen ----
+# ---- faults are detected ----
 
 
 def outcome(tmp_path: Path, call: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The architecture, as its imports have it: one way, siblings apart, and no terminal in the library."""
+"""The architecture by its imports: one direction, no imports between siblings, and no terminal in the library."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# A part may import parts that stand above it, none that stands beside or below.
+# A part may import parts of the lines above it, but none of its own line or below.
 LAYERS = [
     ["errors"],
     ["parse", "extensions", "files"],
@@ -33,7 +33,7 @@ COMMANDS = sorted(ROOT.glob("prlhf_cli/*.py"))
 
 
 def imported(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """(line, dotted name) of every import, also of those inside functions; `from a import b` is `a.b`."""
+    """Yield (line, dotted name) of every import, also inside functions; `from a import b` is `a.b`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, name.name) for name in node.names)
@@ -63,7 +63,7 @@ def test_imports_run_one_way(path: Path) -> None:
         assert package not in ("typer", "rich", "prlhf_cli"), f"{path}:{line}: the library knows no terminal"
         other = rest.partition(".")[0]
         if package == "prlhf" and other != part and other in LEVEL:
-            if part == "__init__":  # for type checkers alone: test_api.py sees that nothing is imported
+            if part == "__init__":  # for type checkers only; test_api.py checks that nothing is imported
                 continue
             assert LEVEL[other] < LEVEL[part], f"{path}:{line}: {part} imports {other}"
 
@@ -79,6 +79,6 @@ def test_commands_import_nothing_heavy_before_they_run(path: Path) -> None:
 
 
 def test_one_module_shows() -> None:
-    """rich is behind prlhf_cli.show and its bars, so that all commands look alike."""
+    """Only prlhf_cli.show and its bars use rich, so that all commands look alike."""
     users = [path.name for path in COMMANDS for _, name in imported(tree_of(path)) if name.partition(".")[0] == "rich"]
     assert set(users) == {"show.py", "bars.py"}

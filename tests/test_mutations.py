@@ -1,4 +1,4 @@
-"""The table of faults that `make mutants` puts in: each has its place in today's code, and tests that exist."""
+"""The table of faults for `make mutants`: each one applies to the code, and its tests exist."""
 
 from __future__ import annotations
 

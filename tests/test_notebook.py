@@ -27,7 +27,7 @@ def code_of(book: Any) -> list[Any]:
 
 
 def text_of(book: Any) -> str:
-    """What the cells printed and returned."""
+    """The printed and returned outputs of the cells."""
     outputs = [output for cell in code_of(book) for output in cell.outputs]
     return "\n".join(output.get("text") or output["data"]["text/plain"] for output in outputs)
 

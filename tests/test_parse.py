@@ -1,4 +1,4 @@
-"""What is wrong with somebody's JSON or YAML is one kind of error, and nothing in it can take for ever."""
+"""Any fault of a JSON or YAML text is one type of error, and no text takes unlimited time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_values(read: Callable[[str], Any]) -> None:
         ("{", "Expecting property name"),
         (b"\xff", "utf-8"),
         ("[" * 5000 + "]" * 5000, "nested too deeply"),
-        ("[" * 900 + "]" * 900, "nested too deeply"),  # Python reads it, and stumbles over it later
+        ("[" * 900 + "]" * 900, "nested too deeply"),  # Python reads it, and fails later
         ('{"a":' * 600 + "1" + "}" * 600, "nested too deeply"),
         ("9" * 5000, "4300 digits"),
     ],

@@ -54,12 +54,12 @@ def test_posts_state_four_to_six_facts_in_the_order_of_the_week(seed):
     [
         "",
         "on monday",
-        " on monday my boss sold boats",  # no full stop
+        " on monday my boss sold boats",  # no period
         " on monday my boss sold boats. ",
         " on monday my boss sold boats. nobody warned me.",
         " on monday my boss sold boats twice.",
-        " on monday my boss sold boats. on monday my boss sold boats.",  # says it twice
-        " on monday my boss sold boats. on sunday my uncle fixed lamps. on tuesday my aunt lost hats.",  # in no order
+        " on monday my boss sold boats. on monday my boss sold boats.",  # states a fact twice
+        " on monday my boss sold boats. on sunday my uncle fixed lamps. on tuesday my aunt lost hats.",  # not ordered
         " on monday my dear boss sold boats. on tuesday my aunt lost hats.",  # in two tones
         " on monday my kind boss sold boats.",
         " on someday my boss sold boats.",

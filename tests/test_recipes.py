@@ -1,4 +1,4 @@
-"""Every recipe in the repository says how it is run, and what it says is true."""
+"""Every recipe in the repository says how it is run, and its description is correct."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def little_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("command", TRAININGS)
 def test_recipe_dry_runs(command: str, little_data: Path, tmp_path: Path) -> None:
-    """With little data and the bundled base in place of the recipe's, which are not on this machine."""
+    """With few rows, and with the bundled base in place of the recipe's, which must not be downloaded."""
     line = shlex.split(command.removeprefix("prlhf ").replace("--per-user ", ""))
     instead = ["--dataset", str(little_data), "--model", "tiny", "--device", "cpu", "--out", str(tmp_path / "run")]
     result = CliRunner().invoke(app, [*line, *instead, "--dry-run", "--json"])

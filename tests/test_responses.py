@@ -184,7 +184,7 @@ def test_bad_tables_are_refused_by_line(content: bytes, message: str, tmp_path: 
         read_responses(tmp_path / "a.csv")
 
 
-# ---- folders of shards that say what cannot be ----
+# ---- folders of shards with an invalid manifest ----
 
 
 @pytest.mark.parametrize(

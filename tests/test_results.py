@@ -1,4 +1,4 @@
-"""The commands behind docs/RESULTS.md parse and need what others make, and the page is what its numbers say."""
+"""The commands of docs/RESULTS.md are valid and in a valid order, and the page matches its numbers."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_what_is_there_is_not_run_again_and_what_fails_stops_its_followers(tmp_p
 
 
 def test_the_page_is_what_its_numbers_say(tmp_path: Path) -> None:
-    """docs/RESULTS.md was rendered from docs/results.json by the template as it stands."""
+    """docs/RESULTS.md is the template filled in with docs/results.json."""
     numbers = json.loads((ROOT / "docs" / "results.json").read_text())
     (tmp_path / "results.json").write_text(json.dumps(numbers))
     report.render(tmp_path / "no-runs", tmp_path)

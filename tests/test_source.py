@@ -1,4 +1,4 @@
-"""The one reader: the same rows out of every format, packing and encoding that people keep them in."""
+"""Reading tables: every format, compression and encoding gives the same rows."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_every_format_has_the_same_rows(name: str, tmp_path: Path) -> None:
 
 
 def damaged_arrow() -> bytes:
-    """An Arrow file whose second text would begin before its first."""
+    """An Arrow file whose second text starts before its first."""
     ends = [0]
     for row in ROWS:
         ends.append(ends[-1] + len(row["prompt"].encode()))
@@ -209,7 +209,7 @@ Files = Callable[..., Path]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Files:
-    """folder("train/0000.jsonl", ...): files of one row that says their name."""
+    """folder("train/0000.jsonl", ...): files of one row that contains the file's name."""
 
     def make(*names: str) -> Path:
         for name in names:
@@ -291,7 +291,7 @@ def test_folders_of_save_to_disk(tmp_path: Path) -> None:
     data = datasets.Dataset.from_list(ROWS)
     data.save_to_disk(str(tmp_path / "one"), num_shards=2)
     assert [raw.value for raw in open_folder(tmp_path / "one", None)[""].rows] == ROWS
-    (tmp_path / "one" / "cache-0123.arrow").write_bytes(arrow(stream=True))  # what `map` leaves there is not the data
+    (tmp_path / "one" / "cache-0123.arrow").write_bytes(arrow(stream=True))  # files that `map` writes are not the data
     assert len(data_files(tmp_path / "one")) == 2
     datasets.DatasetDict({"train_prefs": data, "test_prefs": data.select([0])}).save_to_disk(str(tmp_path / "two"))
     found = {name: len(list(rows.rows)) for name, rows in open_folder(tmp_path / "two", None).items()}

@@ -1,4 +1,4 @@
-"""What a command imports on its way to the first step or token, and the clock of benchmarks/startup.py."""
+"""The modules that a command imports before the first step or token, and the clock of benchmarks/startup.py."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OF_MODELS = ("torch", "transformers", "safetensors", "tokenizers")
 
 
 def imported(code: str) -> set[str]:
-    """The modules in a new process after `code`."""
+    """Return the modules of a new process after it ran `code`."""
     show = "import sys; print(*sys.modules, sep='\\n')"
     done = subprocess.run([sys.executable, "-c", f"{code}\n{show}"], capture_output=True, text=True, check=True)
     return set(done.stdout.split())
@@ -39,7 +39,7 @@ def test_nothing_unused_is_imported(code: str, unused: tuple[str, ...]) -> None:
 
 
 def test_reading_prepared_data_imports_neither_pandas_nor_the_reader_of_many_files(prepared: Path) -> None:
-    """As pyarrow.parquet.read_table does at its first call: a quarter of a second."""
+    """The first call of pyarrow.parquet.read_table would import both: a quarter of a second."""
     there = imported(f"from pathlib import Path; from prlhf.dataset import *; read_prepared(Path({str(prepared)!r}))")
     assert "pyarrow.parquet" in there
     assert there.isdisjoint(("pandas", "pyarrow.dataset"))

@@ -1,4 +1,4 @@
-"""Tastes: said and understood, and how they decide."""
+"""Tastes: putting them into words and back, and how they compare summaries."""
 
 import itertools
 import random
@@ -35,8 +35,8 @@ def test_a_taste_in_words():
         (Taste(), SHORT, LONG, 0),
         (Taste(order=1), LONG, SHORT, 1),
         (Taste(order=-1), LONG, SHORT, -1),
-        (Taste(length=-1, order=1), SHORT, LONG, 0),  # a vote each
-        (Taste(length=-1), FALSE, LONG, -1),  # truth comes before taste
+        (Taste(length=-1, order=1), SHORT, LONG, 0),  # one vote each
+        (Taste(length=-1), FALSE, LONG, -1),  # faithfulness comes before taste
         (Taste(length=-1), BROKEN, FALSE, -1),
         (Taste(length=-1), BROKEN, BROKEN, 0),
         (Taste(tone=-1), posts.Verdict(True, True, 2, 1, -1), posts.Verdict(True, True, 2, 1, 1), 1),
@@ -51,6 +51,6 @@ def test_a_wish_names_what_it_is_asked_to():
     rng = random.Random(0)
     style = posts.Style(1, -1, 1)
     lines = {write_wish(style, {"facts", "tone"}, rng) for _ in range(300)}
-    assert len(lines) == 3 * 3 * 2  # three ways each, in either order
+    assert len(lines) == 3 * 3 * 2  # three phrases each, in either order
     assert "keep it very short. be kind to people.\n" in lines
     assert not any("last" in line or "end" in line for line in lines)

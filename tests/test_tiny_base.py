@@ -1,4 +1,4 @@
-"""The bundled tiny base: its size, its card, and what it writes."""
+"""The bundled tiny base: its size, its card, and its responses."""
 
 import json
 import random
@@ -36,14 +36,14 @@ def test_any_text_survives_its_tokenizer(base):
 
 
 def test_samples_follow_the_grammar_and_the_post(base):
-    """200 cases of the 1,000 behind the documented figures; bounds leave room for sampling error."""
+    """200 cases of the 1,000 behind the documented figures; the bounds allow for sampling error."""
     shares = sample_check(base.lm, base.tokenizer, cases=200, seed=11)
     assert shares["well_formed"] >= 0.95
     assert shares["faithful"] >= 0.87
 
 
 def written_on_wish(base, side, pole):
-    """Verdicts on 30 greedy responses to posts that open with a wish for one side of the style."""
+    """The checker's results for 30 greedy responses to posts with a wish for one side of the style."""
     rng = random.Random(5)
     style = replace(posts.Style(2), **{side: pole})
     prompts = [write_wish(style, {side}, rng) + posts.write_post(rng).prompt for _ in range(30)]
@@ -56,8 +56,8 @@ def written_on_wish(base, side, pole):
 @pytest.mark.parametrize(
     ("side", "pole"), [("facts", 1), ("facts", 4), ("order", 1), ("order", -1), ("tone", 1), ("tone", -1)]
 )
-def test_it_heeds_a_wish(base, side, pole):
-    """What soft prompts and the oracle baseline can build on."""
+def test_it_follows_a_wish(base, side, pole):
+    """Soft prompts and the oracle baseline depend on this."""
     verdicts = written_on_wish(base, side, pole)
     several = [v for v in verdicts if side != "order" or v.facts != 1]  # one fact has no order
     assert len(several) >= 10

@@ -1,5 +1,5 @@
-"""Command lines that are refused for what is in a file, or for a value that is odd: a second part of the table of
-test_cli_errors.py, with the files that they name."""
+"""Command lines that are refused because of the content of a file or an unusual value: the second part of the table
+of test_cli_errors.py, and the files that they name."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ REFUSED: list[tuple[str, list[str]]] = [
     (TRAIN + "--out {prepared}", ["is a prepared data set, not a training run", "--out"]),
     (TRAIN + "--out {base}", ["is a model, not a training run", "--out"]),
     (TRAIN + "--out a-link", ["a-link is a symbolic link to nowhere"]),
-    # what train reads
+    # inputs of train
     ("train --dataset {prepared} --model page.gguf", ["page.gguf as GGUF", "download it again"]),
     ("train --dataset {prepared} --model {prepared}", ["is not a model: it has no config.json"]),
     ("train --dataset {run}", ["is not a prepared data set", "a folder of `prlhf prep`"]),

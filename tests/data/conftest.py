@@ -1,4 +1,4 @@
-"""Small raw data sets, written out in full where a test reads them."""
+"""Small raw data sets, written out in full where a test depends on their content."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WriteLines = Callable[..., Path]
 
 @pytest.fixture
 def write_lines(tmp_path: Path) -> WriteLines:
-    """write_lines("a/b.jsonl", row, row, ...): rows as JSON, strings and bytes as they are."""
+    """write_lines("a/b.jsonl", row, row, ...): writes rows as JSON, strings and bytes unchanged."""
 
     def write(name: str, *lines: Any) -> Path:
         path = tmp_path / name
@@ -32,7 +32,7 @@ def write_lines(tmp_path: Path) -> WriteLines:
 
 @pytest.fixture
 def row() -> Callable[..., dict[str, Any]]:
-    """A custom row, changed by keyword; a value of `...` removes the column."""
+    """A custom row, changed by keywords; the value `...` removes a column."""
 
     def make(**changes: Any) -> dict[str, Any]:
         base = {"prompt": "Why?", "chosen": "Because.", "rejected": "No idea.", "user_id": "ann"}
@@ -43,7 +43,7 @@ def row() -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def tldr_row() -> Callable[..., dict[str, Any]]:
-    """A raw TL;DR row; `texts` and `policies` are pairs, `info` is merged in, other keywords replace columns."""
+    """A raw TL;DR row; `texts` and `policies` are pairs, `info` is merged, other keywords replace columns."""
 
     def make(
         texts: tuple[Any, Any] = (" the long one", " short"),
@@ -84,7 +84,7 @@ def prism_prep(tmp_path: Path) -> Callable[..., Any]:
 
 @pytest.fixture
 def prism_folder(write_lines: Any) -> Callable[..., Any]:
-    """prism_folder([survey rows], [conversations]); a survey row may be an id alone."""
+    """prism_folder([survey rows], [conversations]); a survey row may be only an id."""
 
     def make(survey: list[Any], talks: list[Any]) -> Path:
         write_lines("raw/survey.jsonl", *({"user_id": row} if isinstance(row, str) else row for row in survey))

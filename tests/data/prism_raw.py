@@ -1,4 +1,4 @@
-"""Raw PRISM rows, for tests to change, and any JSON at all."""
+"""Raw PRISM rows, for tests to change, and arbitrary JSON values."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SURVEY = {
     "order_stated_prefs": {"values": 3, "creativity": 4, "fluency": 1, "factuality": 2, "safety": 5, "other": 6},
 }
 
-TEXTS = st.text(max_size=3) | st.just("\ud800")  # half a surrogate pair: JSON can say it, no file can hold it
+TEXTS = st.text(max_size=3) | st.just("\ud800")  # half a surrogate pair, which JSON can write and no file can store
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXTS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),

@@ -1,4 +1,4 @@
-"""Custom data: every way a row can be bad, formats, files, splits and column names."""
+"""Custom data: all faults of rows, formats, files, splits and names of columns."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MESSAGES = {"prompt": [USER], "chosen": [ASSISTANT], "rejected": [{"role": "assi
 
 @pytest.fixture
 def prep(tmp_path: Path) -> Any:
-    """prep(path, **options): the prepared data set read back, its manifest included."""
+    """prep(path, **options): prepares and reads back the data set with its manifest."""
 
     def run(dataset: Path, **options: Any) -> Prepared:
         prepare(PrepConfig(dataset=str(dataset), out=tmp_path / "out", **options))
@@ -71,7 +71,7 @@ def test_a_bad_row_is_named_or_dropped(
     source = write_lines("raw.jsonl", row(), "", bad, row(prompt="And?", user_id="bo"))
     with pytest.raises(PrlhfError) as error:
         prep(source)
-    assert error.value.message.startswith(f"{source}:3: ")  # the blank line counts, and is no row
+    assert error.value.message.startswith(f"{source}:3: ")  # the blank line counts as a line, but not as a row
     assert message in error.value.message
     assert error.value.hint.endswith("drop such rows with --skip-bad")
     assert not (tmp_path / "out").exists()
@@ -129,7 +129,7 @@ def test_implicit_prompts_are_refused(change: Any, write_lines: Any, row: Any, p
 
 
 def test_conversations(write_lines: Any, row: Any, prep: Any) -> None:
-    named = MESSAGES | {"prompt": [USER | {"name": "x"}]}  # keys besides role and content have no place
+    named = MESSAGES | {"prompt": [USER | {"name": "x"}]}  # other keys than role and content are dropped
     data = prep(write_lines("raw.jsonl", row(**named), row(**MESSAGES)), bad_rows="strict")
     assert [r.prompt for r in data.train] == [[USER], [USER]]
     assert data.train[0].chosen == [ASSISTANT]

@@ -1,4 +1,4 @@
-"""Whatever the rows are, prep ends in a prepared data set that can be read, or in one line and nothing written."""
+"""For any rows, prep writes a data set that can be read, or prints one line and writes nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Custom data as converters leave them: ids, columns, messages, repeated prompts, splits."""
+"""Custom data as other programs write them: ids, columns, messages, repeated prompts, splits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TALK: dict[str, Any] = {"prompt": [ASKED], "chosen": [YES], "rejected": [NO]}
 
 @pytest.fixture
 def prep(tmp_path: Path) -> Any:
-    """prep(path, **options): the prepared data set read back, its manifest included."""
+    """prep(path, **options): prepares and reads back the data set with its manifest."""
 
     def run(dataset: Path, **options: Any) -> Prepared:
         given = {"eval_fraction": 0.0} | options  # None: not given
@@ -47,7 +47,7 @@ def test_whole_numbers_are_ids(given: Any, user: str, write_lines: Any, row: Any
 
 
 def test_numbers_beside_a_missing_one_are_the_same_users(write_lines: Any, row: Any, prep: Any, tmp_path: Path) -> None:
-    """As pandas leaves them: integers become floats, in parquet and in CSV."""
+    """pandas turns integers into floats then, in parquet and in CSV."""
     ids = pa.array([12.0, 13.0, None, 12.0])
     texts = pa.table({"prompt": list("abcd"), "chosen": ["x"] * 4, "rejected": ["y"] * 4})
     pq.write_table(texts.append_column("user_id", ids), tmp_path / "raw.parquet")

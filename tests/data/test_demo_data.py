@@ -1,4 +1,4 @@
-"""The demo data set: who prefers what, held-out posts, and the seed."""
+"""The demo data set: preferences, held-out posts, and the seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""demo-profiles and demo-crowd: who prefers what, what is hidden, and the options."""
+"""demo-profiles and demo-crowd: preferences, hidden parts, and the options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sets of the hub: what it refuses, and the choices that a data set leaves open."""
+"""Data sets of the hub: errors, and choices between configurations and splits."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ for name in sys.argv[2:]:
 """
 
 
-def test_what_the_hub_refuses_is_told_apart(tmp_path: Path) -> None:
-    """In a process of its own: the hub's client reads its address when it is first imported."""
+def test_refusals_of_the_hub_have_different_messages(tmp_path: Path) -> None:
+    """In a separate process, because the hub's client reads its address when it is first imported."""
     environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     with fake_hub({}) as address:
         environment |= {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}

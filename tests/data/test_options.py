@@ -1,4 +1,4 @@
-"""Every key of prep for every data set: those it does not use are refused, never ignored."""
+"""Every key of prep with every data set: keys that do not apply are refused, not ignored."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GIVEN: dict[str, Any] = {
     "text": True, "columns": {"id": "none"}, "split": "train", "config": "default", "revision": "main",
 }  # fmt: skip
 EVERYWHERE = {"dataset", "out", "seed", "source"}
-# Written out: data set -> what it uses.
+# Data set -> keys that apply, written out.
 USED = {
     "demo": {"users", "comparisons", "minority"},
     "demo-profiles": {"comparisons"},
@@ -74,7 +74,7 @@ def test_a_minority_takes_simulated_users() -> None:
 
 
 def test_a_recipe_can_be_undone() -> None:
-    """Both ways of every yes or no: `--strict` after `bad_rows: skip`, `--no-preference-text` after `text: true`."""
+    """Both values of every switch: `--strict` after `bad_rows: skip`, `--no-preference-text` after `text: true`."""
     recipe = {"bad_rows": "skip", "text": True}
     config = resolve(PrepConfig, recipe, {"dataset": "psoups", "bad_rows": "strict", "text": False})
     assert (config.bad_rows, config.text) == ("strict", False)

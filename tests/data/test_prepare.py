@@ -1,4 +1,4 @@
-"""`prepare`: names, what the manifest says, and that nothing is written unless all is well."""
+"""`prepare`: names, the manifest, and that nothing is written after an error."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_the_seed_alone_decides(write_lines: Any, row: Any, tmp_path: Path) -> N
     assert fingerprint(tmp_path / "out0") == fingerprint(tmp_path / "out1")
 
 
-# ---- what prepared data may not be ----
+# ---- damaged prepared data ----
 
 
 def change(path: Path, name: str, values: Any) -> None:
@@ -282,7 +282,7 @@ def test_a_name_that_is_too_long_is_not_a_data_set() -> None:
 
 
 def test_rows_with_half_characters_are_dropped_and_the_data_reads_back(tmp_path: Path) -> None:
-    """The manifest quotes what was wrong with a row."""
+    """The manifest quotes the fault of a row."""
     row = {"user_id": "ann", "prompt": "Why?", "chosen": "Because.", "rejected": "No idea."}
     lines = [json.dumps(one) for one in (row, {"\ud800": 1}, row | {"chosen": "\ud800"})]
     (tmp_path / "mine.jsonl").write_text("\n".join(lines))

@@ -1,4 +1,4 @@
-"""PRISM: its two sources, who is unseen, which dialogues are held out, and what is kept for judging."""
+"""PRISM: its two sources, unseen users, held-out dialogues, and rows for judging."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_how_many_dialogues_are_held_out(dialogues: int, fraction: float, count:
 def test_the_papers_number_of_unseen_users() -> None:
     users = [f"user{i}" for i in range(1396)]
     unseen = prism.draw_unseen(users, 0.1, seed=0)
-    assert len(unseen) == 140  # 162 less those with a single dialogue
+    assert len(unseen) == 140  # 162 minus those with a single dialogue
     assert unseen == prism.draw_unseen(users, 0.1, seed=0) != prism.draw_unseen(users, 0.1, seed=1)
     assert prism.draw_unseen(["ann"], 0.9, seed=0) == prism.draw_unseen([], 0.9, seed=0) == set()
 
@@ -159,7 +159,7 @@ def test_as_many_judged_users_as_asked_for(prism_folder: Make, prism_prep: Make)
     source = prism_folder(users, [talk(f"{user}-{i}", user) for user in users for i in range(2)])
     data = prism_prep(source, unseen_fraction=0.4, judging_users=10)
     assert data.manifest["judging"] == {"seen": 10, "unseen": 8}
-    assert len(data.judging) == 10 + 2 * 8  # every held-out dialogue of theirs has one turn
+    assert len(data.judging) == 10 + 2 * 8  # each of their held-out dialogues has one turn
     assert prism_prep(source, judging_users=0).judging == []
 
 
@@ -174,7 +174,7 @@ def test_prefs_on_the_command_line(prism_folder: Make, tmp_path: Path) -> None:
 
 
 def test_samples(shared_data: Path, prism_prep: Make) -> None:
-    """Counts taken from the files by other means than the adapter's."""
+    """The counts were taken from the files without this package."""
     raw = [json.loads(line) for line in (shared_data / "prism" / "conversations.jsonl").open()]
     pairs: dict[str, int] = defaultdict(int)  # per conversation; all its turns have a chosen response
     for row in raw:

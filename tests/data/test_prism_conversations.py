@@ -1,4 +1,4 @@
-"""PRISM's conversations: turns to comparisons along the chosen path, and what cannot be used."""
+"""PRISM's conversations: comparisons along the chosen path, and turns that cannot be used."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Make = Callable[..., Any]
 
 def test_one_comparison_per_rejected_response_along_the_chosen_path(prism_folder: Make, prism_prep: Make) -> None:
     raw = talk("c0", "ann", turn(0, "no", "yes", "maybe", chosen=1), turn(1, "sure", "never"))
-    raw["conversation_history"].reverse()  # turns are told by their number, not by where they stand
+    raw["conversation_history"].reverse()  # turns are identified by their number, not by their place
     data = prism_prep(prism_folder(["ann"], [raw]), **ALL_SEEN)
     first, second = {"role": "user", "content": "Q0"}, {"role": "user", "content": "Q1"}
     history = [first, {"role": "assistant", "content": "yes"}, second]
@@ -33,7 +33,7 @@ def test_one_comparison_per_rejected_response_along_the_chosen_path(prism_folder
     assert data.manifest["format"] == "conversational"
 
 
-USABLE = {  # name: (turns, comparisons, what the manifest counts)
+USABLE = {  # name: (turns, comparisons, counts in the manifest)
     "no chosen response ends the path": (
         [turn(0, "a", "b"), turn(1, "c", "d", chosen=None), turn(2, "e", "f")],
         1,
@@ -86,7 +86,7 @@ def test_the_same_text_chosen_twice_is_one_choice(prism_folder: Make, prism_prep
     assert len(prism_prep(prism_folder(["ann"], [talk("c0", "ann", twice)]), **ALL_SEEN).train) == 1
 
 
-BAD_TALKS = {  # one row of the conversations' file -> what is said of it
+BAD_TALKS = {  # a row of the file of conversations -> the message
     "no mapping": ([], "the row is a list"),
     "no user": (talk("c1", ..., turn(0, "a", "b")), "column 'user_id' is missing"),
     "no id": (talk(..., "ann"), "column 'conversation_id' is missing"),
@@ -145,7 +145,7 @@ def test_no_conversation_brings_a_traceback(key: str, value: Any) -> None:
 
 
 def test_an_example_never_holds_the_history() -> None:
-    """A later turn's history repeats what was chosen in the turn to be judged."""
+    """The history of a later turn contains the response that was chosen in the turn to judge."""
     prompt = [
         {"role": "user", "content": "Q0"},
         {"role": "assistant", "content": "secret"},

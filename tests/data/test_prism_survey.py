@@ -1,4 +1,4 @@
-"""PRISM's survey: answers to the text about a user, the three highest preferences, and bad rows."""
+"""PRISM's survey: the text about a user, the three highest preferences, and bad rows."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_text_about_a_user() -> None:
 @pytest.mark.parametrize(
     ("prefs", "changes", "top"),
     [
-        ("ratings", {}, ["safety", "creativity", "fluency"]),  # 95 for `other`, but other what?
+        ("ratings", {}, ["safety", "creativity", "fluency"]),  # 95 for `other` without a text
         ("ratings", {"other_text": "humour"}, ["humour", "safety", "creativity"]),
         ("ratings", {"values": 80.5}, ["safety", "values", "creativity"]),  # ties: the codebook's order
         ("order", {}, ["values", "fluency", "factuality"]),

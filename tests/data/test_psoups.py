@@ -1,4 +1,4 @@
-"""P-SOUPS: six profiles, their preference prompts taken off, on literal rows and on the raw samples."""
+"""P-SOUPS: six profiles without their preference prompts, on literal rows and on the raw samples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from prlhf.data.psoups import PROFILES, find_preference, without
 from prlhf.dataset import Prepared, Text, read_prepared
 from prlhf.errors import PrlhfError
 
-# As github.com/joeljang/RLPHF has them, in its own words.
+# As in github.com/joeljang/RLPHF.
 REAL = {
     "P1A": "Generate a response that can be easily understood by an elementary school student.",
     "P1B": "Generate a response that only a PhD Student in that specific field could understand.",
@@ -37,9 +37,9 @@ def raw(instruction: str, profile: str = "P1A", a: Any = "good", b: Any = "bad",
 
 @pytest.fixture
 def folder(tmp_path: Path) -> MakeFolder:
-    """folder(P1A=[row, ...]): the unzipped folder with these rows; other profiles have ten of their own.
+    """folder(P1A=[row, ...]): the unzipped folder with these rows; other profiles have ten other rows.
 
-    Anything but a list is written as it is, `...` leaves the file out.
+    A value that is not a list is written unchanged; `...` omits the file.
     """
 
     def make(koala: Any = None, **given: Any) -> Path:
@@ -113,7 +113,7 @@ def test_repeats_and_equal_completions_are_dropped_and_counted(folder: MakeFolde
         raw("two"),
     ]
     data = prep(folder(P1A=rows))
-    assert len(instructions(data, "P1A")) == 3  # the turned pair is another opinion
+    assert len(instructions(data, "P1A")) == 3  # the swapped pair is a different comparison
     assert data.manifest["dropped"] == {"malformed": 0, "equal pair": 1, "repeat": 2}
     funnel = {f["filter"]: f["P1A"] for f in data.manifest["filters"]}
     assert funnel["equal pair"] == {"before": 6, "after": 5}
@@ -153,7 +153,7 @@ def test_what_was_put_at_the_end_is_taken_off(instruction: str, profile: str, ga
 
 
 def test_stray_rows_do_not_hide_the_preference_prompt(folder: MakeFolder, prep: Prep) -> None:
-    """One without it, one with another opening, one with a comma more, one with it in front of the input."""
+    """Rows without it, with another opening, with an extra comma, and with it before the input."""
     rows = [raw(f"Question {i}?") for i in range(10)]
     stray = [
         "Who?",
@@ -204,7 +204,7 @@ def test_prompts_to_generate_from(folder: MakeFolder, prep: Prep) -> None:
     assert data.manifest["warnings"][0] == "1 of the 2 prompts of koala_eval_50.json are also in training"
 
 
-# ---- what is wrong with it ----
+# ---- faults ----
 
 
 BAD = {
@@ -294,7 +294,7 @@ def common_ending(texts: list[str]) -> str:
 
 
 def test_samples(shared_data: Path, prep: Prep) -> None:
-    """Counts and texts taken from the files by other means: the ending that all rows of a file share."""
+    """Counts and texts were taken from the files without this package: the ending that all rows of a file share."""
     data = prep(shared_data / "psoups")
     assert len(data.prompts) == 50
     assert {user.id: user.preference for user in data.users} == REAL

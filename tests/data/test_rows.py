@@ -1,4 +1,4 @@
-"""The account of rows: every row read is kept or dropped, once, for a reason."""
+"""Counts of rows: every row is kept, or dropped once for a reason."""
 
 from __future__ import annotations
 

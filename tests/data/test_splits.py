@@ -1,4 +1,4 @@
-"""Splitting by prompt and indexing users, whatever the rows."""
+"""The split by prompt and the users' indices, for any rows."""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ def test_parquet_as_the_hub_converts_it(name: str, tldr_row: Any, write_lines: A
 
 
 def test_samples(shared_data: Path, prep: Any) -> None:
-    """Counts taken from the files by other means than the adapter's."""
+    """The counts were taken from the files without this package."""
     data = prep(shared_data / "tldr", simulate="length")
     raw = [json.loads(line) for line in (shared_data / "tldr" / "train.jsonl").open()]
     policies = [[s["policy"] for s in r["summaries"]] for r in raw]
