@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from prlhf.data.rows import Malformed
 from prlhf.errors import PrlhfError, nearest
+from prlhf.source.values import Malformed
 
 COLUMNS = ("id", "prompt", "chosen", "rejected", "user_id", "user_text")
 OPTIONAL = ("id", "user_text")

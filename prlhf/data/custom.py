@@ -14,21 +14,8 @@ from typing import Any
 from prlhf.config import PrepConfig
 from prlhf.data.columns import OPTIONAL, UNUSED, check_columns, column_value
 from prlhf.data.identifiers import NAMED, identifier, look_alikes, own_ids, user_identifier
-from prlhf.data.messages import one_answer_each, one_format, take_off_prompts, text_or_messages
-from prlhf.data.rows import (
-    EQUAL,
-    REPEAT,
-    Convert,
-    DropCounts,
-    Dropped,
-    LoadedData,
-    Malformed,
-    Row,
-    RowReader,
-    any_text,
-    check_left,
-    mapping,
-)
+from prlhf.data.messages import one_answer_each, one_format, take_off_prompts
+from prlhf.data.rows import EQUAL, REPEAT, Convert, DropCounts, Dropped, LoadedData, Row, RowReader, check_left
 from prlhf.data.splits import count_shared_prompts, first_appearance, split_by_prompt, text_conflicts
 from prlhf.errors import PrlhfError, nearest
 from prlhf.progress import Progress
@@ -36,6 +23,8 @@ from prlhf.source.files import file_rows, local_path
 from prlhf.source.folders import EVAL_NAMES, TRAIN, open_folder
 from prlhf.source.formats import Cells, RawRows
 from prlhf.source.hub import hub_splits
+from prlhf.source.messages import text_or_messages
+from prlhf.source.values import Malformed, any_text, mapping
 
 TURNS = ("prompt", "chosen", "rejected")
 

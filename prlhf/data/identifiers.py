@@ -9,8 +9,9 @@ from dataclasses import replace
 from numbers import Integral
 from typing import Any
 
-from prlhf.data.rows import Malformed, Row, kind, text
+from prlhf.data.rows import Row
 from prlhf.dataset import GENERIC
+from prlhf.source.values import Malformed, kind, text
 
 GROUPS = ("all", "seen", "unseen")  # values of `generate --users` besides ids
 EXACT = 2**53  # from here on, two whole numbers can be the same float

@@ -14,26 +14,14 @@ from typing import Any
 
 from prlhf.config import PrepConfig
 from prlhf.data.data_sets import data_set
-from prlhf.data.rows import (
-    EQUAL,
-    REPEAT,
-    Convert,
-    DropCounts,
-    Dropped,
-    LoadedData,
-    Malformed,
-    Row,
-    RowReader,
-    column,
-    mapping,
-    text,
-)
+from prlhf.data.rows import EQUAL, REPEAT, Convert, DropCounts, Dropped, LoadedData, Row, RowReader
 from prlhf.data.splits import split_by_prompt
 from prlhf.dataset import Message, Text, prompt_id
 from prlhf.errors import PrlhfError
 from prlhf.progress import Progress
 from prlhf.source.files import file_rows
 from prlhf.source.formats import Raw, RawRows
+from prlhf.source.values import Malformed, column, mapping, text
 
 # The users in the order of their indices, each with a word that only its preference prompt contains.
 PROFILES = {

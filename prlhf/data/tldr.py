@@ -13,27 +13,14 @@ from typing import Any
 from prlhf.config import PrepConfig
 from prlhf.data.data_sets import data_set
 from prlhf.data.identifiers import user_identifier
-from prlhf.data.rows import (
-    EQUAL,
-    Convert,
-    DropCounts,
-    Dropped,
-    LoadedData,
-    Malformed,
-    Row,
-    RowReader,
-    any_text,
-    check_left,
-    column,
-    mapping,
-    text,
-)
+from prlhf.data.rows import EQUAL, Convert, DropCounts, Dropped, LoadedData, Row, RowReader, check_left
 from prlhf.errors import PrlhfError
 from prlhf.progress import Progress
 from prlhf.responses import words
 from prlhf.source.folders import folder_rows
 from prlhf.source.formats import RawRows
 from prlhf.source.hub import hub_splits
+from prlhf.source.values import Malformed, any_text, column, mapping, text
 
 HUB, HUB_CONFIG = "openai/summarize_from_feedback", "comparisons"
 HUB_REVISION = "refs/convert/parquet"  # the repository itself is a script, which `datasets` no longer runs

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from prism_raw import ALL_SEEN, JSON, talk, turn
 
 from prlhf.data.prism.conversations import Choice, read_conversation
-from prlhf.data.rows import Dropped, Malformed
+from prlhf.data.rows import Dropped
 from prlhf.errors import PrlhfError
+from prlhf.source.values import Malformed
 
 Make = Callable[..., Any]
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from prism_raw import ALL_SEEN, JSON, SURVEY, talk
 
 from prlhf.data.prism.survey import read_participant
-from prlhf.data.rows import Malformed
 from prlhf.errors import PrlhfError
+from prlhf.source.values import Malformed
 
 Make = Callable[..., Any]
 

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prlhf.data.rows import EXAMPLES, DropCounts, Dropped, Malformed, Row, RowReader
+from prlhf.data.rows import EXAMPLES, DropCounts, Dropped, Row, RowReader
 from prlhf.errors import PrlhfError
 from prlhf.progress import SILENT
 from prlhf.source.formats import Raw, RawRows
+from prlhf.source.values import Malformed
 
 
 def convert(value: Any, number: int) -> Row:

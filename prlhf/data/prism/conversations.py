@@ -15,8 +15,9 @@ from typing import Any
 
 from prlhf.data.identifiers import identifier, user_identifier
 from prlhf.data.prism.survey import said, slider_values
-from prlhf.data.rows import Dropped, Malformed, Row, column, kind, mapping, text
+from prlhf.data.rows import Dropped, Row
 from prlhf.dataset import Message
+from prlhf.source.values import Malformed, column, kind, mapping, text
 
 EMPTY = "EMPTY STRING"  # PRISM's mark for an empty message
 NO_SURVEY = "conversation without a survey row"

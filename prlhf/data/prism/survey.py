@@ -15,7 +15,7 @@ from typing import Any, Literal
 import jinja2
 
 from prlhf.data.identifiers import user_identifier
-from prlhf.data.rows import Malformed, any_text, column, kind, mapping
+from prlhf.source.values import Malformed, any_text, column, kind, mapping
 
 UNSAID = {"", "prefer not to say", "empty string"}  # the last is PRISM's mark for an empty text
 TOP = 3  # stated preferences in the text (the paper's number)
