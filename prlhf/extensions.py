@@ -94,3 +94,14 @@ DATA_SETS: Registry[Any] = Registry(
         "prlhf.data.psoups": "psoups",
     },
 )
+
+JUDGES: Registry[Any] = Registry(
+    "judge",
+    "prlhf.judges",
+    {
+        "prlhf.judge.judges": "rule:shorter rule:longer",
+        "prlhf.judge.oracle": "oracle",
+        "prlhf.judge.reward": "reward",
+        "prlhf.judge.llm.judge": "llm",
+    },
+)

@@ -187,7 +187,7 @@ def command(
         if show_prompt is not None:
             return {"calls": run.shown_prompt(a, b, config, show_prompt)}
         if dry_run:
-            return {"plan": run.plan(a, b, config)}
+            return {"plan": run.dry_run(a, b, config)}
         if a is None or b is None:
             return run.calibrate_judges(config, bars, show.command_line())
         return run.judge_responses(a, b, config, bars, show.command_line())

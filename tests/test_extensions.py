@@ -70,7 +70,7 @@ def test_nobody_takes_a_name_of_ours(registry: Registry[Any]) -> None:
 
 def test_every_name_of_ours_is_registered_by_its_module() -> None:
     """The names in extensions.py are those of the decorators, in both directions."""
-    for kind in (extensions.DATA_SETS,):
+    for kind in (extensions.DATA_SETS, extensions.JUDGES):
         for name, module in kind.ours.items():
             assert kind[name], name
             assert {n for n, m in kind.ours.items() if m == module} <= set(kind._found)
@@ -78,5 +78,5 @@ def test_every_name_of_ours_is_registered_by_its_module() -> None:
 
 
 def test_listing_names_imports_no_model() -> None:
-    code = "import sys; from prlhf.extensions import DATA_SETS; list(DATA_SETS); sys.exit('torch' in sys.modules)"
+    code = "import sys; from prlhf.extensions import DATA_SETS, JUDGES; list(DATA_SETS), list(JUDGES); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,8 +1,8 @@
 """`prlhf judge --checkpoint`: does the model rank held-out comparisons as their users did?
 
-Four readings of the same comparisons: as their own user (seen users, and unseen ones, who are index 0 with their
-text if any); as the generic user; and as another seen user drawn at random. The last is a control: what is left of
-the accuracy then cannot come from the user's identity.
+The same comparisons are read four times: as their own user, if seen in training; as their own user, if unseen (index 0,
+with the user's text if any); as the generic user; and as another seen user, drawn at random. The last is a control:
+accuracy that remains cannot come from the user's identity.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from prlhf.config import JudgeConfig
 from prlhf.dataset import gone, is_prepared, read_prepared
 from prlhf.errors import PrlhfError
 from prlhf.folders import claim, replacing
-from prlhf.judge.options import refuse_of_checkpoint
+from prlhf.judge.judges import given, not_used
 from prlhf.judge.statistics import half_tied_rate
 from prlhf.model.fitting import Fitting
 from prlhf.model.per_user import trained_on
@@ -27,15 +27,28 @@ from prlhf.model.scoring import Scored, load_rewards, score, summarise
 from prlhf.parse import json_text
 from prlhf.progress import SILENT, Progress
 
+USED = frozenset(
+    ("out", "bootstrap", "seed", "batch_size", "model", "trust_remote_code", "device", "dataset", "skip_long")
+)  # keys of JudgeConfig
+
 
 def judge_checkpoint(
     run: Path, dataset: Path | None, config: JudgeConfig, progress: Progress = SILENT
 ) -> dict[str, Any]:
-    """Accuracy of `run`'s reward (a policy's is implicit) on the held-out part of `dataset`; writes results.json.
+    """The accuracy of the (implicit) reward of `run` on the held-out comparisons of `dataset`; writes results.json.
 
-    `dataset`: None for what the run was trained on; raises PrlhfError where that is no longer there.
+    Args:
+        run: a finished run.
+        dataset: a prepared data set; None for the one that the run was trained on.
+        config: where to write, and how to read the run.
+        progress: receives the steps and the warnings.
+
+    Raises:
+        PrlhfError: a setting is not used, or the run or the data cannot be read.
     """
-    refuse_of_checkpoint(config)
+    for key in given(config):
+        if key not in USED:
+            raise not_used(config, key, "--checkpoint", "leave it out")
     dataset = dataset or _own_data(run)
     claim(config.out, "judgement", inputs=(run, dataset))
     trained, rewards = load_rewards(run, config.device, config.model, config.trust_remote_code)
@@ -91,7 +104,7 @@ def _own_data(run: Path) -> Path:
 
 
 def shuffled(user_indices: Sequence[int], known: int, seed: int) -> list[int]:
-    """Each seen user replaced by another seen user, uniformly; unseen ones (index 0) stay."""
+    """Replace each seen user by another one of the `known` seen users, uniformly; unseen users (index 0) stay."""
     rng = random.Random(seed)
     if known < 2:
         return list(user_indices)
@@ -101,7 +114,7 @@ def shuffled(user_indices: Sequence[int], known: int, seed: int) -> list[int]:
 def with_interval(
     ids: Sequence[str], scored: Sequence[Scored], chosen: Sequence[int], config: JudgeConfig
 ) -> dict[str, float] | None:
-    """Accuracy over comparisons with a 95 % bootstrap interval clustered by user; None where there are none."""
+    """The accuracy on the comparisons `chosen`, with a 95 % interval clustered by user; None if there are none."""
     outcomes = np.sign([scored[i].margin for i in chosen]).astype(np.int64)
     found = half_tied_rate(outcomes, [ids[i] for i in chosen], config.bootstrap, config.seed)
     return found and found | {"comparisons": float(len(chosen))}

@@ -1,151 +1,199 @@
-"""Who says which of two responses is better: judges by name.
-
-A judge maps pairs to decisions. One that needs nobody's answer maps them to verdicts, and registers with one line, in
-`PLAIN` or, if its name carries an argument (`reward:RUN`), in `WITH_ARGUMENT`.
-"""
+"""Judges by name. To add one, write a subclass of `LocalJudge` or `AskingJudge` with the decorator `judge`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, ClassVar, TypeVar
 
 from typing_extensions import override
 
 from prlhf.config import JudgeConfig
 from prlhf.errors import PrlhfError, nearest
-from prlhf.judge.decisions import Call, Decision, Verdict
-from prlhf.judge.options import refuse_unused
-from prlhf.judge.pairs import Pair
+from prlhf.extensions import JUDGES
+from prlhf.judge.verdicts import Call, Decision, Pair, Verdict
 from prlhf.progress import Progress
 from prlhf.responses import words
 
-Judge = Callable[[list[Pair]], list[Verdict]]
-Scorer = Callable[[list[Pair]], list[tuple[float, float]]]  # a score for A and one for B; higher is better
+# The settings that apply whatever the judge; `Judge.uses` names the others.
+ALWAYS_USED = frozenset(("judge", "out", "bootstrap", "seed", "batch_size", "calibrate", "limit", "skip_long"))
 
 
-class Decider(Protocol):
-    """A judge with whatever it takes to ask it."""
+class Judge(ABC):
+    """A judge of pairs, and what the rest of prlhf has to know of it."""
 
+    metavar: ClassVar[str] = ""  # what stands after the colon of its name, as in `reward:RUN`
+    argument_required: ClassVar[bool] = True  # if it takes one
+    argument_is_path: ClassVar[bool] = False
+    uses: ClassVar[frozenset[str]] = frozenset()  # the keys of JudgeConfig that it reads, besides ALWAYS_USED
+
+    @abstractmethod
+    def __init__(self, argument: str, config: JudgeConfig) -> None:
+        """Make the judge ready for pairs. Raises PrlhfError if something that it needs is missing."""
+
+    @classmethod  # noqa: B027  most judges have nothing to check
+    def check(cls, name: str, config: JudgeConfig) -> None:
+        """Raise PrlhfError if settings of this judge, given as `name`, contradict each other."""
+
+    @abstractmethod
     def __call__(self, pairs: Sequence[Pair], progress: Progress) -> list[Decision]:
         """The decisions on `pairs`, in their order."""
 
     def settings(self) -> dict[str, Any]:
-        """What a reader of the results must know of this judge, beside its name."""
-        ...
-
-
-def find_deciders(config: JudgeConfig) -> dict[str, Decider]:
-    """The judges that `config.judge` names, by name."""
-    if config.judge is None:
-        raise PrlhfError("no judge is named", f"add --judge NAME: {', '.join(judge_names())}")
-    names = [name.strip() for name in config.judge.split(",")]
-    if len(set(names)) < len(names):
-        raise PrlhfError(f"--judge {config.judge} names a judge twice", "name each once")
-    for name in names:
-        kind, _, _ = name.partition(":")
-        if kind != "llm" and kind not in WITH_ARGUMENT and name not in PLAIN:
-            raise unknown_judge(name)
-    refuse_unused(config, names)
-    return {name: _decider(name, config) for name in names}
-
-
-def _decider(name: str, config: JudgeConfig) -> Decider:
-    kind, _, model = name.partition(":")
-    if kind != "llm":
-        return Unasked(name, config)
-    from prlhf.judge.llm import LlmJudge  # brings openai
-
-    return LlmJudge(model or config.judge_model, config)
-
-
-class Unasked(Decider):
-    """A judge that is a function of the pair: rules, rewards, oracles. It knows no order and no ties by doubt."""
-
-    def __init__(self, name: str, config: JudgeConfig) -> None:
-        self._judge, self._batch = find_judge(config.model_copy(update={"judge": name})), config.batch_size
-
-    @override
-    def settings(self) -> dict[str, Any]:
+        """What the results say of this judge, besides its name."""
         return {}
+
+
+class LocalJudge(Judge):
+    """A judge that is a function of the pairs: it asks no server, and the order of the responses does not matter."""
+
+    def __init__(self, argument: str, config: JudgeConfig) -> None:
+        self.argument, self.config = argument, config
+
+    @abstractmethod
+    def verdicts(self, pairs: list[Pair]) -> list[Verdict]:
+        """The verdict on each pair."""
 
     @override
     def __call__(self, pairs: Sequence[Pair], progress: Progress) -> list[Decision]:
         verdicts: list[Verdict] = []
         progress.start("judging", len(pairs))
         try:
-            for start in range(0, len(pairs), self._batch):
-                batch = list(pairs[start : start + self._batch])
-                verdicts += self._judge(batch)
+            for start in range(0, len(pairs), self.config.batch_size):
+                batch = list(pairs[start : start + self.config.batch_size])
+                verdicts += self.verdicts(batch)
                 progress.advance(len(batch))
         finally:
             progress.finish()
         return [Decision(verdict, (Call(verdict),)) for verdict in verdicts]
 
 
-def find_judge(config: JudgeConfig) -> Judge:
-    """The judge that `config.judge` names, one that asks nobody, ready to use."""
-    name = config.judge or ""
-    if name in PLAIN:
-        return PLAIN[name]
-    kind, _, argument = name.partition(":")
-    if kind in WITH_ARGUMENT:
-        metavar, make = WITH_ARGUMENT[kind]
-        if not argument:
-            raise PrlhfError(f"judge '{name}' lacks its {metavar}", f"write {kind}:{metavar}")
-        return make(argument, config)
-    raise unknown_judge(name)
+class AskingJudge(Judge):
+    """A judge that asks a server: its calls cost money, and it may prefer the response that it is shown first."""
+
+    @abstractmethod
+    def estimate(self, pairs: Sequence[Pair]) -> dict[str, Any]:
+        """The number of calls and tokens, and the cost in US dollars, of judging `pairs`. Sends nothing."""
+
+    @abstractmethod
+    def messages(self, pair: Pair) -> list[dict[str, Any]]:
+        """The `order` and the `messages` of each call about `pair`. Sends nothing."""
 
 
-def unknown_judge(name: str) -> PrlhfError:
-    """The error of a name that no judge has."""
-    return PrlhfError(f"no judge is called '{name}'", nearest(name, judge_names()))
-
-
-def judge_names() -> list[str]:
-    """Every name a judge can have, for help pages: `rule:shorter`, `reward:RUN` and so on."""
-    return [*PLAIN, *(f"{kind}:{metavar}" for kind, (metavar, _) in WITH_ARGUMENT.items()), "llm", "llm:MODEL"]
-
-
-def by_scorer(score: Scorer) -> Judge:
-    """A judge that prefers the response with the higher score."""
-    return lambda pairs: judge_by_scores(score(pairs))
-
-
-def judge_by_scores(scores: list[tuple[float, float]]) -> list[Verdict]:
-    """Scores of A and B to verdicts: the higher one wins, equal ones tie."""
+def verdicts_by_score(scores: Sequence[tuple[float, float]]) -> list[Verdict]:
+    """The verdicts of scores (of A, of B): the higher one wins, equal ones tie. Raises PrlhfError for NaN."""
     for number, (a, b) in enumerate(scores):
         if math.isnan(a) or math.isnan(b):
-            raise PrlhfError(f"the judge's scores of pair {number} are {a} and {b}", "see what it makes of that pair")
+            raise PrlhfError(f"the judge's scores of pair {number} are {a} and {b}", "check the judge on that pair")
     return ["tie" if a == b else "A" if a > b else "B" for a, b in scores]
 
 
-def _shorter(pairs: list[Pair]) -> list[tuple[float, float]]:
-    return [(-a, -b) for a, b in _longer(pairs)]
+# ---- by name ----
+
+J = TypeVar("J", bound=type[Judge])
 
 
-def _longer(pairs: list[Pair]) -> list[tuple[float, float]]:
-    return [(float(words(p.a.response)), float(words(p.b.response))) for p in pairs]
+def judge(name: str) -> Callable[[J], J]:
+    """Register the decorated class as the judge `name`."""
+
+    def register(kind: J) -> J:
+        JUDGES.register(name, kind, kind.__module__)
+        return kind
+
+    return register
 
 
-def _oracle(dataset: str, _config: JudgeConfig) -> Judge:
-    from prlhf.judge.oracle import oracle_judge
+def find_judges(config: JudgeConfig) -> dict[str, Judge]:
+    """The judges that `config.judge` names, by name.
 
-    return oracle_judge(dataset)
+    Raises:
+        PrlhfError: a name is unknown or given twice, a setting is not used by any of the judges, or one of them cannot
+            be made.
+    """
+    if config.judge is None:
+        raise PrlhfError("no judge is named", f"add --judge NAME: {', '.join(judge_names())}")
+    names = [name.strip() for name in config.judge.split(",")]
+    if len(set(names)) < len(names):
+        raise PrlhfError(f"--judge {config.judge} names a judge twice", "name each once")
+    found = {name: kind_and_argument(name) for name in names}
+    refuse_unused(config, {name: kind for name, (kind, _) in found.items()})
+    return {name: kind(argument, config) for name, (kind, argument) in found.items()}
 
 
-def _reward(run: str, config: JudgeConfig) -> Judge:
-    from prlhf.judge.reward import reward_scorer  # brings torch
+def kind_and_argument(name: str) -> tuple[type[Judge], str]:
+    """The class of the judge `name`, and what stands after the colon if the judge takes an argument."""
+    if name in JUDGES and not JUDGES[name].metavar:
+        return JUDGES[name], ""
+    known, _, argument = name.partition(":")
+    if known not in JUDGES or (argument and not JUDGES[known].metavar):
+        raise PrlhfError(f"no judge is called '{name}'", nearest(name, judge_names()))
+    kind: type[Judge] = JUDGES[known]
+    if kind.argument_required and not argument:
+        raise PrlhfError(f"judge '{name}' lacks its {kind.metavar}", f"write {known}:{kind.metavar}")
+    return kind, argument
 
-    return by_scorer(reward_scorer(run, config))
+
+def judge_names() -> list[str]:
+    """The names of all judges with their arguments, such as `rule:shorter` and `reward:RUN`."""
+    names = []
+    for name in JUDGES:
+        argument = ""
+        with suppress(PrlhfError):  # of a package that cannot be imported
+            kind: type[Judge] = JUDGES[name]
+            argument = kind.metavar
+            if argument and not kind.argument_required:
+                names.append(name)
+        names.append(f"{name}:{argument}" if argument else name)
+    return names
 
 
-PLAIN: dict[str, Judge] = {
-    "rule:shorter": by_scorer(_shorter),
-    "rule:longer": by_scorer(_longer),
-}
-# kind -> (what its argument is called, maker from argument and config). Makers import their models when called.
-WITH_ARGUMENT: dict[str, tuple[str, Callable[[str, JudgeConfig], Judge]]] = {
-    "oracle": ("DATASET", _oracle),
-    "reward": ("RUN", _reward),
-}
+# ---- settings ----
+
+
+def refuse_unused(config: JudgeConfig, kinds: Mapping[str, type[Judge]]) -> None:
+    """Raise PrlhfError for a setting that none of the judges uses: a setting without an effect misleads."""
+    used = ALWAYS_USED.union(*(kind.uses for kind in kinds.values()))
+    if config.dataset == config.calibrate:
+        used |= {"dataset"}
+    for key in given(config):
+        if key not in used:
+            by = [name for name in JUDGES.ours if key in JUDGES[name].uses]
+            argument = f":{JUDGES[by[0]].metavar}" if by and JUDGES[by[0]].argument_required else ""
+            hint = f"use it with --judge {by[0]}{argument}, or leave it out" if by else "leave it out"
+            raise not_used(config, key, f"--judge {config.judge}", hint)
+    for name, kind in kinds.items():
+        kind.check(name, config)
+
+
+def given(config: JudgeConfig) -> list[str]:
+    """The keys whose value is not the default."""
+    fields = type(config).model_fields
+    return [key for key, field in fields.items() if getattr(config, key) != field.default]
+
+
+def not_used(config: JudgeConfig, key: str, by: str, hint: str) -> PrlhfError:
+    """The error for a setting that has no effect together with `by`."""
+    return PrlhfError(f"{key} = {getattr(config, key)} is not used by {by}", hint)
+
+
+# ---- rules ----
+
+
+@judge("rule:shorter")
+class Shorter(LocalJudge):
+    """Prefers the response with fewer words."""
+
+    @override
+    def verdicts(self, pairs: list[Pair]) -> list[Verdict]:
+        return verdicts_by_score([(-words(p.a.response), -words(p.b.response)) for p in pairs])
+
+
+@judge("rule:longer")
+class Longer(LocalJudge):
+    """Prefers the response with more words."""
+
+    @override
+    def verdicts(self, pairs: list[Pair]) -> list[Verdict]:
+        return verdicts_by_score([(words(p.a.response), words(p.b.response)) for p in pairs])

@@ -1,4 +1,4 @@
-"""report.html: a judgement on one page that needs nothing beside it and no network."""
+"""report.html: a judgement on one page, without other files and without a network."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ from typing import Any
 from markupsafe import Markup
 
 from prlhf.html import BLUE, GREY, ORANGE, canvas, plain, svg, write_page
-from prlhf.judge.decisions import Decision
-from prlhf.judge.pairs import Pair
-from prlhf.judge.questions import conversation
+from prlhf.judge.llm.prompt import conversation
 from prlhf.judge.statistics import CONVENTION_NAMES
+from prlhf.judge.verdicts import Decision, Pair
 
 EXAMPLES = 30
-USERS = 40  # bars of single users that a picture has room for
+USERS = 40  # the most bars of single users in a picture
 
 
-def write_report(
+def write_judge_report(
     path: Path, results: Mapping[str, Any], judged: tuple[Sequence[Pair], Mapping[str, list[Decision]]], command: str
 ) -> None:
-    """Tables, win-rate bars with intervals, the calibration, and examples with both responses and every verdict."""
+    """Write tables, bars of win-rates, the calibration, and examples with both responses and every verdict."""
     pairs, decided = judged
     judges = results.get("judges") or ({results["judge"]: results} if "per_sample" in results else {})
     write_page(
@@ -55,7 +54,7 @@ def interval(rate: Mapping[str, float] | None) -> str:
 
 
 def rate_bars(judges: Mapping[str, Any]) -> str:
-    """Every judge's win-rate of A (a tie is half a win) with its interval: per sample, per user, and by length."""
+    """Each judge's win-rate of A (a tie is half a win) with its interval: per sample, per user, at equal length."""
     figure, axes = canvas(8.0, 0.9 + 0.95 * len(judges))
     names = []
     for row, (name, found) in enumerate(judges.items()):
@@ -74,7 +73,7 @@ def rate_bars(judges: Mapping[str, Any]) -> str:
 
 
 def user_bars(users: Sequence[Mapping[str, Any]]) -> str:
-    """Single users' win-rates, the lowest first; of many, evenly spaced ones."""
+    """The win-rates of single users, the lowest first; of more than USERS, evenly spaced ones."""
     ranked = sorted(users, key=lambda user: user["rates"]["tie_half"])
     shown = ranked if len(ranked) <= USERS else [ranked[i * (len(ranked) - 1) // (USERS - 1)] for i in range(USERS)]
     longest = max(len(_plain_text(user["user_id"])) for user in shown)
@@ -90,7 +89,7 @@ def user_bars(users: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _plain_text(name: str, most: int = 30) -> str:
-    """A name as a label: matplotlib reads `$` as the start of a formula."""
+    """A name as a label; `$` is escaped, since matplotlib reads it as the start of a formula."""
     return (name if len(name) <= most else name[: most - 1] + "…").replace("$", r"\$")
 
 
@@ -99,7 +98,7 @@ def _positive(error: list[list[float]]) -> list[list[float]]:
 
 
 def _examples(pairs: Sequence[Pair], decided: Mapping[str, list[Decision]], seed: int) -> list[dict[str, Any]]:
-    """Some pairs, drawn by the seed, with what every judge said of them."""
+    """Some pairs, drawn by the seed, with the decision of every judge."""
     drawn = sorted(random.Random(f"{seed}-examples").sample(range(len(pairs)), min(EXAMPLES, len(pairs))))
     return [
         {

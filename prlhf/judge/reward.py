@@ -1,35 +1,48 @@
-"""`reward:RUN`: a reward model, or a policy's implicit reward, as the judge; read as the user in question."""
+"""`reward:RUN`: a reward model, or the implicit reward of a policy, as the judge, each pair read as its user."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from typing_extensions import override
 
 from prlhf.config import JudgeConfig
 from prlhf.errors import PrlhfError
-from prlhf.judge.pairs import Pair
-from prlhf.model.encoding import Encoded
-from prlhf.model.fitting import Fitting
-from prlhf.model.scoring import ResponseReader, Rewards, load_rewards, score
+from prlhf.judge.judges import LocalJudge, judge, verdicts_by_score
+from prlhf.judge.verdicts import Pair, Verdict
+
+if TYPE_CHECKING:
+    from prlhf.model.encoding import Encoded
 
 
-def reward_scorer(run: str, config: JudgeConfig) -> RewardScorer:
-    """The scorer of the reward model, or of the policy's implicit reward, in the run folder `run`."""
-    trained, rewards = load_rewards(Path(run), config.device, config.model, config.trust_remote_code)
-    return RewardScorer(ResponseReader(trained), rewards, config.batch_size)
+@judge("reward")
+class RewardJudge(LocalJudge):
+    """Prefers the response with the higher reward; users whom the run was not trained on are generic."""
 
+    metavar, argument_is_path = "RUN", True
+    uses = frozenset(("model", "trust_remote_code", "device"))
 
-class RewardScorer:
-    """Rewards of A and B; users the run does not know are generic."""
+    def __init__(self, run: str, config: JudgeConfig) -> None:
+        from prlhf.model.scoring import ResponseReader, load_rewards  # imports torch
 
-    def __init__(self, reader: ResponseReader, rewards: Rewards, batch_size: int) -> None:
-        self._reader, self._rewards, self._batch_size = reader, rewards, batch_size
+        super().__init__(run, config)
+        trained, self._rewards = load_rewards(Path(run), config.device, config.model, config.trust_remote_code)
+        self._reader = ResponseReader(trained)
 
-    def __call__(self, pairs: list[Pair]) -> list[tuple[float, float]]:
-        """The rewards of A and B of each pair."""
+    @override
+    def verdicts(self, pairs: list[Pair]) -> list[Verdict]:
+        return verdicts_by_score(self.scores(pairs))
+
+    def scores(self, pairs: list[Pair]) -> list[tuple[float, float]]:
+        """The rewards of A and B in each pair. Raises PrlhfError if a pair does not fit the base's context."""
+        from prlhf.model.fitting import Fitting
+        from prlhf.model.scoring import score
+
         fitting = Fitting(skip=False)
         encoded = [encoded for _, encoded in fitting.part("pairs of responses", pairs, self._encoded)]
         fitting.check(advice="judge responses to shorter prompts", option="")
-        scored = score(self._rewards, encoded, [e.user_index for e in encoded], self._batch_size)
+        scored = score(self._rewards, encoded, [e.user_index for e in encoded], self.config.batch_size)
         return [(s.chosen, s.rejected) for s in scored]
 
     def _encoded(self, pair: Pair) -> Encoded:

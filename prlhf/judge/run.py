@@ -1,4 +1,4 @@
-"""`prlhf judge`: two files of responses to verdicts and win-rates of A against B, and judges to their calibration."""
+"""`prlhf judge`: two files of responses to win-rates of A against B, and `--calibrate`: how good is the judge?"""
 
 from __future__ import annotations
 
@@ -14,14 +14,10 @@ from prlhf.config import JudgeConfig
 from prlhf.dataset import GENERIC
 from prlhf.errors import PrlhfError
 from prlhf.folders import claim, replacing
-from prlhf.judge.agreement import agreements
-from prlhf.judge.calibrate import calibration, human_pairs
-from prlhf.judge.decisions import Decision, position_bias
-from prlhf.judge.judges import Decider, find_deciders
-from prlhf.judge.length import length_controlled
-from prlhf.judge.pairs import Pair, Pairing, pair, some
-from prlhf.judge.significance import significance
-from prlhf.judge.statistics import CONFIDENCE, OUTCOMES, codes_of, summarize
+from prlhf.judge.calibrate import agreements, calibration, human_pairs
+from prlhf.judge.judges import AskingJudge, Judge, find_judges
+from prlhf.judge.statistics import CONFIDENCE, OUTCOMES, codes_of, length_controlled, significance, summarize
+from prlhf.judge.verdicts import Decision, Pair, Pairing, pair, position_bias, sample
 from prlhf.parse import json_text
 from prlhf.progress import SILENT, Progress
 from prlhf.responses import read_responses, words
@@ -33,12 +29,16 @@ Decided = dict[str, list[Decision]]  # by judge
 def judge_responses(
     a_path: Path, b_path: Path, config: JudgeConfig, progress: Progress = SILENT, command: str = ""
 ) -> dict[str, Any]:
-    """Judge A against B and write `results.json`, `verdicts.jsonl` and `report.html` into `config.out`.
+    """Judge A against B; write `results.json`, `verdicts.jsonl` and `report.html` into `config.out`.
 
-    With several judges the first one's results stand on top, every one's under `judges`, and how far they agree under
-    `agreement`. With `config.calibrate` each is calibrated as well. Returns the results.
+    With several judges, the results of the first are at the top level, those of each under `judges`, and their
+    agreement under `agreement`. With `config.calibrate` each judge is calibrated, too. Returns the results.
+
+    Raises:
+        PrlhfError: a setting, the responses or the folder is refused, or a judge gives no verdict.
+        Interrupted: Ctrl-C; the answers of a server were stored first.
     """
-    claim(config.out, "judgement", inputs=_read_by(config, a_path, b_path))
+    claim(config.out, "judgement", inputs=_inputs(config, a_path, b_path))
     config, judges, humans = _prepared(config)
     pairing = _paired(a_path, b_path, config)
     calibrated = _decide(judges, humans, progress)
@@ -55,8 +55,8 @@ def judge_responses(
 
 
 def calibrate_judges(config: JudgeConfig, progress: Progress = SILENT, command: str = "") -> dict[str, Any]:
-    """How well the judges choose as people did on `config.calibrate`; writes the same files as `judge_responses`."""
-    claim(config.out, "judgement", inputs=_read_by(config))
+    """Compare the judges with people on `config.calibrate`; writes the same files as `judge_responses`."""
+    claim(config.out, "judgement", inputs=_inputs(config))
     config, judges, humans = _prepared(config)
     calibrated = _decide(judges, humans, progress)
     settings = {name: judge.settings() for name, judge in judges.items()}
@@ -68,40 +68,37 @@ def calibrate_judges(config: JudgeConfig, progress: Progress = SILENT, command: 
     return results
 
 
-def plan(a_path: Path | None, b_path: Path | None, config: JudgeConfig) -> list[dict[str, Any]]:
-    """`--dry-run`: calls, tokens and cost of every judge that asks a server. Sends nothing."""
-    from prlhf.judge.llm import LlmJudge
-
+def dry_run(a_path: Path | None, b_path: Path | None, config: JudgeConfig) -> list[dict[str, Any]]:
+    """`--dry-run`: the calls, tokens and cost of every judge that asks a server. Sends nothing."""
     config, judges, humans = _prepared(config)
-    if not any(isinstance(judge, LlmJudge) for judge in judges.values()):
+    asking = [judge for judge in judges.values() if isinstance(judge, AskingJudge)]
+    if not asking:
         raise PrlhfError(f"--judge {config.judge} sends nothing", "leave out --dry-run, or use it with --judge llm")
     pairs = humans + (_paired(a_path, b_path, config).pairs if a_path and b_path else [])
-    return [judge.estimate(pairs) for judge in judges.values() if isinstance(judge, LlmJudge)]
+    return [judge.estimate(pairs) for judge in asking]
 
 
 def shown_prompt(a_path: Path | None, b_path: Path | None, config: JudgeConfig, number: int) -> list[dict[str, Any]]:
-    """The calls of the N-th comparison, from 1 (`--show-prompt N`); sends nothing.
+    """`--show-prompt N`: the calls about the N-th pair, from 1. Sends nothing.
 
-    `order` and `messages` of each call, by the first judge that asks a server.
+    Returns `order` and `messages` of each call of the first judge that asks a server.
     """
-    from prlhf.judge.llm import LlmJudge
-
     config, judges, humans = _prepared(config)
     pairs = _paired(a_path, b_path, config).pairs if a_path and b_path else humans
-    asking = next((judge for judge in judges.values() if isinstance(judge, LlmJudge)), None)
+    asking = next((judge for judge in judges.values() if isinstance(judge, AskingJudge)), None)
     if asking is None:
         raise PrlhfError(f"--judge {config.judge} sends no messages", "use it with --judge llm")
     if not 1 <= number <= len(pairs):
         raise PrlhfError(f"--show-prompt {number}: there are comparisons 1 to {len(pairs)}", "choose one of these")
-    asked = [one.question for one in asking.questions(pairs[number - 1 : number])]
-    return [{"order": one.order, "messages": one.messages} for one in asked]
+    return asking.messages(pairs[number - 1])
 
 
 def win_rates(pairs: Sequence[Pair], decisions: Sequence[Decision], config: JudgeConfig) -> dict[str, Any]:
-    """The headline over users, and the same by kind of user: `seen`, `unseen`, `generic`.
+    """Win-rates over all users, and by kind of user: `seen`, `unseen`, `generic`.
 
-    The generic user is nobody's taste: it counts in the headline only where there is nobody else. Pairs without a
-    verdict are in no rate; `unparsed` counts them and says what the rate would be if A had lost, or won, all of them.
+    The generic user has no taste of its own, so it counts in the first only if there is no other user. Pairs without a
+    verdict are in no rate; `unparsed` counts them, with the rates if A had lost, or won, all of them. Raises PrlhfError
+    if no pair has a verdict.
     """
     judged = [(p, d) for p, d in zip(pairs, decisions, strict=True) if d.verdict != "unparsed"]
     if not judged:
@@ -121,7 +118,7 @@ def win_rates(pairs: Sequence[Pair], decisions: Sequence[Decision], config: Judg
 
 
 def _no_verdict(decisions: Sequence[Decision], config: JudgeConfig) -> PrlhfError:
-    """Why none of the pairs has a verdict, as far as the answers tell."""
+    """The error if no pair has a verdict, with the reason that the answers suggest."""
     calls = [call for decision in decisions for call in decision.calls]
     message = f"none of {len(decisions)} pairs has a verdict"
     if cut := sum(call.finish_reason == "length" for call in calls):
@@ -130,8 +127,8 @@ def _no_verdict(decisions: Sequence[Decision], config: JudgeConfig) -> PrlhfErro
     if lost := sum(call.finish_reason in ("filtered", "empty") for call in calls):
         message += f": the server gave no answer to {lost} of {len(calls)} requests"
         return PrlhfError(message, "try another model")
-    said = f"the first answer: {calls[0].answer!r:.80}" if calls[0].answer else "the first answer is empty"
-    return PrlhfError(f"{message}; {said}", "try another model or another --prompt (all answers: $PRLHF_CACHE/judge)")
+    first = f"the first answer: {calls[0].answer!r:.80}" if calls[0].answer else "the first answer is empty"
+    return PrlhfError(f"{message}; {first}", "try another model or another --prompt (all answers: $PRLHF_CACHE/judge)")
 
 
 def _bounds(summary: Mapping[str, Any], missing: int) -> dict[str, Any]:
@@ -151,20 +148,20 @@ def _summary(judged: Sequence[tuple[Pair, Decision]], config: JudgeConfig) -> di
     }
 
 
-def _prepared(config: JudgeConfig) -> tuple[JudgeConfig, dict[str, Decider], list[Pair]]:
-    """The judges, and the comparisons to calibrate them on, which also say who the users are unless `dataset` does."""
+def _prepared(config: JudgeConfig) -> tuple[JudgeConfig, dict[str, Judge], list[Pair]]:
+    """The judges and the comparisons to calibrate them on, which also describe the users unless `dataset` is given."""
     if config.calibrate is not None and config.dataset is None:
         config = config.model_copy(update={"dataset": config.calibrate})
-    judges = find_deciders(config)
+    judges = find_judges(config)
     return config, judges, human_pairs(config.calibrate, config) if config.calibrate is not None else []
 
 
 def _paired(a_path: Path, b_path: Path, config: JudgeConfig) -> Pairing:
     pairing = pair(read_responses(a_path), read_responses(b_path))
-    return replace(pairing, pairs=some(pairing.pairs, config.limit, config.seed))
+    return replace(pairing, pairs=sample(pairing.pairs, config.limit, config.seed))
 
 
-def _decide(judges: Mapping[str, Decider], pairs: Sequence[Pair], progress: Progress) -> Decided:
+def _decide(judges: Mapping[str, Judge], pairs: Sequence[Pair], progress: Progress) -> Decided:
     return {name: judge(pairs, progress) for name, judge in judges.items()} if pairs else {}
 
 
@@ -175,8 +172,8 @@ def _calibrations(humans: Sequence[Pair], calibrated: Decided, config: JudgeConf
     return {"calibrated_on": str(config.calibrate), "calibration": found}
 
 
-def _read_by(config: JudgeConfig, *responses: Path) -> list[Path]:
-    """What a judgement reads: it must not replace any of it."""
+def _inputs(config: JudgeConfig, *responses: Path) -> list[Path]:
+    """The files that are read, and must not be replaced."""
     named = [config.calibrate, config.dataset, config.prompt, config.prices]
     return [*responses, *(path for path in named if path is not None)]
 
@@ -208,7 +205,7 @@ def _describe(pairing: Pairing) -> dict[str, Any]:
 def _write(
     out: Path, results: dict[str, Any], files: Mapping[str, tuple[Sequence[Pair], Decided]], command: str
 ) -> None:
-    from prlhf.judge.report import write_report  # brings matplotlib
+    from prlhf.judge.report import write_judge_report  # imports matplotlib
 
     with replacing(out, "judgement") as folder:
         (folder / RESULTS).write_text(json_text(results, indent=2) + "\n", encoding="utf-8")
@@ -216,11 +213,11 @@ def _write(
             if decided:
                 lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in _rows(pairs, decided))
                 (folder / name).write_text("".join(lines), encoding="utf-8")
-        write_report(folder / REPORT, results, files.get(VERDICTS, ([], {})), command)
+        write_judge_report(folder / REPORT, results, files.get(VERDICTS, ([], {})), command)
 
 
 def _rows(pairs: Sequence[Pair], decided: Decided) -> Iterable[dict[str, Any]]:
-    """A row per call."""
+    """The rows of verdicts.jsonl and calibration.jsonl: one per call."""
     for name, decisions in decided.items():
         for p, decision in zip(pairs, decisions, strict=True):
             for call in decision.calls:
@@ -241,7 +238,7 @@ def _rows(pairs: Sequence[Pair], decided: Decided) -> Iterable[dict[str, Any]]:
                     "prompt_tokens": call.prompt_tokens,
                     "completion_tokens": call.completion_tokens,
                     "seconds": call.seconds,
-                    "a_user_id": p.a.user_id,  # the generic user's where its response stands in
+                    "a_user_id": p.a.user_id,  # `generic` if the generic response stands in
                     "b_user_id": p.b.user_id,
                     "a": p.a.response,
                     "b": p.b.response,

@@ -1,16 +1,18 @@
-"""Win-rates and how far they can be trusted. Pure functions of arrays; they know nothing of files or judges.
+"""Win-rates, their intervals, whether they are significant, and their value at equal length. Pure functions of arrays.
 
-An *outcome* is +1 where A wins, 0 for a tie, -1 where B wins. *Shares* are (won, tied), a fraction each; a
-convention says what a tie is worth, and so turns shares into a win-rate between 0 and 1.
+An *outcome* is +1 if A wins, 0 for a tie and -1 if B wins. *Shares* are two fractions (won, tied). A *convention* says
+what a tie is worth to A, and turns shares into a win-rate between 0 and 1.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest, norm
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -18,20 +20,28 @@ Ints = NDArray[np.int64]
 # What a tie is worth to A. The paper uses the first on PRISM (5.3) and the second on P-SOUPS (5.2).
 CONVENTIONS = {"tie_wins": 1.0, "tie_loses": 0.0, "tie_half": 0.5}
 CONVENTION_NAMES = {
-    "tie_wins": "tie counts for both (PRISM)",
-    "tie_loses": "tie is no win (P-SOUPS)",
-    "tie_half": "tie is half a win",
+    "tie_wins": "a tie counts for both (PRISM)",
+    "tie_loses": "a tie is not a win (P-SOUPS)",
+    "tie_half": "a tie is half a win",
 }
 OUTCOMES = {"A": 1, "tie": 0, "B": -1}
 USER_VERDICTS = {1: "win", 0: "tie", -1: "lose"}
 CONFIDENCE = 0.95
-BLOCK = 4_000_000  # resampled weights held at once: 32 MB, however many users there are
+BLOCK = 4_000_000  # resampled weights in memory at once (32 MB), however many users there are
+LEVEL, POWER = 0.05, 0.80  # of significance tests
+PRIOR = 0.04  # precision of the normal prior on both coefficients: a standard deviation of 5 logits
+NEWTON_STEPS = 25
+RESAMPLES = 200  # of users, for the length-controlled rate: each is a regression
 
 
 def summarize(outcomes: Ints, users: list[str], resamples: int, seed: int) -> dict[str, Any]:
-    """Everything reported about one set of verdicts; the order of the samples does not matter.
+    """All win-rates of one set of verdicts; the order of the samples does not matter.
 
-    outcomes: [N]; users: the user of each outcome, N names.
+    Args:
+        outcomes: [N], +1, 0 or -1.
+        users: the user of each outcome, N names.
+        resamples: the number of bootstrap resamples.
+        seed: of the bootstrap.
     """
     names, codes = codes_of(users)
     verdicts = user_outcomes(outcomes, codes)
@@ -52,7 +62,7 @@ def summarize(outcomes: Ints, users: list[str], resamples: int, seed: int) -> di
 
 
 def half_tied_rate(outcomes: Ints, users: Sequence[str], resamples: int, seed: int) -> dict[str, float] | None:
-    """The rate at which outcomes [N] are won, a tie half, with its interval clustered by `users` [N]; None for none."""
+    """The win-rate of outcomes [N] (a tie is half a win) with its interval, clustered by `users` [N]; None if N = 0."""
     if not len(outcomes):
         return None
     by_sample, _ = resampled_shares(outcomes, codes_of(users)[1], resamples, seed)
@@ -60,54 +70,54 @@ def half_tied_rate(outcomes: Ints, users: Sequence[str], resamples: int, seed: i
 
 
 def codes_of(users: Sequence[str]) -> tuple[list[str], Ints]:
-    """Names [U], sorted, and for each of `users` [N] which of them it is."""
+    """The sorted names [U] of `users`, and for each of `users` [N] its place among them."""
     names, codes = np.unique(np.asarray(users, dtype=np.str_), return_inverse=True)
     return [str(name) for name in names], codes
 
 
 def shares(outcomes: Ints) -> Floats:
-    """[N] outcomes to the shares (won, tied), [2]."""
+    """The shares (won, tied) [2] of outcomes [N]."""
     return np.asarray(_won_and_tied(outcomes).mean(axis=0))
 
 
 def shares_by_user(outcomes: Ints, codes: Ints) -> Floats:
-    """[N] outcomes of users `codes` [N] to each user's own shares, [U, 2]."""
+    """The shares [U, 2] of each user, from outcomes [N] of the users `codes` [N]."""
     return _sum_by(codes, _won_and_tied(outcomes)) / np.bincount(codes)[:, None]
 
 
 def rate(shares: Floats, convention: str) -> Floats:
-    """Shares [..., 2] to the win-rate [...] under a tie convention."""
+    """The win-rate [...] of shares [..., 2] under a convention for ties."""
     return np.asarray(shares @ np.array([1.0, CONVENTIONS[convention]]))
 
 
 def user_outcomes(outcomes: Ints, codes: Ints) -> Ints:
-    """[N] to [U]: a user is won where that user's wins outnumber the losses (per-user win-rate, section 5.3)."""
+    """Outcomes [U] per user from outcomes [N]: +1 for a user with more wins than losses (section 5.3)."""
     return np.sign(np.bincount(codes, weights=outcomes)).astype(np.int64)
 
 
 def mean_and_standard_error(values: Floats, ddof: int = 1) -> dict[str, float | None]:
-    """Mean of [U] values and the standard error of that mean; None for a single value.
+    """The mean of values [U] and its standard error (None for a single value).
 
-    Table 1 of the paper has `ddof=0`, which is too narrow for six users.
+    Table 1 of the paper uses `ddof=0`, which is too narrow for six users.
     """
     error = float(values.std(ddof=ddof) / np.sqrt(len(values))) if len(values) > 1 else None
     return {"mean": float(values.mean()), "standard_error": error}
 
 
 def rate_with_interval(estimate: Floats, resampled: Floats, convention: str) -> dict[str, float]:
-    """The rate of shares [2], and the 95 % percentile interval of resampled shares [R, 2]."""
+    """The win-rate of the shares `estimate` [2] with the 95 % percentile interval of `resampled` shares [R, 2]."""
     tail = (1 - CONFIDENCE) / 2
     low, high = np.quantile(rate(resampled, convention), [tail, 1 - tail])
     return {"rate": float(rate(estimate, convention)), "low": float(low), "high": float(high)}
 
 
 def clustered_by(codes: Ints) -> str:
-    """What the bootstrap draws: users, each with all their samples; or samples, where there is one user."""
+    """What the bootstrap draws: `user` (with all their samples), or `sample` if there is one user only."""
     return "user" if codes.max() > 0 else "sample"
 
 
 def resampled_shares(outcomes: Ints, codes: Ints, resamples: int, seed: int) -> tuple[Floats, Floats]:
-    """Shares of samples [R, 2] and of users [R, 2] in R resamples."""
+    """The shares of samples [R, 2] and of users [R, 2] in each of R resamples."""
     if clustered_by(codes) == "sample":
         return _resample_one_user(outcomes, resamples, seed)
     samples = _sum_by(codes, _won_and_tied(outcomes))
@@ -117,17 +127,17 @@ def resampled_shares(outcomes: Ints, codes: Ints, resamples: int, seed: int) -> 
 
 
 def _resample_one_user(outcomes: Ints, resamples: int, seed: int) -> tuple[Floats, Floats]:
-    sums = bootstrap_sums(_won_and_tied(np.sort(outcomes)), resamples, seed)  # sorted: order is not to matter
+    sums = bootstrap_sums(_won_and_tied(np.sort(outcomes)), resamples, seed)  # sorted: the order must not matter
     lost = len(outcomes) - sums.sum(axis=1)
     return sums / len(outcomes), _won_and_tied(np.sign(sums[:, 0] - lost).astype(np.int64))
 
 
 def bootstrap_sums(table: Floats, resamples: int, seed: int) -> Floats:
-    """Draw C of the C rows of `table` [C, K] with replacement, `resamples` times; sums over the draws, [R, K]."""
+    """Draw C of the C rows of `table` [C, K] with replacement, R = `resamples` times; the sums of the draws [R, K]."""
     rng, clusters = np.random.default_rng(seed), len(table)
     rows = max(1, BLOCK // clusters)
     sizes = [min(rows, resamples - start) for start in range(0, resamples, rows)]
-    # How often each row is drawn is multinomial, so the sums are one product of matrices.
+    # The number of times each row is drawn is multinomial, so the sums are one matrix product.
     even = np.full(clusters, 1 / clusters)
     return np.concatenate([rng.multinomial(clusters, even, size=size) @ table for size in sizes])
 
@@ -137,7 +147,7 @@ def _won_and_tied(outcomes: Ints) -> Floats:
 
 
 def _sum_by(codes: Ints, values: Floats) -> Floats:
-    """[N, K] values to their sums per code, [U, K]."""
+    """The sums [U, K] per code of values [N, K]."""
     return np.column_stack([np.bincount(codes, weights=column) for column in values.T])
 
 
@@ -152,3 +162,107 @@ def _user_rows(names: list[str], counts: Ints, verdicts: Ints, own: Floats) -> l
         }
         for user, name in enumerate(names)
     ]
+
+
+# ---- significance ----
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """The two-sided p-value of this many wins and losses if both sides were equally good; 1.0 without either."""
+    return float(binomtest(wins, wins + losses, 0.5).pvalue) if wins + losses else 1.0
+
+
+def samples_needed(rate: float, design_effect: float = 1.0) -> int | None:
+    """The number of samples that tell `rate` from 1/2 (two-sided 5 %, power 80 %, normal approximation); None for 1/2.
+
+    `design_effect`: the variance of the rate over that of as many independent samples; samples of one user are alike.
+    """
+    if abs(rate - 0.5) < 1e-9:
+        return None
+    spread = norm.ppf(1 - LEVEL / 2) * 0.5 + norm.ppf(POWER) * math.sqrt(rate * (1 - rate))
+    return math.ceil(design_effect * float(spread / (rate - 0.5)) ** 2)
+
+
+def significance(summary: dict[str, Any]) -> dict[str, Any]:
+    """Sign tests over samples and over users, and the number of samples needed, for a result of `summarize`."""
+    rate, n = summary["per_sample"]["tie_half"], summary["n_samples"]
+    independent = max((summary["wins"] + summary["losses"]) / 4 / n**2, 1e-12)  # variance of independent samples
+    found = ((rate["high"] - rate["low"]) / (2 * norm.ppf(1 - LEVEL / 2))) ** 2
+    effect = max(1.0, found / independent) if summary["clustered_by"] == "user" else 1.0
+    needed = samples_needed(rate["rate"], effect)
+    verdicts = [user["verdict"] for user in summary["users"]]
+    settled = not rate["low"] <= 0.5 <= rate["high"]
+    return {
+        "sign_test_samples": sign_test(summary["wins"], summary["losses"]),
+        "sign_test_users": sign_test(verdicts.count("win"), verdicts.count("lose")),
+        "design_effect": round(effect, 2),
+        "samples_needed": needed,
+        "note": "" if settled else _note(rate["rate"], n, needed),
+    }
+
+
+def _note(rate: float, n: int, needed: int | None) -> str:
+    if needed is None:
+        return f"{n} samples cannot tell A from B: they are exactly even"
+    more = f"if the true rate is {100 * rate:.1f} %, about {needed:,} samples would"
+    return (
+        f"{n} samples are too few to tell A from B; {more}" if needed > n else f"{n} samples do not settle it; {more}"
+    )
+
+
+# ---- length ----
+
+
+def length_controlled(outcomes: Ints, longer: Floats, codes: Ints, seed: int) -> dict[str, Any]:
+    """The win-rate if both sides wrote equally much, after AlpacaEval 2 (arXiv 2404.04475).
+
+    A logistic regression of the outcome on tanh of the scaled difference in words, evaluated at a difference of zero.
+    A weak prior on both coefficients keeps it finite if length explains everything, as for `rule:longer`.
+
+    Args:
+        outcomes: [N], +1, 0 or -1; a tie is half a win.
+        longer: [N], the number of words of A minus that of B.
+        codes: [N], the user of each outcome, by number.
+        seed: of the bootstrap.
+
+    Returns:
+        `rate`, `low` and `high` (95 %, clustered by user; by sample if there is one user), and `slope` in logits.
+    """
+    x = scaled_lengths(longer)
+    y = (outcomes + 1) / 2
+    intercept, slope = fit_logistic(x, y, np.ones(len(y)))
+    rng = np.random.default_rng(seed)
+    clusters = codes if codes.max() > 0 else np.arange(len(y))
+    count = int(clusters.max()) + 1
+    even = np.full(count, 1 / count)
+    draws = (rng.multinomial(count, even)[clusters].astype(np.float64) for _ in range(RESAMPLES))
+    rates = [_sigmoid(fit_logistic(x, y, weights)[0]) for weights in draws]
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(rates, [tail, 1 - tail])
+    return {"rate": float(_sigmoid(intercept)), "low": float(low), "high": float(high), "slope": float(slope)}
+
+
+def scaled_lengths(longer: Floats) -> Floats:
+    """Differences in length [N], divided by their root mean square and squashed to (-1, 1)."""
+    spread = float(np.sqrt(np.mean(longer**2)))
+    return np.asarray(np.tanh(longer / spread) if spread > 0 else np.zeros(len(longer)))
+
+
+def fit_logistic(x: Floats, y: Floats, weights: Floats) -> Floats:
+    """The intercept and slope [2] of the weighted logistic regression of y [N] in [0, 1] on x [N] (damped Newton)."""
+    columns = np.column_stack([np.ones_like(x), x])
+    found = np.zeros(2)
+    for _ in range(NEWTON_STEPS):
+        p = _sigmoid(columns @ found)
+        gradient = columns.T @ (weights * (y - p)) - PRIOR * found
+        curvature = (columns * (weights * p * (1 - p))[:, None]).T @ columns + PRIOR * np.eye(2)
+        step = np.linalg.solve(curvature, gradient)
+        size = float(np.abs(step).max())
+        found = found + step / max(1.0, size / 2)
+        if size < 1e-8:
+            break
+    return np.asarray(found)
+
+
+def _sigmoid(z: Any) -> Any:
+    return 1 / (1 + np.exp(-z))

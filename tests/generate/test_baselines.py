@@ -16,7 +16,7 @@ from prlhf.generate.baselines import OwnChoices, chosen_responses, with_examples
 from prlhf.generate.jobs import plan
 from prlhf.generate.pairs import Reader
 from prlhf.generate.run import generate
-from prlhf.judge.pairs import pair
+from prlhf.judge.verdicts import pair
 from prlhf.model.checkpoint import Policy, load_policy
 from prlhf.progress import Silent
 from prlhf.responses import Response, read_responses

@@ -6,9 +6,18 @@ from dataclasses import asdict
 from pathlib import Path
 
 from prlhf.config import JudgeConfig
+from prlhf.judge.judges import LocalJudge, find_judges
+from prlhf.judge.verdicts import Pair, Verdict
 from prlhf.responses import Response
 
 MakeConfig = Callable[..., JudgeConfig]
+
+
+def local_judge(config: JudgeConfig) -> Callable[[list[Pair]], list[Verdict]]:
+    """The verdicts of the only judge that `config` names."""
+    (judge,) = find_judges(config).values()
+    assert isinstance(judge, LocalJudge)
+    return judge.verdicts
 
 
 def row(prompt: str, user: str, response: str = "", index: int | None = None) -> Response:

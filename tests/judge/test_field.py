@@ -14,12 +14,11 @@ from judge_rows import MakeConfig
 from scripted import Body, Reply, error, prefers, said, serving
 
 from prlhf.errors import PrlhfError
-from prlhf.judge.answers import Answers
-from prlhf.judge.faults import Fault, error_in
-from prlhf.judge.questions import verdict_in
-from prlhf.judge.replies import read_completion, read_reply
-from prlhf.judge.run import judge_responses, plan
-from prlhf.judge.server import refused, server_of
+from prlhf.judge.llm.answers import verdict_in
+from prlhf.judge.llm.cache import AnswerCache
+from prlhf.judge.llm.replies import Fault, error_in, read_completion, read_reply
+from prlhf.judge.llm.server import refused, server_of
+from prlhf.judge.run import dry_run, judge_responses
 
 Files = tuple[Path, Path]
 LABELS = {"K4B": "A", "W7D": "B", "H2T": "tie"}
@@ -99,7 +98,7 @@ def test_a_cut_answer_is_asked_for_once_more_with_more(two_files: Files, llm: Ma
         allowed = [body["max_completion_tokens"] for body in server.requests]
         assert allowed == [300] * 8 + [4096] * 12  # the last four pairs are not asked in vain
         assert judge_responses(*two_files, llm(server.url))["calls"] == 0
-        assert plan(*two_files, llm(server.url))[0]["calls"] == 0
+        assert dry_run(*two_files, llm(server.url))[0]["calls"] == 0
 
 
 def test_answers_that_stay_cut_are_named(two_files: Files, llm: MakeConfig) -> None:
@@ -218,14 +217,14 @@ def test_what_an_earlier_version_kept_of_errors_is_not_used(tmp_path: Path) -> N
     ]
     lines = [json.dumps(row).encode() for row in rows] + damaged
     (tmp_path / "x.jsonl").write_bytes(b"\n".join(lines))
-    assert set(Answers(tmp_path / "x.jsonl").known) == {"c"}
+    assert set(AnswerCache(tmp_path / "x.jsonl").known) == {"c"}
 
 
 def test_a_cache_that_cannot_be_written_is_told(two_files: Files, llm: MakeConfig, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file in the folder's place")
     with serving(longer) as server:
         assert judge_responses(*two_files, llm(server.url))["wins"] == 2
-        with pytest.raises(PrlhfError, match="--batch cannot write down what it submits"):
+        with pytest.raises(PrlhfError, match="--batch cannot note what it submits"):
             judge_responses(*two_files, llm(server.url, batch=True))
 
 

@@ -15,10 +15,9 @@ from scripted import Body, Reply, error, prefers, said, serving
 from test_llm_faults import Batches
 
 from prlhf.errors import PrlhfError
-from prlhf.judge.connection import exempt, proxy_of
-from prlhf.judge.faults import retry_after
+from prlhf.judge.llm.replies import retry_after
+from prlhf.judge.llm.server import exempt, proxy_of, server_of
 from prlhf.judge.run import judge_responses
-from prlhf.judge.server import server_of
 
 Files = tuple[Path, Path]
 LABELS = {"K4B": "A", "W7D": "B", "H2T": "tie"}
@@ -42,7 +41,7 @@ def tie(body: Body) -> Reply:
 @pytest.mark.parametrize("header", ["3600", "1e12", "inf", "Wed, 01 Jan 2200 00:00:00 GMT"])
 def test_a_long_wait_ends_in_a_line(two_files: Files, llm: MakeConfig, header: str) -> None:
     with serving(lambda body, number: error(429, "tokens per day", {"Retry-After": header})) as server:
-        with pytest.raises(PrlhfError, match=r"wants to be asked again in .*(minutes|hours).*--max-wait"):
+        with pytest.raises(PrlhfError, match=r"asks to wait .*(minutes|hours).*--max-wait"):
             judge_responses(*two_files, llm(server.url))
         assert len(server.requests) == 1
 
@@ -77,7 +76,7 @@ def test_a_proxy_that_cannot_be_used(monkeypatch: pytest.MonkeyPatch, value: str
 def test_a_socks_proxy_needs_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
     clean(monkeypatch)
     monkeypatch.setenv("ALL_PROXY", "socks://127.0.0.1:9/")
-    monkeypatch.setattr("prlhf.judge.connection.find_spec", lambda name: None)
+    monkeypatch.setattr("prlhf.judge.llm.server.find_spec", lambda name: None)
     with pytest.raises(PrlhfError, match=r"ALL_PROXY .*pip install socksio.*NO_PROXY"):
         proxy_of("http://127.0.0.1:8000/v1")
     monkeypatch.setenv("NO_PROXY", "localhost, 127.0.0.0/8")

@@ -99,5 +99,5 @@ def test_many_users_fit(tmp_path: Path) -> None:
     files = write(tmp_path / "a.jsonl", a), write(tmp_path / "b.jsonl", b)
     judge_responses(*files, JudgeConfig(judge="rule:longer", out=tmp_path / "judged", bootstrap=50))
     page = (tmp_path / "judged/report.html").read_text()
-    assert "260 more in results.json" in page
+    assert "260 more users are in results.json" in page
     assert len(page) < 400_000

@@ -1,13 +1,13 @@
 import math
 
 import pytest
-from judge_rows import row
+from judge_rows import local_judge, row
 
 from prlhf.config import JudgeConfig
 from prlhf.errors import PrlhfError
-from prlhf.judge import judges
-from prlhf.judge.judges import by_scorer, find_judge, judge_by_scores, judge_names
-from prlhf.judge.pairs import Pair
+from prlhf.extensions import JUDGES
+from prlhf.judge.judges import LocalJudge, judge, judge_names, verdicts_by_score
+from prlhf.judge.verdicts import Pair, Verdict
 
 
 def pair_of(a: str, b: str) -> Pair:
@@ -21,35 +21,55 @@ PAIRS = [pair_of("one two", "one"), pair_of("", "one"), pair_of("a  b", "long-wo
     ("name", "verdicts"), [("rule:longer", ["A", "B", "tie"]), ("rule:shorter", ["B", "A", "tie"])]
 )
 def test_rules_count_words(name: str, verdicts: list[str]) -> None:
-    judge = find_judge(JudgeConfig(judge=name))
-    assert judge(PAIRS) == verdicts
-    assert judge([]) == []
+    verdicts_on = local_judge(JudgeConfig(judge=name))
+    assert verdicts_on(PAIRS) == verdicts
+    assert verdicts_on([]) == []
 
 
 def test_scores_decide_and_equal_scores_tie() -> None:
-    assert judge_by_scores([(1.0, 0.5), (-2.0, -1.0), (0.25, 0.25), (math.inf, 0.0)]) == ["A", "B", "tie", "A"]
-    assert by_scorer(lambda pairs: [(0.0, 1.0)] * len(pairs))(PAIRS) == ["B", "B", "B"]
+    assert verdicts_by_score([(1.0, 0.5), (-2.0, -1.0), (0.25, 0.25), (math.inf, 0.0)]) == ["A", "B", "tie", "A"]
+    assert verdicts_by_score([(0.0, 1.0)] * 3) == ["B", "B", "B"]
 
 
-def test_a_score_that_is_no_number_is_refused() -> None:
+def test_a_score_that_is_not_a_number_is_refused() -> None:
     with pytest.raises(PrlhfError, match="scores of pair 1 are nan and 2"):
-        judge_by_scores([(0.0, 1.0), (math.nan, 2.0)])
+        verdicts_by_score([(0.0, 1.0), (math.nan, 2.0)])
 
 
-def test_a_judge_with_an_argument_registers_with_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[tuple[str, int]] = []
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judges that a test registers are gone after it."""
+    monkeypatch.setattr(JUDGES, "_found", dict(JUDGES._found))
 
-    def make(run: str, config: JudgeConfig) -> judges.Judge:
-        made.append((run, config.batch_size))
-        return by_scorer(lambda pairs: [(1.0, 0.0)] * len(pairs))
 
-    monkeypatch.setitem(judges.WITH_ARGUMENT, "reward", ("RUN", make))
-    assert find_judge(JudgeConfig(judge="reward:runs/c:d", batch_size=3))(PAIRS) == ["A", "A", "A"]
-    assert made == [("runs/c:d", 3)]
-    assert "reward:RUN" in judge_names()
+@pytest.mark.usefixtures("registered")
+def test_a_judge_of_ones_own_is_one_decorated_class() -> None:
+    @judge("starts-with")
+    class StartsWith(LocalJudge):
+        metavar = "WORD"
+        uses = frozenset(("device",))
+
+        def verdicts(self, pairs: list[Pair]) -> list[Verdict]:
+            starts = [(p.a.response.startswith(self.argument), p.b.response.startswith(self.argument)) for p in pairs]
+            return verdicts_by_score(starts)
+
+    assert local_judge(JudgeConfig(judge="starts-with:o:n", device="cpu"))(PAIRS) == ["tie"] * 3
+    assert local_judge(JudgeConfig(judge="starts-with:one", batch_size=3))(PAIRS) == ["tie", "B", "tie"]
+    assert "starts-with:WORD" in judge_names()
+    for name in ("starts-with", "starts-with:"):
+        with pytest.raises(PrlhfError, match=f"judge '{name}' lacks its WORD; write starts-with:WORD"):
+            local_judge(JudgeConfig(judge=name))
+    with pytest.raises(
+        PrlhfError, match="model = x is not used by --judge starts-with:a; use it with --judge reward:RUN"
+    ):
+        local_judge(JudgeConfig(judge="starts-with:a", model="x"))
+
+
+def test_names_and_what_they_take() -> None:
+    assert judge_names() == ["rule:shorter", "rule:longer", "oracle:DATASET", "reward:RUN", "llm", "llm:MODEL"]
     for name in ("reward", "reward:"):
         with pytest.raises(PrlhfError, match=f"judge '{name}' lacks its RUN; write reward:RUN"):
-            find_judge(JudgeConfig(judge=name))
+            local_judge(JudgeConfig(judge=name))
 
 
 @pytest.mark.parametrize(
@@ -63,6 +83,6 @@ def test_a_judge_with_an_argument_registers_with_one_line(monkeypatch: pytest.Mo
 )
 def test_unknown_judges_are_refused_with_the_nearest(name: str, hint: str) -> None:
     with pytest.raises(PrlhfError) as error:
-        find_judge(JudgeConfig(judge=name))
+        local_judge(JudgeConfig(judge=name))
     assert f"no judge is called '{name}'" in error.value.message
     assert hint in error.value.hint

@@ -16,7 +16,7 @@ from scripted import Body, Reply, always_first, labels_of, prefers, said, servin
 
 from prlhf.config import JudgeConfig
 from prlhf.errors import PrlhfError
-from prlhf.judge.run import calibrate_judges, judge_responses, plan, shown_prompt
+from prlhf.judge.run import calibrate_judges, dry_run, judge_responses, shown_prompt
 
 Files = tuple[Path, Path]
 longer = prefers(lambda text: len(text.split()))
@@ -158,7 +158,7 @@ def test_cost_is_counted_and_limited(two_files: Files, llm: MakeConfig, tmp_path
 
 def test_dry_run_and_shown_prompt_send_nothing(two_files: Files, llm: MakeConfig, tmp_path: Path) -> None:
     with serving(longer) as server:
-        (estimate,) = plan(*two_files, llm(server.url))
+        (estimate,) = dry_run(*two_files, llm(server.url))
         assert (estimate["calls"], estimate["known"], estimate["cost"]) == (12, 0, None)
         calls = shown_prompt(*two_files, llm(server.url), 2)
         with pytest.raises(PrlhfError, match="there are comparisons 1 to 6"):
@@ -166,7 +166,7 @@ def test_dry_run_and_shown_prompt_send_nothing(two_files: Files, llm: MakeConfig
         assert server.requests == []
         judge_responses(*two_files, llm(server.url, concurrency=1))
         assert [call["messages"] for call in calls] == [body["messages"] for body in server.requests[2:4]]
-        assert plan(*two_files, llm(server.url))[0]["known"] == 12
+        assert dry_run(*two_files, llm(server.url))[0]["known"] == 12
     with pytest.raises(PrlhfError, match="rule:longer sends no messages"):
         shown_prompt(*two_files, JudgeConfig(judge="rule:longer"), 1)
 

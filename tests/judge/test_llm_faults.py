@@ -25,9 +25,9 @@ from scripted import Body, Reply, Scripted, error, labels_of, prefers, said, ser
 
 from prlhf.config import JudgeConfig
 from prlhf.errors import PrlhfError
-from prlhf.judge.answers import Answer, Answers
-from prlhf.judge.client import Pace
-from prlhf.judge.faults import retry_after
+from prlhf.judge.llm.cache import Answer, AnswerCache
+from prlhf.judge.llm.client import Pace
+from prlhf.judge.llm.replies import retry_after
 from prlhf.judge.run import judge_responses
 
 Files = tuple[Path, Path]
@@ -69,7 +69,7 @@ def test_a_fault_that_does_not_pass_is_one_line(two_files: Files, llm: MakeConfi
         return longer(body, number) if number < 4 else PASSING[fault]
 
     with serving(script) as server:
-        with pytest.raises(PrlhfError, match="4 of 12 answers are kept: the same command goes on from there") as caught:
+        with pytest.raises(PrlhfError, match="4 of 12 answers are kept: the same command continues from there") as caught:
             judge_responses(*two_files, llm(server.url, retries=1, concurrency=2))
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "judged").exists()
@@ -174,7 +174,7 @@ def test_an_unknown_model_is_refused_at_the_first_call_with_the_list(two_files: 
         assert len(server.requests) == 1
     with (
         serving(script) as server,
-        pytest.raises(PrlhfError, match=r"does not have what was asked for: .*does not exist"),
+        pytest.raises(PrlhfError, match=r"does not have that resource: .*does not exist"),
     ):
         judge_responses(*two_files, llm(server.url, judge_model="gpt-5o"))
 
@@ -271,18 +271,18 @@ def always_tie(body: Body) -> Reply:
 def test_a_full_disk_is_one_line(
     two_files: Files, llm: MakeConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    keep = Answers.add
+    keep = AnswerCache.add
 
-    def add(self: Answers, key: str, answer: Answer) -> None:
+    def add(self: AnswerCache, key: str, answer: Answer) -> None:
         if len(self.known) == 3:
             raise PrlhfError("cannot write answers: No space left on device", "free some space")
         keep(self, key, answer)
 
     with serving(longer) as server:
-        monkeypatch.setattr(Answers, "add", add)
+        monkeypatch.setattr(AnswerCache, "add", add)
         with pytest.raises(PrlhfError, match="No space left on device; free some space; 3 of 12 answers are kept"):
             judge_responses(*two_files, llm(server.url, concurrency=4))
-        monkeypatch.setattr(Answers, "add", keep)
+        monkeypatch.setattr(AnswerCache, "add", keep)
         assert judge_responses(*two_files, llm(server.url))["calls"] == 9
 
 
@@ -330,7 +330,7 @@ def test_a_key_with_a_line_break_is_not_shown(
     two_files: Files, llm: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\nmore")
-    with pytest.raises(PrlhfError, match="the key in OPENAI_API_KEY holds other than printable ASCII") as caught:
+    with pytest.raises(PrlhfError, match="the key in OPENAI_API_KEY is not printable ASCII only") as caught:
         judge_responses(*two_files, llm("http://127.0.0.1:1/v1"))
     assert KEY not in str(caught.value)
 
@@ -349,7 +349,7 @@ def test_ctrl_c_stops_within_a_second_and_keeps_what_is_done(two_files: Files, t
             took = time.monotonic() - began
         release.set()
         assert process.returncode == 130, printed
-        assert "interrupted: 4 of 12 answers are kept: the same command goes on from there" in printed
+        assert "interrupted: 4 of 12 answers are kept: the same command continues from there" in printed
         assert took < 1.0
         done = len(server.requests)
         assert subprocess.run(line, check=False, env=environment, capture_output=True).returncode == 0

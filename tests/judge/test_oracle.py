@@ -6,13 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from judge_rows import row
+from judge_rows import local_judge, row
 
 from prlhf.config import JudgeConfig, PrepConfig
 from prlhf.data import prepare
 from prlhf.errors import PrlhfError
-from prlhf.judge.judges import find_judge
-from prlhf.judge.pairs import Pair
+from prlhf.judge.verdicts import Pair
 
 PROMPT = "TITLE: a strange week.\nPOST: on monday my boss sold boats. on tuesday my aunt lost hats.\nTL;DR:"
 ONE, TWO = " on monday my boss sold boats.", " on monday my boss sold boats. on tuesday my aunt lost hats."
@@ -49,12 +48,12 @@ def pair_for(user: str, a: str, b: str) -> Pair:
     ],
 )
 def test_verdicts(profiles: Path, user: str, a: str, b: str, verdict: str) -> None:
-    judge = find_judge(JudgeConfig(judge=f"oracle:{profiles}"))
+    judge = local_judge(JudgeConfig(judge=f"oracle:{profiles}"))
     assert judge([pair_for(user, a, b)]) == [verdict]
 
 
 def test_a_response_cut_off_by_the_limit_is_not_well_formed(profiles: Path) -> None:
-    judge = find_judge(JudgeConfig(judge=f"oracle:{profiles}"))
+    judge = local_judge(JudgeConfig(judge=f"oracle:{profiles}"))
     pair = pair_for("long", TWO, ONE)
     assert judge([replace(pair, a=replace(pair.a, finish_reason="length"))]) == ["B"]
 
@@ -62,8 +61,8 @@ def test_a_response_cut_off_by_the_limit_is_not_well_formed(profiles: Path) -> N
 def test_data_without_tastes_and_users_it_does_not_know_are_refused(profiles: Path, tmp_path: Path) -> None:
     prepare(PrepConfig(dataset="demo", comparisons=1, out=tmp_path / "demo"))
     with pytest.raises(PrlhfError, match="does not know its users' tastes"):
-        find_judge(JudgeConfig(judge=f"oracle:{tmp_path / 'demo'}"))
+        local_judge(JudgeConfig(judge=f"oracle:{tmp_path / 'demo'}"))
     with pytest.raises(PrlhfError, match="no user 'zoe'"):
-        find_judge(JudgeConfig(judge=f"oracle:{profiles}"))([pair_for("zoe", ONE, TWO)])
+        local_judge(JudgeConfig(judge=f"oracle:{profiles}"))([pair_for("zoe", ONE, TWO)])
     with pytest.raises(PrlhfError, match="is not a prepared data set"):
-        find_judge(JudgeConfig(judge=f"oracle:{tmp_path / 'nothing'}"))
+        local_judge(JudgeConfig(judge=f"oracle:{tmp_path / 'nothing'}"))

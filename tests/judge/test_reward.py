@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from judge_rows import local_judge
 
 from prlhf.config import JudgeConfig
 from prlhf.dataset import Comparison, read_prepared
 from prlhf.errors import PrlhfError
-from prlhf.judge.judges import find_judge
-from prlhf.judge.pairs import Pair
-from prlhf.judge.reward import reward_scorer
+from prlhf.judge.reward import RewardJudge
+from prlhf.judge.verdicts import Pair
 from prlhf.responses import Response
 from prlhf.train.run import train
 
@@ -42,7 +42,7 @@ def judge_of(run: Path, **options: Any) -> JudgeConfig:
 
 
 def test_swapping_a_and_b_mirrors_the_verdicts(trained: Path, rows: list[Comparison]) -> None:
-    judge = find_judge(judge_of(trained))
+    judge = local_judge(judge_of(trained))
     pairs = [pair_of(row, user) for row in rows for user in ("ann", "cat", "generic", "nobody")]
     verdicts = judge(pairs)
     assert {"A", "B"} <= set(verdicts)
@@ -54,9 +54,9 @@ def test_swapping_a_and_b_mirrors_the_verdicts(trained: Path, rows: list[Compari
 def test_the_scores_are_the_users_implicit_rewards(trained: Path, prepared: Path, rows: list[Comparison]) -> None:
     import json
 
-    scorer = reward_scorer(str(trained), judge_of(trained, batch_size=3))
+    scores = RewardJudge(str(trained), judge_of(trained, batch_size=3)).scores
     seen = [row for row in rows if row.seen]
-    margins = [a - b for a, b in scorer([pair_of(row) for row in seen])]
+    margins = [a - b for a, b in scores([pair_of(row) for row in seen])]
     expected = json.loads((trained / "results.json").read_text())["eval"]["margin_by_user"]
     for user in ("ann", "bob", "cat"):
         mine = [m for m, row in zip(margins, seen, strict=True) if row.user_id == user]
@@ -64,8 +64,8 @@ def test_the_scores_are_the_users_implicit_rewards(trained: Path, prepared: Path
 
 
 def test_unknown_users_are_generic(trained: Path, rows: list[Comparison]) -> None:
-    scorer = reward_scorer(str(trained), judge_of(trained))
-    readings = [scorer([pair_of(row, user) for row in rows]) for user in ("nobody", "generic", "bob")]
+    scores = RewardJudge(str(trained), judge_of(trained)).scores
+    readings = [scores([pair_of(row, user) for row in rows]) for user in ("nobody", "generic", "bob")]
     assert readings[0] == readings[1]
     assert readings[0] != readings[2]
 
@@ -74,8 +74,8 @@ def test_a_full_finetune_judges_against_its_base(
     tmp_path: Path, make_config: MakeConfig, rows: list[Comparison]
 ) -> None:
     results = train(make_config(tmp_path / "full", full_finetune=True))
-    scorer = reward_scorer(str(tmp_path / "full"), judge_of(tmp_path / "full"))
-    margins = [a - b for a, b in scorer([pair_of(row) for row in rows if row.user_id == "bob"])]
+    scores = RewardJudge(str(tmp_path / "full"), judge_of(tmp_path / "full")).scores
+    margins = [a - b for a, b in scores([pair_of(row) for row in rows if row.user_id == "bob"])]
     assert sum(margins) / 2 == pytest.approx(results["eval"]["margin_by_user"]["bob"], abs=1e-5)
 
 
@@ -83,12 +83,12 @@ def test_two_prompts_under_one_id_are_refused(trained: Path, rows: list[Comparis
     pair = pair_of(rows[0])
     other = replace(pair, b=replace(pair.b, prompt="another"))
     with pytest.raises(PrlhfError, match="prompt 'p1' differs between A and B"):
-        reward_scorer(str(trained), judge_of(trained))([other])
+        RewardJudge(str(trained), judge_of(trained)).scores([other])
 
 
 def test_empty_responses_and_no_pairs(trained: Path, rows: list[Comparison]) -> None:
-    scorer = reward_scorer(str(trained), judge_of(trained))
-    assert scorer([]) == []
+    scores = RewardJudge(str(trained), judge_of(trained)).scores
+    assert scores([]) == []
     pair = pair_of(rows[0])
-    ((a, b),) = scorer([replace(pair, a=replace(pair.a, response=""))])
+    ((a, b),) = scores([replace(pair, a=replace(pair.a, response=""))])
     assert a == a != b

@@ -7,7 +7,8 @@ from judge_rows import row, write
 
 from prlhf.config import JudgeConfig, resolve
 from prlhf.errors import PrlhfError
-from prlhf.judge import judges
+from prlhf.extensions import JUDGES
+from prlhf.judge.judges import LocalJudge
 from prlhf.judge.run import judge_responses
 
 PERSONAL = [
@@ -127,13 +128,14 @@ def test_nothing_is_half_written_when_the_judge_breaks(
     before = (tmp_path / "judged/results.json").read_bytes()
     seen: list[object] = []
 
-    def breaks(pairs: list[Any]) -> list[Any]:
-        seen.extend(pairs)
-        if len(seen) > 2:
-            raise RuntimeError("out of memory")
-        return ["A"] * len(pairs)
+    class Breaks(LocalJudge):
+        def verdicts(self, pairs: list[Any]) -> list[Any]:
+            seen.extend(pairs)
+            if len(seen) > 2:
+                raise RuntimeError("out of memory")
+            return ["A"] * len(pairs)
 
-    monkeypatch.setitem(judges.PLAIN, "rule:breaks", breaks)
+    monkeypatch.setitem(JUDGES._found, "rule:breaks", Breaks)
     with pytest.raises(RuntimeError):
         judge_responses(*files, config(tmp_path, judge="rule:breaks", batch_size=1))
     assert (tmp_path / "judged/results.json").read_bytes() == before

@@ -10,13 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prlhf.errors import PrlhfError
-from prlhf.judge.agreement import agreements, kappa
-from prlhf.judge.answers import Answer
-from prlhf.judge.cost import Budget, Price, price_of
-from prlhf.judge.decisions import Call, Decision, combine, position_bias
-from prlhf.judge.length import length_controlled
-from prlhf.judge.significance import samples_needed, sign_test, significance
-from prlhf.judge.statistics import summarize
+from prlhf.judge.calibrate import agreements, kappa
+from prlhf.judge.llm.cache import Answer
+from prlhf.judge.llm.cost import Budget, Price, price_of
+from prlhf.judge.statistics import length_controlled, samples_needed, sign_test, significance, summarize
+from prlhf.judge.verdicts import Call, Decision, combine, position_bias
 
 # ---- significance ----
 

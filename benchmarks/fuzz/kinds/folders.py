@@ -34,10 +34,10 @@ def _plan(place: Path, material: Material) -> Any:
 
 def _calibrate(place: Path, material: Material) -> Any:
     from prlhf.config import JudgeConfig
-    from prlhf.judge.run import plan
+    from prlhf.judge.run import dry_run
 
     config = JudgeConfig(judge="llm:m", base_url="http://127.0.0.1:9/v1", calibrate=place, dataset=place)
-    return plan(None, None, config)
+    return dry_run(None, None, config)
 
 
 def _choose(place: Path, material: Material) -> Any:
@@ -77,7 +77,7 @@ USES: list[tuple[str, Callable[[Path, Material], Any]]] = [
 def checkpoint(rng: Random, work: Path, material: Material) -> Case:
     """A damaged model, loaded and asked for a response; in a third of the cases, the checksums fit the damage."""
     from prlhf.generate.run import generate
-    from prlhf.judge.reward import reward_scorer
+    from prlhf.judge.reward import RewardJudge
 
     good = rng.choice([material.run, material.run, material.reward, material.per_user])
     place = damage.fresh(good, work / "run")
@@ -89,7 +89,7 @@ def checkpoint(rng: Random, work: Path, material: Material) -> Case:
     if good is material.reward:
         from prlhf.config import JudgeConfig
 
-        return Case(f"reward model: {how}", lambda: reward_scorer(str(place), JudgeConfig(device="cpu")), [place])
+        return Case(f"reward model: {how}", lambda: RewardJudge(str(place), JudgeConfig(device="cpu")), [place])
     return Case(
         f"{good.name}: {how}", lambda: generate(place, material.write(out)), [place], [out], lambda said: _is_there(out)
     )

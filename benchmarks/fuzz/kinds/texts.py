@@ -20,8 +20,8 @@ PROMPTS = ["Why?", "Who is there?", "Explain tides.\tNow."]
 def responses(rng: Random, work: Path, material: Material) -> Case:
     """Damaged responses, read and paired with valid ones; one in ten is judged up to the report."""
     from prlhf.config import JudgeConfig
-    from prlhf.judge.pairs import pair
     from prlhf.judge.run import judge_responses
+    from prlhf.judge.verdicts import pair
     from prlhf.responses import read_responses
 
     name = rng.choice(["responses.jsonl", "responses.jsonl", "responses.parquet", "shards"])
@@ -96,7 +96,7 @@ SAID = [
 
 def verdict(rng: Random, work: Path, material: Material) -> Case:
     """The verdict of a text: one of the three, or none."""
-    from prlhf.judge.questions import verdict_in
+    from prlhf.judge.llm.answers import verdict_in
 
     text = rng.choice(SAID)
     for _ in range(rng.choice([0, 1, 1, 2])):
@@ -107,7 +107,7 @@ def verdict(rng: Random, work: Path, material: Material) -> Case:
 
 def any_verdict(draw: Any, work: Path, material: Material) -> Case:
     """The same for any text, and for any JSON as text."""
-    from prlhf.judge.questions import verdict_in
+    from prlhf.judge.llm.answers import verdict_in
 
     pieces = st.sampled_from(
         [*SAID[:8], "verdict", ":", "\n", "{", "}", '"', "`", "```", "<think>", "</think>", "B2C", " "]
@@ -125,21 +125,21 @@ def _one_of_four(found: Any) -> None:
 
 def answers(rng: Random, work: Path, material: Material) -> Case:
     """Damaged answers in the cache: valid ones are used, the others are asked again, and no paid answer is lost."""
-    from prlhf.judge.answers import Answer, Answers
+    from prlhf.judge.llm.cache import Answer, AnswerCache
 
     path = work / "answers.jsonl"
-    good = Answers(path)
+    good = AnswerCache(path)
     for number in range(6):
         good.add(f"key{number}", Answer('{"verdict": "B2C"}', 10, 2, 0.1, "stop"))
     how = damage.file(rng, path)
 
     def read() -> None:
-        kept = Answers(path)
+        kept = AnswerCache(path)
         for answer in kept.known.values():
-            _one_of_four(__import__("prlhf.judge.questions", fromlist=["x"]).verdict_in(answer.text, LABELS))
+            _one_of_four(__import__("prlhf.judge.llm.answers", fromlist=["x"]).verdict_in(answer.text, LABELS))
             _ = answer.prompt_tokens + answer.completion_tokens + answer.seconds
         kept.add("new", Answer("B2C", 1, 1, 0.1))
-        if path.is_file() and "new" not in Answers(path).known:  # otherwise nothing is kept, with a message
+        if path.is_file() and "new" not in AnswerCache(path).known:  # otherwise nothing is kept, with a message
             raise Wrong("a new answer is not found again")
 
     return Case(how, read)
@@ -148,7 +148,7 @@ def answers(rng: Random, work: Path, material: Material) -> Case:
 def judge_files(rng: Random, work: Path, material: Material) -> Case:
     """A user's own prices and prompts of a judge."""
     from prlhf.config import JudgeConfig
-    from prlhf.judge.run import plan
+    from prlhf.judge.run import dry_run
 
     kind = rng.choice(["prices.yaml", "prompt.jinja"])
     path = work / kind
@@ -158,7 +158,7 @@ def judge_files(rng: Random, work: Path, material: Material) -> Case:
     values = {"judge": "llm:m", "base_url": "http://127.0.0.1:9/v1", "protocol": "plain", **option}
     a, b = material.responses / "responses.jsonl", work / "b.jsonl"
     b.write_text(a.read_text().replace('"response": "', '"response": "b '))
-    return Case(how, lambda: plan(a, b, JudgeConfig.model_validate(values)), [path])
+    return Case(how, lambda: dry_run(a, b, JudgeConfig.model_validate(values)), [path])
 
 
 PRICES = "batch: 0.5\nmodels:\n  m: {input: 1.0, output: 2.0}\n  n: {input: 0, output: 0}\n"

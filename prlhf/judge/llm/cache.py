@@ -1,4 +1,4 @@
-"""Answers that were paid for, kept: a JSON line each, written as it comes, found again by the whole request."""
+"""The cache of answers: a JSON line per answer, written when it arrives and found by the hash of the whole request."""
 
 from __future__ import annotations
 
@@ -14,30 +14,28 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from prlhf.errors import PrlhfError, one_line
 
-LENGTH = "length"  # `finish_reason` of an answer that was cut off at the tokens it was allowed
+LENGTH = "length"  # `finish_reason` of an answer that was cut off at its limit of tokens
+NO_ANSWER = {"empty", "error", "content_filter"}  # `finish_reason` of lines of prlhf 0.1 that hold no answer
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a server said to one request. `text` is None for a refusal, or where there are thoughts only.
+    """A server's answer to one request."""
 
-    `thoughts`: whether there were any beside the text; None in answers that were kept before this was looked at.
-    """
-
-    text: str | None
+    text: str | None  # None: a refusal, or thoughts only
     prompt_tokens: int
     completion_tokens: int
     seconds: float
     finish_reason: str = ""
-    thoughts: bool | None = None
+    thoughts: bool | None = None  # whether there were any beside the text; None in older lines
 
     @property
     def cut(self) -> bool:
-        """Whether it was cut off at the tokens it was allowed."""
+        """Whether it was cut off at its limit of tokens."""
         return self.finish_reason == LENGTH
 
 
-class Line(BaseModel):
+class _Line(BaseModel):
     """A line of the file."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
@@ -50,18 +48,15 @@ class Line(BaseModel):
     thoughts: bool | None = None
 
 
-NO_ANSWER = {"empty", "error", "content_filter"}  # what prlhf 0.1 kept of replies that were none
-
-
-def key_of(base_url: str, body: Mapping[str, Any]) -> str:
-    """A request's name: the hash of everything in it and of where it goes."""
+def request_key(base_url: str, body: Mapping[str, Any]) -> str:
+    """A hash of a request's address and body, 32 hex digits. It names the answer, so it must never change."""
     return hashlib.sha256(json.dumps([base_url, body], sort_keys=True).encode()).hexdigest()[:32]
 
 
-class Answers:
-    """The answers in `path`, old and new. A line that is damaged is left out, and its request is asked again.
+class AnswerCache:
+    """The answers in the file `path`. Damaged lines are ignored, so their requests are sent again.
 
-    `trouble` says why answers cannot be kept, if they cannot: they are then known to this run only.
+    `trouble` is why the file cannot be used, or empty; answers are then kept in memory only.
     """
 
     def __init__(self, path: Path) -> None:
@@ -79,7 +74,7 @@ class Answers:
         self._whole = not content or content.endswith(b"\n")
 
     def check(self) -> str:
-        """Why answers cannot be kept; empty if they can."""
+        """Try to write to the file; returns why it is not possible, or an empty text."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab"):
@@ -89,7 +84,7 @@ class Answers:
         return self.trouble
 
     def add(self, key: str, answer: Answer, keep: bool = True) -> None:
-        """Keep an answer, on disk before this returns; without `keep`, and with `trouble`, for this run only."""
+        """Store an answer in the file before this returns; in memory only without `keep`, or if there is `trouble`."""
         if keep and not self.trouble:
             line = json.dumps({"request": key, **asdict(answer)}, ensure_ascii=False) + "\n"
             try:
@@ -108,11 +103,11 @@ class Answers:
 
 
 def _answer(line: bytes) -> tuple[str, Answer] | None:
-    """A line's request and answer; None where it is damaged, or holds what earlier versions took for an answer."""
+    """The request's key and the answer; None if the line is damaged or holds what prlhf 0.1 mistook for an answer."""
     if not line.strip():
         return None
     try:
-        row = Line.model_validate_json(line)
+        row = _Line.model_validate_json(line)
     except ValidationError:
         return None
     odd = row.text is None and row.thoughts is None and row.finish_reason != LENGTH

@@ -1,4 +1,4 @@
-"""What judging costs: prices from a file the user can edit, an estimate before, and a limit that holds on the way."""
+"""The cost of judging: prices from a file that users can edit, estimates, and the limits of a run."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from prlhf.dataset import Message
 from prlhf.errors import PrlhfError, one_line
-from prlhf.judge.answers import Answer
-from prlhf.judge.questions import Message
+from prlhf.judge.llm.cache import Answer
 from prlhf.parse import yaml_value
 
-CHARACTERS = 4  # a token, roughly, in English text
-OVERHEAD = 8  # tokens a message takes beside its text
+CHARACTERS = 4  # of English text per token, roughly
+OVERHEAD = 8  # tokens of a message besides its text
 MILLION = 1_000_000
 
 
 class Price(BaseModel):
-    """US dollars for a million tokens."""
+    """US dollars per million tokens."""
 
     model_config = ConfigDict(extra="forbid")
     input: float = Field(ge=0)
     output: float = Field(ge=0)
 
     def of(self, prompt_tokens: float, completion_tokens: float) -> float:
-        """The price in dollars of so many tokens."""
+        """The cost in US dollars of this many tokens."""
         return (prompt_tokens * self.input + completion_tokens * self.output) / MILLION
 
     def times(self, factor: float) -> Price:
@@ -36,7 +36,7 @@ class Price(BaseModel):
 
 
 class Prices(BaseModel):
-    """A price file: see prices.yaml."""
+    """A price file; prices.yaml is the one that comes with prlhf."""
 
     model_config = ConfigDict(extra="forbid")
     batch: float = Field(0.5, ge=0)
@@ -44,7 +44,10 @@ class Prices(BaseModel):
 
 
 def price_of(model: str, file: Path | None, batch: bool) -> Price | None:
-    """The model's price, or None where the file does not know the model."""
+    """The model's price in `file` (default: prices.yaml); None if the model is not in it.
+
+    Raises PrlhfError if the file cannot be read.
+    """
     packed = resources.files("prlhf.judge").joinpath("prices.yaml")
     try:
         source = file.read_text(encoding="utf-8") if file else packed.read_text(encoding="utf-8")
@@ -58,31 +61,31 @@ def price_of(model: str, file: Path | None, batch: bool) -> Price | None:
 
 
 def no_price(model: str, file: Path | None) -> PrlhfError:
-    """The error of a limit in dollars on a model whose price is not known."""
+    """The error for --max-cost with a model whose price is not known."""
     return PrlhfError(
         f"--max-cost needs the price of '{model}', which {file or 'the shipped price file'} does not have",
-        "copy prlhf/judge/prices.yaml, add it, and give --prices FILE",
+        "copy prlhf/judge/prices.yaml, add the model, and give --prices FILE",
     )
 
 
 def tokens_in(messages: Iterable[Message]) -> int:
-    """An estimate of a prompt's tokens; the server's own count is known only afterwards."""
+    """An estimate of the number of tokens of a prompt; the server's count is known only after the call."""
     return sum(len(message["content"]) // CHARACTERS + OVERHEAD for message in messages)
 
 
 @dataclass
 class Budget:
-    """What may still be asked. `take` before a call, `settle` after it; in between it counts at its estimate."""
+    """The limits of a run, and what it has spent. Call `take` before a request and `settle` after it."""
 
     price: Price | None
-    max_cost: float | None
+    max_cost: float | None  # US dollars
     max_calls: int | None
     calls: int = 0
-    spent: float = 0.0
-    reserved: float = 0.0
+    spent: float = 0.0  # US dollars
+    reserved: float = 0.0  # estimates of the requests under way, US dollars
 
     def take(self, estimate: float) -> bool:
-        """Whether another call of `estimate` dollars stays within the limits; it is counted then."""
+        """Count a request of `estimate` dollars; False, and not counted, if it would exceed a limit."""
         if self.max_calls is not None and self.calls >= self.max_calls:
             return False
         if self.max_cost is not None and self.spent + self.reserved + estimate > self.max_cost:
@@ -92,13 +95,13 @@ class Budget:
         return True
 
     def settle(self, estimate: float, answer: Answer | None) -> None:
-        """Replace a call's reserved `estimate` by what its answer cost (None: it cost nothing)."""
+        """Replace the reserved `estimate` by the cost of the answer (None: no answer, no cost)."""
         self.reserved -= estimate
         if answer is not None and self.price is not None:
             self.spent += self.price.of(answer.prompt_tokens, answer.completion_tokens)
 
     @property
     def limit(self) -> str:
-        """The limit that was reached, as the flag that raises it."""
+        """The limit that was reached, as an option of the command."""
         reached = self.max_calls is not None and self.calls >= self.max_calls
         return f"--max-calls {self.max_calls}" if reached else f"--max-cost {self.max_cost}"

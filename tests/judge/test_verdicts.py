@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from judge_rows import row
 
 from prlhf.errors import PrlhfError
-from prlhf.judge.pairs import pair
+from prlhf.judge.verdicts import pair
 from prlhf.responses import Response
 
 

@@ -12,9 +12,18 @@ from hypothesis import strategies as st
 from judge_rows import row
 
 from prlhf.errors import PrlhfError
-from prlhf.judge.pairs import Pair
-from prlhf.judge.questions import PROTOCOLS, Question, load_template, question, reminded, verdict_in
-from prlhf.judge.subjects import NOBODY, Subject, Subjects
+from prlhf.judge.llm.answers import verdict_in
+from prlhf.judge.llm.prompt import (
+    UNKNOWN,
+    Question,
+    UserContext,
+    UserContexts,
+    load_template,
+    protocols,
+    question,
+    reminded,
+)
+from prlhf.judge.verdicts import Pair
 
 LABELS = {"K4B": "A", "W7D": "B", "H2T": "tie"}
 TALK = [
@@ -38,9 +47,9 @@ def pair(a: str = "first text", b: str = "second text", prompt: object = "Say it
 
 
 def ask(
-    protocol: str, subject: Subject = NOBODY, one: Pair | None = None, order: str = "ab", seed: int = 0
+    protocol: str, user: UserContext = UNKNOWN, one: Pair | None = None, order: str = "ab", seed: int = 0
 ) -> Question:
-    return question(load_template(protocol, None), one or pair(), subject, order, seed)  # type: ignore[arg-type]
+    return question(load_template(protocol, None), one or pair(), user, order, seed)  # type: ignore[arg-type]
 
 
 def text_of(asked: Question) -> str:
@@ -48,7 +57,7 @@ def text_of(asked: Question) -> str:
 
 
 def test_role_play_tells_what_the_paper_tells() -> None:
-    text = text_of(ask("role-play", Subject("ignored", "", MATERIAL), pair(prompt=TALK)))
+    text = text_of(ask("role-play", UserContext("ignored", "", MATERIAL), pair(prompt=TALK)))
     told = ["age: 25-34 years old", "A gardener.", "Be brief.", "factuality\nfluency", "It talked too much.",
             "you wrote: Which soil?\nyou chose: Loam.\nyou did not choose: Sand.\nyou did not choose: It depends.",
             "user: Hi\n\nassistant: Hello\n\nuser: Why?"]  # fmt: skip
@@ -58,21 +67,21 @@ def test_role_play_tells_what_the_paper_tells() -> None:
 
 
 def test_role_play_without_a_survey_has_the_text() -> None:
-    assert "Twelve words of mine." in text_of(ask("role-play", Subject(text="Twelve words of mine.")))
+    assert "Twelve words of mine." in text_of(ask("role-play", UserContext(text="Twelve words of mine.")))
 
 
 def test_profile_tells_the_wish_and_allows_ties() -> None:
-    text = text_of(ask("profile", Subject("", "Be unfriendly.")))
+    text = text_of(ask("profile", UserContext("", "Be unfriendly.")))
     assert "Be unfriendly." in text
     assert "call it a tie" in text
-    assert "From the text." in text_of(ask("profile", Subject("From the text.", "")))
+    assert "From the text." in text_of(ask("profile", UserContext("From the text.", "")))
 
 
 def test_plain_knows_nobody() -> None:
-    assert "Be unfriendly." not in text_of(ask("plain", Subject("A", "Be unfriendly.", MATERIAL)))
+    assert "Be unfriendly." not in text_of(ask("plain", UserContext("A", "Be unfriendly.", MATERIAL)))
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", protocols())
 def test_orders_and_codes(protocol: str) -> None:
     ab, ba = ask(protocol, order="ab"), ask(protocol, order="ba")
     assert list(ab.labels.values()) == ["A", "B", "tie"]
@@ -87,7 +96,7 @@ def test_orders_and_codes(protocol: str) -> None:
 
 @given(a=st.text(max_size=80), b=st.text(max_size=80), known=st.text(max_size=40))
 def test_whatever_is_written_stands_in_fences_and_spells_no_code(a: str, b: str, known: str) -> None:
-    asked = ask("profile", Subject("", known), pair(a, b))
+    asked = ask("profile", UserContext("", known), pair(a, b))
     system, user = (message["content"] for message in asked.messages)
     (fence,) = set(re.findall(r"\[(\w{16}) end\]", system))
     inside = re.findall(rf"\[{fence} ([^\]]*)\]\n(.*?)\n\[{fence} end\]", user, re.DOTALL)
@@ -151,7 +160,7 @@ def test_asked_again_is_another_request_with_the_same_question() -> None:
 def test_a_prompt_of_ones_own(tmp_path: Path) -> None:
     file = tmp_path / "mine.jinja"
     file.write_text("{% block system %}{{ rules }}{% endblock %}{% block user %}{{ first }}|{{ second }}{% endblock %}")
-    asked = question(load_template("plain", file), pair(), NOBODY, "ab", 0)
+    asked = question(load_template("plain", file), pair(), UNKNOWN, "ab", 0)
     assert asked.messages[1]["content"].count("|") == 1
 
 
@@ -176,7 +185,7 @@ def test_a_prompt_that_asks_for_what_there_is_not(tmp_path: Path, expression: st
     file = tmp_path / "mine.jinja"
     file.write_text("{% block system %}x{% endblock %}{% block user %}" + expression + "{% endblock %}")
     with pytest.raises(PrlhfError, match="the prompt cannot be filled in"):
-        question(load_template("plain", file), pair(), NOBODY, "ab", 0)
+        question(load_template("plain", file), pair(), UNKNOWN, "ab", 0)
 
 
 # ---- whom the judge speaks for ----
@@ -186,10 +195,10 @@ def test_the_protocol_that_makes_most_of_the_data(shared_data: Path, tmp_path: P
     from prlhf.config import PrepConfig
     from prlhf.data import prepare
 
-    assert Subjects(None).protocol == "plain"
+    assert UserContexts(None).protocol == "plain"
     for name, protocol in (("psoups", "profile"), ("prism", "role-play")):
         prepare(PrepConfig(dataset=name, source=str(shared_data / name), out=tmp_path / name))
-        assert Subjects(tmp_path / name).protocol == protocol
+        assert UserContexts(tmp_path / name).protocol == protocol
 
 
 @pytest.mark.parametrize("start", ["", "x", "<answer>", "```json", "<think>x</think>", '{"verdict": '])

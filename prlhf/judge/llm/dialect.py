@@ -1,8 +1,8 @@
-"""How a server wants to be asked: what of a request it does not take, and what it calls the rest.
+"""The dialect of a server: which parameters of a request it accepts, and under which names.
 
-Servers that call themselves compatible know different parameters, and refuse the others in words and with statuses of
-their own. A `Dialect` turns the request as we mean it into the request as a server takes it; `after` reads a refusal,
-`guesses` lists what is worth trying where the refusal names nothing.
+OpenAI-compatible servers know different parameters, and refuse the others with statuses and words of their own. A
+`Dialect` translates our request into one that the server accepts; `after` learns from a refusal, and `guesses` lists
+what to try if the refusal names nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from prlhf.judge.faults import Fault
+from prlhf.errors import PrlhfError, nearest
+from prlhf.judge.llm.replies import Fault
 
 Body = dict[str, Any]
 LEAVE_OUT = ("response_format", "json_schema", "temperature", "seed", "max_completion_tokens", "max_tokens", "system")
@@ -28,7 +29,7 @@ OURS = (
     "max_tokens",
 )
 
-REFUSALS = (400, 404, 405, 406, 415, 422, 500, 501)  # statuses of a request that another form may mend
+REFUSALS = (400, 404, 405, 406, 415, 422, 500, 501)  # statuses for which another form of the request may help
 NAMED = {
     "limit": r"max_(?:completion|new|output)?_?tokens",
     "form": r"response_?format|json.?(?:schema|object|mode)|structured.?output|guided|grammar|\bschemas?\b",
@@ -36,7 +37,7 @@ NAMED = {
     "seed": r"\b(?:random_)?seed\b",
     "system": r"system.{0,3}(?:role|message|prompt|instruction)|role.{0,40}system|roles? must alternate",
 }
-VALUE = r"too large|at most|less than|greater than|maximum|exceed|<=|at least|out of range"  # the number, not the name
+VALUE = r"too large|at most|less than|greater than|maximum|exceed|<=|at least|out of range"  # refuses a value
 CONTEXT = (
     r"context.{0,10}(?:length|window|size)|prompt is too long|reduce the length|input.{0,20}too long|max_model_len"
 )
@@ -51,7 +52,7 @@ PARAMETERS = (
 
 @dataclass(frozen=True)
 class Dialect:
-    """What a server takes. Empty: not at all."""
+    """What a server accepts; an empty text means not at all."""
 
     limit: Literal["max_completion_tokens", "max_tokens", ""] = "max_completion_tokens"
     form: Literal["json_schema", "json_object", ""] = "json_schema"
@@ -60,7 +61,7 @@ class Dialect:
     system: bool = True
 
     def speak(self, body: Mapping[str, Any]) -> Body:
-        """`body`, which may be in a poorer dialect already, as this server takes it."""
+        """`body` in this dialect. It may be in a dialect already, and only loses more."""
         spoken = dict(body)
         if "max_completion_tokens" in spoken and self.limit != "max_completion_tokens":
             spoken["max_tokens"] = spoken.pop("max_completion_tokens")
@@ -77,7 +78,7 @@ class Dialect:
         return spoken
 
     def without(self, names: Collection[str]) -> Dialect:
-        """The dialect that leaves out `names` of LEAVE_OUT."""
+        """This dialect without the parts `names`, which are from LEAVE_OUT."""
         limit = "" if "max_tokens" in names else "max_tokens" if "max_completion_tokens" in names else self.limit
         form = "" if "response_format" in names else "json_object" if "json_schema" in names else self.form
         return Dialect(
@@ -89,7 +90,7 @@ class Dialect:
         )
 
     def after(self, fault: Fault) -> Dialect | None:
-        """The dialect to ask in after a refusal that names what it does not take; None where it names nothing."""
+        """The dialect without what the refusal `fault` names; None if it names nothing."""
         if fault.kind != "status" or fault.status not in REFUSALS or _has(CONTEXT, fault):
             return None
         named = [part for part, words in NAMED.items() if _has(words, fault)]
@@ -101,9 +102,10 @@ class Dialect:
         return None if dialect == self else dialect
 
     def guesses(self, fault: Fault) -> list[Dialect]:
-        """What to try, in this order, after a refusal that names nothing.
+        """The dialects to try, in this order, after a refusal that names nothing.
 
-        A part less each, then all that can be left out. Empty where the request's form is not what is wrong.
+        Each leaves out one part; the last ones leave out everything possible. Empty if the form of the request is not
+        the problem.
         """
         other = _has(CONTEXT, fault) or _has(MODEL, fault)
         page = fault.status == 404 and not _has(PARAMETERS, fault)
@@ -115,7 +117,7 @@ class Dialect:
         return [one for one in dict.fromkeys([*single, least, replace(least, system=False)]) if one != self]
 
     def _poorer(self, part: str) -> Dialect:
-        """One step less of `part`."""
+        """This dialect with one step less of `part`."""
         if part == "limit":
             return replace(self, limit="max_tokens" if self.limit == "max_completion_tokens" else "")
         if part == "form":
@@ -123,8 +125,8 @@ class Dialect:
         return replace(self, **{part: False})  # type: ignore[arg-type]
 
     def describe(self) -> str:
-        """What this dialect lacks, in words for a note."""
-        said = {
+        """What this dialect leaves out, in words for a note."""
+        parts = {
             "max_completion_tokens (max_tokens is sent in its place)": self.limit == "max_tokens",
             "max_completion_tokens and max_tokens (answers have no limit)": not self.limit,
             "a JSON schema (json_object is sent in its place)": self.form == "json_object",
@@ -133,11 +135,20 @@ class Dialect:
             "seed": not self.seed,
             "system messages (the user's begins with it)": not self.system,
         }
-        return ", ".join(words for words, lacking in said.items() if lacking)
+        return ", ".join(words for words, lacking in parts.items() if lacking)
+
+
+def named_parts(leave_out: str) -> list[str]:
+    """The names in `leave_out`, which commas separate. Raises PrlhfError for an unknown one."""
+    names = [name.strip() for name in leave_out.split(",") if name.strip()]
+    for name in names:
+        if name not in LEAVE_OUT:
+            raise PrlhfError(f"leave_out names '{name}', which no request has", nearest(name, LEAVE_OUT))
+    return names
 
 
 def unknown_model(fault: Fault) -> bool:
-    """Whether a refusal is of the model's name."""
+    """Whether the server refused the name of the model."""
     return fault.kind == "status" and fault.status in (400, 404, 422) and (_has(MODEL, fault) or fault.status == 404)
 
 
