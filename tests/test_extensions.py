@@ -78,5 +78,6 @@ def test_every_name_of_ours_is_registered_by_its_module() -> None:
 
 
 def test_listing_names_imports_no_model() -> None:
-    code = "import sys; from prlhf.extensions import DATA_SETS, JUDGES; list(DATA_SETS), list(JUDGES); sys.exit('torch' in sys.modules)"
+    listing = "from prlhf.extensions import DATA_SETS, JUDGES; list(DATA_SETS), list(JUDGES)"
+    code = f"import sys; {listing}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

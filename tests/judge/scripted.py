@@ -47,7 +47,7 @@ class Quiet(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that has gone is no news here."""
+        """Clients disconnect in these tests; that needs no report."""
 
 
 @contextmanager

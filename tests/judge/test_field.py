@@ -180,7 +180,7 @@ def test_a_filtered_pair_has_no_verdict_and_the_others_have(two_files: Files, ll
         assert (results["unparsed"]["pairs"], results["n_samples"], results["unanswered"]) == (1, 5, 2)
         assert len(server.requests) == 12
         server.script = longer
-        assert judge_responses(*two_files, llm(server.url))["calls"] == 2  # asked anew
+        assert judge_responses(*two_files, llm(server.url))["calls"] == 2  # asked again
 
 
 @pytest.mark.parametrize("choices", [None, [], [{}], [{"message": "text"}], "x"])
@@ -194,7 +194,7 @@ def test_a_reply_without_a_message_is_asked_anew(two_files: Files, llm: MakeConf
         server.script = lambda body, number: Reply({"choices": choices})
         with pytest.raises(PrlhfError, match=r"sends no valid answer: a (reply|choice) without"):
             judge_responses(*two_files, llm(server.url, retries=0, seed=1, concurrency=1))
-        assert len(server.requests) == 14 + 10  # not all twelve are asked of such a server
+        assert len(server.requests) == 14 + 10  # such a server does not get all twelve
         server.script = longer
         assert judge_responses(*two_files, llm(server.url))["calls"] == 2
 

@@ -227,7 +227,7 @@ def attacked(tmp_path: Path) -> Files:
 
 
 def test_no_attack_stands_outside_a_fence_or_knows_a_code(attacked: Files, llm: MakeConfig) -> None:
-    """An obedient judge, who does whatever stands outside the fences, is told nothing by any response."""
+    """A judge that obeys whatever stands outside the fences gets no instruction from any response."""
     assert len(ATTACKS) >= 30
     honest = prefers(lambda text: text == "An honest answer.")
 

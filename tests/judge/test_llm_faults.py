@@ -69,7 +69,9 @@ def test_a_fault_that_does_not_pass_is_one_line(two_files: Files, llm: MakeConfi
         return longer(body, number) if number < 4 else PASSING[fault]
 
     with serving(script) as server:
-        with pytest.raises(PrlhfError, match="4 of 12 answers are kept: the same command continues from there") as caught:
+        with pytest.raises(
+            PrlhfError, match="4 of 12 answers are kept: the same command continues from there"
+        ) as caught:
             judge_responses(*two_files, llm(server.url, retries=1, concurrency=2))
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "judged").exists()
@@ -160,6 +162,8 @@ def test_an_answer_without_verdict_is_recorded(
     assert len(lost) == 6
     assert all(found == answer or (answer and found.startswith(answer)) for found in lost)
 
+
+# ---- faults that waiting does not help ----
 
 # ---- what no patience mends ----
 

@@ -1,7 +1,7 @@
 """The report in a real browser, without network: what responses, users and prompts hold is text there and nothing else,
 nothing is fetched, nothing is logged, and examples and bars are to be seen.
 
-Chromium is looked for in $PRLHF_CHROMIUM and on the PATH. It is told what to do over a pair of pipes (DevTools)."""
+Chromium is looked for in $PRLHF_CHROMIUM and on the PATH, and is controlled over a pair of pipes (DevTools)."""
 
 from __future__ import annotations
 

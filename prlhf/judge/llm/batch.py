@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 from prlhf.errors import PrlhfError
 from prlhf.files import atomic_file
 from prlhf.judge.llm.replies import Fault, error_in, fault_of, read_completion
-from prlhf.judge.llm.requests import Exchange, Request
+from prlhf.judge.llm.requests import Request, Session
 from prlhf.judge.llm.server import refused, sync_client
 from prlhf.progress import Progress
 
@@ -39,23 +39,23 @@ class Note(BaseModel):
     submitting: str = ""  # the name of a batch whose id is not known yet
 
 
-def send_batch(exchange: Exchange, requests: Sequence[Request], progress: Progress) -> None:
+def send_batch(session: Session, requests: Sequence[Request], progress: Progress) -> None:
     """Answer `requests` from batches that an earlier run left, then by new ones within the budget.
 
     Raises PrlhfError if the server refuses a batch, or requests stay without an answer.
     """
-    server, config, known = exchange.server, exchange.config, exchange.cache.known
+    server, config, known = session.server, session.config, session.cache.known
     allowed: list[Request] = []
     try:
         with sync_client(server, config.timeout, config.retries) as client:
-            batches = Batches(exchange, client, progress)
+            batches = Batches(session, client, progress)
             batches.find()
             batches.collect()
             missing = [request for request in requests if request.key not in known]
-            allowed = [request for request in missing if exchange.take(request)]
+            allowed = [request for request in missing if session.take(request)]
             unanswered = allowed
             for _ in range(ROUNDS):
-                unanswered = _round(exchange, batches, unanswered, progress)
+                unanswered = _round(session, batches, unanswered, progress)
                 if not unanswered:
                     break
     except openai.OpenAIError as error:
@@ -64,40 +64,40 @@ def send_batch(exchange: Exchange, requests: Sequence[Request], progress: Progre
         raise refused(server, fault, config.max_wait) from None
     finally:
         for request in allowed:
-            exchange.settle(request, known.get(request.key))
+            session.settle(request, known.get(request.key))
     for request in allowed:
         if request.key not in known and (found := batches.faults.get(request.key)):
-            exchange.give_up(request, found)
+            session.give_up(request, found)
     if unanswered := [request for request in allowed if request.key not in known]:
         faults = [batches.faults[one.key].message for one in unanswered if one.key in batches.faults]
         why = server.redact(next(iter([*faults, *batches.reasons]), "no reason given"))
         raise PrlhfError(f"{len(unanswered)} requests of the batch have no answer: {why}", "run the same command again")
 
 
-def _round(exchange: Exchange, batches: Batches, requests: Sequence[Request], progress: Progress) -> list[Request]:
+def _round(session: Session, batches: Batches, requests: Sequence[Request], progress: Progress) -> list[Request]:
     """Submit and collect; returns the requests to submit again, since the server refuses a parameter of them."""
     for start in range(0, len(requests), MAX_REQUESTS):
         batches.submit(requests[start : start + MAX_REQUESTS])
     if requests:
         progress.note(f"{len(requests)} requests submitted: {', '.join(batches.note.open)}")
     batches.collect()
-    before, again = exchange.dialect, []
+    before, again = session.dialect, []
     for request in requests:
         fault = batches.faults.get(request.key)
         if fault is not None and before.after(fault) is not None:
-            exchange.dialect = exchange.dialect.after(fault) or exchange.dialect
+            session.dialect = session.dialect.after(fault) or session.dialect
             again.append(request)
     if again:
-        progress.note(f"{len(again)} requests are submitted again without {exchange.dialect.describe()}")
+        progress.note(f"{len(again)} requests are submitted again without {session.dialect.describe()}")
     return again
 
 
 class Batches:
-    """The batches of one exchange."""
+    """The batches of one session."""
 
-    def __init__(self, exchange: Exchange, client: openai.OpenAI, progress: Progress) -> None:
-        self._exchange, self._client = exchange, client
-        self._path = exchange.cache.path.with_suffix(".batches.json")
+    def __init__(self, session: Session, client: openai.OpenAI, progress: Progress) -> None:
+        self._exchange, self._client = session, client
+        self._path = session.cache.path.with_suffix(".batches.json")
         self.note = _read(self._path, progress)
         self.faults: dict[str, Fault] = {}  # by the key of the request
         self.reasons: list[str] = []  # why whole batches failed

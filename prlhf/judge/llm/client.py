@@ -28,7 +28,7 @@ from prlhf.errors import PrlhfError, nearest
 from prlhf.judge.llm.cache import Answer
 from prlhf.judge.llm.dialect import Body, Dialect, unknown_model
 from prlhf.judge.llm.replies import Fault, fault_of, read_reply
-from prlhf.judge.llm.requests import Exchange, Request
+from prlhf.judge.llm.requests import Request, Session
 from prlhf.judge.llm.server import async_client, duration, proxy_of, refused
 from prlhf.progress import Progress
 
@@ -37,20 +37,20 @@ REPORTED_PAUSE = 5.0  # seconds; longer pauses are reported
 CHAT = "/chat/completions"
 
 
-def send_all(exchange: Exchange, requests: Sequence[Request], progress: Progress) -> None:
+def send_all(session: Session, requests: Sequence[Request], progress: Progress) -> None:
     """Send `requests`, `concurrency` at a time and within the budget, and store the answers in the cache.
 
     Raises PrlhfError at the first fault that concerns all requests, after the calls under way have ended.
     """
-    _run(Client(exchange, progress).send_all(requests))
+    _run(Client(session, progress).send_all(requests))
 
 
 class Client:
     """The calls of one `send_all`."""
 
-    def __init__(self, exchange: Exchange, progress: Progress) -> None:
-        self._exchange, self._progress = exchange, progress
-        self._server, self._config = exchange.server, exchange.config
+    def __init__(self, session: Session, progress: Progress) -> None:
+        self._exchange, self._progress = session, progress
+        self._server, self._config = session.server, session.config
         self._pace = Pace(self._config.requests_per_minute)
         self._reported_until = 0.0
 
@@ -182,9 +182,9 @@ class Client:
         return seconds
 
 
-def advance(exchange: Exchange, progress: Progress, count: int) -> None:
+def advance(session: Session, progress: Progress, count: int) -> None:
     """Advance the progress by `count` calls, and show the cost so far if the price is known."""
-    progress.advance(count, **({"cost $": exchange.budget.spent} if exchange.price else {}))
+    progress.advance(count, **({"cost $": session.budget.spent} if session.price else {}))
 
 
 async def models_of(client: openai.AsyncOpenAI) -> list[str]:

@@ -17,7 +17,7 @@ from prlhf.judge.llm.client import advance, send_all
 from prlhf.judge.llm.cost import tokens_in
 from prlhf.judge.llm.dialect import OURS, named_parts
 from prlhf.judge.llm.prompt import UNKNOWN, Order, UserContexts, load_template, question
-from prlhf.judge.llm.requests import ONE_REQUEST, Exchange, Request
+from prlhf.judge.llm.requests import ONE_REQUEST, Request, Session
 from prlhf.judge.verdicts import Call, Decision, Pair, combine
 from prlhf.progress import Progress
 
@@ -62,22 +62,22 @@ class LlmJudge(AskingJudge):
         self.config, self._users = config, UserContexts(config.dataset)
         self.protocol = config.protocol or self._users.protocol
         self._template = load_template(self.protocol, config.prompt)
-        self.exchange = Exchange(model, config)
+        self.session = Session(model, config)
         self._requests: list[Request] = []  # all of the call under way
 
     @override
     def settings(self) -> dict[str, Any]:
-        config, exchange = self.config, self.exchange
+        config, session = self.config, self.session
         return {
-            "model": exchange.model,
-            "server": exchange.server.shown,
+            "model": session.model,
+            "server": session.server.shown,
             "protocol": self.protocol,
             "prompt": str(config.prompt) if config.prompt else None,
             "order": config.order,
             "temperature": config.temperature,
-            "calls": exchange.budget.calls,
-            "cost": round(exchange.budget.spent, 6) if exchange.price else None,
-            "unanswered": len(exchange.unanswered),
+            "calls": session.budget.calls,
+            "cost": round(session.budget.spent, 6) if session.price else None,
+            "unanswered": len(session.unanswered),
             "max_answer_tokens": config.max_answer_tokens,
         }
 
@@ -106,24 +106,24 @@ class LlmJudge(AskingJudge):
 
     @override
     def estimate(self, pairs: Sequence[Pair]) -> dict[str, Any]:
-        exchange, requests = self.exchange, self.requests(pairs)
-        known = exchange.cache.known
-        missing = [request for request in requests if exchange.prepare(request).key not in known]
+        session, requests = self.session, self.requests(pairs)
+        known = session.cache.known
+        missing = [request for request in requests if session.prepare(request).key not in known]
         prompt_tokens = sum(tokens_in(request.question.messages) for request in missing)
         lengths = [answer.completion_tokens for answer in known.values() if answer.completion_tokens]
         answer_tokens = round(sum(lengths) / len(lengths) * len(missing)) if lengths else ANSWER_TOKENS * len(missing)
         longest = self.config.max_answer_tokens * len(missing)
         return {
-            "model": exchange.model,
-            "server": exchange.server.shown,
+            "model": session.model,
+            "server": session.server.shown,
             "protocol": self.protocol,
             "pairs": len(pairs),
             "calls": len(missing),
             "known": len(requests) - len(missing),
             "prompt_tokens": prompt_tokens,
             "completion_tokens": answer_tokens,
-            "cost": exchange.price.of(prompt_tokens, answer_tokens) if exchange.price else None,
-            "cost_at_most": exchange.price.of(prompt_tokens, longest) if exchange.price else None,
+            "cost": session.price.of(prompt_tokens, answer_tokens) if session.price else None,
+            "cost_at_most": session.price.of(prompt_tokens, longest) if session.price else None,
         }
 
     # ---- judging ----
@@ -135,12 +135,12 @@ class LlmJudge(AskingJudge):
         Every answer is stored when it arrives, so the same call after an error, a limit or Ctrl-C sends only the
         missing requests. Raises PrlhfError and Interrupted, which say so.
         """
-        exchange, requests = self.exchange, self.requests(pairs)
-        if reason := exchange.cache.check():
+        session, requests = self.session, self.requests(pairs)
+        if reason := session.cache.check():
             if self.config.batch:
                 raise PrlhfError(f"--batch cannot note what it submits: {reason}", "set PRLHF_CACHE to a folder")
             progress.note(f"answers cannot be kept ({reason}): if this run stops, they are lost")
-        progress.start(f"judging by {exchange.model}", len(requests))
+        progress.start(f"judging by {session.model}", len(requests))
         try:
             unsettled = self._pilot(requests, progress)
             while unsettled:
@@ -149,9 +149,9 @@ class LlmJudge(AskingJudge):
                 unsettled = [request for request in unsettled if self._ask_again(request)]
         finally:
             progress.finish()
-        if exchange.unanswered:
-            message = exchange.server.redact(exchange.unanswered[0])
-            progress.note(f"{len(exchange.unanswered)} requests have no answer, and their pairs no verdict: {message}")
+        if session.unanswered:
+            message = session.server.redact(session.unanswered[0])
+            progress.note(f"{len(session.unanswered)} requests have no answer, and their pairs no verdict: {message}")
         calls: list[list[Call]] = [[] for _ in pairs]
         for request in requests:
             calls[request.pair].append(_call(request))
@@ -162,14 +162,14 @@ class LlmJudge(AskingJudge):
 
         Returns the requests to send again.
         """
-        self._requests = [self.exchange.prepare(request) for request in requests]
+        self._requests = [self.session.prepare(request) for request in requests]
         few, rest = (requests, []) if self.config.batch else (requests[:PILOT], requests[PILOT:])
         self._get(few, progress)
         again = [request for request in few if self._ask_again(request)]
         raised = sum(request.raised for request in again) * 2 > len(few)
         for request in rest:
             request.raised = raised
-        self._get([self.exchange.prepare(request) for request in rest], progress)
+        self._get([self.session.prepare(request) for request in rest], progress)
         return again + [request for request in rest if self._ask_again(request)]
 
     def _ask_again(self, request: Request) -> bool:
@@ -182,19 +182,19 @@ class LlmJudge(AskingJudge):
         if request.verdict is not None or request.answer.finish_reason in ONE_REQUEST:
             return False
         if request.answer.cut:
-            again = not request.raised and self.exchange.raised_limit > self.config.max_answer_tokens
+            again = not request.raised and self.session.raised_limit > self.config.max_answer_tokens
             request.raised = request.raised or again
         else:
             again = request.attempt < REMINDERS
             request.attempt += again
-        self.exchange.prepare(request)
+        self.session.prepare(request)
         return again
 
     def _report(self, again: Sequence[Request], progress: Progress) -> None:
         if cut := sum(request.answer.cut for request in again if request.answer):
             progress.note(
                 f"{cut} answers were cut off at max_answer_tokens = {self.config.max_answer_tokens}: asking once more "
-                f"with {self.exchange.raised_limit} (--max-answer-tokens sets it from the start)"
+                f"with {self.session.raised_limit} (--max-answer-tokens sets it from the start)"
             )
         if left := len(again) - cut:
             progress.note(f"{left} answers hold no verdict: asking again with a reminder")
@@ -203,29 +203,29 @@ class LlmJudge(AskingJudge):
         """Answer all of `requests`, from the cache and by the server."""
         if not requests:
             return
-        known = self.exchange.cache.known
+        known = self.session.cache.known
         missing = {request.key: request for request in requests if request.key not in known}
         for request in requests:
             request.calls += 1
         first_time = requests[0].calls == 1  # requests that are sent again have been counted
-        advance(self.exchange, progress, len(requests) - len(missing) if first_time else 0)
+        advance(self.session, progress, len(requests) - len(missing) if first_time else 0)
         if missing:
             try:
                 send = send_batch if self.config.batch else send_all
-                send(self.exchange, list(missing.values()), progress)
+                send(self.session, list(missing.values()), progress)
             except KeyboardInterrupt:
                 raise Interrupted(self._how_to_continue()) from None
             except PrlhfError as error:
                 raise PrlhfError(error.message, f"{error.hint}; {self._how_to_continue()}") from None
         if any(request.key not in known for request in requests):
             left = sum(request.key not in known for request in self._requests)
-            limit = self.exchange.budget.limit
+            limit = self.session.budget.limit
             raise PrlhfError(f"stopped at {limit} with {left} calls left", f"raise it; {self._how_to_continue()}")
         for request in requests:
             request.answer = known[request.key]
 
     def _how_to_continue(self) -> str:
-        done = sum(request.key in self.exchange.cache.known for request in self._requests)
+        done = sum(request.key in self.session.cache.known for request in self._requests)
         return f"{done} of {len(self._requests)} answers are kept: the same command continues from there"
 
 

@@ -1,7 +1,7 @@
 """What a server sends back: an `Answer`, or a `Fault`.
 
 An error may be an HTTP status, an error in a body of status 200, a line of a batch, or a connection that fails. All of
-them become a `Fault`, so that one rule decides what is tried again, and another what the user is told.
+them become a `Fault`, so that one rule decides what is tried again, and another what the user reads.
 """
 
 from __future__ import annotations

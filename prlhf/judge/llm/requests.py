@@ -1,4 +1,4 @@
-"""Requests to the server, and the exchange: what all requests of one judge have in common."""
+"""Requests to the server, and the session: what all requests of one judge share."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Request:
         return verdict_in(self.answer.text, self.question.labels, self.answer.cut) if self.answer else None
 
 
-class Exchange:
+class Session:
     """The server and what it accepts, the cache of its answers, the budget, and the requests that got no answer."""
 
     def __init__(self, model: str, config: JudgeConfig) -> None:
