@@ -155,7 +155,7 @@ def test_bad_recipe(text: str, said: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_recipe_that_is_no_text(tmp_path: Path) -> None:
+def test_recipe_that_is_not_text(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(PrlhfError, match="cannot read recipe"):
         load_recipe(tmp_path / "r.yaml")

@@ -38,7 +38,7 @@ def test_a_message_is_one_line_whatever_value_it_names() -> None:
     assert str(PrlhfError("'a\n\tb' is refused", "leave it out")) == "'a b' is refused; leave it out"
 
 
-def test_of_a_pydantic_error_the_first_thing_is_told() -> None:
+def test_a_pydantic_error_becomes_its_first_fault() -> None:
     class Model(BaseModel):
         base: str
         sums: dict[str, int]

@@ -20,7 +20,7 @@ def write(folder: Path, name: str, content: object) -> None:
     path.write_text(content if isinstance(content, str) else json.dumps(content))
 
 
-def test_times_are_no_part_of_an_outcome_and_everything_else_is(tmp_path: Path) -> None:
+def test_an_outcome_has_everything_except_times(tmp_path: Path) -> None:
     from benchmarks.faults.outcome import differences, left_in
 
     for name, seconds in (("a", 1.0), ("b", 2.0)):
@@ -62,7 +62,7 @@ def test_a_process_that_a_command_left_is_found(tmp_path: Path, monkeypatch: pyt
     assert kills._still_there(tmp_path) == []
 
 
-def test_a_kill_gone_on_with_is_equal_and_damage_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_continued_kill_is_equal_and_damage_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A real kill of the cheapest command; then the undisturbed result is changed."""
     from benchmarks.faults.kills import Whole, kill, undisturbed
     from benchmarks.faults.stages import Stage

@@ -208,7 +208,7 @@ def rust(beside: Path) -> None:
     ("body", "expected"),
     [(read_elsewhere, FileNotFoundError), (full, "No space left"), (rust, "File too large")],
 )
-def test_a_full_disk_is_told_apart(body: Callable[[Path], None], expected: object, tmp_path: Path) -> None:
+def test_a_full_disk_differs_from_other_errors(body: Callable[[Path], None], expected: object, tmp_path: Path) -> None:
     kind = PrlhfError if isinstance(expected, str) else expected
     with pytest.raises(kind) as caught, atomic_file(tmp_path / "a/x") as beside:  # type: ignore[call-overload]
         body(beside)
@@ -365,7 +365,7 @@ def test_a_damaged_manifest_is_one_line(damage: str, tmp_path: Path, make_prepar
 
 
 @pytest.mark.parametrize("index", [-1, 4, 99])
-def test_an_index_of_no_user_is_one_line(index: int, tmp_path: Path, make_prepared: Callable[[Path], Path]) -> None:
+def test_an_index_without_a_user_is_one_line(index: int, tmp_path: Path, make_prepared: Callable[[Path], Path]) -> None:
     spoil(make_prepared(tmp_path / "d") / "train.parquet", "user_index", index)
     with pytest.raises(
         PrlhfError, match=rf"train\.parquet: user_index = {index} of the row 'train-0', and there are 3"

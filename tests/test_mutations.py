@@ -34,6 +34,6 @@ def test_what_is_said_of_a_fault(tmp_path: Path, now: str, said: str) -> None:
     assert (tmp_path / "two.py").read_text(encoding="utf-8") == "TWO = 2\n"
 
 
-def test_a_fault_without_its_place_is_told(tmp_path: Path) -> None:
+def test_a_fault_that_does_not_apply_is_reported(tmp_path: Path) -> None:
     (tmp_path / "two.py").write_text("TWO = 2\n", encoding="utf-8")
     assert outcome(Mutant("two.py", "gone", "THREE", "", ()), tmp_path).startswith("GONE two.py: 0 times")

@@ -24,7 +24,7 @@ def pinned() -> dict[str, Version]:
 
 
 @pytest.mark.parametrize("one", REQUIRED, ids=lambda one: one.name)
-def test_a_range_is_no_wider_than_what_is_tested(one: Requirement) -> None:
+def test_a_range_is_not_wider_than_what_is_tested(one: Requirement) -> None:
     tested = pinned()[canonicalize_name(one.name)]
     bounds = {each.operator: Version(each.version) for each in one.specifier}
     assert set(bounds) == {">=", "<"}

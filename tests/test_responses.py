@@ -204,7 +204,7 @@ def test_a_manifest_of_many_shards_takes_no_time(tmp_path: Path) -> None:
         read_responses(tmp_path)
 
 
-def test_a_count_that_no_column_holds_is_refused(tmp_path: Path) -> None:
+def test_a_count_too_large_for_a_column_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_bytes(lines(ROW | {"prompt_tokens": 2**31}))
     with pytest.raises(PrlhfError, match=r"a.jsonl:1: prompt_tokens = 2147483648 is refused"):
         read_responses(tmp_path / "a.jsonl")

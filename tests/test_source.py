@@ -264,7 +264,7 @@ LAYOUTS: dict[str, tuple[tuple[str, ...], dict[str, list[str]]]] = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_splits_are_told_by_names(layout: str, folder: Files) -> None:
+def test_splits_are_recognized_by_names(layout: str, folder: Files) -> None:
     names, expected = LAYOUTS[layout]
     assert names_of(open_folder(folder(*names), None)) == expected
 

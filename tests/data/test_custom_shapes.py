@@ -63,12 +63,12 @@ def test_numbers_beside_a_missing_one_are_the_same_users(write_lines: Any, row: 
 
 
 @pytest.mark.parametrize("given", [float("nan"), float("inf"), 0.5, 2.0**60, True, None, [], {}])
-def test_what_is_no_id(given: Any, write_lines: Any, row: Any, prep: Any) -> None:
+def test_values_that_are_not_ids(given: Any, write_lines: Any, row: Any, prep: Any) -> None:
     with pytest.raises(PrlhfError, match=r"raw.jsonl:1: 'user_id' is "):
         prep(write_lines("raw.jsonl", row(user_id=given)))
 
 
-def test_ids_that_look_alike_are_told(write_lines: Any, row: Any, prep: Any) -> None:
+def test_ids_that_look_alike_are_reported(write_lines: Any, row: Any, prep: Any) -> None:
     ids = ["ann", " ann", "Bob", "bob", "Jose\u0301", "Jos\u00e9", "Generic", "all"]
     data = prep(write_lines("raw.jsonl", *(row(user_id=user) for user in ids)))
     assert [user.id for user in data.users] == ids
@@ -106,7 +106,7 @@ def test_an_id_column_can_be_left_out(write_lines: Any, row: Any, prep: Any) -> 
         ("prompt", "question"), ("chosen", "preferred"), ("rejected", "rejected_response"), ("user_id", "user"),
     ],
 )  # fmt: skip
-def test_a_hint_names_the_likeliest_column(ours: str, theirs: str, write_lines: Any, row: Any, prep: Any) -> None:
+def test_a_hint_names_the_most_likely_column(ours: str, theirs: str, write_lines: Any, row: Any, prep: Any) -> None:
     changed = row()
     changed[theirs] = changed.pop(ours)
     source = write_lines("raw.jsonl", changed)
@@ -218,7 +218,7 @@ def test_text_that_repeats_the_prompt(write_lines: Any, row: Any, prep: Any) -> 
     assert data.manifest["changed"] == {"prompt taken off both responses": 2}
 
 
-def test_an_accident_is_no_repeated_prompt(write_lines: Any, row: Any, prep: Any) -> None:
+def test_a_coincidence_is_not_a_repeated_prompt(write_lines: Any, row: Any, prep: Any) -> None:
     data = prep(write_lines("raw.jsonl", row(prompt="Hello", chosen="Hello!", rejected="Hello there"), row(), row()))
     assert data.train[0].chosen == "Hello!"
     assert "1 rows have responses that both begin with the prompt: kept as they are" in data.manifest["warnings"]

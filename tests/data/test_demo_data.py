@@ -25,7 +25,7 @@ def prep(tmp_path: Path) -> Any:
     return run
 
 
-def test_ten_users_of_whom_three_prefer_shorter(prep: Any) -> None:
+def test_three_of_ten_users_prefer_shorter(prep: Any) -> None:
     data = prep(comparisons=20)
     assert data.user_ids == [str(i) for i in range(1, 11)]
     assert all((u.train_count, u.eval_count, u.seen) == (20, 50, True) for u in data.users)

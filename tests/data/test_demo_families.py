@@ -51,7 +51,7 @@ def test_profiles_choose_by_one_dimension_and_differ_in_no_other(prep: Any) -> N
     assert not {r.prompt for r in data.train} & {r.prompt for r in data.eval}
 
 
-def test_profiles_are_known_and_not_told(prep: Any) -> None:
+def test_profiles_are_known_but_hidden_from_the_model(prep: Any) -> None:
     data = prep("demo-profiles", comparisons=2)
     assert {u.id: understand(u.preference) for u in data.users} == PROFILES
     assert {u.text for u in data.users} == {r.user_text for r in data.train} == {""}

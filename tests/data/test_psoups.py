@@ -90,7 +90,7 @@ def test_rows_are_conversations_without_the_preference_prompt(folder: MakeFolder
 
 
 @pytest.mark.parametrize("asked", [False, True])
-def test_the_true_preference_is_no_text_about_the_user_unless_asked(
+def test_the_true_preference_is_text_about_the_user_only_on_request(
     asked: bool, folder: MakeFolder, prep: Prep
 ) -> None:
     data = prep(folder(), text=asked)
@@ -120,7 +120,7 @@ def test_repeats_and_equal_completions_are_dropped_and_counted(folder: MakeFolde
     assert funnel["repeat"] == {"before": 5, "after": 3}
 
 
-def test_the_same_comparison_by_two_users_is_no_repeat(folder: MakeFolder, prep: Prep) -> None:
+def test_the_same_comparison_by_two_users_is_not_a_repeat(folder: MakeFolder, prep: Prep) -> None:
     data = prep(folder())
     assert data.manifest["dropped"]["repeat"] == 0
     assert len(data.train) + len(data.eval) == 60
