@@ -35,7 +35,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig, LlamaConfig, St
 from typing_extensions import override
 
 from prlhf.config import TrainConfig
-from prlhf.generate.decode_loop import DecodeLoop, Row
+from prlhf.generate.decode_loop import DecodeLoop, DecodeRow
 from prlhf.generate.decoding import batches
 from prlhf.model.base import Base, load_base
 from prlhf.model.checkpoint import Policy, assemble
@@ -78,7 +78,9 @@ def open_policy(model: str) -> Policy:
 def measure(policy: Policy, rounds: int, longest: int) -> dict[str, Any]:
     context = policy.base.context - NEW - policy.config.user_tokens
     vocabulary = policy.model.lm.get_input_embeddings().num_embeddings
-    rows = [Row(ids, user, seed=user) for user, ids in enumerate(prompts(min(longest, context), vocabulary), start=1)]
+    rows = [
+        DecodeRow(ids, user, seed=user) for user, ids in enumerate(prompts(min(longest, context), vocabulary), start=1)
+    ]
     ours(policy, rows[:8], [4] * 8), plain(policy, rows[:8], [4] * 8)  # warm-up
     cases = {
         "equal lengths": [NEW] * PROMPTS,
@@ -130,16 +132,16 @@ def spread(found: dict[str, list[float]]) -> dict[str, dict[str, float]]:
 # ---- the contestants: each returns its number of tokens ----
 
 
-def ours(policy: Policy, rows: list[Row], rooms: list[int]) -> int:
-    fresh = [Row(row.ids, row.user_index, row.seed, tag=room) for row, room in zip(rows, rooms, strict=True)]
+def ours(policy: Policy, rows: list[DecodeRow], rooms: list[int]) -> int:
+    fresh = [DecodeRow(row.ids, row.user_index, row.seed, tag=room) for row, room in zip(rows, rooms, strict=True)]
     loop = DecodeLoop(policy.model, BATCH, NEW, lambda row: len(row.written) == row.tag)
     return sum(len(row.written) for ended in loop.run(fresh) for row in ended)
 
 
 @torch.no_grad()
-def plain(policy: Policy, rows: list[Row], rooms: list[int]) -> int:
+def plain(policy: Policy, rows: list[DecodeRow], rooms: list[int]) -> int:
     greedy = GenerationConfig(max_new_tokens=NEW, do_sample=False, pad_token_id=0)
-    fresh = [Row(row.ids, None, 0, tag=room) for row, room in zip(rows, rooms, strict=True)]
+    fresh = [DecodeRow(row.ids, None, 0, tag=room) for row, room in zip(rows, rooms, strict=True)]
     for batch in batches(fresh, BATCH):
         longest = max(len(row.ids) for row in batch)
         ids = torch.tensor([[0] * (longest - len(row.ids)) + list(row.ids) for row in batch])
@@ -150,7 +152,7 @@ def plain(policy: Policy, rows: list[Row], rooms: list[int]) -> int:
 
 
 @torch.no_grad()
-def released(policy: Policy, rows: list[Row]) -> int:
+def released(policy: Policy, rows: list[DecodeRow]) -> int:
     lm = policy.model.lm
     words = lm.get_input_embeddings()
     by_length = sorted(rows, key=lambda row: len(row.ids))

@@ -50,7 +50,7 @@ in front and returns log-probs; `model/reference.py` has the base's. `train/obje
 them into the loss (paper, section 4.4), and `train/loop.py` takes the step.
 
 **From a user's id to the text written for them.** `generate/pairs.py` finds the users to write for and the prompts they
-get. `generate/jobs.py` makes token ids of each (prompt, user) pair, `generate/decoding.py` and
+get. `generate/requests.py` makes token ids of each (prompt, user) pair, `generate/decoding.py` and
 `generate/decode_loop.py` write many of them at once, each with the vectors of its user and its own random numbers,
 and `generate/output.py` stores the responses as they come, so that a rerun continues where a killed one stopped.
 

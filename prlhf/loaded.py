@@ -13,9 +13,10 @@ import torch
 from prlhf.config import GenerateConfig
 from prlhf.dataset import GENERIC, Text
 from prlhf.errors import PrlhfError, nearest
+from prlhf.generate.baselines import baseline_of
 from prlhf.generate.decoding import write
-from prlhf.generate.jobs import plan
-from prlhf.generate.pairs import Reader
+from prlhf.generate.readers import Reader
+from prlhf.generate.requests import plan_requests
 from prlhf.model.checkpoint import Trained
 from prlhf.model.encoding import Encoded
 from prlhf.model.scoring import ResponseReader, Rewards, rewards_of
@@ -63,9 +64,9 @@ class Loaded:
         prompts: list[Text] = [prompt] if one else list(prompt)  # type: ignore[list-item,arg-type]
         config = GenerateConfig(max_new_tokens=max_new_tokens, temperature=temperature, top_p=top_p, seed=seed)
         reader = Reader(user, self._index(user), self.trained.user_texts.get(user, ""))
-        jobs = plan(self.trained, [(each, reader) for each in prompts], None, config)
-        texts = {id(done.job): done.text for ended in write(self.trained, jobs, config) for done in ended}
-        responses = [texts[id(job)] for job in jobs]
+        requests = plan_requests(self.trained, [(each, reader) for each in prompts], baseline_of(config), config)
+        texts = {id(done.request): done.text for ended in write(self.trained, requests, config) for done in ended}
+        responses = [texts[id(request)] for request in requests]
         return responses[0] if one else responses
 
     def reward(self, prompt: Text, responses: Sequence[str], user: str = GENERIC) -> list[float]:

@@ -1,28 +1,196 @@
-"""What the baselines show the base model instead of a user's embedding, and the one that needs no model.
+"""What writes in place of a personalized model: each baseline is one object.
 
-oracle      the user's true preference in words (the paper's "with preference prompt", section 5.2)
-in-context  some of the user's own training comparisons, as prompt and chosen response
-chosen      nothing: the chosen responses of the held-out data themselves (section 5.3)
+none        the run itself: not a baseline
+base        the base model, which knows no user
+oracle      the base model, told the user's true preference in words ("with preference prompt", paper, section 5.2)
+in-context  the base model, shown some of the user's own training comparisons, as prompt and chosen response
+chosen      no model: the chosen responses of the held-out data themselves (paper, section 5.3)
 """
 
 from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
+from typing_extensions import override
+
+from prlhf.config import GenerateConfig
 from prlhf.dataset import Comparison, Prepared, Text, prompt_id
 from prlhf.errors import PrlhfError
-from prlhf.generate.pairs import Pair
+from prlhf.generate.readers import Reader
 
 SEPARATOR = "\n\n"  # between examples in plain text
+
+Fits = Callable[[Text], bool]  # whether the model's context has room for a prompt
+
+
+class Baseline:
+    """Who writes, and what it is shown."""
+
+    name: ClassVar[str]
+    needs_data: ClassVar[bool] = False
+    needs_run: ClassVar[bool] = False  # False: a base model named by `config.model` will do
+    needs_model: ClassVar[bool] = True  # False: nothing is written, but copied from the data
+    as_base: ClassVar[bool] = False  # whether the base writes alone, adapter and user vectors off
+    generic_only: ClassVar[bool] = False  # whether it writes for the generic user alone
+    own_prompts: ClassVar[bool] = False  # whether each user gets the held-out prompts that they were asked
+    cuts_prompts: ClassVar[bool] = True  # whether max_prompt_tokens holds for what it shows
+
+    def __init__(self, data: Prepared | None, config: GenerateConfig) -> None:
+        """Take the prepared data set, if any. Raises PrlhfError if it lacks what the baseline shows."""
+        self.data, self.config = data, config
+
+    def show(self, prompt: Text, reader: Reader, fits: Fits) -> tuple[Text, str]:
+        """What the model is shown for `prompt`, and a text that ends its response ("": none)."""
+        raise NotImplementedError(f"baseline = {self.name} has no model")
+
+    def responses(self, pairs: Sequence[tuple[Text, Reader]]) -> list[str | None]:
+        """Without a model: a response for each (prompt, reader), None where there is none."""
+        raise NotImplementedError(f"baseline = {self.name} has a model that writes")
+
+    def settings(self) -> dict[str, Any]:
+        """What its responses depend on besides the settings that all responses depend on."""
+        return {}
+
+    def notes(self) -> list[str]:
+        """What to tell the user after everything was shown."""
+        return []
+
+
+class NoBaseline(Baseline):
+    """The run itself, shown the prompt as it is."""
+
+    name = "none"
+    needs_run = True
+
+    @override
+    def show(self, prompt: Text, reader: Reader, fits: Fits) -> tuple[Text, str]:
+        return prompt, ""
+
+
+class BaseAlone(NoBaseline):
+    """The base model, for nobody in particular."""
+
+    name = "base"
+    needs_run = False
+    as_base = generic_only = True
+
+
+class ToldPreference(Baseline):
+    """The base model, told the user's true preference in words."""
+
+    name = "oracle"
+    needs_data = as_base = True
+    cuts_prompts = False
+
+    @override
+    def __init__(self, data: Prepared | None, config: GenerateConfig) -> None:
+        super().__init__(data, config)
+        if data and not any(user.preference for user in data.users):
+            raise PrlhfError(
+                f"baseline = oracle, and data set '{data.manifest.get('dataset')}' knows no user's preference in words",
+                "use psoups or a demo with profiles, or --baseline base",
+            )
+
+    @override
+    def show(self, prompt: Text, reader: Reader, fits: Fits) -> tuple[Text, str]:
+        return with_preference(prompt, reader.preference), ""
+
+    @override
+    def settings(self) -> dict[str, Any]:
+        return {"data": self.data.manifest["content_hash"]} if self.data else {}
+
+
+class ShownExamples(Baseline):
+    """The base model, shown some of the user's own training comparisons."""
+
+    name = "in-context"
+    needs_data = as_base = True
+    cuts_prompts = False
+
+    @override
+    def __init__(self, data: Prepared | None, config: GenerateConfig) -> None:
+        super().__init__(data, config)
+        self.dropped = 0
+        self._choices = OwnChoices(data, config.examples, config.seed) if data else None
+
+    @override
+    def show(self, prompt: Text, reader: Reader, fits: Fits) -> tuple[Text, str]:
+        """Shows as many of the reader's own choices as fit; those furthest from the prompt are dropped first."""
+        examples = self._choices.of(reader.id, prompt) if self._choices else []
+        while examples and not fits(with_examples(prompt, examples)):
+            examples = examples[1:]
+            self.dropped += 1
+        if not examples:
+            return prompt, ""
+        # in plain text the base would go on to another example
+        return with_examples(prompt, examples), SEPARATOR if isinstance(prompt, str) else ""
+
+    @override
+    def settings(self) -> dict[str, Any]:
+        return ({"data": self.data.manifest["content_hash"]} if self.data else {}) | {"examples": self.config.examples}
+
+    @override
+    def notes(self) -> list[str]:
+        return [f"{self.dropped} examples were dropped: no room for them in the context"] if self.dropped else []
+
+
+class ChosenResponses(Baseline):
+    """The chosen responses of the held-out data."""
+
+    name = "chosen"
+    needs_data = own_prompts = True
+    needs_model = False
+
+    @override
+    def responses(self, pairs: Sequence[tuple[Text, Reader]]) -> list[str | None]:
+        """The chosen response of each pair's first held-out comparison; None where the user was never asked."""
+        known: dict[tuple[str, str], Text] = {}
+        for row in self.data.eval if self.data else []:
+            known.setdefault((row.prompt_id, row.user_id), row.chosen)
+        return [_plain(known.get((prompt_id(prompt), reader.id))) for prompt, reader in pairs]
+
+
+BASELINES: dict[str, type[Baseline]] = {
+    baseline.name: baseline for baseline in (NoBaseline, BaseAlone, ToldPreference, ShownExamples, ChosenResponses)
+}
+
+
+def baseline_of(config: GenerateConfig, data: Prepared | None = None) -> Baseline:
+    """The baseline that `config` names."""
+    return BASELINES[config.baseline](data, config)
+
+
+# ---- what is shown ----
+
+
+class OwnChoices:
+    """Each user's training comparisons, in an order drawn once for each user: the first `count` serve as examples."""
+
+    def __init__(self, data: Prepared, count: int, seed: int) -> None:
+        self.count, self.seed = count, seed
+        self._rows = defaultdict[str, dict[str, Comparison]](dict)  # user -> prompt id -> first row
+        for row in data.train:
+            self._rows[row.user_id].setdefault(row.prompt_id, row)
+
+    def of(self, user_id: str, prompt: Text) -> list[Comparison]:
+        """`count` of the user's comparisons, of distinct prompts other than `prompt`; none for unseen users."""
+        rows = list(self._rows.get(user_id, {}).values())
+        random.Random(f"{self.seed}\0{user_id}\0examples").shuffle(rows)
+        asked = prompt_id(prompt)
+        return [row for row in rows if row.prompt_id != asked][: self.count]
 
 
 def with_preference(prompt: Text, preference: str) -> Text:
     """`prompt` with the user's preference in words.
 
-    It stands at the end of the last user message, as P-SOUPS has it, or in a line before a plain prompt. A user without
+    It stands at the end of the last user message, as in P-SOUPS, or in a line before a plain prompt. A user without
     one gets the prompt alone.
+
+    Raises:
+        PrlhfError: the conversation has no message of the user.
     """
     if not preference:
         return prompt
@@ -30,7 +198,9 @@ def with_preference(prompt: Text, preference: str) -> Text:
         return f"{preference}\n{prompt}"
     asked = [i for i, message in enumerate(prompt) if message["role"] == "user"]
     if not asked:
-        raise PrlhfError("a prompt without a user message has no place for a preference", "mend the prompt")
+        raise PrlhfError(
+            "a prompt without a user message has no place for a preference", "add a user message, or remove the prompt"
+        )
     last = prompt[asked[-1]]
     return [*prompt[: asked[-1]], last | {"content": f"{last['content']} {preference}"}, *prompt[asked[-1] + 1 :]]
 
@@ -38,48 +208,14 @@ def with_preference(prompt: Text, preference: str) -> Text:
 def with_examples(prompt: Text, examples: Sequence[Comparison]) -> Text:
     """`prompt` after `examples`, each answered by its chosen response.
 
-    As text with an empty line between, or as earlier turns. Of the system messages only the prompt's own is kept, in
-    front.
+    Plain text has an empty line between them; in a conversation they are earlier turns. Of the system messages only the
+    prompt's own is kept, in front.
     """
     if isinstance(prompt, str):
         return "".join(f"{row.prompt}{row.chosen}{SEPARATOR}" for row in examples) + prompt
     turns = [m for row in examples for part in (row.prompt, row.chosen) for m in part if isinstance(m, dict)]
     system = [m for m in prompt if m["role"] == "system"]
     return [*system, *(m for m in [*turns, *prompt] if m["role"] != "system")]
-
-
-class OwnChoices:
-    """Each user's training comparisons in a random order that belongs to the user and `seed`."""
-
-    def __init__(self, data: Prepared, count: int, seed: int) -> None:
-        self.count, self.seed = count, seed
-        self._rows: defaultdict[str, dict[str, Comparison]] = defaultdict(dict)  # user -> prompt id -> first row
-        for row in data.train:
-            self._rows[row.user_id].setdefault(row.prompt_id, row)
-
-    def of(self, user_id: str, prompt: Text) -> list[Comparison]:
-        """`count` of the user's comparisons, of distinct prompts other than `prompt`; none for the unseen."""
-        rows = list(self._rows.get(user_id, {}).values())
-        random.Random(f"{self.seed}\0{user_id}\0examples").shuffle(rows)
-        asked = prompt_id(prompt)
-        return [row for row in rows if row.prompt_id != asked][: self.count]
-
-
-def check_preferences(data: Prepared) -> None:
-    """Raise PrlhfError if the data set tells no user's preference in words, which `oracle` needs."""
-    if not any(user.preference for user in data.users):
-        raise PrlhfError(
-            f"baseline = oracle, and data set '{data.manifest.get('dataset')}' knows no user's preference in words",
-            "use psoups or a demo with profiles, or --baseline base",
-        )
-
-
-def chosen_responses(data: Prepared, pairs: Sequence[Pair]) -> list[str | None]:
-    """The chosen response of each pair's first held-out comparison; None where the user was never asked."""
-    known: dict[tuple[str, str], Text] = {}
-    for row in data.eval:
-        known.setdefault((row.prompt_id, row.user_id), row.chosen)
-    return [_plain(known.get((prompt_id(prompt), reader.id))) for prompt, reader in pairs]
 
 
 def _plain(text: Text | None) -> str | None:

@@ -15,9 +15,9 @@ from typing import Any
 
 from prlhf.config import GenerateConfig
 from prlhf.errors import PrlhfError
-from prlhf.generate.decoding import Job, Written, write
-from prlhf.generate.models import digest
-from prlhf.model.checkpoint import Policy, model_folder, read_about
+from prlhf.generate.decoding import Written, write
+from prlhf.generate.requests import WriteRequest
+from prlhf.model.checkpoint import Policy, digest, model_folder, read_about
 from prlhf.model.scoring import ResponseReader, Rewards, load_rewards, score
 
 
@@ -29,23 +29,23 @@ def reward_settings(config: GenerateConfig) -> dict[str, Any]:
 
 
 class BestOf:
-    """Writes as `write` does, `config.best_of` candidates for each job, and keeps the best."""
+    """Writes as `write` does, `config.best_of` candidates for each request, and keeps the best."""
 
     def __init__(self, reward: Path, reader: ResponseReader, rewards: Rewards) -> None:
         self.reward, self._reader, self._rewards = reward, reader, rewards
 
     def __call__(
-        self, policy: Policy, jobs: Sequence[Job], config: GenerateConfig, base: bool = False
+        self, policy: Policy, requests: Sequence[WriteRequest], config: GenerateConfig, base: bool = False
     ) -> Iterator[list[Written]]:
-        """Each job's best as soon as the last of its candidates has ended."""
-        candidates = [replace(job, candidate=i) for job in jobs for i in range(config.best_of)]
+        """Each request's best as soon as the last of its candidates has ended."""
+        candidates = [replace(request, candidate=i) for request in requests for i in range(config.best_of)]
         found = defaultdict[tuple[str, str], list[Written]](list)
         for ended in write(policy, candidates, config, base):
             for one in ended:
-                found[one.job.prompt_id, one.job.user_id].append(one)
+                found[one.request.prompt_id, one.request.user_id].append(one)
             whole = [key for key, some in found.items() if len(some) == config.best_of]
             if whole:
-                yield [self._best(sorted(found.pop(key), key=lambda one: one.job.candidate)) for key in whole]
+                yield [self._best(sorted(found.pop(key), key=lambda one: one.request.candidate)) for key in whole]
 
     def _best(self, candidates: Sequence[Written]) -> Written:
         rewards = self._rewards_of(candidates)
@@ -53,25 +53,26 @@ class BestOf:
         return replace(candidates[top], reward=rewards[top])
 
     def _rewards_of(self, candidates: Sequence[Written]) -> list[float]:
-        """The rewards of one job's candidates, scored apart from all others.
+        """The rewards of one request's candidates, scored apart from all others.
 
-        In a batch with other jobs' candidates a reward would depend, by rounding, on who else is served. Rewards come
-        two at a time; the last of an odd number is its own companion.
+        In a batch with other requests' candidates, rounding would make a reward depend on who else is served. Rewards
+        are computed in pairs; the last of an odd number is paired with itself.
         """
-        job, texts = candidates[0].job, [written.text for written in candidates]
+        request, texts = candidates[0].request, [written.text for written in candidates]
         pairs = zip(texts[::2], [*texts[1::2], texts[-1]], strict=False)
-        encoded = [self._reader.encode(job.prompt, job.user_id, a, b, job.prompt_id) for a, b in pairs]
+        encoded = [self._reader.encode(request.prompt, request.user_id, a, b, request.prompt_id) for a, b in pairs]
         scored = score(self._rewards, encoded, [e.user_index for e in encoded], batch_size=len(encoded))
         rewards = [reward for s in scored for reward in (s.chosen, s.rejected)][: len(texts)]
         if any(math.isnan(reward) for reward in rewards):
             raise PrlhfError(
-                f"{self.reward} returned NaN as the reward of a response to '{job.prompt_id}' for '{job.user_id}'",
+                f"{self.reward} returned NaN as the reward of a response to '{request.prompt_id}' "
+                f"for '{request.user_id}'",
                 "see in its metrics.jsonl where its training went wrong",
             )
         return rewards
 
 
-def best_of(reward: Path, config: GenerateConfig, fingerprint: str) -> BestOf:
+def load_best_of(reward: Path, config: GenerateConfig, fingerprint: str) -> BestOf:
     """With the reward of the run `reward`.
 
     `fingerprint` is the writing model's base: where the reward's is the same, `config.model` says where both are now.

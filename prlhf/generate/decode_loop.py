@@ -1,7 +1,7 @@
 """The decode loop: rows join as others end, so that nobody waits for the longest.
 
-A row's beginning (the user's vectors, the text about them, the prompt) is read in one forward without logits, all but
-its last place; the loop then reads one place of every row at a time, and what comes out is the row's next token. Rows
+A row's beginning (the user's vectors, the text about them, the prompt) is read in one forward pass without logits, all
+but its last position; the loop then reads one position of every row at a time, which gives the row's next token. Rows
 that begin alike (candidates of best-of-N, users whom the model does not tell apart) have their beginning read once.
 """
 
@@ -11,22 +11,25 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from prlhf.generate.masks import decode_masks
+from prlhf.generate.kv_cache import SlotCache, decode_masks, known_kinds
 from prlhf.generate.sampling import choose
-from prlhf.generate.slots import Slots
+from prlhf.model.engine import REFUSALS
 from prlhf.model.personalized import PersonalizedLM, unwrapped
+from prlhf.model.windows import window_of
 
 T = TypeVar("T")
-SIMILAR = 0.9  # of the longest in the batch: less is read apart from it
-Ended = Callable[["Row"], bool]
+SIMILAR = 0.9  # of the longest length in a batch: shorter beginnings are read separately
+LONGEST = 24  # tokens in the probe; a wider window is taken on trust
+Ended = Callable[["DecodeRow"], bool]
 
 
 @dataclass(eq=False)
-class Row:
+class DecodeRow:
     """One response being written, after `ids` and, in front of them, the vectors of `user_index` (None: none)."""
 
     ids: Sequence[int]
@@ -37,7 +40,7 @@ class Row:
 
     @property
     def beginning(self) -> tuple[int | None, tuple[int, ...]]:
-        """What rows have in common that start alike: the user and the ids of the prompt."""
+        """The user and the ids of the prompt, which are equal for rows that begin alike."""
         return self.user_index, tuple(self.ids)
 
 
@@ -47,23 +50,23 @@ class DecodeLoop:
     def __init__(
         self, model: PersonalizedLM, size: int, room: int, ended: Ended, temperature: float = 0.0, top_p: float = 1.0
     ) -> None:
-        """`room`: the most tokens a row may get; `ended`: whether it has got its last."""
+        """`room`: the most tokens that a row may get; `ended`: whether a row has its last token."""
         self.model, self.lm, self.size, self.room, self.ended = model, unwrapped(model.lm), size, room, ended
         self.config = self.lm.config.get_text_config()
         self.temperature, self.top_p = temperature, top_p
-        self.cache = Slots(size)
-        self.active: list[Row] = []  # in the order of their slots
-        self.next = torch.empty(0)  # the embeddings [N, d] that the active rows go on with
+        self.cache = SlotCache(size)
+        self.active: list[DecodeRow] = []  # in the order of their slots
+        self.next = torch.empty(0)  # the embeddings [N, d] that the active rows continue with
 
     @torch.no_grad()
-    def run(self, rows: Sequence[Row]) -> Iterator[list[Row]]:
-        """The rows, as they end.
+    def run(self, rows: Sequence[DecodeRow]) -> Iterator[list[DecodeRow]]:
+        """Yield the rows as they end.
 
-        The longest go first: those that begin alike stand together, the cache never grows, and what is left at the end
-        is short.
+        The longest start first: then rows that begin alike stand together, the cache never grows, and the last rows are
+        short.
         """
         queue = deque(sorted(rows, key=lambda row: (-self._length(row), row.user_index or 0, row.ids)))
-        patience = max(1, self.size // 8)  # joining costs a forward: not for each row that leaves
+        patience = max(1, self.size // 8)  # joining costs a forward pass: not for each row that leaves
         while queue or self.active:
             free = self.size - len(self.active)
             if queue and (free >= min(patience, len(queue)) or not self.active):
@@ -72,8 +75,8 @@ class DecodeLoop:
 
     # ---- rows join ----
 
-    def join(self, rows: Sequence[Row]) -> None:
-        """Put rows beside the active ones, their beginnings read."""
+    def join(self, rows: Sequence[DecodeRow]) -> None:
+        """Add rows to the active ones, after reading their beginnings."""
         slot_of = {row.beginning: slot for slot, row in enumerate(self.active)}
         fresh, source, target = [], [], []
         for slot, row in enumerate(rows, start=len(self.active)):
@@ -93,10 +96,10 @@ class DecodeLoop:
         self.next = torch.stack([*self.next, *last])
         self.active += rows
 
-    def _read(self, group: Sequence[tuple[int, Row]]) -> None:
-        """The beginnings of some rows, but for the last place, into their slots.
+    def _read(self, group: Sequence[tuple[int, DecodeRow]]) -> None:
+        """Read the beginnings of some rows, all but the last position, into their slots.
 
-        No row looks at padding, which comes after it, and the loop writes over it.
+        No row looks at its padding, which comes after it, and the loop overwrites it.
         """
         embeds = self._embed([row for _, row in group])[:, :-1]
         if embeds.shape[1]:
@@ -104,7 +107,7 @@ class DecodeLoop:
             positions = torch.arange(embeds.shape[1], device=embeds.device).expand(len(group), -1)
             self.lm.base_model(inputs_embeds=embeds, position_ids=positions, past_key_values=self.cache, use_cache=True)
 
-    def _embed(self, rows: Sequence[Row]) -> Tensor:
+    def _embed(self, rows: Sequence[DecodeRow]) -> Tensor:
         """Embeddings [N, L, d] of whole beginnings, padded on the right."""
         words = self.lm.get_input_embeddings()
         ids = torch.nn.utils.rnn.pad_sequence([self._tensor(row.ids) for row in rows], batch_first=True)
@@ -116,15 +119,15 @@ class DecodeLoop:
 
     # ---- one token each ----
 
-    def _step(self) -> list[Row]:
-        """One more token for every active row; those that ended, which leave."""
+    def _step(self) -> list[DecodeRow]:
+        """Give every active row one more token; returns the rows that ended, which leave."""
         seeds, steps = [row.seed for row in self.active], [len(row.written) for row in self.active]
         self.advance(choose(self.logits(), seeds, steps, self.temperature, self.top_p))
         leaving = [slot for slot, row in enumerate(self.active) if len(row.written) == self.room or self.ended(row)]
         return self._leave(leaving) if leaving else []
 
     def logits(self) -> Tensor:
-        """Of the next token of every active row [N, V]."""
+        """The logits [N, V] of the next token of every active row."""
         lengths = [self._length(row) + len(row.written) - 1 for row in self.active]
         columns = self._tensor(lengths)
         self.cache.go_on(columns, max(lengths))
@@ -137,13 +140,13 @@ class DecodeLoop:
         ).logits[:, -1]
 
     def advance(self, tokens: Tensor) -> None:
-        """Every active row has got its token of `tokens` [N]."""
+        """Append its token of `tokens` [N] to every active row."""
         self.next = self.lm.get_input_embeddings()(tokens)
         for row, token in zip(self.active, tokens.tolist(), strict=True):
             row.written.append(token)
 
-    def _leave(self, leaving: Sequence[int]) -> list[Row]:
-        """The rows in these slots go; the last of those that stay take the slots that stand before them."""
+    def _leave(self, leaving: Sequence[int]) -> list[DecodeRow]:
+        """Remove and return the rows in these slots; the last of the rows that stay move into the free slots."""
         gone = [self.active[slot] for slot in leaving]
         staying = [slot for slot in range(len(self.active)) if slot not in set(leaving)]
         holes = [slot for slot in leaving if slot < len(staying)]
@@ -157,7 +160,7 @@ class DecodeLoop:
         self.next = self.next[self._tensor(order)]
         return gone
 
-    def _length(self, row: Row) -> int:
+    def _length(self, row: DecodeRow) -> int:
         return len(row.ids) + (0 if row.user_index is None else self.model.users.tokens)
 
     def _tensor(self, numbers: Sequence[Any]) -> Tensor:
@@ -165,7 +168,7 @@ class DecodeLoop:
 
 
 def alike(items: Sequence[T], length: Callable[[T], int]) -> Iterator[list[T]]:
-    """Neighbours among `items` (the longest first) of similar length, so that little is padded."""
+    """Groups of neighbors among `items` (the longest first) of similar length, so that little is padded."""
     group: list[T] = []
     for item in items:
         if group and length(item) < SIMILAR * length(group[0]):
@@ -174,3 +177,48 @@ def alike(items: Sequence[T], length: Callable[[T], int]) -> Iterator[list[T]]:
         group.append(item)
     if group:
         yield group
+
+
+# ---- whether the loop can serve a model ----
+
+_known: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
+
+
+@torch.no_grad()
+def serves(model: PersonalizedLM) -> bool:
+    """Whether the loop can decode this model: a probe finds out once per language model, since no config tells.
+
+    Its next-token logits must be those of whole forwards without a cache, on two rows of unequal lengths, at their
+    first and second token.
+    """
+    lm = unwrapped(model.lm)
+    if lm not in _known:
+        try:
+            _known[lm] = known_kinds(lm.config.get_text_config()) and _agree(model, lm)
+        except REFUSALS:
+            _known[lm] = False  # it does not take such a cache, or such masks
+    return _known[lm]
+
+
+def _agree(model: PersonalizedLM, lm: Any) -> bool:
+    words = lm.get_input_embeddings()
+    length = min(LONGEST, 2 + (window_of(lm.config.get_text_config()) or 10))
+    rows = [DecodeRow([(7 * i + 3 * n) % words.num_embeddings for i in range(n)], None, seed=0) for n in (length, 3)]
+    loop = DecodeLoop(model, size=2, room=2, ended=lambda _: False)
+    loop.join(rows)
+    for _ in range(2):
+        found = loop.logits().float()
+        whole = torch.stack([_last_logits(lm, [*row.ids, *row.written]) for row in rows]).float()
+        if not torch.allclose(found, whole, rtol=0, atol=(0.1 if lm.dtype != torch.float32 else 1e-2) * _spread(whole)):
+            return False
+        loop.advance(found.argmax(1))
+    return True
+
+
+def _last_logits(lm: Any, ids: list[int]) -> Tensor:
+    embeds = lm.get_input_embeddings()(torch.tensor([ids], device=lm.device))
+    return lm(inputs_embeds=embeds, use_cache=False).logits[0, -1]  # type: ignore[no-any-return]
+
+
+def _spread(logits: Tensor) -> float:
+    return float(logits.std())

@@ -6,7 +6,6 @@ it was written in, and a resumed run writes what an uninterrupted one would have
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -18,9 +17,8 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from typing_extensions import override
 
 from prlhf.config import GenerateConfig
-from prlhf.dataset import Text
-from prlhf.generate.decode_loop import DecodeLoop, Row
-from prlhf.generate.probe import serves
+from prlhf.generate.decode_loop import DecodeLoop, DecodeRow, serves
+from prlhf.generate.requests import WriteRequest, row_seed
 from prlhf.generate.sampling import choose
 from prlhf.model.chat import Chat
 from prlhf.model.checkpoint import Policy
@@ -29,54 +27,36 @@ from prlhf.model.personalized import unwrapped
 
 
 @dataclass(frozen=True)
-class Job:
-    """One response to write."""
-
-    prompt_id: str
-    prompt: Text
-    ids: list[int]  # text about the user + prompt
-    user_id: str
-    user_index: int
-    stop: str = ""  # text at which the response ends too
-    candidate: int = 0  # of best-of-N: each has random numbers of its own
-
-
-@dataclass(frozen=True)
 class Written:
     """A response, and how it ended."""
 
-    job: Job
+    request: WriteRequest
     text: str
     tokens: int  # without the token that ended it
     finished: bool  # the model ended the response itself
     reward: float | None = None  # of best-of-N's choice
 
 
-def row_seed(seed: int, job: Job) -> int:
-    """A job's own seed, 63 bits of a hash, so that a response does not depend on what is written beside it."""
-    candidate = f"\0{job.candidate}" if job.candidate else ""
-    digest = hashlib.sha256(f"{seed}\0{job.prompt_id}\0{job.user_id}{candidate}".encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
-
-
-def write(policy: Policy, jobs: Sequence[Job], config: GenerateConfig, base: bool = False) -> Iterator[list[Written]]:
-    """Responses to `jobs`, as they end.
+def write(
+    policy: Policy, requests: Sequence[WriteRequest], config: GenerateConfig, base: bool = False
+) -> Iterator[list[Written]]:
+    """Responses to `requests`, as they end.
 
     By the decode loop, or for a model that it cannot serve by transformers' `generate`. `base`: the base model alone,
     adapter and user tokens off. Jobs that nothing tells apart are written once: all that begin alike where decoding is
     greedy.
     """
-    groups: dict[Any, list[Job]] = {}
-    for job in jobs:
-        user = None if base or policy.config.user_tokens == 0 else vectors_of(policy, job)
-        key = (user, tuple(job.ids), job.stop, row_seed(config.seed, job) if config.temperature else 0)
-        groups.setdefault(key, []).append(job)
-    rows = [Row(ids, user, seed, tag=same) for (user, ids, _, seed), same in groups.items()]
+    groups: dict[Any, list[WriteRequest]] = {}
+    for request in requests:
+        user = None if base or policy.config.user_tokens == 0 else vectors_of(policy, request)
+        key = (user, tuple(request.ids), request.stop, row_seed(config.seed, request) if config.temperature else 0)
+        groups.setdefault(key, []).append(request)
+    rows = [DecodeRow(ids, user, seed, tag=same) for (user, ids, _, seed), same in groups.items()]
     decode = by_loop if serves(policy.model) else by_generate
     end = turn_end(policy, config)
     with policy.model.as_base() if base else nullcontext():
         for ended in decode(policy, rows, config, end):
-            yield [written(job, row.written, policy.tokenizer, end) for row in ended for job in row.tag]
+            yield [written(request, row.written, policy.tokenizer, end) for row in ended for request in row.tag]
 
 
 @dataclass(frozen=True)
@@ -96,15 +76,15 @@ def turn_end(policy: Policy, config: GenerateConfig) -> End:
     return End(frozenset(id_ for id_ in ids if id_ is not None), chat.end_words)
 
 
-def vectors_of(policy: Policy, job: Job) -> int:
-    """Whose vectors the job begins with: the uniform user model's are everyone's."""
-    return 0 if policy.config.user_model == "uniform" else job.user_index
+def vectors_of(policy: Policy, request: WriteRequest) -> int:
+    """Whose vectors the request begins with: the uniform user model's are everyone's."""
+    return 0 if policy.config.user_model == "uniform" else request.user_index
 
 
-def by_loop(policy: Policy, rows: Sequence[Row], config: GenerateConfig, end: End) -> Iterator[list[Row]]:
+def by_loop(policy: Policy, rows: Sequence[DecodeRow], config: GenerateConfig, end: End) -> Iterator[list[DecodeRow]]:
     """Decode `rows` with the decode loop; yields rows as they end."""
 
-    def ended(row: Row) -> bool:
+    def ended(row: DecodeRow) -> bool:
         texts = (row.tag[0].stop, end.words)
         return row.written[-1] in end.ids or any(stopped(text, row.written, policy.tokenizer) for text in texts)
 
@@ -124,7 +104,9 @@ def stopped(stop: str, ids: Sequence[int], tokenizer: Any) -> bool:
 
 
 @torch.no_grad()
-def by_generate(policy: Policy, rows: Sequence[Row], config: GenerateConfig, end: End) -> Iterator[list[Row]]:
+def by_generate(
+    policy: Policy, rows: Sequence[DecodeRow], config: GenerateConfig, end: End
+) -> Iterator[list[DecodeRow]]:
     """Batches of similar length, which wait for their longest response."""
     model, tokenizer, lm = policy.model, policy.tokenizer, unwrapped(policy.model.lm)
     options = GenerationConfig(
@@ -168,7 +150,7 @@ def plain_settings(lm: Any) -> Iterator[None]:
 class Choice(LogitsProcessor):
     """Leaves each row the one token that the loop would choose, so that the arg-max takes it."""
 
-    def __init__(self, rows: Sequence[Row], config: GenerateConfig) -> None:
+    def __init__(self, rows: Sequence[DecodeRow], config: GenerateConfig) -> None:
         self.seeds, self.config, self.step = [row.seed for row in rows], config, 0
 
     @override
@@ -179,23 +161,23 @@ class Choice(LogitsProcessor):
         return torch.full_like(scores, float("-inf")).scatter(1, tokens[:, None], 0.0)
 
 
-def batches(rows: Sequence[Row], size: int) -> Iterator[list[Row]]:
+def batches(rows: Sequence[DecodeRow], size: int) -> Iterator[list[DecodeRow]]:
     """Rows of similar length together, so that little is padded."""
     ordered = sorted(rows, key=lambda row: len(row.ids))
     for start in range(0, len(ordered), size):
         yield ordered[start : start + size]
 
 
-def written(job: Job, ids: list[int], tokenizer: Any, end: End) -> Written:
-    """The response in `ids`, up to what ends it: a token or the text of `end`, or the job's stop string."""
+def written(request: WriteRequest, ids: list[int], tokenizer: Any, end: End) -> Written:
+    """The response in `ids`, up to what ends it: a token or the text of `end`, or the request's stop string."""
     last = next((at for at, id_ in enumerate(ids) if id_ in end.ids), None)
     ids = ids[:last]
 
     def text(count: int) -> str:
         return str(tokenizer.decode(ids[:count], skip_special_tokens=True))
 
-    stops = [stop for stop in (job.stop, end.words) if stop and stop in text(len(ids))]
+    stops = [stop for stop in (request.stop, end.words) if stop and stop in text(len(ids))]
     if stops:
         count, stop = min((next(n for n in range(len(ids) + 1) if stop in text(n)), stop) for stop in stops)
-        return Written(job, text(count).partition(stop)[0], count, True)
-    return Written(job, text(len(ids)), len(ids), last is not None)
+        return Written(request, text(count).partition(stop)[0], count, True)
+    return Written(request, text(len(ids)), len(ids), last is not None)

@@ -1,4 +1,4 @@
-"""Blocks of jobs on Ray Data: a pool of actors, each with the model loaded once, and their rows back as they come.
+"""Blocks of requests on Ray Data: a pool of actors, each with the model loaded once, and their rows back as they come.
 
 The driver plans and keeps the output, so that workers need nothing of its disk but the run, and a block is finished
 when it is the driver's. A block whose worker dies is written again by another.
@@ -23,9 +23,9 @@ from typing import Any
 from prlhf.cluster import Relay, actor_here, check_fits, connected, shown_by, worker_resources
 from prlhf.config import ClusterConfig
 from prlhf.errors import PrlhfError
-from prlhf.generate.author import Assignment, Author
-from prlhf.generate.decoding import Job
 from prlhf.generate.output import Block
+from prlhf.generate.requests import WriteRequest
+from prlhf.generate.writer import Writer, WriterSpec
 from prlhf.progress import Progress
 from prlhf.responses import Response, parse_line, to_line
 
@@ -33,42 +33,45 @@ CORE_LINE = re.compile(rb"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ [A-Z] \d+ \d+\]")
 
 
 def write_on_ray(
-    given: Assignment, blocks: Sequence[Block], cluster: ClusterConfig, progress: Progress
+    spec: WriterSpec, blocks: Sequence[Block], cluster: ClusterConfig, progress: Progress
 ) -> Iterator[tuple[int, list[Response]]]:
     """(block, its rows) as blocks end, in any order. The bar that `progress` shows moves with every response."""
     with connected(cluster):
-        each = resources(given, cluster)
+        each = resources(spec, cluster)
         check_fits(cluster.workers, each)
         workers = min(cluster.workers, len(blocks))
         if workers < cluster.workers:
             progress.note(f"{len(blocks)} blocks are left, for as many workers; a smaller --block makes more")
-        device = given.config.device if given.config.device != "auto" else "cuda" if each.get("GPU") else "cpu"
-        given = replace(given, config=given.config.model_copy(update={"device": device}))
-        tally = Tally(progress)
-        with quiet(cluster), shown_by(tally) as relay:
-            deaths = Deaths(workers, cluster.max_failures)
-            for number, lines in _pool(given, blocks, workers, each, deaths, relay):
+        device = spec.config.device if spec.config.device != "auto" else "cuda" if each.get("GPU") else "cpu"
+        spec = replace(spec, config=spec.config.model_copy(update={"device": device}))
+        shown = BlockProgress(progress)
+        with quiet(cluster), shown_by(shown) as relay:
+            limit = RestartLimit(workers, cluster.max_failures)
+            for number, lines in _pool(spec, blocks, workers, each, limit, relay):
                 rows = [parse_line(line, f"block {number}") for line in lines.split("\n") if line]
-                tally.settle(number, len(rows))
+                shown.settle(number, len(rows))
                 yield number, rows
 
 
-def resources(given: Assignment, cluster: ClusterConfig) -> dict[str, float]:
+def resources(spec: WriterSpec, cluster: ClusterConfig) -> dict[str, float]:
     """What a worker takes; no GPU where none is to be used."""
-    if given.config.device == "cpu" and cluster.gpus_per_worker is None:
+    if spec.config.device == "cpu" and cluster.gpus_per_worker is None:
         cluster = cluster.model_copy(update={"gpus_per_worker": 0})
     return worker_resources(cluster)
 
 
 def _pool(
-    given: Assignment, blocks: Sequence[Block], workers: int, each: dict[str, float], deaths: Deaths, relay: Relay
+    spec: WriterSpec, blocks: Sequence[Block], workers: int, each: dict[str, float], limit: RestartLimit, relay: Relay
 ) -> Iterator[tuple[int, str]]:
     """(block, its rows as lines) from a pool of `workers` actors."""
     data = importlib.import_module("ray.data")
-    items = [{"block": block.number, "jobs": json.dumps([asdict(job) for job in block.jobs])} for block in blocks]
+    items = [
+        {"block": block.number, "requests": json.dumps([asdict(request) for request in block.requests])}
+        for block in blocks
+    ]
     rows = data.from_items(items, override_num_blocks=len(items)).map_batches(
         Worker,
-        fn_constructor_args=(given, os.getcwd(), deaths, relay),
+        fn_constructor_args=(spec, os.getcwd(), limit, relay),
         batch_size=1,
         compute=data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),  # none waits behind another's
         num_cpus=each["CPU"],
@@ -88,23 +91,25 @@ def _pool(
 class Worker:
     """In an actor: writes blocks with a model that is loaded once."""
 
-    def __init__(self, given: Assignment, folder: str, deaths: Deaths, relay: Relay) -> None:
+    def __init__(self, spec: WriterSpec, folder: str, limit: RestartLimit, relay: Relay) -> None:
         if Path(folder).is_dir():  # names of bases and runs may be relative
             os.chdir(folder)
-        self.relay, self.deaths, self.refusal = relay, deaths, ""
+        self.relay, self.limit, self.refusal = relay, limit, ""
         with self.refusals():  # raised here, it would be one of many lines of an actor's death
-            deaths.loading()
-            self.author = Author(given, relay)
+            limit.loading()
+            self.writer = Writer(spec, relay)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        """One block's jobs to its rows, or to what is to be said instead."""
+        """One block's requests to its rows, or to what is to be said instead."""
         number, lines = int(batch["block"][0]), list[str]()
         if not self.refusal:
             with self.refusals():
-                if self.deaths.beginning(number):
+                if self.limit.beginning(number):
                     self.relay.note(f"a worker was lost: block {number} is written again")
                 self.relay.advance(0, block=number)
-                for rows in self.author.write([Job(**job) for job in json.loads(batch["jobs"][0])]):
+                for rows in self.writer.write(
+                    [WriteRequest(**request) for request in json.loads(batch["requests"][0])]
+                ):
                     lines += map(to_line, rows)
                     self.relay.advance(len(rows), block=number)
         return {"block": [number], "lines": ["".join(lines)], "refusal": [self.refusal]}
@@ -118,7 +123,7 @@ class Worker:
             self.refusal = json.dumps([error.message, error.hint])
 
 
-class Deaths:
+class RestartLimit:
     """Told to workers: how often one may be lost. Ray Data starts lost ones anew for ever."""
 
     def __init__(self, workers: int, most: int) -> None:
@@ -147,7 +152,7 @@ class Deaths:
 
 
 class Counts:
-    """The actor behind `Deaths`."""
+    """The actor behind `RestartLimit`."""
 
     def __init__(self) -> None:
         self.loads, self.begun = 0, Counter[int]()
@@ -164,7 +169,7 @@ class Counts:
         return self.begun[block]
 
 
-class Tally:
+class BlockProgress:
     """Moves a bar with what workers tell of their blocks.
 
     What is written again counts once, and so does a block that is there in full, whatever is still on its way.

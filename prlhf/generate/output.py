@@ -1,6 +1,6 @@
 """Where responses go: one file, or a folder of shards; what of them is there already, and what is left to write.
 
-The work is cut into blocks. A file is whole at the end, in the order of the jobs; until then rows are kept in
+The work is cut into blocks. A file is whole at the end, in the order of the requests; until then rows are kept in
 OUT.partial, as they come. A folder's shard is a block: it appears when its last response is written, and a run that
 goes on repeats those that are missing. What comes out does not depend on how many workers wrote it.
 """
@@ -39,7 +39,7 @@ Form = Literal["jsonl", "parquet"]
 
 
 class Keyed(Protocol):
-    """A job, or a row."""
+    """A request, or a row."""
 
     @property
     def prompt_id(self) -> str:
@@ -56,10 +56,10 @@ class Keyed(Protocol):
 
 @dataclass(frozen=True)
 class Block:
-    """Jobs that are written together. `number` is the shard's, where there are shards."""
+    """Requests that are written together. `number` is the shard's, where there are shards."""
 
     number: int
-    jobs: Sequence[Any]
+    requests: Sequence[Any]
 
 
 def key_of(one: Keyed) -> Key:
@@ -107,14 +107,14 @@ def holds_responses(path: Path, form: Form) -> bool:
     return True
 
 
-def open_output(config: GenerateConfig, settings: dict[str, Any], jobs: Sequence[Keyed]) -> OneFile | Shards:
-    """The output for `jobs`, with what earlier runs with the same settings wrote of it."""
+def open_output(config: GenerateConfig, settings: dict[str, Any], requests: Sequence[Keyed]) -> OneFile | Shards:
+    """The output for `requests`, with what earlier runs with the same settings wrote of it."""
     form, shards = form_of(config)
     if form == "parquet":
-        prompt_type(job.prompt for job in jobs)
+        prompt_type(request.prompt for request in requests)
     with full_disk_named(config.out):
         (config.out if shards else config.out.parent).mkdir(parents=True, exist_ok=True)
-    return Shards(config, settings, jobs, form) if shards else OneFile(config, settings, jobs, form)
+    return Shards(config, settings, requests, form) if shards else OneFile(config, settings, requests, form)
 
 
 # ---- one file ----
@@ -125,18 +125,18 @@ class OneFile:
 
     shards = 0
 
-    def __init__(self, config: GenerateConfig, settings: dict[str, Any], jobs: Sequence[Keyed], form: Form) -> None:
-        self.out, self.jobs, self.form, self.most = config.out, jobs, form, config.block
+    def __init__(self, config: GenerateConfig, settings: dict[str, Any], requests: Sequence[Keyed], form: Form) -> None:
+        self.out, self.requests, self.form, self.most = config.out, requests, form, config.block
         self.rows = already_written(config.out, settings)
 
     @property
     def count(self) -> int:
         """How many of the responses are there."""
-        return sum(key_of(job) in self.rows for job in self.jobs)
+        return sum(key_of(request) in self.rows for request in self.requests)
 
     def blocks(self, workers: int) -> list[Block]:
         """What is left: all at once for one process, evenly for several `workers`."""
-        left = [job for job in self.jobs if key_of(job) not in self.rows]
+        left = [request for request in self.requests if key_of(request) not in self.rows]
         size = even_blocks(len(left), workers, self.most) if workers else len(left)
         return [
             Block(number, left[start : start + size]) for number, start in enumerate(range(0, len(left), size or 1))
@@ -153,8 +153,8 @@ class OneFile:
         """Do nothing: all rows are in one file."""
 
     def finish(self) -> None:
-        """The whole file: rows in the order of the jobs, then those of earlier runs; the partial one goes."""
-        put_in_place(self.out, self.rows, map(key_of, self.jobs), self.form)
+        """The whole file: rows in the order of the requests, then those of earlier runs; the partial one goes."""
+        put_in_place(self.out, self.rows, map(key_of, self.requests), self.form)
 
 
 def even_blocks(count: int, workers: int, most: int) -> int:
@@ -205,23 +205,25 @@ def put_in_place(out: Path, rows: dict[Key, Response], first: Iterable[Key], for
 
 
 class Shards:
-    """A folder with a shard per `block` jobs and a manifest. It is for these jobs alone: no others can join."""
+    """A folder with a shard per `block` requests and a manifest. It is for these requests alone: no others can join."""
 
-    def __init__(self, config: GenerateConfig, settings: dict[str, Any], jobs: Sequence[Keyed], form: Form) -> None:
-        self.out, self.jobs, self.form, self.size = config.out, jobs, form, config.block
-        self.cut = [Block(i, jobs[start : start + self.size]) for i, start in enumerate(range(0, len(jobs), self.size))]
+    def __init__(self, config: GenerateConfig, settings: dict[str, Any], requests: Sequence[Keyed], form: Form) -> None:
+        self.out, self.requests, self.form, self.size = config.out, requests, form, config.block
+        self.cut = [
+            Block(i, requests[start : start + self.size]) for i, start in enumerate(range(0, len(requests), self.size))
+        ]
         self.shards = len(self.cut)
         self.rows: dict[int, list[Response]] = {}  # of blocks that are being written
         self._introduce(settings)
 
     def _introduce(self, settings: dict[str, Any]) -> None:
         """Write the manifest, or compare with the one that is there."""
-        keys = hashlib.sha256(json.dumps([key_of(job) for job in self.jobs]).encode()).hexdigest()[:16]
+        keys = hashlib.sha256(json.dumps([key_of(request) for request in self.requests]).encode()).hexdigest()[:16]
         about: dict[str, Any] = {
             "format": self.form,
             "shards": self.shards,
             "block": self.size,
-            "responses": len(self.jobs),
+            "responses": len(self.requests),
         }
         about |= {"pairs": keys, "settings": settings}
         if (self.out / MANIFEST).exists():
@@ -242,7 +244,7 @@ class Shards:
     @property
     def count(self) -> int:
         """How many of the responses are there, in whole shards."""
-        return sum(len(block.jobs) for block in self.cut if self._path(block.number).is_file())
+        return sum(len(block.requests) for block in self.cut if self._path(block.number).is_file())
 
     def blocks(self, _workers: int) -> list[Block]:
         """The blocks whose shards are missing, whoever writes them."""
@@ -256,7 +258,7 @@ class Shards:
         """All of its rows were added: the shard takes its place."""
         rows = {key_of(row): row for row in self.rows.pop(block)}
         with atomic_file(self._path(block)) as beside:
-            write_rows(beside, [rows[key_of(job)] for job in self.cut[block].jobs], self.form)
+            write_rows(beside, [rows[key_of(request)] for request in self.cut[block].requests], self.form)
 
     def finish(self) -> None:
         """Do nothing: every shard is in its place already."""

@@ -1,70 +1,64 @@
-"""For whom a response is written, and to which prompt: the (prompt, reader) pairs of `prlhf generate`."""
+"""Which prompts are written for, and for whom: the (prompt, reader) pairs of `prlhf generate`."""
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from prlhf.config import GenerateConfig
 from prlhf.dataset import GENERIC, Prepared, Text, prompt_id
-from prlhf.errors import PrlhfError, nearest, one_line
-from prlhf.generate.prompts import read_prompts
+from prlhf.errors import PrlhfError, nearest
+from prlhf.generate.baselines import Baseline
+from prlhf.generate.readers import GROUPS, Reader, names_of
+from prlhf.source.files import BINARY, file_rows, form, local_path
+from prlhf.source.formats import Raw
+from prlhf.source.streams import MARK, read_all
 
-GROUPS = ("all", "seen", "unseen")
-
-
-@dataclass(frozen=True)
-class Reader:
-    """Someone a response is written for."""
-
-    id: str
-    user_index: int  # 0: generic, or unseen in training
-    text: str  # about the user; may be ""
-    preference: str = ""  # what the user truly prefers, in words: for the oracle alone
-
+ROW = 'give rows like {"prompt": "…"}, or a text file with a prompt a line'
 
 Pair = tuple[Text, Reader]
 
 
-def own_prompts(config: GenerateConfig) -> bool:
-    """Whether a user gets prompts of their own, and not every prompt. The data's chosen responses are their users'."""
-    return config.prompts in ("own", "judging") or (config.prompts == "eval" and config.baseline == "chosen")
+@dataclass(frozen=True)
+class Selection:
+    """The users asked for, and every pair to write, by prompt in the order of their source, then by user."""
+
+    readers: list[Reader]
+    pairs: list[Pair]
 
 
-def known_readers(seen: Mapping[str, int], texts: Mapping[str, str], data: Prepared | None) -> dict[str, Reader]:
-    """Everyone a response can be written for.
+def select(known: Mapping[str, Reader], baseline: Baseline, config: GenerateConfig) -> Selection:
+    """Find the readers and prompts that `config` asks for among those that are `known`.
 
-    The generic user, the `seen` users with their indices, and the data's other users, of index 0 but perhaps with a
-    text.
+    Raises:
+        PrlhfError: a user is unknown, a file of prompts cannot be read, or nothing is left to write.
     """
-    preferences = {user.id: user.preference for user in data.users} if data else {}
-    known = {GENERIC: Reader(GENERIC, 0, "")}
-    for user, user_index in seen.items():
-        known[user] = Reader(user, user_index, texts.get(user, ""), preferences.get(user, ""))
-    for other in data.users if data else []:
-        known.setdefault(other.id, Reader(other.id, 0, other.text, other.preference))
-    return known
+    readers = choose_readers(known, baseline, config)
+    return Selection(readers, choose_pairs(readers, baseline, config))
 
 
-def choose_readers(known: Mapping[str, Reader], config: GenerateConfig) -> list[Reader]:
-    """The users asked for; ids nobody knows are refused, or served as the generic user where allowed.
+# ---- users ----
 
-    `all` is the seen users and the generic one; with prompts of one's own, the seen and the unseen users.
+
+def choose_readers(known: Mapping[str, Reader], baseline: Baseline, config: GenerateConfig) -> list[Reader]:
+    """The users asked for; unknown ids are refused, or served as the generic user where that is allowed.
+
+    `all` is the seen users and the generic one; where users have prompts of their own, the seen and the unseen users.
     """
-    if config.baseline == "base":
+    if baseline.generic_only:
         return [known[GENERIC]]
     people = [reader for reader in known.values() if reader.id != GENERIC]
     seen = [reader for reader in people if reader.user_index > 0]
     groups = {
-        "all": people if own_prompts(config) else [*seen, known[GENERIC]],
+        "all": people if own_prompts(baseline, config) else [*seen, known[GENERIC]],
         "seen": seen,
         "unseen": [reader for reader in people if reader.user_index == 0],
     }
     chosen: dict[str, Reader] = {}
-    for name in _names(config):
+    for name in names_of(config):
         if name not in groups and name not in known and not config.unknown_as_generic:
             hint = nearest(name, [*known, *GROUPS])
             if any("," in user for user in known):
@@ -78,34 +72,25 @@ def choose_readers(known: Mapping[str, Reader], config: GenerateConfig) -> list[
     return list(chosen.values())
 
 
-def named_users(config: GenerateConfig) -> set[str] | None:
-    """The ids among `config.users`, as far as only they are asked for; None where a group is."""
-    names = set(_names(config))
-    return None if names & set(GROUPS) else names - {GENERIC}
+def own_prompts(baseline: Baseline, config: GenerateConfig) -> bool:
+    """Whether each user gets prompts of their own, and not every prompt."""
+    return config.prompts in ("own", "judging") or (config.prompts == "eval" and baseline.own_prompts)
 
 
-def _names(config: GenerateConfig) -> list[str]:
-    """The names in `config.users`, as a line of CSV: an id that holds a comma stands in double quotes."""
-    try:
-        parts = next(csv.reader([config.users], skipinitialspace=True, strict=True), [])
-    except csv.Error as error:
-        raise PrlhfError(
-            f"users = '{config.users}' cannot be read: {one_line(error)}",
-            "separate ids by commas; write an id with a comma or a quote as in '\"Lee, Ann\",bob'",
-        ) from error
-    return [name for part in parts if (name := part.strip())]
+# ---- prompts ----
 
 
-def choose_pairs(data: Prepared | None, readers: Sequence[Reader], config: GenerateConfig) -> list[Pair]:
+def choose_pairs(readers: Sequence[Reader], baseline: Baseline, config: GenerateConfig) -> list[Pair]:
     """Every pair to write, by prompt in the order of their source, then by user.
 
-    With prompts of one's own `max_prompts` holds for each user, and the generic user answers all that are left.
+    Where users have prompts of their own, `max_prompts` holds for each user, and the generic user answers all that are
+    left.
     """
-    if not own_prompts(config):
-        return [(prompt, reader) for prompt in shared_prompts(data, config) for reader in readers]
+    if not own_prompts(baseline, config):
+        return [(prompt, reader) for prompt in shared_prompts(baseline.data, config) for reader in readers]
     by_id = {reader.id: reader for reader in readers}
     users_of: dict[str, tuple[Text, list[str]]] = {}
-    for prompt, user in _of_ones_own(data, config):
+    for prompt, user in _own_prompts(baseline.data, config):
         users_of.setdefault(prompt_id(prompt), (prompt, []))[1].append(user)
     pairs = [(prompt, by_id[u]) for prompt, users in users_of.values() for u in [*users, GENERIC] if u in by_id]
     if not pairs:
@@ -127,8 +112,8 @@ def shared_prompts(data: Prepared | None, config: GenerateConfig) -> list[Text]:
     return distinct[: config.max_prompts]
 
 
-def _of_ones_own(data: Prepared | None, config: GenerateConfig) -> list[tuple[Text, str]]:
-    """Distinct (prompt, user id), at most `max_prompts` a user."""
+def _own_prompts(data: Prepared | None, config: GenerateConfig) -> list[tuple[Text, str]]:
+    """Distinct (prompt, user id), at most `max_prompts` per user."""
     rows: Iterable[tuple[Text, str]] = ((row.prompt, row.user_id) for row in data.eval) if data else []
     if config.prompts == "judging":
         rows = [(row["prompt"], row["user_id"]) for row in data.judging] if data else []
@@ -142,3 +127,76 @@ def _of_ones_own(data: Prepared | None, config: GenerateConfig) -> list[tuple[Te
             taken[user] += 1
             kept.append((prompt, user))
     return kept
+
+
+# ---- files of prompts ----
+
+
+def read_prompts(path: Path, column: str = "prompt") -> list[Text]:
+    """The prompts of a table's `column`, of a JSON list of prompts, or the lines of a text file.
+
+    Raises PrlhfError for a file that cannot be read, and for the first row without a prompt.
+    """
+    path = local_path(str(path))
+    if not path.exists():
+        raise PrlhfError(f"no prompts at {path}", "give a file, or `eval`, `own` or `judging`")
+    if form(path):
+        return [_prompt(raw, column) for raw in file_rows([path]).rows]
+    try:
+        content = read_all(path).decode("utf-8")
+    except (OSError, EOFError, ValueError) as error:
+        raise PrlhfError(f"cannot read prompts {path}: {error}", "give JSONL, CSV, parquet or text") from error
+    if path.suffix.lower() in BINARY or "\0" in content:
+        raise PrlhfError(f"cannot read prompts {path}: it is not text", "give JSONL, CSV, parquet or text")
+    return [line for line in (line.rstrip("\r").lstrip(MARK) for line in content.split("\n")) if line.strip()]
+
+
+def _prompt(raw: Raw, column: str) -> Text:
+    if raw.problem:
+        raise PrlhfError(f"{raw.location}: {raw.problem}", ROW)
+    value = raw.value
+    if isinstance(value, Mapping):
+        if column not in value:
+            names = [str(name) for name in value]
+            other = names[0] if len(names) == 1 else "NAME"
+            found = nearest(column, names) if names else "it has none"
+            raise PrlhfError(
+                f"{raw.location}: no prompt, column '{column}' is missing ({found})",
+                f"name the column: --prompt-column {other}",
+            )
+        value = value[column]
+    if problem := _not_a_prompt(value):
+        raise PrlhfError(f"{raw.location}: no prompt, {problem}", ROW)
+    return value if isinstance(value, str) else [message for message in value if _says_something(message)]
+
+
+def _not_a_prompt(value: Any) -> str:
+    """Why a value is neither text nor messages; "" where it is one of them."""
+    said = [value] if isinstance(value, str) else [m.get("content") for m in _messages(value)]
+    if not said:
+        return "it should be text, or a list of messages with role and content"
+    if isinstance(value, str) and not value.strip():
+        return "it is empty"
+    if not isinstance(value, str) and not any(_says_something(message) for message in value):
+        return "it is empty"
+    try:
+        for one in said:
+            str(one).encode()
+    except UnicodeEncodeError:  # JSON can say "\ud800", which no tokenizer takes
+        return "it holds half a surrogate pair, which is not Unicode text"
+    return ""
+
+
+def _messages(value: Any) -> list[dict[str, Any]]:
+    """The messages of a list of them; [] for anything else."""
+    if not isinstance(value, list):
+        return []
+    good = all(
+        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in value
+    )
+    return value if good else []
+
+
+def _says_something(message: Mapping[str, Any]) -> bool:
+    """Converted data have system messages of "", which chat templates would still write a header for."""
+    return message["role"] != "system" or bool(message["content"].strip())

@@ -14,8 +14,9 @@ user_model.sha256                                a checksum a line for each MiB 
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -206,6 +207,12 @@ def load_reward_model(
             f"{run} is a policy, no reward model", "give the run of one, as of `prlhf train --objective rm`"
         )
     return _load(run, RewardModel, device, precision, base, trust_remote_code)
+
+
+def digest(runs: Iterable[Path]) -> str:
+    """16 hex digits that tell the weights of `runs` from any others."""
+    sums = [json.dumps(read_about(model_folder(run))["sha256"], sort_keys=True) for run in runs]
+    return hashlib.sha256("\n".join(sums).encode()).hexdigest()[:16]
 
 
 def kind_of(run: Path) -> str:

@@ -70,7 +70,7 @@ def test_interrupted_generate(here: Path, trained: Path, prlhf: Callable[..., An
     done = start(INTERRUPT_GENERATE, *line)
     assert done.returncode == 130, done.stderr
     assert "interrupted: stopped with" in done.stderr.splitlines()[-1]
-    assert "run it again to go on" in done.stderr
+    assert "run it again to continue" in done.stderr
     assert "Traceback" not in done.stderr
     assert not Path("out.jsonl").exists()
     said = json.loads(prlhf(*line).stdout)

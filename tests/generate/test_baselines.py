@@ -12,9 +12,9 @@ import pytest
 from prlhf.config import GenerateConfig, resolve
 from prlhf.dataset import Comparison, Prepared, prompt_id, read_prepared, write_prepared
 from prlhf.errors import PrlhfError
-from prlhf.generate.baselines import OwnChoices, chosen_responses, with_examples, with_preference
-from prlhf.generate.jobs import plan
-from prlhf.generate.pairs import Reader
+from prlhf.generate.baselines import OwnChoices, baseline_of, with_examples, with_preference
+from prlhf.generate.readers import Reader
+from prlhf.generate.requests import plan_requests
 from prlhf.generate.run import generate
 from prlhf.judge.verdicts import pair
 from prlhf.model.checkpoint import Policy, load_policy
@@ -108,9 +108,13 @@ def policy(trained: Path) -> Policy:
 def shown(policy: Policy, data: Prepared, prompt: str, user: str, **options: Any) -> str:
     config = GenerateConfig.model_validate({"max_new_tokens": 6} | options)
     reader = Reader(user, policy.index_of().get(user, 0), "she likes long tables", TASTES.get(user, ""))
-    job = plan(policy, [(prompt, reader)], data, config)[0]
-    assert (job.prompt, job.prompt_id, job.user_id) == (prompt, prompt_id(prompt), user)  # as asked, to be judged
-    return str(policy.tokenizer.decode(job.ids))
+    request = plan_requests(policy, [(prompt, reader)], baseline_of(config, data), config)[0]
+    assert (request.prompt, request.prompt_id, request.user_id) == (
+        prompt,
+        prompt_id(prompt),
+        user,
+    )  # as asked, to be judged
+    return str(policy.tokenizer.decode(request.ids))
 
 
 def test_what_the_base_is_told(policy: Policy, tasteful: Path) -> None:
@@ -133,7 +137,7 @@ def test_examples_without_room_are_dropped_and_counted(policy: Policy, prepared:
 
     def ids(room: int, examples: int) -> list[int]:
         config = GenerateConfig.model_validate(options | {"max_new_tokens": room, "examples": examples})
-        return plan(policy, [(prompt, reader)], data, config, notes)[0].ids
+        return plan_requests(policy, [(prompt, reader)], baseline_of(config, data), config, notes)[0].ids
 
     four = OwnChoices(data, 4, 0).of("ann", prompt)
     last = policy.tokenizer(f"{four[-1].prompt}{four[-1].chosen}\n\n{prompt}").input_ids
@@ -269,7 +273,8 @@ def test_the_words_of_a_chosen_conversation() -> None:
     row = Comparison("0", talk, answer, [said("assistant", "No.")], "ann", 1, "", prompt_id(talk), True)
     again = replace(row, id="1", chosen=[said("assistant", "Later.")])
     data = Prepared([], [row, again], [], {})
-    assert chosen_responses(data, [(talk, Reader("ann", 1, "")), (talk, Reader("bob", 2, ""))]) == ["So.", None]
+    chosen = baseline_of(GenerateConfig(baseline="chosen"), data)
+    assert chosen.responses([(talk, Reader("ann", 1, "")), (talk, Reader("bob", 2, ""))]) == ["So.", None]
 
 
 # ---- vanilla DPO with the text about the user, as in the PRISM experiments ----

@@ -14,7 +14,8 @@ from prlhf.config import GenerateConfig, resolve
 from prlhf.errors import PrlhfError
 from prlhf.generate import best_of
 from prlhf.generate.best_of import BestOf
-from prlhf.generate.decoding import Job, Written, row_seed
+from prlhf.generate.decoding import Written
+from prlhf.generate.requests import WriteRequest, row_seed
 from prlhf.generate.run import generate
 from prlhf.model.checkpoint import load_policy
 from prlhf.model.encoding import Encoded
@@ -57,7 +58,7 @@ class Planted:
 
 def sum_of_ids(policy: Any, row: Written | Response) -> float:
     text = row.text if isinstance(row, Written) else row.response
-    prompt = row.job.prompt if isinstance(row, Written) else row.prompt
+    prompt = row.request.prompt if isinstance(row, Written) else row.prompt
     return float(sum(policy.encoder().response(prompt, text, 100)))
 
 
@@ -77,14 +78,14 @@ def test_the_arg_max_of_a_planted_reward_stays(
     best_of_write = best_of.write
     monkeypatch.setattr(best_of, "write", spy)
     planted = Planted()
-    jobs = [Job("p", "my boss", [5, 6, 7], user, i) for i, user in enumerate(("generic", "ann", "bob"))]
+    requests = [WriteRequest("p", "my boss", [5, 6, 7], user, i) for i, user in enumerate(("generic", "ann", "bob"))]
     settings = config(tmp_path, best_of=count, reward=trained)
-    ended = BestOf(trained, ResponseReader(policy), planted)(policy, jobs, settings)
-    chosen = sorted((row for rows in ended for row in rows), key=lambda row: row.job.user_index)
+    ended = BestOf(trained, ResponseReader(policy), planted)(policy, requests, settings)
+    chosen = sorted((row for rows in ended for row in rows), key=lambda row: row.request.user_index)
     assert sorted(planted.asked) == [((count + 1) // 2, user) for user in (0, 1, 2)]
     assert len(written) == 3 * count
-    for job, best in zip(jobs, chosen, strict=True):
-        candidates = [row for row in written if row.job.user_id == job.user_id]
+    for request, best in zip(requests, chosen, strict=True):
+        candidates = [row for row in written if row.request.user_id == request.user_id]
         assert len({row.text for row in candidates}) > 1
         rewards = [sum_of_ids(policy, row) for row in candidates]
         assert best.reward == max(rewards)
@@ -99,13 +100,13 @@ def test_a_reward_that_is_no_number_is_refused(tmp_path: Path, trained: Path) ->
     policy = load_policy(trained, "cpu", "fp32")
     writer = BestOf(Path("runs/r"), ResponseReader(policy), Diverged())
     with pytest.raises(PrlhfError, match="runs/r returned NaN as the reward of a response to 'p' for 'ann'"):
-        list(writer(policy, [Job("p", "my", [5], "ann", 1)], config(tmp_path, best_of=2, reward=trained)))
+        list(writer(policy, [WriteRequest("p", "my", [5], "ann", 1)], config(tmp_path, best_of=2, reward=trained)))
 
 
 def test_each_candidate_has_random_numbers_of_its_own() -> None:
-    seeds = [row_seed(0, Job("p", "", [], "ann", 1, candidate=i)) for i in range(4)]
+    seeds = [row_seed(0, WriteRequest("p", "", [], "ann", 1, candidate=i)) for i in range(4)]
     assert len(set(seeds)) == 4
-    assert seeds[0] == row_seed(0, Job("p", "", [], "ann", 1))
+    assert seeds[0] == row_seed(0, WriteRequest("p", "", [], "ann", 1))
 
 
 def test_the_batch_size_changes_nothing(tmp_path: Path, trained: Path, reward_run: Path) -> None:

@@ -10,10 +10,10 @@ import transformers
 from torch import nn
 
 from prlhf.config import GenerateConfig, TrainConfig
-from prlhf.generate import decoding, probe
-from prlhf.generate.decode_loop import DecodeLoop, Row, alike
-from prlhf.generate.decoding import Job, write
-from prlhf.generate.probe import serves
+from prlhf.generate import decode_loop, decoding
+from prlhf.generate.decode_loop import DecodeLoop, DecodeRow, alike, serves
+from prlhf.generate.decoding import write
+from prlhf.generate.requests import WriteRequest
 from prlhf.model.base import Base
 from prlhf.model.checkpoint import Policy, assemble
 from prlhf.model.personalized import unwrapped
@@ -93,17 +93,18 @@ def whole_forwards(policy: Policy, ids: list[int], user: int | None, count: int)
     return found[len(ids) :]
 
 
-def rows(personal: bool = True) -> list[Row]:
+def rows(personal: bool = True) -> list[DecodeRow]:
     return [
-        Row(tuple(p), u if personal else None, 0, tag=i) for i, (p, u) in enumerate(zip(PROMPTS, USERS, strict=True))
+        DecodeRow(tuple(p), u if personal else None, 0, tag=i)
+        for i, (p, u) in enumerate(zip(PROMPTS, USERS, strict=True))
     ]
 
 
-def at_room(row: Row) -> bool:
+def at_room(row: DecodeRow) -> bool:
     return len(row.written) == ROOMS[row.tag]
 
 
-def run(policy: Policy, some: list[Row], size: int = 3) -> dict[int, list[int]]:
+def run(policy: Policy, some: list[DecodeRow], size: int = 3) -> dict[int, list[int]]:
     loop = DecodeLoop(policy.model, size, ROOM, at_room)
     return {row.tag: row.written for ended in loop.run(some) for row in ended}
 
@@ -140,13 +141,13 @@ def test_greedy_is_transformers_generate(name: str) -> None:
 def test_what_the_loop_cannot_serve_generate_does(name: str) -> None:
     policy = policy_of(name, user_tokens=0, user_model="uniform")
     assert not serves(policy.model)
-    jobs = [Job(str(i), "", p, "a", 1) for i, p in enumerate(PROMPTS[:4])]
+    requests = [WriteRequest(str(i), "", p, "a", 1) for i, p in enumerate(PROMPTS[:4])]
     settings = GenerateConfig(max_new_tokens=5, temperature=0, batch_size=1)
-    found = {row.job.prompt_id: row.text for ended in write(policy, jobs, settings) for row in ended}
-    for job in jobs:
-        written = whole_forwards(policy, job.ids, None, 5)
+    found = {row.request.prompt_id: row.text for ended in write(policy, requests, settings) for row in ended}
+    for request in requests:
+        written = whole_forwards(policy, request.ids, None, 5)
         written = written[: written.index(1)] if 1 in written else written
-        assert found[job.prompt_id] == Tokens().decode(written)
+        assert found[request.prompt_id] == Tokens().decode(written)
 
 
 @pytest.mark.parametrize("name", sorted(SERVED))
@@ -160,8 +161,8 @@ def test_half_precision_is_served(name: str) -> None:
 def test_the_probe_finds_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model that says nothing of its windows: their masks would be those of whole attention."""
     policy = policy_of("mistral")
-    monkeypatch.setattr("prlhf.generate.masks.window_of", lambda config: None)
-    monkeypatch.setattr(probe, "window_of", lambda config: WINDOW)
+    monkeypatch.setattr("prlhf.generate.kv_cache.window_of", lambda config: None)
+    monkeypatch.setattr(decode_loop, "window_of", lambda config: WINDOW)
     assert not serves(policy.model)
 
 
@@ -170,11 +171,11 @@ def test_the_loop_and_generate_sample_alike(monkeypatch: pytest.MonkeyPatch) -> 
     policy = policy_of("llama")
     own = policy.model.lm.generation_config
     own.repetition_penalty = 9.0
-    jobs = [Job(str(i), "", p, "a", u) for i, (p, u) in enumerate(zip(PROMPTS, USERS, strict=True))]
+    requests = [WriteRequest(str(i), "", p, "a", u) for i, (p, u) in enumerate(zip(PROMPTS, USERS, strict=True))]
     settings = GenerateConfig(max_new_tokens=9, temperature=0.8, top_p=0.9, batch_size=4)
 
     def texts() -> dict[str, Any]:
-        return {one.job.prompt_id: one for ended in write(policy, jobs, settings) for one in ended}
+        return {one.request.prompt_id: one for ended in write(policy, requests, settings) for one in ended}
 
     ours = texts()
     monkeypatch.setattr(decoding, "serves", lambda model: False)
@@ -218,29 +219,31 @@ def test_rows_that_begin_alike_are_read_once() -> None:
     """Five candidates in three slots: the fourth and fifth join while another still stands."""
     policy = policy_of("llama")
     spy = Spy(policy)
-    same = [Row(tuple(PROMPTS[2]), 1, seed=i, tag=i) for i in range(5)]
+    same = [DecodeRow(tuple(PROMPTS[2]), 1, seed=i, tag=i) for i in range(5)]
     loop = DecodeLoop(policy.model, 3, ROOM, at_room, temperature=1.0)
     found = {row.tag: row.written for ended in loop.run(same) for row in ended}
     assert spy.read == [(1, TOKENS + LENGTHS[2] - 1)]
     assert len({tuple(ids[:2]) for ids in found.values()}) > 1
     for row in same:
         alone = DecodeLoop(policy.model, 1, ROOM, at_room, temperature=1.0)
-        again = Row(row.ids, 1, seed=row.seed, tag=row.tag)
+        again = DecodeRow(row.ids, 1, seed=row.seed, tag=row.tag)
         assert [r.written for ended in alone.run([again]) for r in ended] == [found[row.tag]]
 
 
 def test_greedy_rows_that_nothing_tells_apart_are_written_once() -> None:
     policy = policy_of("llama", user_model="uniform")
     spy = Spy(policy)
-    list(write(policy, [Job("p", "", [5, 6], "a", 1)], GenerateConfig(max_new_tokens=4, temperature=0)))  # and probes
+    list(
+        write(policy, [WriteRequest("p", "", [5, 6], "a", 1)], GenerateConfig(max_new_tokens=4, temperature=0))
+    )  # and probes
     spy.shapes.clear()
-    jobs = [Job("p", "", [5, 6], user, i) for i, user in enumerate("generic a b c".split())]
-    found = [one for ended in write(policy, jobs, GenerateConfig(max_new_tokens=4, temperature=0)) for one in ended]
+    requests = [WriteRequest("p", "", [5, 6], user, i) for i, user in enumerate("generic a b c".split())]
+    found = [one for ended in write(policy, requests, GenerateConfig(max_new_tokens=4, temperature=0)) for one in ended]
     assert set(spy.stepped) == {1}
-    assert [one.job for one in found] == jobs
+    assert [one.request for one in found] == requests
     assert len({one.text for one in found}) == 1
     spy.shapes.clear()
-    sampled = [one for ended in write(policy, jobs, GenerateConfig(max_new_tokens=4)) for one in ended]
+    sampled = [one for ended in write(policy, requests, GenerateConfig(max_new_tokens=4)) for one in ended]
     assert spy.read == [(1, TOKENS + 1)]
     assert len({one.text for one in sampled}) > 1
 
@@ -248,11 +251,13 @@ def test_greedy_rows_that_nothing_tells_apart_are_written_once() -> None:
 def test_a_stop_ends_its_row_at_once() -> None:
     policy = policy_of("llama")
     settings = GenerateConfig(max_new_tokens=ROOM, temperature=0)
-    job = Job("p", "", PROMPTS[3], "b", 2)
-    (free,) = [one for ended in write(policy, [job], settings) for one in ended]
+    request = WriteRequest("p", "", PROMPTS[3], "b", 2)
+    (free,) = [one for ended in write(policy, [request], settings) for one in ended]
     stop = free.text[2:4]
     spy = Spy(policy)
-    (stopped,) = [one for ended in write(policy, [Job("p", "", PROMPTS[3], "b", 2, stop)], settings) for one in ended]
+    (stopped,) = [
+        one for ended in write(policy, [WriteRequest("p", "", PROMPTS[3], "b", 2, stop)], settings) for one in ended
+    ]
     assert stopped.text == free.text[: free.text.index(stop)]
     assert (stopped.finished, len(spy.stepped)) == (True, stopped.tokens)
     assert stopped.tokens == free.text.index(stop) + 2 < free.tokens

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from prlhf.config import GenerateConfig
-from prlhf.generate.decode_loop import Row
-from prlhf.generate.decoding import End, Job, Written, batches, row_seed, turn_end, write, written
+from prlhf.generate.decode_loop import DecodeRow
+from prlhf.generate.decoding import End, Written, batches, turn_end, write, written
+from prlhf.generate.requests import WriteRequest, row_seed
 from prlhf.model.checkpoint import Policy, load_policy
 
 PROMPTS = ["POST: my boss lost rings.\nTL;DR:", "my", "POST: my uncle hid doors. thanks for reading.\nTL;DR:", "so"]
@@ -23,13 +24,13 @@ def policy(trained: Path) -> Policy:
 
 
 @pytest.fixture(scope="module")
-def jobs(policy: Policy) -> list[Job]:
+def requests(policy: Policy) -> list[WriteRequest]:
     """Users 0 to 3, with and without a text, on prompts of unequal lengths."""
     found = []
     for i in range(8):
         prompt, user = PROMPTS[i % 4], (i + i // 4) % 4
         ids = policy.encoder().text("she likes long tables" if user == 1 else "") + policy.tokenizer(prompt).input_ids
-        found.append(Job(f"p{i % 4}", prompt, ids, ["generic", "ann", "bob", "cat"][user], user))
+        found.append(WriteRequest(f"p{i % 4}", prompt, ids, ["generic", "ann", "bob", "cat"][user], user))
     return found
 
 
@@ -38,61 +39,63 @@ def config(**options: Any) -> GenerateConfig:
 
 
 def texts(
-    policy: Policy, jobs: list[Job], size: int = 8, base: bool = False, **options: Any
+    policy: Policy, requests: list[WriteRequest], size: int = 8, base: bool = False, **options: Any
 ) -> dict[tuple[str, str], Written]:
-    ended = write(policy, jobs, config(batch_size=size, **options), base)
-    return {(row.job.prompt_id, row.job.user_id): row for rows in ended for row in rows}
+    ended = write(policy, requests, config(batch_size=size, **options), base)
+    return {(row.request.prompt_id, row.request.user_id): row for rows in ended for row in rows}
 
 
-def one_token_at_a_time(policy: Policy, job: Job, steps: int) -> list[int]:
+def one_token_at_a_time(policy: Policy, request: WriteRequest, steps: int) -> list[int]:
     """Greedy, without cache, batch, mask or generate: the user's vectors in front of the whole text every time."""
-    lm, ids = policy.model.lm, list(job.ids)
+    lm, ids = policy.model.lm, list(request.ids)
     with torch.no_grad():
         for _ in range(steps):
             words = lm.get_input_embeddings()(torch.tensor([ids]))
-            embeds = torch.cat([policy.model.users(torch.tensor([job.user_index])), words], 1)
+            embeds = torch.cat([policy.model.users(torch.tensor([request.user_index])), words], 1)
             ids.append(int(lm(inputs_embeds=embeds).logits[0, -1].argmax()))
             if ids[-1] == policy.tokenizer.eos_token_id:
                 break
-    return ids[len(job.ids) :]
+    return ids[len(request.ids) :]
 
 
-def test_greedy_in_a_batch_is_arg_max_by_hand(policy: Policy, jobs: list[Job]) -> None:
-    found = texts(policy, jobs, temperature=0)
+def test_greedy_in_a_batch_is_arg_max_by_hand(policy: Policy, requests: list[WriteRequest]) -> None:
+    found = texts(policy, requests, temperature=0)
     assert len({row.text for row in found.values()}) > 4  # users and prompts matter
-    for job in jobs:
-        row, expected = found[job.prompt_id, job.user_id], one_token_at_a_time(policy, job, 12)
+    for request in requests:
+        row, expected = found[request.prompt_id, request.user_id], one_token_at_a_time(policy, request, 12)
         assert (row.text, row.finished) == (
-            written(job, expected, policy.tokenizer, turn_end(policy, config())).text,
+            written(request, expected, policy.tokenizer, turn_end(policy, config())).text,
             row.finished,
         )
         assert row.tokens == len(expected) - row.finished
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0}, {}, {"temperature": 0.7, "top_p": 0.8}])
-def test_a_response_does_not_depend_on_its_batch(policy: Policy, jobs: list[Job], options: dict[str, Any]) -> None:
-    together = texts(policy, jobs, **options)
-    assert texts(policy, jobs, size=1, **options) == together
-    assert texts(policy, jobs[::-1], size=3, **options) == together
+def test_a_response_does_not_depend_on_its_batch(
+    policy: Policy, requests: list[WriteRequest], options: dict[str, Any]
+) -> None:
+    together = texts(policy, requests, **options)
+    assert texts(policy, requests, size=1, **options) == together
+    assert texts(policy, requests[::-1], size=3, **options) == together
 
 
-def test_users_of_one_prompt_get_responses_of_their_own(policy: Policy, jobs: list[Job]) -> None:
-    found = texts(policy, jobs, temperature=0)
+def test_users_of_one_prompt_get_responses_of_their_own(policy: Policy, requests: list[WriteRequest]) -> None:
+    found = texts(policy, requests, temperature=0)
     for number in range(4):
         mine = [row.text for (prompt, _), row in found.items() if prompt == f"p{number}"]
         assert len(mine) == 2
         assert mine[0] != mine[1]
 
 
-def test_seeds_differ_and_repeat(policy: Policy, jobs: list[Job]) -> None:
-    first, again, other = (texts(policy, jobs, seed=seed) for seed in (1, 1, 2))
+def test_seeds_differ_and_repeat(policy: Policy, requests: list[WriteRequest]) -> None:
+    first, again, other = (texts(policy, requests, seed=seed) for seed in (1, 1, 2))
     assert first == again
     assert all(first[key].text != other[key].text for key in first)
 
 
 def test_random_numbers_belong_to_prompt_and_user() -> None:
     def seed(prompt: str, user: str, number: int = 0) -> int:
-        return row_seed(number, Job(prompt, "", [], user, 0))
+        return row_seed(number, WriteRequest(prompt, "", [], user, 0))
 
     seeds = [seed("p", "ann"), seed("p", "bob"), seed("q", "ann"), seed("p", "ann", 1), seed("pa", "nn")]
     assert len(set(seeds)) == 5
@@ -100,58 +103,64 @@ def test_random_numbers_belong_to_prompt_and_user() -> None:
     assert all(0 <= s < 2**63 for s in seeds)
 
 
-def test_a_small_nucleus_is_greedy(policy: Policy, jobs: list[Job]) -> None:
-    assert texts(policy, jobs, top_p=1e-6) == texts(policy, jobs, temperature=0)
+def test_a_small_nucleus_is_greedy(policy: Policy, requests: list[WriteRequest]) -> None:
+    assert texts(policy, requests, top_p=1e-6) == texts(policy, requests, temperature=0)
 
 
-def test_the_base_is_the_bases_own_generate(policy: Policy, jobs: list[Job], tiny_base: Path) -> None:
+def test_the_base_is_the_bases_own_generate(policy: Policy, requests: list[WriteRequest], tiny_base: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     lm = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32).eval()
-    found = texts(policy, jobs, temperature=0, base=True)
-    for job in jobs:
-        ids = torch.tensor([job.ids])
-        expected = lm.generate(input_ids=ids, do_sample=False, max_new_tokens=12)[0, len(job.ids) :].tolist()
-        assert found[job.prompt_id, job.user_id] == written(job, expected, policy.tokenizer, turn_end(policy, config()))
-    assert found != texts(policy, jobs, temperature=0)
+    found = texts(policy, requests, temperature=0, base=True)
+    for request in requests:
+        ids = torch.tensor([request.ids])
+        expected = lm.generate(input_ids=ids, do_sample=False, max_new_tokens=12)[0, len(request.ids) :].tolist()
+        assert found[request.prompt_id, request.user_id] == written(
+            request, expected, policy.tokenizer, turn_end(policy, config())
+        )
+    assert found != texts(policy, requests, temperature=0)
 
 
 def test_what_is_written_ends_at_the_end_of_text(policy: Policy) -> None:
-    job, tokenizer = Job("p", "", [], "ann", 1), policy.tokenizer
+    request, tokenizer = WriteRequest("p", "", [], "ann", 1), policy.tokenizer
     end = End(frozenset({tokenizer.eos_token_id}))
     word, eos, pad = tokenizer("my").input_ids, tokenizer.eos_token_id, tokenizer.pad_token_id
-    assert written(job, [*word, eos, pad, pad], tokenizer, end) == Written(job, "my", len(word), True)
-    assert written(job, word, tokenizer, end) == Written(job, "my", len(word), False)
-    assert written(job, [eos, *word], tokenizer, end) == Written(job, "", 0, True)
+    assert written(request, [*word, eos, pad, pad], tokenizer, end) == Written(request, "my", len(word), True)
+    assert written(request, word, tokenizer, end) == Written(request, "my", len(word), False)
+    assert written(request, [eos, *word], tokenizer, end) == Written(request, "", 0, True)
 
 
 def test_what_is_written_ends_at_a_jobs_stop(policy: Policy) -> None:
     """Tokens are counted up to the one that completes the stop, which is no part of the response."""
     tokenizer = policy.tokenizer
     end = End(frozenset({tokenizer.eos_token_id}))
-    job = Job("p", "", [], "ann", 1, stop="\n\n")
+    request = WriteRequest("p", "", [], "ann", 1, stop="\n\n")
     word, stop, more = (tokenizer(text).input_ids for text in (" boats.", "\n\n", "POST: my"))
-    assert written(job, [*word, *stop, *more], tokenizer, end) == Written(job, " boats.", len(word) + len(stop), True)
-    assert written(job, [*word, *more], tokenizer, end) == Written(job, " boats.POST: my", len(word) + len(more), False)
-    unstopped = written(replace(job, stop=""), [*word, *stop, *more], tokenizer, end)
+    assert written(request, [*word, *stop, *more], tokenizer, end) == Written(
+        request, " boats.", len(word) + len(stop), True
+    )
+    assert written(request, [*word, *more], tokenizer, end) == Written(
+        request, " boats.POST: my", len(word) + len(more), False
+    )
+    unstopped = written(replace(request, stop=""), [*word, *stop, *more], tokenizer, end)
     assert (unstopped.text, unstopped.finished) == (" boats.\n\nPOST: my", False)
 
 
-def test_a_model_that_ends_says_so(policy: Policy, jobs: list[Job]) -> None:
+def test_a_model_that_ends_says_so(policy: Policy, requests: list[WriteRequest]) -> None:
     """The token greedy decoding writes third, taken as the end of text: rows end there, others go on."""
-    third = one_token_at_a_time(policy, jobs[0], 3)
+    third = one_token_at_a_time(policy, requests[0], 3)
     before = policy.tokenizer.eos_token_id
     policy.tokenizer.eos_token_id = third[-1]
     try:
-        found = texts(policy, jobs, temperature=0)
-        alone = texts(policy, jobs, size=1, temperature=0)
+        found = texts(policy, requests, temperature=0)
+        alone = texts(policy, requests, size=1, temperature=0)
     finally:
         policy.tokenizer.eos_token_id = before
-    ended = found[jobs[0].prompt_id, jobs[0].user_id]
+    ended = found[requests[0].prompt_id, requests[0].user_id]
     assert (ended.finished, ended.tokens) == (True, third.index(third[-1]))
     assert found == alone
 
 
 def test_batches_put_equal_lengths_together() -> None:
-    rows = [Row([0] * n, None, 0) for n in (5, 1, 4, 2, 3)]
+    rows = [DecodeRow([0] * n, None, 0) for n in (5, 1, 4, 2, 3)]
     assert [[len(row.ids) for row in batch] for batch in batches(rows, 2)] == [[1, 2], [3, 4], [5]]

@@ -14,8 +14,8 @@ import pytest
 from prlhf.config import GenerateConfig
 from prlhf.dataset import read_prepared
 from prlhf.errors import Interrupted, PrlhfError
-from prlhf.generate import author, decoding
-from prlhf.generate.prompts import read_prompts
+from prlhf.generate import decoding, writer
+from prlhf.generate.pairs import read_prompts
 from prlhf.generate.run import generate
 from prlhf.model.checkpoint import load_policy
 from prlhf.progress import Silent
@@ -159,7 +159,7 @@ def test_killed_within_the_first_line(tmp_path: Path, trained: Path, whole: byte
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path, trained: Path, whole: bytes) -> None:
-    with pytest.raises(Interrupted, match="stopped with 4 of 12 responses written; run it again to go on"):
+    with pytest.raises(Interrupted, match="stopped with 4 of 12 responses written; run it again to continue"):
         generate(trained, config(tmp_path), Stop(1, KeyboardInterrupt))
     generate(trained, config(tmp_path))
     assert (tmp_path / "out.jsonl").read_bytes() == whole
@@ -169,7 +169,7 @@ def test_a_finished_file_is_left_as_it_is(
     tmp_path: Path, trained: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
-    monkeypatch.setattr(author, "write", lambda policy, jobs, *_: asked.extend(jobs) or iter(()))
+    monkeypatch.setattr(writer, "write", lambda policy, requests, *_: asked.extend(requests) or iter(()))
     result = generate(trained, config(tmp_path, out=tmp_path / "whole.jsonl"))
     assert (result["responses"], result["new"], asked) == (12, 0, [])
     assert (tmp_path / "whole.jsonl").read_bytes() == whole
@@ -222,7 +222,7 @@ def test_a_model_that_the_loop_cannot_serve_is_told_of(
             lines.append(line)
 
     lines: list[str] = []
-    monkeypatch.setattr(author, "serves", lambda model: served)
+    monkeypatch.setattr(writer, "serves", lambda model: served)
     monkeypatch.setattr(decoding, "serves", lambda model: served)
     generate(trained, config(tmp_path), Notes())
     assert ["wait for their longest" in line for line in lines] == ([] if served else [True])

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from prlhf.config import GenerateConfig
+from prlhf.dataset import Prepared
 from prlhf.generate import decoding
-from prlhf.generate.decode_loop import Row
-from prlhf.generate.decoding import Job, row_seed
+from prlhf.generate.baselines import baseline_of
+from prlhf.generate.decode_loop import DecodeRow
 from prlhf.generate.output import form_of
+from prlhf.generate.requests import WriteRequest, row_seed
 from prlhf.generate.run import settings_of
 from prlhf.generate.sampling import choose
 
@@ -29,12 +31,12 @@ def test_what_the_decode_loop_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         def __init__(self, *given: Any) -> None:
             seen.append(given)
 
-        def run(self, rows: list[Row]) -> list[list[Row]]:
+        def run(self, rows: list[DecodeRow]) -> list[list[DecodeRow]]:
             return [rows]
 
     monkeypatch.setattr(decoding, "DecodeLoop", Loop)
     policy: Any = SimpleNamespace(model="the model", tokenizer=None)
-    rows = [Row([1], None, 0), Row([2], None, 0), Row([3], None, 0)]
+    rows = [DecodeRow([1], None, 0), DecodeRow([2], None, 0), DecodeRow([3], None, 0)]
     asked = config(max_new_tokens=21, temperature=0.7, top_p=0.6, batch_size=2)
     assert list(decoding.by_loop(policy, rows, asked, decoding.End(frozenset({0})))) == [rows]
     model, size, room, _, temperature, top_p = seen[0]
@@ -42,8 +44,8 @@ def test_what_the_decode_loop_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_job_draws_its_own_numbers() -> None:
-    jobs = [Job(prompt, "", [], user, 0, candidate=n) for prompt in "pq" for user in "ab" for n in (0, 1)]
-    seeds = {row_seed(seed, job) for seed in (0, 1) for job in jobs}
+    requests = [WriteRequest(prompt, "", [], user, 0, candidate=n) for prompt in "pq" for user in "ab" for n in (0, 1)]
+    seeds = {row_seed(seed, request) for seed in (0, 1) for request in requests}
     assert len(seeds) == 16
     assert all(0 <= seed < 2**63 for seed in seeds)
 
@@ -66,13 +68,16 @@ def test_the_form_of_the_output(changes: dict[str, Any], expected: tuple[str, bo
     ("key", "value"), [("temperature", 0.5), ("top_p", 0.5), ("max_new_tokens", 9), ("seed", 4), ("baseline", "base")]
 )
 def test_rows_tell_what_they_depend_on(key: str, value: Any) -> None:
-    plain = settings_of("run", "weights", None, config())
-    assert settings_of("run", "weights", None, config(**{key: value})) == plain | {key: value}
+    def settings(chosen: GenerateConfig) -> dict[str, Any]:
+        return settings_of("run", "weights", baseline_of(chosen), chosen)
+
+    assert settings(config(**{key: value})) == settings(config()) | {key: value}
 
 
 def test_rows_of_a_baseline_tell_data_and_examples() -> None:
-    data: Any = SimpleNamespace(manifest={"content_hash": "abc"})
-    found = settings_of("run", "weights", data, config(baseline="in-context", examples=3))
+    data = Prepared([], [], [], {"content_hash": "abc"})
+    shown = config(baseline="in-context", examples=3)
+    found = settings_of("run", "weights", baseline_of(shown, data), shown)
     assert (found["data"], found["examples"]) == ("abc", 3)
 
 

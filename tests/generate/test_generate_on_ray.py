@@ -14,7 +14,7 @@ import pytest
 
 from prlhf.config import ClusterConfig, GenerateConfig, resolve
 from prlhf.errors import Interrupted, PrlhfError
-from prlhf.generate import models, on_ray
+from prlhf.generate import on_ray, writer
 from prlhf.generate.run import generate
 from prlhf.progress import Silent
 from prlhf.responses import read_responses
@@ -42,14 +42,14 @@ def watched(loads: Path, deaths: Path) -> type[on_ray.Worker]:
 
     class Watched(on_ray.Worker):
         def __init__(self, *args: Any) -> None:
-            load = models.load_policy
+            load = writer.load_policy
 
             def counted(*args: Any) -> Any:
                 with loads.open("a") as file:
                     file.write(f"{os.getpid()}\n")
                 return load(*args)
 
-            models.load_policy = counted  # type: ignore[assignment]
+            writer.load_policy = counted  # type: ignore[assignment]
             super().__init__(*args)
             advance = self.relay.advance
 
@@ -104,7 +104,7 @@ def test_an_interrupted_run_frees_its_workers(ray: Any, tmp_path: Path, trained:
             if here and (tmp_path / "out.jsonl.partial").exists():
                 raise KeyboardInterrupt
 
-    with pytest.raises(Interrupted, match=r"stopped with \d+ of 12 responses written; run it again to go on"):
+    with pytest.raises(Interrupted, match=r"stopped with \d+ of 12 responses written; run it again to continue"):
         generate(trained, config(tmp_path), Stop(), TWO)
     left = 12 - len(read_responses(tmp_path / "out.jsonl.partial", partial=True)[0])
     assert 0 < left < 12

@@ -97,7 +97,7 @@ def test_ctrl_c_stops_workers_and_says_how_to_go_on(tmp_path: Path, trained: Pat
     os.killpg(running.pid, signal.SIGINT)  # as a terminal does: everyone in the foreground
     _, shown = running.communicate(timeout=120)
     assert running.returncode == 130, shown
-    assert shown.splitlines()[-1].endswith("of 32 responses written; run it again to go on")
+    assert shown.splitlines()[-1].endswith("of 32 responses written; run it again to continue")
     assert "Traceback" not in shown
     deadline = time.monotonic() + 10  # Ray's own processes notice that their driver has gone
     while str(running.pid) in sessions():  # nothing that it started is left

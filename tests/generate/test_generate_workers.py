@@ -15,12 +15,11 @@ import pytest
 
 from prlhf.config import ClusterConfig, GenerateConfig, resolve
 from prlhf.errors import PrlhfError
-from prlhf.generate import models, on_ray
-from prlhf.generate.author import Assignment
-from prlhf.generate.models import open_plan, open_writer
-from prlhf.generate.on_ray import Counts, Tally, Worker
+from prlhf.generate import on_ray, writer
+from prlhf.generate.on_ray import BlockProgress, Counts, Worker
 from prlhf.generate.output import Block
 from prlhf.generate.run import generate
+from prlhf.generate.writer import WriterSpec, open_model, open_plan
 from prlhf.progress import Silent
 from prlhf.responses import parse_line, read_responses
 from prlhf.train.per_user import train_per_user
@@ -30,7 +29,7 @@ MakeConfig = Callable[..., Any]
 TWO = ClusterConfig(workers=2)
 
 
-class Deathless(on_ray.Deaths):
+class NeverLost(on_ray.RestartLimit):
     def __init__(self, most: int = 0) -> None:
         self.workers, self.most, self.here = 1, most, Counts()
 
@@ -47,19 +46,19 @@ def config(tmp_path: Path, **options: Any) -> GenerateConfig:
 def loads(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Puts one worker that sits here in Ray's place, and returns what loaded a model after the driver had planned."""
     loaded: list[Any] = []
-    opened = open_writer
+    opened = open_model
 
-    def here(given: Assignment, blocks: Sequence[Block], *_: Any) -> Iterator[Any]:
-        worker = Worker(given, ".", Deathless(), Silent())  # type: ignore[arg-type]
+    def here(given: WriterSpec, blocks: Sequence[Block], *_: Any) -> Iterator[Any]:
+        worker = Worker(given, ".", NeverLost(), Silent())  # type: ignore[arg-type]
         for block in reversed(blocks):
-            batch = {"block": [block.number], "jobs": [json.dumps([asdict(job) for job in block.jobs])]}
+            batch = {"block": [block.number], "requests": [json.dumps([asdict(request) for request in block.requests])]}
             back = worker(batch)
             if back["refusal"][0]:
                 raise PrlhfError(*json.loads(back["refusal"][0]))
             yield block.number, [parse_line(line, "here") for line in back["lines"][0].split("\n") if line]
 
     monkeypatch.setattr(on_ray, "write_on_ray", here)
-    monkeypatch.setattr("prlhf.generate.author.open_writer", lambda *args: loaded.append(args) or opened(*args))
+    monkeypatch.setattr("prlhf.generate.writer.open_model", lambda *args: loaded.append(args) or opened(*args))
     return loaded
 
 
@@ -141,9 +140,9 @@ def test_the_planner_reads_no_weights(
     def refused(*_: Any, **__: Any) -> None:
         raise AssertionError("a model was loaded")
 
-    wholes = [open_writer(run, config(tmp_path), []) for run in (trained, adapters)]
-    monkeypatch.setattr(models, "load_policy", refused)
-    monkeypatch.setattr(models, "load_base", refused)
+    wholes = [open_model(run, config(tmp_path), []) for run in (trained, adapters)]
+    monkeypatch.setattr(writer, "load_policy", refused)
+    monkeypatch.setattr(writer, "load_base", refused)
     for run, whole in zip((trained, adapters), wholes, strict=True):
         plan = open_plan(run, config(tmp_path), [])
         assert (plan.weights, plan.base, plan.adapters) == (whole.weights, whole.base, whole.adapters)
@@ -164,12 +163,12 @@ def test_chosen_responses_need_no_workers(tmp_path: Path, loads: list[Any], prep
 
 
 def block_of(number: int) -> dict[str, Any]:
-    return {"block": [number], "jobs": ["[]"]}
+    return {"block": [number], "requests": ["[]"]}
 
 
 def test_bad_input_comes_back_as_one(tmp_path: Path, trained: Path) -> None:
-    nowhere = Assignment(tmp_path / "nowhere", config(tmp_path), [], {})
-    worker = Worker(nowhere, str(tmp_path / "gone"), Deathless(), Silent())  # type: ignore[arg-type]
+    nowhere = WriterSpec(tmp_path / "nowhere", config(tmp_path), [], {})
+    worker = Worker(nowhere, str(tmp_path / "gone"), NeverLost(), Silent())  # type: ignore[arg-type]
     back = worker(block_of(3))
     assert (back["block"], back["lines"]) == ([3], [""])
     assert json.loads(back["refusal"][0])[0].endswith("nowhere is no checkpoint: it has no prlhf.json")
@@ -177,7 +176,7 @@ def test_bad_input_comes_back_as_one(tmp_path: Path, trained: Path) -> None:
 
 def test_a_block_that_kills_its_workers_is_given_up(tmp_path: Path, trained: Path) -> None:
     """Begun four times by as many workers, of which two may be lost."""
-    deaths, given = Deathless(most=2), Assignment(trained, config(tmp_path), [], {})
+    deaths, given = NeverLost(most=2), WriterSpec(trained, config(tmp_path), [], {})
     lines: list[str] = []
     relay: Any = Silent()
     relay.note = lines.append
@@ -191,7 +190,7 @@ def test_a_block_that_kills_its_workers_is_given_up(tmp_path: Path, trained: Pat
 
 
 def test_a_model_that_kills_its_workers_is_given_up(tmp_path: Path, trained: Path) -> None:
-    deaths = Deathless(most=1)
+    deaths = NeverLost(most=1)
     deaths.loading()
     deaths.loading()
     with pytest.raises(PrlhfError, match="2 workers in a row were lost loading the model, more than max_failures = 1"):
@@ -217,7 +216,7 @@ class Shown(Silent):
 
 def test_what_is_written_again_counts_once() -> None:
     shown = Shown()
-    tally = Tally(shown)
+    tally = BlockProgress(shown)
     for steps in (0, 2, 1, 0):  # begun, three rows, lost, begun again
         tally.advance(steps, block=4)
     assert shown.at == 0
@@ -234,7 +233,7 @@ def test_what_is_written_again_counts_once() -> None:
 
 def test_what_all_workers_say_is_said_once() -> None:
     shown = Shown()
-    tally = Tally(shown)
+    tally = BlockProgress(shown)
     for _ in range(3):
         tally.note("slow")
     assert shown.lines == ["slow"]
@@ -274,7 +273,7 @@ def test_resources_leave_gpus_alone_that_are_not_used(monkeypatch: pytest.Monkey
     asked: list[ClusterConfig] = []
     monkeypatch.setattr(on_ray, "worker_resources", lambda cluster: asked.append(cluster) or {"CPU": 1.0})
     for device, gpus in (("cpu", None), ("auto", None), ("cpu", 0.5)):
-        given = Assignment(None, GenerateConfig(device=device), [], {})
+        given = WriterSpec(None, GenerateConfig(device=device), [], {})
         on_ray.resources(given, ClusterConfig(workers=1, gpus_per_worker=gpus))
     assert [cluster.gpus_per_worker for cluster in asked] == [0, None, 0.5]
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from prlhf.config import GenerateConfig, resolve
 from prlhf.errors import Interrupted, PrlhfError
 from prlhf.generate import run as generating
-from prlhf.generate.author import Author
 from prlhf.generate.output import even_blocks, form_of
 from prlhf.generate.run import generate
+from prlhf.generate.writer import Writer
 from prlhf.progress import Silent
 from prlhf.responses import Response, prompt_type, read_responses, to_line, write_rows
 
@@ -101,13 +101,13 @@ def test_they_are_refused_before_anything_is_written(
     tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": [TALK[0] | {"name": "x"}]}) + "\n")
-    plan = generating.plan
+    plan = generating.plan_requests
 
     def with_template(policy: Any, *args: Any) -> Any:  # as of a run of 0.1, which does not say what it was trained on
         policy.tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
         return plan(replace(policy, conversational=None), *args)
 
-    monkeypatch.setattr(generating, "plan", with_template)
+    monkeypatch.setattr(generating, "plan_requests", with_template)
     with pytest.raises(PrlhfError, match="more than role and content"):
         generate(trained, config(tmp_path, prompts=str(tmp_path / "p.jsonl"), out=tmp_path / "a.parquet"))
     assert [path.name for path in tmp_path.iterdir()] == ["p.jsonl"]
@@ -180,14 +180,14 @@ def test_shards_hold_the_same_rows_in_the_same_order(
 def test_a_killed_folder_goes_on_with_the_missing_shards(
     tmp_path: Path, trained: Path, rows: list[Response], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(Interrupted, match="stopped with 5 of 12 responses written; run it again to go on"):
+    with pytest.raises(Interrupted, match="stopped with 5 of 12 responses written; run it again to continue"):
         generate(trained, config(tmp_path, batch_size=1), Stop(8))  # in the second block
     with pytest.raises(PrlhfError, match="is not finished: 1 of 3 shards are there; run `prlhf generate` again"):
         read_responses(tmp_path / "out")
     first = tmp_path / "out/part-00000.parquet"
     written, asked = first.stat().st_mtime_ns, []
-    write = Author.write
-    monkeypatch.setattr(Author, "write", lambda self, jobs: asked.append(len(jobs)) or write(self, jobs))
+    write = Writer.write
+    monkeypatch.setattr(Writer, "write", lambda self, requests: asked.append(len(requests)) or write(self, requests))
     assert generate(trained, config(tmp_path))["new"] == 7
     assert (asked, first.stat().st_mtime_ns) == ([5, 2], written)
     assert read_responses(tmp_path / "out") == rows

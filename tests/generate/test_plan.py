@@ -1,4 +1,4 @@
-"""Jobs of a conversation that is longer than the model's context."""
+"""Requests of a conversation that is longer than the model's context."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ import pytest
 from prlhf.config import GenerateConfig
 from prlhf.dataset import GENERIC, Message, Text
 from prlhf.errors import PrlhfError
-from prlhf.generate.jobs import plan
-from prlhf.generate.pairs import Pair, Reader
+from prlhf.generate.baselines import baseline_of
+from prlhf.generate.pairs import Pair
+from prlhf.generate.readers import Reader
+from prlhf.generate.requests import plan_requests
 from prlhf.model.checkpoint import Policy, load_policy
 from prlhf.progress import Silent
 
+RUN = baseline_of(GenerateConfig())
 GENERIC_READER, ANN = Reader(GENERIC, 0, ""), Reader("ann", 1, "she likes long tables")
 
 
@@ -46,9 +49,9 @@ def policy(trained: Path) -> Policy:
 
 def test_old_turns_go_and_it_is_said(policy: Policy) -> None:
     config, notes = GenerateConfig(max_new_tokens=6), Notes()
-    short, long = jobs = plan(policy, pairs(talk(2), talk(40)), None, config, notes)[::2]
+    short, long = requests = plan_requests(policy, pairs(talk(2), talk(40)), RUN, config, notes)[::2]
     assert notes.lines == ["2 histories were cut to fit the token budget"]  # one for each reader
-    assert [job.prompt for job in jobs] == [talk(2), talk(40)]  # the row still says what was asked
+    assert [request.prompt for request in requests] == [talk(2), talk(40)]  # the row still says what was asked
     assert len(short.ids) < len(long.ids) <= policy.base.context - policy.config.user_tokens - 6
     written = policy.tokenizer.decode(long.ids)
     assert written.startswith("user: my boss")
@@ -57,20 +60,20 @@ def test_old_turns_go_and_it_is_said(policy: Policy) -> None:
 
 def test_nothing_is_said_where_nothing_is_cut(policy: Policy) -> None:
     notes = Notes()
-    plan(policy, pairs(talk(2), "my boss"), None, GenerateConfig(max_new_tokens=6), notes)
+    plan_requests(policy, pairs(talk(2), "my boss"), RUN, GenerateConfig(max_new_tokens=6), notes)
     assert notes.lines == []
 
 
 def test_what_a_reader_sees_does_not_depend_on_the_others(policy: Policy) -> None:
     """ann's text takes room from ann's history and nobody else's."""
     config, talkative = GenerateConfig(max_new_tokens=6), Reader("ann", 1, "she likes long tables " * 4)
-    generic, ann = plan(policy, [(talk(40), GENERIC_READER), (talk(40), talkative)], None, config)
-    assert [generic] == plan(policy, [(talk(40), GENERIC_READER)], None, config)
-    assert [ann] == plan(policy, [(talk(40), talkative)], None, config)
+    generic, ann = plan_requests(policy, [(talk(40), GENERIC_READER), (talk(40), talkative)], RUN, config)
+    assert [generic] == plan_requests(policy, [(talk(40), GENERIC_READER)], RUN, config)
+    assert [ann] == plan_requests(policy, [(talk(40), talkative)], RUN, config)
     text, history = policy.encoder().text(talkative.text), policy.tokenizer.decode(generic.ids)
     assert history.count("user") > policy.tokenizer.decode(ann.ids[len(text) :]).count("user")
 
 
 def test_room_is_kept_for_the_response(policy: Policy) -> None:
     with pytest.raises(PrlhfError, match=r"the user's last message in the prompt of .* 0 fit .*--max-new-tokens"):
-        plan(policy, pairs(talk(3)), None, GenerateConfig(max_new_tokens=policy.base.context), Notes())
+        plan_requests(policy, pairs(talk(3)), RUN, GenerateConfig(max_new_tokens=policy.base.context), Notes())

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from prlhf.errors import PrlhfError
-from prlhf.generate.prompts import read_prompts
+from prlhf.generate.pairs import read_prompts
 
 TALK = [{"role": "user", "content": "Why?"}]
 FILES: dict[str, tuple[bytes, list[Any]]] = {

@@ -14,10 +14,13 @@ from hypothesis import strategies as st
 from prlhf.config import GenerateConfig
 from prlhf.dataset import Comparison, Prepared, User, prompt_id, read_prepared, write_prepared
 from prlhf.errors import PrlhfError
-from prlhf.generate.pairs import Reader, choose_pairs, choose_readers, known_readers
+from prlhf.generate.baselines import baseline_of
+from prlhf.generate.pairs import choose_pairs, choose_readers
+from prlhf.generate.readers import Reader, known_readers
 from prlhf.generate.run import generate
 from prlhf.responses import read_responses
 
+RUN = baseline_of(GenerateConfig())
 INDEX = {"ann": 1, "bob": 2, "zoe": 0, "yan": 0}
 
 
@@ -38,12 +41,14 @@ KNOWN = known_readers({"ann": 1, "bob": 2}, {"ann": "text of ann"}, DATA)
 
 
 def users(**options: Any) -> list[str]:
-    return [reader.id for reader in choose_readers(KNOWN, GenerateConfig.model_validate(options))]
+    config = GenerateConfig.model_validate(options)
+    return [reader.id for reader in choose_readers(KNOWN, baseline_of(config), config)]
 
 
 def pairs(data: Prepared | None = DATA, **options: Any) -> list[tuple[Any, str]]:
     config = GenerateConfig.model_validate(options)
-    found = choose_pairs(data, choose_readers(known_readers({"ann": 1, "bob": 2}, {}, data), config), config)
+    known, baseline = known_readers({"ann": 1, "bob": 2}, {}, data), baseline_of(config, data)
+    found = choose_pairs(choose_readers(known, baseline, config), baseline, config)
     return [(prompt, reader.id) for prompt, reader in found]
 
 
@@ -84,7 +89,7 @@ def test_an_unknown_group_is_told_the_nearest() -> None:
 def test_a_group_of_nobody() -> None:
     known = known_readers({"ann": 1}, {}, None)
     with pytest.raises(PrlhfError, match="users = 'unseen' names no user; use all, seen, unseen, generic"):
-        choose_readers(known, GenerateConfig(users="unseen"))
+        choose_readers(known, RUN, GenerateConfig(users="unseen"))
 
 
 def test_held_out_prompts_are_everyones() -> None:
@@ -177,14 +182,14 @@ def test_an_id_with_a_comma_stands_in_quotes(asked: str, expected: list[str]) ->
     known = known_readers({"Lee, Ann": 1, "bob": 2, 'the "boss"': 3}, {}, None)
     if not expected:
         with pytest.raises(PrlhfError, match="names no user"):
-            choose_readers(known, GenerateConfig(users=asked))
+            choose_readers(known, RUN, GenerateConfig(users=asked))
         return
-    assert [reader.id for reader in choose_readers(known, GenerateConfig(users=asked))] == expected
+    assert [reader.id for reader in choose_readers(known, RUN, GenerateConfig(users=asked))] == expected
 
 
 def test_an_id_with_a_comma_and_no_quotes_is_told_how() -> None:
     known = known_readers({"Lee, Ann": 1}, {}, None)
     with pytest.raises(PrlhfError, match=r"user 'Lee' is unknown.*an id with a comma stands in double quotes"):
-        choose_readers(known, GenerateConfig(users="Lee, Ann"))
+        choose_readers(known, RUN, GenerateConfig(users="Lee, Ann"))
     with pytest.raises(PrlhfError, match=r"cannot be read: .*; separate ids by commas; write an id"):
-        choose_readers(known, GenerateConfig(users='"Lee, Ann'))
+        choose_readers(known, RUN, GenerateConfig(users='"Lee, Ann'))

@@ -11,8 +11,9 @@ from prlhf.config import GenerateConfig, TrainConfig
 from prlhf.dataset import GENERIC, Comparison, Message, Text, prompt_id
 from prlhf.errors import PrlhfError
 from prlhf.generate import decoding
-from prlhf.generate.jobs import plan
-from prlhf.generate.pairs import Reader
+from prlhf.generate.baselines import baseline_of
+from prlhf.generate.readers import Reader
+from prlhf.generate.requests import WriteRequest, plan_requests
 from prlhf.model.base import Base
 from prlhf.model.chat import Chat
 from prlhf.model.checkpoint import Policy, assemble
@@ -165,8 +166,8 @@ def test_generation_ends_where_the_turn_does(
 ) -> None:
     monkeypatch.setattr(decoding, "serves", lambda model: loop)
     model, config = policy(family), GenerateConfig(temperature=0, max_new_tokens=9, device="cpu")
-    jobs = plan(model, [(asked(family), Reader(GENERIC, 0, ""))], None, config)
-    ((written,),) = decoding.write(model, jobs, config, base)
+    requests = plan_requests(model, [(asked(family), Reader(GENERIC, 0, ""))], baseline_of(config), config)
+    ((written,),) = decoding.write(model, requests, config, base)
     assert (written.text, written.finished, written.tokens) == ("ok", True, 2)
 
 
@@ -248,8 +249,8 @@ def test_a_turn_may_end_in_words() -> None:
     encoded = encode(one, talk("hi"), talk("", "ok")[1:], talk("", "no")[1:])
     assert one.tokenizer.decode(encoded.chosen) == "ok<|im_end|></s>"
     end = decoding.End(frozenset({one.tokenizer.eos_token_id}), one.chat.end_words)
-    job = decoding.Job("p", talk("hi"), [], GENERIC, 0)
+    request = WriteRequest("p", talk("hi"), [], GENERIC, 0)
     for rest in ("</s>", "\n<|im_start|>user"):
         ids = one.tokenizer(f"ok<|im_end|>{rest}", add_special_tokens=False).input_ids
-        written = decoding.written(job, ids, one.tokenizer, end)
+        written = decoding.written(request, ids, one.tokenizer, end)
         assert (written.text, written.finished) == ("ok", True)

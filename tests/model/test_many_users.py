@@ -197,7 +197,7 @@ def test_generating_for_one_is_as_from_the_whole(
     rows = {}
     for name, wanted in (("some", None), ("whole", "all")):
         if wanted:  # as if a group were asked for
-            monkeypatch.setattr("prlhf.generate.models.named_users", lambda config: None)
+            monkeypatch.setattr("prlhf.generate.writer.named_users", lambda config: None)
         out = tmp_path / f"{name}.jsonl"
         generate(individual, GenerateConfig(prompts=str(prompts), users=who, out=out, max_new_tokens=6, device="cpu"))
         rows[name] = out.read_text()

@@ -193,14 +193,15 @@ def chat_run(tiny_base: Path, prepared: Path, tmp_path: Path, make_config: MakeC
 
 def test_template_options_are_the_runs(chat_run: Path) -> None:
     """Saved with it, used to generate from it and to read with it, and given anew where another is wanted."""
-    from prlhf.generate.jobs import encoder_for
+    from prlhf.generate.baselines import baseline_of
+    from prlhf.generate.requests import encoder_for
 
     policy = load_policy(chat_run, "cpu", "fp32")
     talk = [{"role": "user", "content": "hi"}]
     ids = policy.encoder().prompt(talk, 100, "p")
     assert policy.tokenizer.decode(ids) == "user: hi<|end|>assistant: quick:"
     for options, end in (({}, "assistant: quick:"), ({"quick": False}, "assistant:")):
-        one = encoder_for(policy, None, GenerateConfig(template_options=options))
+        one = encoder_for(policy, baseline_of(GenerateConfig()), GenerateConfig(template_options=options))
         assert policy.tokenizer.decode(one.prompt(talk, 100, "p")).endswith(end)
 
 

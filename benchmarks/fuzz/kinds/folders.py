@@ -42,13 +42,15 @@ def _calibrate(place: Path, material: Material) -> Any:
 
 def _choose(place: Path, material: Material) -> Any:
     from prlhf.dataset import read_prepared
-    from prlhf.generate.pairs import choose_pairs, choose_readers, known_readers
+    from prlhf.generate.baselines import baseline_of
+    from prlhf.generate.pairs import select
+    from prlhf.generate.readers import known_readers
 
     data = read_prepared(place)
     seen = {user: index for index, user in enumerate(data.user_ids, start=1)}
     for prompts, users in (("eval", "all"), ("own", "all"), ("judging", "seen,unseen")):
         config = material.write(place.parent / "out.jsonl", prompts=prompts, users=users)
-        choose_pairs(data, choose_readers(known_readers(seen, {}, data), config), config)
+        select(known_readers(seen, {}, data), baseline_of(config, data), config)
 
 
 def _chosen(place: Path, material: Material) -> Any:
