@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from prlhf.config import GenerateConfig
 from prlhf.dataset import GENERIC, Prepared, Text, prompt_id
@@ -15,9 +14,11 @@ from prlhf.generate.baselines import Baseline
 from prlhf.generate.readers import GROUPS, Reader, names_of
 from prlhf.source.files import BINARY, file_rows, form, local_path
 from prlhf.source.formats import Raw
+from prlhf.source.messages import text_or_messages
 from prlhf.source.streams import MARK, read_all
+from prlhf.source.values import Malformed
 
-ROW = 'give rows like {"prompt": "…"}, or a text file with a prompt a line'
+ROW = 'give rows like {"prompt": "…"}, or a text file with one prompt per line'
 
 Pair = tuple[Text, Reader]
 
@@ -133,9 +134,12 @@ def _own_prompts(data: Prepared | None, config: GenerateConfig) -> list[tuple[Te
 
 
 def read_prompts(path: Path, column: str = "prompt") -> list[Text]:
-    """The prompts of a table's `column`, of a JSON list of prompts, or the lines of a text file.
+    """Read the prompts of a table's `column`, of a JSON list of prompts, or the lines of a text file.
 
-    Raises PrlhfError for a file that cannot be read, and for the first row without a prompt.
+    Messages are read in the same forms as by `prlhf prep`, but keep their other keys and unknown roles.
+
+    Raises:
+        PrlhfError: the file cannot be read, or a row has no prompt.
     """
     path = local_path(str(path))
     if not path.exists():
@@ -165,38 +169,7 @@ def _prompt(raw: Raw, column: str) -> Text:
                 f"name the column: --prompt-column {other}",
             )
         value = value[column]
-    if problem := _not_a_prompt(value):
-        raise PrlhfError(f"{raw.location}: no prompt, {problem}", ROW)
-    return value if isinstance(value, str) else [message for message in value if _says_something(message)]
-
-
-def _not_a_prompt(value: Any) -> str:
-    """Why a value is neither text nor messages; "" where it is one of them."""
-    said = [value] if isinstance(value, str) else [m.get("content") for m in _messages(value)]
-    if not said:
-        return "it should be text, or a list of messages with role and content"
-    if isinstance(value, str) and not value.strip():
-        return "it is empty"
-    if not isinstance(value, str) and not any(_says_something(message) for message in value):
-        return "it is empty"
     try:
-        for one in said:
-            str(one).encode()
-    except UnicodeEncodeError:  # JSON can say "\ud800", which no tokenizer takes
-        return "it holds half a surrogate pair, which is not Unicode text"
-    return ""
-
-
-def _messages(value: Any) -> list[dict[str, Any]]:
-    """The messages of a list of them; [] for anything else."""
-    if not isinstance(value, list):
-        return []
-    good = all(
-        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in value
-    )
-    return value if good else []
-
-
-def _says_something(message: Mapping[str, Any]) -> bool:
-    """Converted data have system messages of "", which chat templates would still write a header for."""
-    return message["role"] != "system" or bool(message["content"].strip())
+        return text_or_messages(value, column, strict=False)
+    except Malformed as bad:
+        raise PrlhfError(f"{raw.location}: no prompt, {bad}", ROW) from bad

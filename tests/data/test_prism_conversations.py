@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prism_raw import ALL_SEEN, JSON, talk, turn
 
-from prlhf.data.prism.conversations import Choice, read_conversation
+from prlhf.data.prism.conversations import TurnChoice, read_conversation
 from prlhf.data.rows import Dropped
 from prlhf.errors import PrlhfError
 from prlhf.source.values import Malformed
@@ -152,4 +152,4 @@ def test_an_example_never_holds_the_history() -> None:
         {"role": "assistant", "content": "secret"},
         {"role": "user", "content": "Q1"},
     ]
-    assert "secret" not in json.dumps(Choice(1, prompt, "a", ["b"]).example)
+    assert "secret" not in json.dumps(TurnChoice(1, prompt, "a", ["b"]).example)

@@ -25,6 +25,17 @@ FILES: dict[str, tuple[bytes, list[Any]]] = {
     "texts.json": (b'["Why?", "How?"]', ["Why?", "How?"]),
     "texts.jsonl": (b'"Why?"\n"How?"\n', ["Why?", "How?"]),
     "talks.jsonl": (json.dumps({"prompt": [{"role": "system", "content": ""}, *TALK]}).encode(), [TALK]),
+    "roles.jsonl": (
+        json.dumps({"prompt": [{"from": "human", "value": "Why?"}]}).encode()
+        + b"\n"
+        + json.dumps({"prompt": [{"role": "User", "content": ["Wh", {"type": "text", "text": "y?"}]}]}).encode(),
+        [TALK, TALK],
+    ),
+    "talks.csv": (b'prompt\n"[{""role"": ""user"", ""content"": ""Why?""}]"\n', [TALK]),
+    "tool.jsonl": (
+        b'{"prompt": [{"role": "tool", "content": "", "id": 7}]}',
+        [[{"role": "tool", "content": "", "id": 7}]],
+    ),
     "keys.jsonl": (
         b'{"prompt": [{"role": "user", "content": "x", "name": "y"}]}',
         [[{"role": "user", "content": "x", "name": "y"}]],
@@ -40,11 +51,18 @@ def test_every_file_of_prompts(name: str, tmp_path: Path) -> None:
 
 
 BAD = {
-    "half.jsonl": (b'{"prompt": "\\ud83d"}', r"half.jsonl:1: no prompt, it holds half a surrogate pair"),
-    "half talk.jsonl": (b'{"prompt": [{"role": "user", "content": "\\ud83d"}]}', r":1: no prompt, it holds half"),
+    "half.jsonl": (b'{"prompt": "\\ud83d"}', r"half.jsonl:1: no prompt, 'prompt' holds half a surrogate pair"),
+    "half talk.jsonl": (
+        b'{"prompt": [{"role": "user", "content": "\\ud83d"}]}',
+        r":1: no prompt, 'prompt.content' holds half",
+    ),
     "other.csv": (
         b"question\nWhy?\n",
         r":2: no prompt, column 'prompt' is missing .*--prompt-column question",
+    ),
+    "picture.jsonl": (
+        b'{"prompt": [{"role": "user", "content": [{"type": "image_url"}]}]}',
+        r":1: no prompt, 'prompt.content' has a part of type 'image_url': only text is read",
     ),
     "sheet.xlsx": (b"PK\x03\x04", r"is not text"),
     "zeros.txt": (b"a\nb\0c", r"is not text"),

@@ -33,7 +33,7 @@ class Exchange:
 
 
 @dataclass(frozen=True)
-class Choice:
+class TurnChoice:
     """A chosen response and the rejected ones. `prompt`: the conversation up to and including the user's message."""
 
     turn: int
@@ -62,14 +62,14 @@ class Conversation:
         return list(takewhile(lambda turn: turn.message and turn.chosen, self.turns))
 
     @cached_property
-    def choices(self) -> list[Choice]:
+    def choices(self) -> list[TurnChoice]:
         """The turns on the path with a rejected response that is not empty and differs from the chosen one."""
         found, history = [], list[Message]()
         for number, turn in enumerate(self.path):
             prompt = [*history, {"role": "user", "content": turn.message}]
             rejected = [response for response in turn.rejected if response and response != turn.chosen]
             if rejected:
-                found.append(Choice(number, prompt, turn.chosen, rejected))
+                found.append(TurnChoice(number, prompt, turn.chosen, rejected))
             history = [*prompt, {"role": "assistant", "content": turn.chosen}]
         return found
 
