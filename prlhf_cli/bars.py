@@ -81,7 +81,7 @@ class Bars:
 
 
 class Leaderboard:
-    """prlhf.sweep.board.Board on standard error.
+    """prlhf.sweep.trials.TrialDisplay on standard error.
 
     A table that changes in place shows the best trials and those that run; where there is no terminal, a line for every
     trial that ends.

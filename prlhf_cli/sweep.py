@@ -95,7 +95,7 @@ def command(
 
     def work(bars: show.Bars) -> dict[str, Any]:
         from prlhf.config import ClusterConfig, SweepConfig, load_recipe, resolve
-        from prlhf.sweep.layers import merged_space, with_sets
+        from prlhf.sweep.run import merged_space, with_sets
 
         folder = out or Path("sweep")
         source = str(folder / "recipe.yaml") if resume else recipe

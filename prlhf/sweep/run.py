@@ -1,4 +1,4 @@
-"""`prlhf sweep` as a function: the space checked, what all trials share made once, the trials, and what came out."""
+"""`prlhf sweep`: check the space, prepare what all trials share, run the trials, and write the results."""
 
 from __future__ import annotations
 
@@ -10,22 +10,30 @@ from typing import Any
 import yaml
 
 from prlhf.cluster import check_fits, connected, room, shown_by, worker_resources
-from prlhf.config import ClusterConfig, PrepConfig, SweepConfig, resolve
+from prlhf.config import ClusterConfig, PrepConfig, SweepConfig, parse_overrides, resolve
 from prlhf.data import locate
 from prlhf.dataset import is_prepared
 from prlhf.errors import Interrupted, PrlhfError
-from prlhf.extensions import DATA_SETS
+from prlhf.extensions import DATA_SETS, JUDGES
 from prlhf.files import atomic_file
 from prlhf.folders import claim, mark
 from prlhf.progress import SILENT, Progress
-from prlhf.sweep import moved, outcome
-from prlhf.sweep.board import UNSEEN, Board
-from prlhf.sweep.search import Search, how, search_for
+from prlhf.sweep.results import add_shared_work, conclude
+from prlhf.sweep.search import Search, search_for, search_kind
 from prlhf.sweep.settings import JUDGED, Sections, check, settings_at
-from prlhf.sweep.space import Space, space_of
-from prlhf.sweep.trials import RECIPE, Trial, missing_metric, read_trials, write_trials
+from prlhf.sweep.space import Space, canonical, space_of, texts_by_key
+from prlhf.sweep.trials import (
+    NO_DISPLAY,
+    RECIPE,
+    Trial,
+    TrialDisplay,
+    missing_metric,
+    read_trials,
+    relocate,
+    write_trials,
+)
 
-PATHS = {"train": ("model",), "generate": ("model", "reward")}  # settings that may name a file of this folder
+PATHS = {"train": ("model",), "generate": ("model", "reward")}  # settings that may be paths
 
 
 def sweep(
@@ -34,22 +42,34 @@ def sweep(
     cluster: ClusterConfig | None = None,
     resume: bool = False,
     progress: Progress = SILENT,
-    board: Board = UNSEEN,
+    display: TrialDisplay = NO_DISPLAY,
     command: str = "",
 ) -> dict[str, Any]:
-    """Run the trials of `config` over the recipe's `sections` into `config.out`; returns the best one and all others.
+    """Run the trials of a sweep into `config.out`; returns the best trial and all others.
 
-    A trial that fails is recorded and the others go on; `resume` takes up failed and interrupted trials and repeats no
-    finished one. Raises PrlhfError for a bad space before Ray starts, and Interrupted after Ctrl-C.
+    A trial that fails is recorded, and the others continue.
+
+    Args:
+        config: the space and the search.
+        sections: the other sections of a recipe, by stage.
+        cluster: where the trials run.
+        resume: continue a sweep: failed and interrupted trials run again, finished ones do not.
+        progress: receives the steps and the warnings before the trials.
+        display: receives the trials while they run.
+        command: the command line, for the report.
+
+    Raises:
+        PrlhfError: a setting or the space is refused (before Ray starts), or no trial has the metric.
+        Interrupted: Ctrl-C; finished trials are in the log.
     """
     claim(config.out, "sweep", resume)
     cluster, out = cluster or ClusterConfig(), config.out.resolve()
     space = space_of(config.space)
     check(space, sections, config)
-    how(space, config)
+    search_kind(space, config)
     known = read_trials(out)
     sections, space, prepared = _with_data(_absolute(sections), space, progress, out if resume else None)
-    moved.relocate(known, out, _folders(sections, space))
+    relocate(known, out, _folders(sections, space))
     if config.against != "base":
         config = config.model_copy(update={"against": str(Path(config.against).resolve())})
     search = search_for(space, sections, config, known, config.concurrent != 1)
@@ -61,19 +81,19 @@ def sweep(
     others = [trial for trial in known if trial not in search.trials]
     skipped = sum(trial.finished for trial in search.trials)
     if skipped < search.total:
-        outcome.add_shared(out, {"data_sets_prepared": prepared})
-        _run(search, others, out, cluster, progress, board)
-    return outcome.conclude(search, out, command) | {"skipped": skipped}
+        add_shared_work(out, {"data_sets_prepared": prepared})
+        _run(search, others, out, cluster, progress, display)
+    return conclude(search, out, command) | {"skipped": skipped}
 
 
 def _run(
-    search: Search, others: list[Trial], out: Path, cluster: ClusterConfig, progress: Progress, board: Board
+    search: Search, others: list[Trial], out: Path, cluster: ClusterConfig, progress: Progress, display: TrialDisplay
 ) -> None:
-    """Make what is shared, then run the trials, in a cluster that is joined or started for it."""
+    """Compute what trials share, then run the trials, in a cluster that is joined or started for it."""
     save = partial(_save, out, others, search)
     save()
     with connected(cluster):
-        from prlhf.sweep import tuner  # brings Ray
+        from prlhf.sweep import on_ray  # imports Ray
 
         each, per_trial = worker_resources(cluster), max(1, cluster.workers)
         what = "concurrent trials" if per_trial == 1 else f"concurrent trials x {per_trial} workers"
@@ -82,18 +102,20 @@ def _run(
         with shown_by(progress) as relay:
             judged = search.sweep.metric.startswith(JUDGED) and search.sweep.against == "base"
             against = settings_at({}, search.sections, search.sweep) if judged else None
-            trials = search.ahead() if cluster.parallel == "ddp" else []  # a sharded base has no room in one worker
-            counts = tuner.shared_once(trials, against, out, cluster, relay)
-        outcome.add_shared(out, counts)
-        board.begin(search.sweep, search.trials, search.total)
+            trials = (
+                search.upcoming() if cluster.parallel == "ddp" else []
+            )  # a sharded base does not fit into one worker
+            counts = on_ray.precompute_in_cluster(trials, against, out, cluster, relay)
+        add_shared_work(out, counts)
+        display.begin(search.sweep, search.trials, search.total)
         try:
-            whole = tuner.run_trials(search, out, cluster, concurrent, save, board)
+            whole = on_ray.run_trials(search, out, cluster, concurrent, save, display)
         finally:
-            board.end()
+            display.end()
     if not whole:
         done = sum(trial.finished for trial in search.trials)
         raise Interrupted(
-            f"stopped with {done} of {search.total} trials done; go on with: "
+            f"stopped with {done} of {search.total} trials done; continue with: "
             f"prlhf sweep --resume --out {search.sweep.out}"
         )
 
@@ -103,16 +125,16 @@ def _save(out: Path, others: list[Trial], search: Search) -> None:
 
 
 def _folders(sections: Sections, space: Space) -> list[str]:
-    """The prepared data sets that trials train on."""
+    """The folders of the prepared data sets that trials train on."""
     return [str(folder) for folder in space["dataset"]] if "dataset" in space else [sections["train"]["dataset"]]  # type: ignore[union-attr]
 
 
 def _with_data(
     sections: Sections, space: Space, progress: Progress, resumed: Path | None
 ) -> tuple[Sections, Space, int]:
-    """The same with every data set prepared and named by its folder; and how many had to be prepared.
+    """Prepare each data set, and put its folder in the place of its name; also returns how many were prepared.
 
-    `resumed`: the sweep that goes on, whose data may have moved.
+    `resumed`: the folder of a sweep that continues; its data may have moved.
     """
     new = 0
 
@@ -136,7 +158,7 @@ def _with_data(
 
 
 def _absolute(sections: Sections) -> Sections:
-    """Workers may stand in another folder: what is a file here is named in full."""
+    """Make paths absolute, since workers may run in another folder."""
 
     def whole(stage: str, key: str, value: Any) -> Any:
         here = key in PATHS.get(stage, ()) and value is not None and value != "tiny" and Path(str(value)).exists()
@@ -144,7 +166,8 @@ def _absolute(sections: Sections) -> Sections:
 
     def judge_of(value: Any) -> Any:
         kind, _, path = str(value).partition(":")
-        return f"{kind}:{Path(path).resolve()}" if kind in ("reward", "oracle") and Path(path).exists() else value
+        is_path = kind in JUDGES and JUDGES[kind].argument_is_path and Path(path).exists()
+        return f"{kind}:{Path(path).resolve()}" if is_path else value
 
     named = {stage: {k: whole(stage, k, v) for k, v in values.items()} for stage, values in sections.items()}
     if "judge" in named.get("judge", {}):
@@ -153,7 +176,7 @@ def _absolute(sections: Sections) -> Sections:
 
 
 def _write_recipe(out: Path, config: SweepConfig, sections: Sections, cluster: ClusterConfig, command: str) -> None:
-    """What --resume goes on with, as a recipe."""
+    """Write the recipe that --resume continues."""
     stages: Mapping[str, Any] = {
         **{stage: dict(values) for stage, values in sections.items() if stage in ("train", "generate", "judge")},
         "cluster": cluster.model_dump(mode="json", exclude_defaults=True),
@@ -161,6 +184,26 @@ def _write_recipe(out: Path, config: SweepConfig, sections: Sections, cluster: C
     }
     given = {stage: {k: v for k, v in values.items() if v is not None} for stage, values in stages.items()}
     lines = yaml.safe_dump({stage: values for stage, values in given.items() if values}, sort_keys=False)
-    header = f"# {command or f'prlhf sweep --recipe {RECIPE}'}\n# go on with: prlhf sweep --resume --out {out}\n"
+    header = f"# {command or f'prlhf sweep --recipe {RECIPE}'}\n# continue with: prlhf sweep --resume --out {out}\n"
     with atomic_file(out / RECIPE) as beside:
         beside.write_text(header + lines, encoding="utf-8")
+
+
+# ---- the command line ----
+
+
+def with_sets(sections: Sections, texts: list[str] | None) -> dict[str, dict[str, Any]]:
+    """The sections with each `--set` on top: `alpha=0.3` is for train, `generate.temperature=0` names its stage."""
+    layered = {stage: dict(values) for stage, values in sections.items()}
+    for text in texts or []:
+        stage = next((stage for stage in ("generate", "judge") if text.strip().startswith(f"{stage}.")), "train")
+        values = parse_overrides([text], stage)
+        layered[stage] = {**layered.get(stage, {}), **values}
+    return layered
+
+
+def merged_space(recipe: Mapping[str, Any], texts: list[str] | None) -> dict[str, Any]:
+    """The recipe's space with each `--space` on top, which wins if both name a key."""
+    if not isinstance(recipe, Mapping):
+        raise PrlhfError(f"sweep.space = {recipe!r} is not a mapping", 'write it as alpha: "0.1:0.9", one key per line')
+    return {canonical(key): value for key, value in recipe.items()} | texts_by_key(texts or [])

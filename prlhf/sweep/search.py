@@ -1,7 +1,7 @@
-"""Which point comes next: all of a grid, independent random ones, or what Optuna makes of the trials so far.
+"""The search for points: all points of a grid, independent random ones, or Optuna's choice from the trials so far.
 
-Whatever was drawn or finished before, the same seed draws the same: point n of a random search depends on the seed and
-n alone, and Optuna's sampler starts anew from (seed, n) with the history it is told.
+The same seed draws the same points, whatever was drawn or finished before: point n of a random search depends only on
+the seed and n, and Optuna's sampler is seeded with (seed, n) for each point and gets the history of the trials.
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ from prlhf.config import SweepConfig
 from prlhf.errors import PrlhfError
 from prlhf.sweep.settings import Sections, Settings, all_settings, settings_at
 from prlhf.sweep.space import Point, Range, Space, contains, corners, draw, grid, size
-from prlhf.sweep.trials import Trial, new_trial, next_number, numbers, plan
+from prlhf.sweep.trials import Trial, metrics_of, new_trial, next_number, planned_trials
 
-ATTEMPTS = 1000  # at a point that is not there yet, before the space counts as used up
-STARTUP = 10  # trials that Optuna draws at random before it models them, or a third where there are fewer than 30
+ATTEMPTS = 1000  # to draw a new point, before the space counts as used up
+STARTUP = 10  # random trials before Optuna models the space; a third of all if there are fewer than 30
 
 
-def how(space: Space, sweep: SweepConfig) -> str:
-    """grid, random or optuna, as asked for or as the number of trials says. Raises PrlhfError where they contradict."""
+def search_kind(space: Space, sweep: SweepConfig) -> str:
+    """`grid`, `random` or `optuna`, by `search` and `trials`. Raises PrlhfError if the two contradict each other."""
     search = sweep.search or ("random" if sweep.trials else "grid")
     if search == "grid" and sweep.trials:
-        raise PrlhfError(f"trials = {sweep.trials} of a grid", "leave --trials out, or say --search random")
+        raise PrlhfError(f"trials = {sweep.trials} of a grid", "leave --trials out, or add --search random")
     if search == "grid":
-        grid(space)  # refuses ranges
+        grid(space)  # raises for ranges
     elif not sweep.trials:
         raise PrlhfError(f"search = {search} without a number of trials", "add --trials N")
     return search
 
 
 def search_for(space: Space, sections: Sections, sweep: SweepConfig, known: list[Trial], concurrent: bool) -> Search:
-    """The search that the sweep asks for, with the trials that earlier runs of it left."""
-    name = how(space, sweep)
+    """The search of the sweep, with the trials of its earlier runs."""
+    name = search_kind(space, sweep)
     if name == "optuna":
-        return Asked(space, sections, sweep, known, concurrent)
-    return Planned(name, space, sections, sweep, known)
+        return OptunaSearch(space, sections, sweep, known, concurrent)
+    return ListedSearch(name, space, sections, sweep, known)
 
 
 def _points(space: Space, sections: Sections, sweep: SweepConfig) -> list[Point]:
     if not sweep.trials or sweep.trials >= size(space):
         return grid(_listed(space))
-    found: dict[str, Point] = {}  # by settings: no point is run twice
+    found: dict[str, Point] = {}  # by settings, so that no point is run twice
     for number in range(sweep.trials):
         for attempt in range(ATTEMPTS):
             point = draw(space, sweep.seed, number, attempt)
@@ -57,7 +57,7 @@ def _points(space: Space, sections: Sections, sweep: SweepConfig) -> list[Point]
 
 
 def _listed(space: Space) -> Space:
-    """Ranges of whole numbers as lists, so that a space that is to be run completely has a grid."""
+    """Ranges of whole numbers as lists, so that a space of which all points are run has a grid."""
 
     def values(axis: Range) -> list[float]:
         return list(range(int(axis.low), int(axis.high) + 1)) if axis.whole else [axis.low]
@@ -66,7 +66,7 @@ def _listed(space: Space) -> Space:
 
 
 class Search:
-    """Trials, in the order they were asked for. `next` gives one to run, and `ended` is told what came of it."""
+    """The trials in the order in which they are run: `next` returns one, and `ended` receives its result."""
 
     trials: list[Trial]  # of this search: known ones and new ones
     total: int
@@ -84,26 +84,26 @@ class Search:
         return self._waiting.pop(0) if self._waiting else None
 
     def ended(self, trial: Trial) -> None:
-        """Take note of a trial that ended; a search may choose the next ones by it."""
+        """Use the result of a trial that ended to choose the next ones."""
 
-    def ahead(self) -> list[Settings]:
-        """What is to be run, as far as it is known; what stands for it, where it is not."""
+    def upcoming(self) -> list[Settings]:
+        """The settings of the trials to run; if they are not known yet, settings that represent them."""
         return [self.settings_of(trial) for trial in self._waiting]
 
 
-class Planned(Search):
-    """Points that are all known before the first one is run."""
+class ListedSearch(Search):
+    """A search whose points are all known before the first one is run."""
 
     def __init__(self, name: str, space: Space, sections: Sections, sweep: SweepConfig, known: list[Trial]) -> None:
         super().__init__(name, space, sections, sweep)
         points = _points(space, sections, sweep)
-        self.trials = plan(all_settings(points, sections, sweep), points, known)
+        self.trials = planned_trials(all_settings(points, sections, sweep), points, known)
         self._waiting = [trial for trial in self.trials if not trial.finished]
         self.total = len(self.trials)
 
 
-class Asked(Search):
-    """Optuna's: every point after the first few is drawn where the trials so far say that it pays."""
+class OptunaSearch(Search):
+    """Optuna's search: after the first few, each point is drawn where the trials so far promise a better metric."""
 
     def __init__(
         self, space: Space, sections: Sections, sweep: SweepConfig, known: list[Trial], concurrent: bool
@@ -115,19 +115,19 @@ class Asked(Search):
         self._optuna, self._concurrent = optuna, concurrent
         self._distributions = {key: _distribution(optuna, axis) for key, axis in space.items()}
         self._study = optuna.create_study(direction="maximize" if sweep.mode == "max" else "minimize")
-        self._asked: dict[str, Any] = {}  # name of a trial -> Optuna's
+        self._of_optuna: dict[str, Any] = {}  # name of a trial -> Optuna's trial
         self.trials = [trial for trial in known if self._is_ours(trial)]
         self.total = max(len(self.trials), int(min(sweep.trials or 0, size(space))))
         self._number = next_number(known)
         for trial in self.trials:
-            self._asked[trial.name] = self._fixed(trial.point)
+            self._of_optuna[trial.name] = self._fixed(trial.point)
             if trial.finished:
                 self.ended(trial)
             else:
                 self._waiting.append(trial)
 
     def _is_ours(self, trial: Trial) -> bool:
-        """Whether it is a trial of these settings over this space, and not of another that shares the folder."""
+        """Whether the trial has these settings and is in this space; the folder may hold trials of others."""
         if trial.point.keys() != self.space.keys():
             return False
         inside = all(contains(self.space[key], value) for key, value in trial.point.items())
@@ -140,18 +140,18 @@ class Asked(Search):
         asked, point = self._new_point()
         trial = new_trial(self._number, point, settings_at(point, self.sections, self.sweep))
         self._number += 1
-        self._asked[trial.name] = asked
+        self._of_optuna[trial.name] = asked
         self.trials.append(trial)
         return trial
 
     def _new_point(self) -> tuple[Any, Point]:
-        """Optuna's next point, or a random one where it comes back to what was asked for already."""
+        """Optuna's next point, or a random one if Optuna repeats a point."""
         number = len(self.trials)
         seed = random.Random(f"{self.sweep.seed} {number}").getrandbits(32)
         startup = min(STARTUP, max(2, self.total // 3))
         if number >= startup:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # constant_liar is called experimental
+                warnings.simplefilter("ignore")  # Optuna warns that constant_liar is experimental
                 sampler = self._optuna.samplers.TPESampler(
                     seed=seed, n_startup_trials=startup, constant_liar=self._concurrent
                 )
@@ -171,7 +171,7 @@ class Asked(Search):
         return any(trial.point == point for trial in self.trials)
 
     def _fixed(self, point: Point) -> Any:
-        """Optuna's trial for a point that is given."""
+        """Optuna's trial at a given point."""
         self._study.enqueue_trial(point)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -179,9 +179,9 @@ class Asked(Search):
 
     @override
     def ended(self, trial: Trial) -> None:
-        """Tell Optuna: done ones with their value, stopped ones as pruned at their last step, others as failed."""
-        asked, states = self._asked.pop(trial.name), self._optuna.trial.TrialState
-        value = numbers(trial.result).get(self.sweep.metric)
+        """Report the trial to Optuna: with its value if done, as pruned at its last step if stopped, else as failed."""
+        asked, states = self._of_optuna.pop(trial.name), self._optuna.trial.TrialState
+        value = metrics_of(trial.result).get(self.sweep.metric)
         if trial.status == "done" and value is not None:
             self._study.tell(asked, value)
             return
@@ -190,9 +190,9 @@ class Asked(Search):
         self._study.tell(asked, state=states.PRUNED if trial.status == "stopped" else states.FAIL)
 
     @override
-    def ahead(self) -> list[Settings]:
+    def upcoming(self) -> list[Settings]:
         if len(self.trials) >= self.total:
-            return super().ahead()
+            return super().upcoming()
         return [settings_at(point, self.sections, self.sweep) for point in corners(self.space)]
 
 

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from prlhf.config import SweepConfig
 from prlhf.errors import PrlhfError
-from prlhf.sweep.layers import merged_space, with_sets
+from prlhf.sweep.run import merged_space, with_sets
 from prlhf.sweep.settings import all_settings, check
 from prlhf.sweep.space import Range, contains, corners, draw, grid, parse_space, size, space_of
 

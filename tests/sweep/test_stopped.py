@@ -68,9 +68,9 @@ def test_what_was_done_stays_done(number: signal.Signals, line: list[str], tmp_p
     _, said = process.communicate(timeout=60)
     if number == signal.SIGINT:
         assert process.returncode == 130
-        assert "stopped with 1 of 6 trials done; go on with: prlhf sweep --resume --out" in said
+        assert "stopped with 1 of 6 trials done; continue with: prlhf sweep --resume --out" in said
         assert rows(out)[1]["status"] == "interrupted"
-    time.sleep(5)  # what is left of Ray notices
+    time.sleep(5)  # the rest of Ray needs this to notice
     left = subprocess.run(["pgrep", "-f", str(out)], check=False, capture_output=True, text=True).stdout.split()
     assert left == []
     first = (out / "trial-000/model/user_model.safetensors").stat().st_mtime_ns
@@ -84,4 +84,4 @@ def test_what_was_done_stays_done(number: signal.Signals, line: list[str], tmp_p
     assert (report["done"], report["skipped"]) == (6, 1)
     assert (out / "trial-000/model/user_model.safetensors").stat().st_mtime_ns == first
     again = json.loads((out / "trial-001/results.json").read_text())
-    assert again["comparisons_per_second"] * again["train_seconds"] < 2 * 145  # it went on, and did not begin anew
+    assert again["comparisons_per_second"] * again["train_seconds"] < 2 * 145  # it continued, and did not start again

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from prlhf.config import SweepConfig
-from prlhf.sweep.report import write_report
+from prlhf.sweep.report import write_sweep_report
 from prlhf.sweep.search import search_for
 from prlhf.sweep.space import parse_space
-from prlhf.sweep.trials import best_of
+from prlhf.sweep.trials import best_trial
 from prlhf_cli.bars import Leaderboard
 
 SHARED = {
@@ -50,8 +50,8 @@ class Tags(HTMLParser):
 
 
 def test_the_report_stands_alone_and_escapes(search: Any, tmp_path: Path) -> None:
-    best = best_of(search.trials, "eval/accuracy_macro", "max")
-    write_report(tmp_path / "report.html", search, best, SHARED, f"prlhf sweep --space 'x={EVIL}'")
+    best = best_trial(search.trials, "eval/accuracy_macro", "max")
+    write_sweep_report(tmp_path / "report.html", search, best, SHARED, f"prlhf sweep --space 'x={EVIL}'")
     page = (tmp_path / "report.html").read_text()
     tags = Tags()
     tags.feed(page)
@@ -75,9 +75,9 @@ def test_the_report_stands_alone_and_escapes(search: Any, tmp_path: Path) -> Non
 def test_no_trial_has_a_number(search: Any, tmp_path: Path) -> None:
     for trial in search.trials:
         trial.status, trial.result = "failed", None
-    write_report(tmp_path / "report.html", search, None, SHARED, "")
+    write_sweep_report(tmp_path / "report.html", search, None, SHARED, "")
     page = (tmp_path / "report.html").read_text()
-    assert "No trial ran to its end with a number" in page
+    assert "No trial is done with a number" in page
     assert "<svg" not in page
 
 

@@ -30,8 +30,8 @@ def test_every_point_is_run_in_its_own_folder(
     out, train = tmp_path / "sweep", trainer(score)
     report = run_sweep(train, out, SPACE)
     assert train.points("alpha", "k") == [(0.2, 3), (0.2, 4), (0.5, 3), (0.5, 4)]
-    assert [settings.train.out for settings in train.asked] == [out / f"trial-00{i}" for i in range(4)]
-    assert {settings.train.beta for settings in train.asked} == {0.5}
+    assert [settings.train.out for settings in train.settings] == [out / f"trial-00{i}" for i in range(4)]
+    assert {settings.train.beta for settings in train.settings} == {0.5}
     assert report["best"] == {"trial": "trial-002", "point": {"alpha": 0.5, "k": 3}, "value": 2.0}  # first of equals
     assert (report["done"], report["failed"], report["skipped"]) == (4, 0, 0)
     assert [row["result"]["loss"] for row in rows(out)] == [3.0, 4.0, 3.0, 4.0]
@@ -66,7 +66,7 @@ def test_a_random_sweep_is_the_same_for_the_same_seed(tmp_path: Path, run_sweep:
         train = trainer(score)
         run_sweep(train, tmp_path / name, space, trials=trials, seed=seed)
         found[name] = train.points(*space)
-    assert found["a"] == found["b"] == found["d"][:5]  # more trials go on with the same ones
+    assert found["a"] == found["b"] == found["d"][:5]  # a longer search begins with the same points
     assert found["a"] != found["c"]
     assert len(set(found["d"])) == 8
 
@@ -92,7 +92,7 @@ def test_a_failing_trial_does_not_end_the_sweep_and_is_run_again(
     again = trainer(score)
     report = run_sweep(again, tmp_path, SPACE, resume=True)
     assert again.points("alpha", "k") == [(0.2, 3), (0.5, 3)]
-    assert [settings.train.out for settings in again.asked] == [tmp_path / "trial-000", tmp_path / "trial-002"]
+    assert [settings.train.out for settings in again.settings] == [tmp_path / "trial-000", tmp_path / "trial-002"]
     assert (report["done"], report["skipped"]) == (4, 2)
     assert rows(tmp_path)[0]["error"] is None
 
@@ -105,7 +105,7 @@ def test_a_killed_sweep_goes_on_as_if_it_had_not_been(
     given: dict[str, Any] = {"search": search} if search == "grid" else {"search": search, "trials": 8}
 
     def killed(config: TrainConfig) -> dict[str, Any]:
-        if len(stopped.asked) == 6:
+        if len(stopped.settings) == 6:
             raise KeyboardInterrupt
         return score(config)
 
@@ -116,7 +116,7 @@ def test_a_killed_sweep_goes_on_as_if_it_had_not_been(
     with pytest.raises(PrlhfError, match="already holds a sweep; continue with --resume"):
         run_sweep(rest, tmp_path / "killed", space, **given)
     resumed = run_sweep(rest, tmp_path / "killed", space, resume=True, **given)
-    assert len(rest.asked) == 3
+    assert len(rest.settings) == 3
     assert rest.points("alpha", "k")[0] == stopped.points("alpha", "k")[5]
     unbroken = run_sweep(whole, tmp_path / "whole", space, **given)
     assert stopped.points("alpha", "k")[:5] + rest.points("alpha", "k") == whole.points("alpha", "k")
@@ -130,7 +130,7 @@ def test_a_finished_sweep_runs_nothing(tmp_path: Path, run_sweep: Fixture, train
     again = trainer(score)
     report = run_sweep(again, tmp_path, SPACE, metric="loss", mode="min", resume=True)
     assert report["best"]["value"] == 3.0
-    assert again.asked == []
+    assert again.settings == []
 
 
 def test_a_wider_space_keeps_what_is_done_and_numbers_on(
@@ -143,11 +143,11 @@ def test_a_wider_space_keeps_what_is_done_and_numbers_on(
     assert train.points("alpha") == [(0.1,)]
     other = trainer(score)
     run_sweep(other, tmp_path, {"alpha": "0.5"}, {"beta": 0.1}, resume=True)
-    assert [s.train.out for s in other.asked] == [tmp_path / "trial-002"]  # another base is another trial
+    assert [s.train.out for s in other.settings] == [tmp_path / "trial-002"]  # another base is another trial
     assert len(rows(tmp_path)) == 3
 
 
-def test_the_record_says_which_trial_a_killed_sweep_was_in(
+def test_the_log_says_which_trial_a_killed_sweep_was_in(
     tmp_path: Path, run_sweep: Fixture, trainer: Fixture, rows: Fixture
 ) -> None:
     seen: list[list[str]] = []
@@ -166,12 +166,12 @@ def test_an_unknown_metric_ends_the_sweep_but_keeps_the_trial(
     train = trainer(score)
     with pytest.raises(PrlhfError, match=r"trial-000 has no metric 'scre'; did you mean 'score'\?"):
         run_sweep(train, tmp_path, SPACE, metric="scre")
-    assert len(train.asked) == 1
-    with pytest.raises(PrlhfError, match="no metric 'run'; known: loss, score"):  # text is no metric
+    assert len(train.settings) == 1
+    with pytest.raises(PrlhfError, match="no metric 'run'; known: loss, score"):  # a text is not a metric
         run_sweep(train, tmp_path, SPACE, metric="run", resume=True)
-    assert len(train.asked) == 1  # found in the record, before anything is run
+    assert len(train.settings) == 1  # found in the log, before anything is run
     run_sweep(train, tmp_path, SPACE, resume=True)
-    assert len(train.asked) == 4
+    assert len(train.settings) == 4
 
 
 def test_a_metric_that_is_not_a_number_never_wins(tmp_path: Path, run_sweep: Fixture, trainer: Fixture) -> None:
@@ -225,7 +225,7 @@ def test_nothing_is_run_or_written_where_a_sweep_is_refused(
     with pytest.raises(PrlhfError) as error:
         run_sweep(train, tmp_path / "sweep", space, **given)
     assert message in str(error.value)
-    assert train.asked == []
+    assert train.settings == []
     assert not (tmp_path / "sweep").exists()
 
 
@@ -254,10 +254,10 @@ def test_there_must_be_something_to_resume(tmp_path: Path, run_sweep: Fixture, t
         run_sweep(trainer(score), tmp_path / "none", SPACE, resume=True)
 
 
-def test_the_board_sees_every_change(tmp_path: Path, run_sweep: Fixture, trainer: Fixture) -> None:
+def test_the_display_sees_every_change(tmp_path: Path, run_sweep: Fixture, trainer: Fixture) -> None:
     calls: list[Any] = []
 
-    class Board:
+    class Display:
         def begin(self, sweep: Any, trials: Any, total: int) -> None:
             calls.append(total)
 
@@ -265,7 +265,7 @@ def test_the_board_sees_every_change(tmp_path: Path, run_sweep: Fixture, trainer
             calls.append((trial.name, trial.status, len(trial.history)))
 
     made = trainer(lambda config: {"eval/score": 2.0}, reports=2)
-    run_sweep(made, tmp_path, {"alpha": "0.2"}, metric="eval/score", board=Board())
+    run_sweep(made, tmp_path, {"alpha": "0.2"}, metric="eval/score", display=Display())
     name = "trial-000"
     assert calls == [1, (name, "running", 0), (name, "running", 1), (name, "running", 2), (name, "done", 2)]
 

@@ -7,12 +7,12 @@ import pytest
 from prlhf.config import TrainConfig
 from prlhf.errors import PrlhfError
 from prlhf.sweep.settings import Settings, identity
-from prlhf.sweep.trials import Trial, best_of, numbers, plan, read_trials, write_table, write_trials
+from prlhf.sweep.trials import Trial, best_trial, metrics_of, planned_trials, read_trials, write_table, write_trials
 
 
 def test_numbers_are_what_can_be_compared() -> None:
     result = {"accuracy": 0.5, "steps": 3, "nan": math.nan, "inf": math.inf, "text": "0.5", "whole": True, "none": None}
-    assert numbers(result) == {"accuracy": 0.5, "steps": 3.0}
+    assert metrics_of(result) == {"accuracy": 0.5, "steps": 3.0}
 
 
 @pytest.mark.parametrize("status", ["planned", "running", "done", "stopped", "failed", "interrupted"])
@@ -28,20 +28,20 @@ def test_trials_are_read_back_as_written(status: str, tmp_path: Path) -> None:
 def test_a_trial_is_known_by_its_settings_wherever_it_was_written() -> None:
     configs = [Settings(train=TrainConfig(alpha=0.2, out=Path("elsewhere"))), Settings(train=TrainConfig(alpha=0.5))]
     known = [Trial("trial-004", {"alpha": 0.2}, identity(Settings(train=TrainConfig(alpha=0.2))), "done")]
-    trials = plan(configs, [{"alpha": 0.2}, {"alpha": 0.5}], known)
+    trials = planned_trials(configs, [{"alpha": 0.2}, {"alpha": 0.5}], known)
     assert trials[0] is known[0]
     assert (trials[1].name, trials[1].status) == ("trial-005", "planned")
 
 
 def test_a_point_is_recorded_as_validated() -> None:
-    assert plan([Settings(train=TrainConfig(lr=1e-5))], [{"lr": "1e-5"}], [])[0].point == {"lr": 1e-5}
+    assert planned_trials([Settings(train=TrainConfig(lr=1e-5))], [{"lr": "1e-5"}], [])[0].point == {"lr": 1e-5}
 
 
 def test_stopped_trials_do_not_win() -> None:
     stopped = Trial("trial-000", {}, {}, "stopped", {"score": 2.0})
     done = Trial("trial-001", {}, {}, "done", {"score": 1.0})
-    assert best_of([stopped, done], "score", "max") is done
-    assert best_of([stopped], "score", "max") is None
+    assert best_trial([stopped, done], "score", "max") is done
+    assert best_trial([stopped], "score", "max") is None
 
 
 @pytest.mark.parametrize("point", [{"alpha": [0.2]}, {"alphas": 0.2}, {"alpha": "\u0000"}, {"alpha": None}])
@@ -54,8 +54,8 @@ def test_a_point_that_its_config_does_not_have_is_one_line(point: dict[str, obje
 def test_a_trial_of_another_space_stands_in_the_table(tmp_path: Path) -> None:
     """First alpha alone was gone through, then alpha and beta: 0.1 is beta's default."""
     settings = [Settings(train=TrainConfig(alpha=0.2, beta=beta)) for beta in (0.1, 0.3)]
-    known = plan(settings[:1], [{"alpha": 0.2}], [])
-    trials = plan(settings, [{"alpha": 0.2, "beta": 0.1}, {"alpha": 0.2, "beta": 0.3}], known)
+    known = planned_trials(settings[:1], [{"alpha": 0.2}], [])
+    trials = planned_trials(settings, [{"alpha": 0.2, "beta": 0.1}, {"alpha": 0.2, "beta": 0.3}], known)
     assert trials[0] is known[0]
     write_table(tmp_path / "table.parquet", trials)
     assert pq.read_table(tmp_path / "table.parquet")["config/beta"].to_pylist() == [0.1, 0.3]

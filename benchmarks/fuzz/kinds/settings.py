@@ -70,7 +70,7 @@ def overrides(rng: Random, work: Path, material: Material) -> Case:
 
 def space(rng: Random, work: Path, material: Material) -> Case:
     from prlhf.config import SweepConfig, TrainConfig, resolve
-    from prlhf.sweep.search import how, search_for
+    from prlhf.sweep.search import search_for, search_kind
     from prlhf.sweep.settings import check
     from prlhf.sweep.space import parse_space, texts_by_key
 
@@ -96,7 +96,7 @@ def space(rng: Random, work: Path, material: Material) -> Case:
         sweep = resolve(SweepConfig, {"space": texts_by_key(texts), **changes})
         found = parse_space(texts)
         check(found, sections, sweep)
-        how(found, sweep)
+        search_kind(found, sweep)
         search = search_for(found, sections, sweep, [], False)
         if not search.total:
             raise Wrong("a search without trials")

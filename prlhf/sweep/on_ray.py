@@ -1,7 +1,7 @@
-"""The trials on Ray Tune: our search gives it the points, our record keeps what comes of them.
+"""The trials on Ray Tune: the search gives it the points, and the trial log receives the results.
 
-Tune places trials, stops those that are behind (ASHA) and starts those anew whose process was lost. What is to be there
-after a kill is in our own record: Tune's experiment state is written beside it, and not read.
+Tune places trials, stops those that are behind (ASHA), and restarts those whose process was lost. After a kill, the
+trial log is what --resume reads; Tune's own state is never read.
 """
 
 from __future__ import annotations
@@ -27,27 +27,26 @@ from prlhf.cluster import worker_resources
 from prlhf.config import ClusterConfig, SweepConfig
 from prlhf.errors import PrlhfError
 from prlhf.progress import Interruptible
-from prlhf.sweep.board import Board
 from prlhf.sweep.search import Search
 from prlhf.sweep.settings import Settings
-from prlhf.sweep.trials import Trial, missing_metric, no_metric, numbers
+from prlhf.sweep.trials import Trial, TrialDisplay, metrics_of, missing_metric, no_metric
 
 SCRATCH = ".tune"  # Tune's own files, in the sweep's folder
-NO_END = 10**9  # ASHA's last step: a trial ends by itself
-NEXT_TO_NOTHING = {"memory": 2.0**20}  # of a trial that only drives its workers; Tune does not take nothing at all
+NO_END = 10**9  # the last step for ASHA: trials end by themselves
+DRIVER = {"memory": 2.0**20}  # resources of a trial that only drives its workers; Tune refuses none at all
 SETTINGS_OF_TUNE = {
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours, see Stop
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # SweepStopper handles Ctrl-C
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # ours says which metrics there are
-    "TUNE_FORCE_TRIAL_CLEANUP_S": "1",  # a trial that is stopped is not waited for until it is evaluated next
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # missing_metric checks it
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "1",  # do not wait for the next evaluation of a stopped trial
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_THRESHOLD_S": "60",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
 
 
-class Stop(Interruptible, tune.Stopper):  # type: ignore[misc]
-    """Why all trials are to stop: Ctrl-C, or an error of the sweep's."""
+class SweepStopper(Interruptible, tune.Stopper):  # type: ignore[misc]
+    """Stops all trials after Ctrl-C, or after an error of the sweep."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -63,11 +62,11 @@ class Stop(Interruptible, tune.Stopper):  # type: ignore[misc]
 
     @override
     def __getstate__(self) -> dict[str, Any]:
-        return {"asked": False, "error": None, "_before": None}  # Tune writes it down; a handler cannot be
+        return {"asked": False, "error": None, "_before": None}  # Tune pickles it; a signal handler cannot be pickled
 
 
-class Points(Searcher):  # type: ignore[misc]
-    """Our search as Tune's."""
+class TuneSearch(Searcher):  # type: ignore[misc]
+    """The search, for Tune."""
 
     def __init__(self, search: Search, out: Path, cluster: ClusterConfig) -> None:
         super().__init__()
@@ -90,7 +89,7 @@ class Points(Searcher):  # type: ignore[misc]
 
     @override
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        pass  # Record tells the search
+        pass  # TrialLogger passes the result to the search
 
     @override
     def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
@@ -101,11 +100,11 @@ class Points(Searcher):  # type: ignore[misc]
         return {}
 
 
-class Record(tune.Callback):  # type: ignore[misc]
-    """Keeps our trials as Tune's go on, and shows them."""
+class TrialLogger(tune.Callback):  # type: ignore[misc]
+    """Updates our trials with the events of Tune's, writes the log and shows them."""
 
-    def __init__(self, search: Search, save: Callable[[], None], board: Board, stop: Stop) -> None:
-        self._search, self._save, self._board, self._stop = search, save, board, stop
+    def __init__(self, search: Search, save: Callable[[], None], display: TrialDisplay, stop: SweepStopper) -> None:
+        self._search, self._save, self._display, self._stop = search, save, display, stop
         self._began: dict[str, float] = {}
 
     def _ours(self, trial: Any) -> Trial:
@@ -127,7 +126,7 @@ class Record(tune.Callback):  # type: ignore[misc]
         if "outcome" in result:
             self._end(ours, **json.loads(result["outcome"]))
             return
-        ours.result = {name: value for name, value in numbers(result).items() if name == "step" or "/" in name}
+        ours.result = {name: value for name, value in metrics_of(result).items() if name == "step" or "/" in name}
         value = ours.result.get(metric)
         if value is not None and "step" in ours.result:
             ours.history = [*ours.history, (int(ours.result["step"]), value)]
@@ -138,7 +137,7 @@ class Record(tune.Callback):  # type: ignore[misc]
     @override
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         ours = self._ours(trial)
-        if ours.status == "running":  # it did not come to its end by itself
+        if ours.status == "running":  # it did not end by itself
             self._end(ours, "interrupted" if self._stop.stop_all() else "stopped", ours.result)
 
     @override
@@ -146,7 +145,7 @@ class Record(tune.Callback):  # type: ignore[misc]
         ours = self._ours(trial)
         if ours.status == "running":
             why = str(trial.get_error() or "no reason is known").strip().splitlines()[-1]
-            self._end(ours, "failed", None, f"its process was lost, again and again: {' '.join(why.split())[:200]}")
+            self._end(ours, "failed", None, f"its process was lost repeatedly: {' '.join(why.split())[:200]}")
 
     def _end(
         self,
@@ -164,41 +163,50 @@ class Record(tune.Callback):  # type: ignore[misc]
         self._changed(ours)
 
     def interrupt(self) -> None:
-        """What still runs will not come to its end."""
+        """Mark the trials that still run as interrupted."""
         for ours in self._search.trials:
             if ours.status == "running":
                 self._end(ours, "interrupted", ours.result)
 
     def _changed(self, ours: Trial) -> None:
         self._save()
-        self._board.changed(self._search.trials, ours)
+        self._display.changed(self._search.trials, ours)
 
 
 def run_trials(
-    search: Search, out: Path, cluster: ClusterConfig, concurrent: int, save: Callable[[], None], board: Board
+    search: Search, out: Path, cluster: ClusterConfig, concurrent: int, save: Callable[[], None], display: TrialDisplay
 ) -> bool:
-    """Run what `search` gives, `concurrent` at a time, in the cluster that this process is in; false after Ctrl-C.
+    """Run the trials of `search` in the cluster that this process is connected to; returns False after Ctrl-C.
 
-    Raises PrlhfError where the trials turn out not to have the metric.
+    Args:
+        search: gives the trials.
+        out: the folder of the sweep.
+        cluster: where a trial runs: in a task, or on workers.
+        concurrent: the number of trials at a time.
+        save: writes the trial log.
+        display: receives the trials while they run.
+
+    Raises:
+        PrlhfError: a trial is done without the metric of the sweep.
     """
     os.environ.update({name: value for name, value in SETTINGS_OF_TUNE.items() if name not in os.environ})
-    resources = NEXT_TO_NOTHING if cluster.workers else worker_resources(cluster)
-    with Stop() as stop:
-        record = Record(search, save, board, stop)
+    resources = DRIVER if cluster.workers else worker_resources(cluster)
+    with SweepStopper() as stop:
+        logger = TrialLogger(search, save, display, stop)
         tuner = tune.Tuner(
             tune.with_resources(in_worker, resources),
             tune_config=tune.TuneConfig(
-                search_alg=Points(search, out, cluster),
+                search_alg=TuneSearch(search, out, cluster),
                 scheduler=_scheduler(search),
                 num_samples=search.total,
                 max_concurrent_trials=concurrent,
-                reuse_actors=True,  # the next trial finds torch imported
+                reuse_actors=True,  # the next trial need not import torch
                 trial_dirname_creator=lambda trial: trial.config["trial"],
             ),
             run_config=tune.RunConfig(
-                name=f"sweep-{time.time_ns()}",  # Tune would find an earlier state by its name
+                name=f"sweep-{time.time_ns()}",  # a new name, so that Tune does not find earlier state
                 storage_path=str(out / SCRATCH),
-                callbacks=[record],
+                callbacks=[logger],
                 stop=stop,
                 failure_config=tune.FailureConfig(max_failures=cluster.max_failures),
                 verbose=0,
@@ -207,7 +215,7 @@ def run_trials(
         try:
             tuner.fit()
         finally:
-            record.interrupt()
+            logger.interrupt()
             shutil.rmtree(out / SCRATCH, ignore_errors=True)
     if stop.error:
         raise stop.error
@@ -215,11 +223,11 @@ def run_trials(
 
 
 def _scheduler(search: Search) -> Any:
-    """ASHA, told what earlier runs of the sweep reported; or none."""
+    """ASHA with the reports of earlier runs of the sweep, or a scheduler that stops nothing."""
     sweep: SweepConfig = search.sweep
     if not sweep.asha:
         return FIFOScheduler()
-    grace = sweep.grace or min(settings.train.eval_every for settings in search.ahead())
+    grace = sweep.grace or min(settings.train.eval_every for settings in search.upcoming())
     asha = ASHAScheduler("step", sweep.metric, sweep.mode, NO_END, grace, sweep.reduction)
     for trial in search.trials:
         if trial.finished:
@@ -234,9 +242,9 @@ def _scheduler(search: Search) -> Any:
 
 
 def in_worker(config: dict[str, Any]) -> None:
-    """A trial, in a process of Ray's. What goes wrong is an outcome: Tune shall start anew only what was lost."""
-    gc.collect()  # what the trial before this one left in the process
-    from prlhf.sweep.training import run_trial
+    """Run a trial in a process of Ray. Errors are reported as its outcome: Tune must restart only lost processes."""
+    gc.collect()  # memory of the trial before it in this process
+    from prlhf.sweep.trial import run_trial
 
     settings = Settings.model_validate_json(config["settings"])
     cluster = ClusterConfig.model_validate_json(config["cluster"])
@@ -245,22 +253,22 @@ def in_worker(config: dict[str, Any]) -> None:
     try:
         result = run_trial(settings, cluster, Path(config["out"]), tune.report)
         outcome = {"status": "done", "result": result}
-        if config["metric"] in numbers(result):
-            last = {"step": result.get("steps", NO_END), config["metric"]: numbers(result)[config["metric"]]}
+        if config["metric"] in metrics_of(result):
+            last = {"step": result.get("steps", NO_END), config["metric"]: metrics_of(result)[config["metric"]]}
     except PrlhfError as error:
         outcome["error"] = " ".join(str(error).split())
-    except Exception as error:  # a bug of one trial is not to cost the night's other trials
+    except Exception as error:  # a bug in one trial must not end the others
         outcome["error"] = " ".join(f"{type(error).__name__}: {error}".split())
         outcome["traceback"] = traceback.format_exc()
     tune.report({**last, "outcome": json.dumps(outcome)})
 
 
-def shared_once(
+def precompute_in_cluster(
     trials: list[Settings], against: Settings | None, out: Path, cluster: ClusterConfig, relay: Any
 ) -> dict[str, int]:
-    """`shared.share` as one task in the cluster. Raises its PrlhfError."""
+    """Run `trial.precompute` as one task in the cluster. Raises its PrlhfError."""
     resources = worker_resources(cluster)
-    task = ray.remote(_share).options(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))
+    task = ray.remote(_precompute).options(num_cpus=resources["CPU"], num_gpus=resources.get("GPU", 0))
     texts = [settings.model_dump_json() for settings in trials]
     base = against.model_dump_json() if against else None
     counts, error = ray.get(task.remote(texts, base, str(out), cluster.workers > 0, relay))
@@ -269,12 +277,14 @@ def shared_once(
     return counts  # type: ignore[no-any-return]
 
 
-def _share(trials: list[str], against: str | None, out: str, workers: bool, relay: Any) -> tuple[dict[str, int], Any]:
-    from prlhf.sweep.shared import share
+def _precompute(
+    trials: list[str], against: str | None, out: str, workers: bool, relay: Any
+) -> tuple[dict[str, int], Any]:
+    from prlhf.sweep.trial import precompute
 
     found = [Settings.model_validate_json(text) for text in trials]
     base = Settings.model_validate_json(against) if against else None
     try:
-        return share(found, base, Path(out), workers, relay), None
+        return precompute(found, base, Path(out), workers, relay), None
     except PrlhfError as error:
         return {}, (error.message, error.hint)

@@ -1,4 +1,4 @@
-"""What a sweep leaves: the table, the best trial's recipe, the report, and the account of work that was shared."""
+"""The results of a sweep: the table, the best trial's recipe, the report, and the count of shared work."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from prlhf.errors import PrlhfError, one_line
 from prlhf.files import atomic_file
 from prlhf.parse import json_value
 from prlhf.sweep.search import Search
-from prlhf.sweep.trials import Trial, best_of, numbers, write_table
+from prlhf.sweep.trials import Trial, best_trial, metrics_of, write_table
 
 _COUNTS = TypeAdapter(dict[str, int])
-TABLE, BEST, REPORT, SHARED = "results.parquet", "best.yaml", "report.html", "shared.json"
+TABLE, BEST_RECIPE, REPORT, SHARED = "results.parquet", "best.yaml", "report.html", "shared.json"
 
 
-def add_shared(out: Path, counts: dict[str, int]) -> None:
-    """Add to the account of what was done once for all trials, in this run of the sweep and in earlier ones."""
-    known = read_shared(out)
+def add_shared_work(out: Path, counts: dict[str, int]) -> None:
+    """Add `counts` to those of earlier runs of the sweep: work that was done once for all trials."""
+    known = read_shared_work(out)
     with atomic_file(out / SHARED) as beside:
         beside.write_text(json.dumps({k: known.get(k, 0) + counts.get(k, 0) for k in {**known, **counts}}) + "\n")
 
 
-def read_shared(out: Path) -> dict[str, int]:
-    """The account of the work that trials shared; empty if there is none."""
+def read_shared_work(out: Path) -> dict[str, int]:
+    """The counts of shared work; empty if there are none. Raises PrlhfError if the file is damaged."""
     path = out / SHARED
     try:
         return _COUNTS.validate_python(json_value(path.read_bytes()))
@@ -37,15 +37,15 @@ def read_shared(out: Path) -> dict[str, int]:
         raise PrlhfError(f"{path} is damaged: {one_line(error)}", "remove it: it only counts shared work") from error
 
 
-def account(trials: list[Trial], shared: dict[str, int]) -> dict[str, Any]:
-    """How much work on the reference the task did before the trials, and the trials themselves.
+def shared_work(trials: list[Trial], shared: dict[str, int]) -> dict[str, Any]:
+    """The work on the reference, in (prompt, response) pairs: before the trials, and in the trials themselves.
 
-    The trials should find all of theirs in the cache. Counts are of (prompt, response) pairs; None where no trial said.
+    The trials should find all of their pairs in the cache. A count is None if no trial reports it.
     """
 
     def total(name: str) -> int | None:
-        said = [trial.result[name] for trial in trials if trial.result and name in trial.result]
-        return sum(said) if said else None
+        counts = [trial.result[name] for trial in trials if trial.result and name in trial.result]
+        return sum(counts) if counts else None
 
     return {
         "data_sets_prepared": shared.get("data_sets_prepared", 0),
@@ -56,23 +56,25 @@ def account(trials: list[Trial], shared: dict[str, int]) -> dict[str, Any]:
 
 
 def conclude(search: Search, out: Path, command: str) -> dict[str, Any]:
-    """Write table, report and the best trial's recipe, and say what came out.
+    """Write the table, the report and the best trial's recipe; returns the result of the sweep.
 
-    Raises PrlhfError where no trial has the metric; table and report are there then, too.
+    Raises PrlhfError if no trial has the metric, after the table and the report were written.
     """
     trials, sweep = search.trials, search.sweep
-    best = best_of(trials, sweep.metric, sweep.mode)
-    shared = account(trials, read_shared(out))
+    best = best_trial(trials, sweep.metric, sweep.mode)
+    shared = shared_work(trials, read_shared_work(out))
     write_table(out / TABLE, trials)
-    from prlhf.sweep.report import write_report  # brings matplotlib
+    from prlhf.sweep.report import write_sweep_report  # imports matplotlib
 
-    write_report(out / REPORT, search, best, shared, command)
+    write_sweep_report(out / REPORT, search, best, shared, command)
     if best is None:
         errors = [trial.error for trial in trials if trial.error]
         why = f"the first error: {errors[0]}" if errors else f"'{sweep.metric}' was not a number in any"
-        raise PrlhfError(f"none of {len(trials)} trials has a result; {why}", "mend it and go on with --resume")
-    value = numbers(best.result)[sweep.metric]
-    _write_recipe(out / BEST, search, best, f"{sweep.metric} = {value:g}")
+        raise PrlhfError(
+            f"none of {len(trials)} trials has a result; {why}", "fix the cause and continue with --resume"
+        )
+    value = metrics_of(best.result)[sweep.metric]
+    _write_recipe(out / BEST_RECIPE, search, best, f"{sweep.metric} = {value:g}")
     return {
         "metric": sweep.metric,
         "mode": sweep.mode,
@@ -94,12 +96,12 @@ def conclude(search: Search, out: Path, command: str) -> dict[str, Any]:
 
 
 def value_of(trial: Trial, metric: str) -> float | None:
-    """The metric at the end, or where the trial was stopped."""
-    return numbers(trial.result).get(metric)
+    """The metric at the end of the trial, or when it was stopped."""
+    return metrics_of(trial.result).get(metric)
 
 
 def _write_recipe(path: Path, search: Search, best: Trial, outcome: str) -> None:
-    """What was given, not every default: the recipe stays readable, and `out` stays the reader's choice."""
+    """Write a recipe with what was given, without the defaults and without `out`."""
     stages = {stage: dict(search.sections.get(stage, {})) for stage in ("train", "generate", "judge")}
     for key in best.point:
         stage, _, bare = key.rpartition(".")
