@@ -54,6 +54,26 @@ get. `generate/requests.py` makes token ids of each (prompt, user) pair, `genera
 `generate/decode_loop.py` write many of them at once, each with the vectors of its user and its own random numbers,
 and `generate/output.py` stores the responses as they come, so that a rerun continues where a killed one stopped.
 
+## Where would you look?
+
+A test of the names: for ten changes, the file that was expected after reading the first screen of this page and the
+names of the files only, and where the change belongs.
+
+| change | expected in | belongs in | |
+|---|---|---|---|
+| a new loss | `train/losses.py` | `train/losses.py` | hit |
+| a new user model | `model/users.py` | `model/users.py` | hit |
+| another judge prompt | `judge/prompts/` | `judge/prompts/` | hit |
+| a new raw format | `source/formats.py` | the reader in `source/formats.py`, its suffix in `source/files.py` | miss |
+| a new column in responses | `responses.py` | `responses.py`; its value comes from `generate/writer.py` | hit |
+| another schedule | `train/optimizer.py` | `train/loop.py` | miss |
+| another Ray resource | `cluster.py` | `cluster.py` | hit |
+| a new picture in the report | `judge/report.py` | `judge/report.py`; for sweeps `sweep/report.py` | hit |
+| a new export | `model/checkpoint.py` | `train/final_model.py` | miss |
+| a new message | `errors.py` | where the fault is found; `errors.py` has the class | miss |
+
+A value or key that a recipe can set (a schedule, a resource) is also declared in `config.py`.
+
 ## Files
 """
 

@@ -14,12 +14,24 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-PAGES = ("README.md", "CONTRIBUTING.md", "Makefile", "mkdocs.yml", "docs", "recipes", ".github", ".ci", "benchmarks")
+PAGES = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "Makefile",
+    "mkdocs.yml",
+    "docs",
+    "recipes",
+    ".github",
+    ".ci",
+    "benchmarks",
+    "prlhf",
+)
 CODE = (  # whose Python is held to the same
     "docs", "benchmarks", "prlhf/data", "prlhf/source", "prlhf/forum", "prlhf/demo", "prlhf/api.py", "prlhf/dataset.py",
     "prlhf/environment.py", "prlhf/errors.py", "prlhf/files.py", "prlhf/folders.py", "prlhf/html.py",
     "prlhf/legacy_folders.py", "prlhf/loaded.py", "prlhf/parse.py", "prlhf/progress.py", "prlhf/responses.py",
-    "prlhf/results.py", "prlhf/__init__.py",
+    "prlhf/results.py", "prlhf/__init__.py", "prlhf/judge", "prlhf/ray_private.py", "prlhf/extensions.py",
+    "tests/data", "tests/kernels",
 )  # fmt: skip
 ENDINGS = {".md", ".yaml", ".yml", ".jinja", ".ipynb", ""}
 FROM_CODE = {"ARCHITECTURE.md", "CLI.md", "JUDGE.md"}  # whose words stand in the code
