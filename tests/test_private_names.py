@@ -24,10 +24,6 @@ DOORS = {
     "prlhf/kernels/tree_attention.py": {"_attn_implementation"},
     "prlhf/ray_private.py": {"ray._private.services", "ray._private.state"},
 }
-WITHOUT_DOOR = {
-    "prlhf/model/sharding.py": {"_buffers", "_no_split_modules", "_parameters"},
-    "prlhf/train/memory.py": {"_attn_implementation"},
-}  # fmt: skip
 PUBLIC = {"_replace", "_asdict", "_fields", "_make"}  # of named tuples
 
 
@@ -81,8 +77,7 @@ def test_private_names_stay_behind_their_doors() -> None:
     for path in sorted(ROOT.glob("prlhf/**/*.py")):
         for name in borrowed(ast.parse(path.read_text(encoding="utf-8"))):
             found[str(path.relative_to(ROOT))].add(name)
-    assert {path: names for path, names in found.items() if path not in WITHOUT_DOOR} == DOORS
-    assert all(found[path] <= names for path, names in WITHOUT_DOOR.items())
+    assert found == DOORS
 
 
 @pytest.mark.parametrize(

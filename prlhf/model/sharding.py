@@ -1,8 +1,8 @@
-"""A model in shards over the workers (FSDP2): each has a part of every weight, and gathers a layer's when it runs it.
+"""A model in shards over the workers (FSDP2): each has a part of every weight, and gathers a layer to run it.
 
-The base is read by the first worker alone, into its main memory, and handed to the others a layer at a time: no other
-worker, and no device, ever holds the whole of it. The user model and a reward model's head stay whole on every worker:
-of their rows a step needs few (workers.py). Every worker must run the model equally often.
+Only the first worker reads the base, into its main memory, and sends it to the others one layer at a time: no other
+worker and no device ever holds all of it. The user model and a reward model's head stay whole on every worker: a step
+needs few of their rows (workers.py). Every worker must run the model equally often.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ M = TypeVar("M", bound=Personalized)
 def load_spread_base(name: str, dtype: torch.dtype, trust_remote_code: bool) -> Base:
     """The base with its weights on the first worker's CPU; the others have its shapes, on the meta device.
 
-    Raises PrlhfError on all workers where one of them cannot read its part.
+    Raises:
+        PrlhfError: on all workers, if one of them cannot read its part.
     """
 
     def read() -> Base:
@@ -43,17 +44,16 @@ def load_spread_base(name: str, dtype: torch.dtype, trust_remote_code: bool) -> 
 
 
 def shard(lm: Any, device: torch.device, make: Callable[[Any], M]) -> M:
-    """What `make` makes of `lm`, in shards on `device`.
+    """The model that `make` builds on `lm`, in shards on `device`.
 
-    `lm` is the first worker's, made trainable; on the other workers it is the same without numbers. While `make` runs,
-    its layers are in shards and what else it has (embeddings, last norm, head) is whole on all workers, and stays
-    whole from a forward pass to its backward pass.
+    `lm` is trainable and has its weights on the first worker; on the others it has only shapes. When `make` is called
+    its layers are in shards, and the rest (embeddings, last norm, head) is whole on all workers; the rest stays whole
+    from a forward pass to its backward pass.
     """
     mesh = init_device_mesh(device.type, (workers.count(),))
-    names = set(unwrapped(lm)._no_split_modules or ())
-    for module in [module for module in lm.modules() if type(module).__name__ in names]:
-        _hand_out(module, device)
-        fully_shard(module, mesh=mesh)
+    for layer in decoder_layers(lm):
+        _hand_out(layer, device)
+        fully_shard(layer, mesh=mesh)
     _hand_out(lm, device)
     model = make(lm)
     beside = {parameter for name, parameter in model.named_parameters() if not name.startswith("lm.")}
@@ -63,16 +63,26 @@ def shard(lm: Any, device: torch.device, make: Callable[[Any], M]) -> M:
     return model
 
 
-def _hand_out(module: nn.Module, device: torch.device) -> None:
-    """Put the first worker's parameters, buffers and other tensors of `module` on every worker's `device`.
+def decoder_layers(lm: Any) -> list[nn.Module]:
+    """The list of modules, as long as the model is deep, that has most parameters; empty if there is none."""
+    depth = unwrapped(lm).config.get_text_config().num_hidden_layers
+    found = [module for module in lm.modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
+    return list(max(found, key=lambda layers: sum(p.numel() for p in layers.parameters()), default=()))
 
-    What is in shards already is left alone; what is one tensor by two names stays one.
+
+def _hand_out(module: nn.Module, device: torch.device) -> None:
+    """Copy the first worker's parameters, buffers and other tensors of `module` to every worker's `device`.
+
+    What is already in shards is left alone; a tensor with two names stays one.
     """
-    places: list[tuple[Any, str, Tensor]] = [
-        (store, name, value)
+    places: list[tuple[nn.Module, str, Tensor]] = [
+        (part, name, value)
         for part in module.modules()
-        for store in (part._parameters, part._buffers, vars(part))
-        for name, value in store.items()
+        for name, value in (
+            *part.named_parameters(recurse=False, remove_duplicate=False),
+            *part.named_buffers(recurse=False, remove_duplicate=False),
+            *vars(part).items(),
+        )
         if isinstance(value, Tensor) and not isinstance(value, DTensor)
     ]
     mine = [(name, tuple(value.shape)) for _, name, value in places]
@@ -80,14 +90,14 @@ def _hand_out(module: nn.Module, device: torch.device) -> None:
         raise RuntimeError(f"the workers' {type(module).__name__} are not alike")
     dtypes = workers.from_first([value.dtype for _, _, value in places])
     found: dict[int, Tensor] = {}
-    for (store, name, value), dtype in zip(places, dtypes, strict=True):
+    for (part, name, value), dtype in zip(places, dtypes, strict=True):
         if id(value) not in found:
             found[id(value)] = _handed_out(value, dtype, device)
-        store[name] = found[id(value)]
+        setattr(part, name, found[id(value)])
 
 
 def _handed_out(value: Tensor, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The first worker's `value`; the others' has its shape alone."""
+    """The first worker's `value`, on every worker; the others pass in only its shape."""
     if workers.rank() == 0:
         data = value.detach().to(device).contiguous()
     else:
@@ -98,21 +108,21 @@ def _handed_out(value: Tensor, dtype: torch.dtype, device: torch.device) -> Tens
 
 
 def in_shards(what: nn.Module | Tensor) -> bool:
-    """Whether the workers hold parts of this model, or of this weight."""
+    """Whether the workers hold shards of this model, or of this weight."""
     return isinstance(what, FSDPModule | DTensor)
 
 
 def let_go(model: nn.Module) -> None:
-    """Free what a forward pass without a backward pass has left whole; its parameters are shards again."""
+    """Free what a forward pass without a backward pass left whole: all parameters are shards again."""
     if isinstance(model, FSDPModule):
         model.reshard()
 
 
 @contextmanager
 def gathered(model: Personalized) -> Iterator[None]:
-    """The language model's trained weights whole, on the first worker's CPU, while the context lasts.
+    """Inside the context, the language model's trained weights are whole on the first worker's CPU, to be saved.
 
-    This is what saving writes. All workers must enter; on a device one weight at a time is whole.
+    All workers must enter; on a device one weight at a time is whole.
     """
     if in_shards(model):
         let_go(model)
@@ -124,7 +134,7 @@ def gathered(model: Personalized) -> Iterator[None]:
 
 
 def _trained_weights(lm: nn.Module) -> dict[str, Tensor]:
-    """By their names in `lm`'s state dict; weights that are one stay one. Only the first worker keeps them."""
+    """The trained weights by their names in `lm`'s state dict; a shared weight stays one. Only the first keeps them."""
     kept: dict[int, Tensor] = {}
     names: dict[str, int] = {}
     for name, weight in lm.state_dict(keep_vars=True).items():
@@ -136,7 +146,7 @@ def _trained_weights(lm: nn.Module) -> dict[str, Tensor]:
 
 
 def on_first(value: Any) -> Any:
-    """A tensor whole on the first worker's CPU, and an empty one elsewhere; asked for by all of them."""
+    """The whole tensor on the first worker's CPU, an empty one on the others; all workers must call it."""
     if not isinstance(value, DTensor):
         return value
     found: Tensor = value.full_tensor()
@@ -145,7 +155,7 @@ def on_first(value: Any) -> Any:
 
 
 def as_shards_of(parameter: Tensor, value: Tensor) -> Tensor:
-    """This worker's part of `value`, which all workers have whole, where `parameter` is in shards; no more is kept."""
+    """This worker's shard of `value`, which all workers have whole, if `parameter` is in shards; else all of it."""
     if not isinstance(parameter, DTensor):
         return value
     mesh, placements = parameter.device_mesh, parameter.placements

@@ -1,7 +1,7 @@
-"""What the workers of one run do together. In one process all of it is what it is for one worker: nothing.
+"""What the workers of one run do together; in one process each function returns what belongs to a single worker.
 
-Every worker knows the whole batch of every step and takes its share, so nobody has to be told which comparisons, and
-which users, the others have.
+Every worker knows the whole batch of every step and takes its share, so it also knows which comparisons, and which
+users, the others have.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ def rank() -> int:
 
 
 def own(items: Sequence[T]) -> list[T]:
-    """This worker's share of `items`: every `count`-th, beginning at its rank. It may be empty."""
+    """This worker's share of `items`: every `count`-th, starting at its rank. It may be empty."""
     return list(items[rank() :: count()])
 
 
 def gather(mine: T) -> list[T]:
-    """What all workers hand in, in the order of their ranks."""
+    """The values of all workers, in the order of their ranks."""
     if count() == 1:
         return [mine]
     found: list[Any] = [None] * count()
@@ -44,7 +44,7 @@ def gather(mine: T) -> list[T]:
 
 
 def from_first(mine: T) -> T:
-    """What the first worker hands in."""
+    """The value of the first worker."""
     if count() == 1:
         return mine
     found = [mine]
@@ -53,9 +53,10 @@ def from_first(mine: T) -> T:
 
 
 def all_or_none(make: Callable[[], T]) -> T:
-    """What `make` makes on this worker.
+    """What `make` returns on this worker.
 
-    Raises on every worker the PrlhfError that `make` raises on any of them: the others would wait for that one.
+    Raises:
+        PrlhfError: on every worker, if `make` raises it on any; the others would wait for that one.
     """
     made, error = None, None
     try:
@@ -69,7 +70,7 @@ def all_or_none(make: Callable[[], T]) -> T:
 
 
 def most(number: int) -> int:
-    """The largest number that any worker hands in."""
+    """The largest of the workers' numbers."""
     if count() == 1:
         return number
     device = "cuda" if dist.get_backend() == "nccl" else "cpu"
@@ -79,14 +80,14 @@ def most(number: int) -> int:
 
 
 def spread(items: Sequence[T]) -> list[T]:
-    """This worker's share, as long as everyone's: where `items` run out, the first stands in."""
+    """This worker's share, of the same length on all: the first of `items` fills up the last round."""
     rounds = -(-len(items) // count())
     places = range(rank(), rounds * count(), count())
     return [items[place if place < len(items) else 0] for place in places]
 
 
 def collect(mine: Sequence[T], length: int) -> list[T]:
-    """All `length` results in their order, from what every worker made of its `spread` share."""
+    """All `length` results in their order, from every worker's results for its `spread` share."""
     shares = gather(list(mine))
     return [shares[place % count()][place // count()] for place in range(length)]
 

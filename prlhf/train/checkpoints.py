@@ -69,7 +69,7 @@ def read_state(checkpoint: Path, mmap: bool = False) -> tuple[dict[str, Any], di
 
 
 def write_random_state(checkpoint: Path) -> None:
-    """Write this worker's random state, of which dropout depends."""
+    """Write this worker's random state, on which dropout depends."""
     state = {"cpu": torch.random.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
@@ -146,7 +146,7 @@ def newest_checkpoint(folder: Path, progress: Progress = SILENT) -> Path | None:
                 )
             return checkpoint
         if why:
-            progress.note(f"warning: {checkpoint} is damaged ({why}): going on from the one before it")
+            progress.note(f"warning: {checkpoint} is damaged ({why}): resuming from the one before it")
     return None
 
 

@@ -1,4 +1,4 @@
-"""What a training run would do and need: steps, lengths, parameters, memory. It loads and trains nothing."""
+"""What a training run would do and need: steps, lengths, parameters, memory. Nothing is loaded or trained."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from prlhf.applies import unused
 from prlhf.config import ClusterConfig, TrainConfig
 from prlhf.dataset import Prepared, read_prepared
 from prlhf.folders import claim
@@ -36,10 +37,12 @@ GIB = 2**30
 
 
 def plan(config: TrainConfig, progress: Progress = SILENT, cluster: ClusterConfig = ALONE) -> dict[str, Any]:
-    """Check settings, data, model and run folder as `train` would, and say what it would do. Writes nothing.
+    """Check settings, data, model and run folder as `train` would, and return what it would do. Writes nothing.
 
-    Raises PrlhfError wherever `train` would refuse to begin, but for a GPU that is not here: the plan of a run on
-    other machines can be made on this one. Memory is that of one worker.
+    A GPU may be missing: a run on other machines can be planned on this one. Memory is that of one worker, in GiB.
+
+    Raises:
+        PrlhfError: `train` would refuse to start.
     """
     tracker_names(config.report_to)
     claim(config.folder, "run", resume=False)
@@ -100,9 +103,9 @@ def plan(config: TrainConfig, progress: Progress = SILENT, cluster: ClusterConfi
 
 
 def device_of(config: TrainConfig, cluster: ClusterConfig) -> tuple[torch.device, torch.dtype, list[str]]:
-    """Where a run would be and in which precision; and, in words, that this machine has no such device.
+    """The device and the precision of a run, and a line if this machine does not have such a device.
 
-    Workers that are given GPUs are on GPUs. One that is not here is taken to have bf16.
+    Workers with GPUs run on GPUs. A GPU that is not here is assumed to support bf16.
     """
     wanted = config.device
     if wanted == "auto" and cluster.workers and cluster.gpus_per_worker:
@@ -111,18 +114,18 @@ def device_of(config: TrainConfig, cluster: ClusterConfig) -> tuple[torch.device
         device = pick_device(wanted)
         return device, pick_dtype(config.precision, device), []
     dtype = torch.float32 if config.precision == "fp32" else torch.bfloat16
-    return torch.device("cuda"), dtype, ["this machine has no GPU: the plan is for one elsewhere, of unknown memory"]
+    return torch.device("cuda"), dtype, ["this machine has no GPU: the plan is for another one, of unknown memory"]
 
 
 def share_of(config: TrainConfig, cluster: ClusterConfig) -> TrainConfig:
-    """`config` with the comparisons that one worker has in a forward pass."""
+    """`config` with the batch of one worker."""
     return config.model_copy(update={"batch_size": math.ceil(config.batch_size / max(1, cluster.workers))})
 
 
 def changes(
     config: TrainConfig, cluster: ClusterConfig, device: torch.device
 ) -> Iterator[tuple[str, tuple[TrainConfig, ClusterConfig]]]:
-    """Settings that change the memory of a worker and not what is learned, each as a flag and alone."""
+    """Changes of one setting that change a worker's memory but not what is learned, each with its flag."""
     budget, workers = budget_on(device, config.pack_tokens), max(1, cluster.workers)
     toggled = not config.gradient_checkpointing
     found: dict[str, dict[str, Any]] = {
@@ -133,6 +136,8 @@ def changes(
         half = {"batch_size": config.batch_size // 2, "accumulation": 2 * config.accumulation}
         found["--batch-size {batch_size} --accumulation {accumulation}".format(**half)] = half
     for flag, change in found.items():
+        if unused(config.used, config, change):
+            continue
         yield flag, (config.model_copy(update=change), cluster)
     if workers > 1:
         other = "ddp" if cluster.parallel == "fsdp" else "fsdp"
@@ -146,8 +151,8 @@ def look_at(
 ) -> tuple[Encoder, list[tuple[int, int]], int, dict[str, dict[str, int]]]:
     """Encode all rows as training would.
 
-    Returns the encoder, with its counts; the tokens of the training rows (before the response, in it); how many rows
-    are held out; and what was left out.
+    Returns the encoder with its counts, the tokens of each training row (before the response, in the response), the
+    number of held-out rows, and the numbers of rows that were left out.
     """
     train_set, held_out, encoder = encode(policy, data)
     lengths = [_length(row, policy.config.user_tokens) for row in train_set.encoded]
@@ -164,8 +169,8 @@ def _length(row: Encoded | Demonstration, user_tokens: int) -> tuple[int, int]:
 def largest_batch(config: TrainConfig, lengths: Sequence[tuple[int, int]], budget: int, vocabulary: int) -> Batch:
     """The largest forward pass of the run.
 
-    `lengths` are shuffled by the run's seed and cut into batches, and these into parts of `budget` tokens; a comparison
-    is never cut.
+    `lengths` are shuffled by the run's seed and divided into batches, which are divided into parts of `budget` tokens;
+    a row is never divided.
     """
     shuffled = random.Random(config.seed).sample(lengths, len(lengths))
     chunks = [shuffled[start : start + config.batch_size] for start in range(0, len(shuffled), config.batch_size)]
@@ -188,14 +193,14 @@ def user_parameters(config: TrainConfig, users: int, width: int) -> int:
 
 
 def idle_parameters(config: TrainConfig, users: int, width: int, steps: int) -> tuple[int, int]:
-    """Parameters in the rows of users who cannot all be met: in one step, and in the run's `steps`."""
+    """Parameters of users who cannot all have rows: in one step, and in the run's `steps`."""
     _, row = size_of(config, users, width)
     a_step = config.batch_size * config.accumulation  # a comparison is one user's
     return row * max(0, users - a_step), row * max(0, users - a_step * steps)
 
 
 def available(device: torch.device) -> int:
-    """Bytes of memory the device has in all."""
+    """Total memory of the device, in bytes."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

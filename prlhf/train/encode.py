@@ -32,7 +32,7 @@ class Demonstration:
 
     prompt: list[int]
     response: list[int]
-    user_index: int = 0  # the generic user: supervised fine-tuning knows no others
+    user_index: int = 0  # the generic user, the only one of supervised fine-tuning
 
 
 class EncodedSet(Dataset[Any]):

@@ -156,7 +156,7 @@ def discopop(chosen: Tensor, rejected: Tensor, beta: float, _: float = 0.0) -> T
 
 LOSSES: dict[str, Loss] = {  # the names are TRL's
     "sigmoid": sigmoid,
-    "sigmoid_norm": sigmoid,  # per token: Tulu 3's length-normalised DPO (2411.15124)
+    "sigmoid_norm": sigmoid,  # per token: Tulu 3's length-normalized DPO (2411.15124)
     "robust": robust,
     "exo_pair": exo_pair,
     "hinge": hinge,

@@ -1,15 +1,15 @@
-"""An estimate of what a training step takes of memory.
+"""An estimate of the memory of a training step.
 
 Peak memory in bytes, of one process or of each worker, is estimated as the sum of
 
     weights        parameters of base, adapter, user model and head, each at its own width
     gradients      as many bytes as the trained parameters, of users' rows those of one step
-    optimizer      AdamW's two moments: twice the trained parameters, of users' rows those met in the whole run
+    optimizer      AdamW's two moments: twice the trained parameters, of users' rows those of the whole run
     activations    T (layers + 1) [a (8 h + 4 f + L) + x]             all layers are kept for the backward pass
                    T (layers a h + a (8 h + 4 f + L) + x)             with gradient checkpointing: inputs, and one layer
     logits         S V (16 + [a < 4] a)                               forward in a, fp32 copy, backward's temporaries
-    exchange       trained parameters of base and adapter             workers, ddp: the buckets gradients are sent in
-                   root + 2 layer + their gradients                   workers, fsdp: what is gathered at a time
+    exchange       a bucket of gradients                              workers, ddp: what is sent in one message
+                   root + 2 layer + their gradients                   workers, fsdp: what is gathered at one time
 
 with a = bytes per number of the base (4 or 2), h its width, f the width inside its MLP, V its vocabulary. T are the
 tokens of a forward pass, S those of them whose logits exist at a time, L the padded row (0 for prefix trees, which
@@ -35,21 +35,21 @@ CPUs: 0.8 to 1.4 times the tensors' own peak, 0.6 to 0.9 times what glibc makes 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from prlhf.config import ClusterConfig, TrainConfig
+from prlhf.kernels.tree_attention import implementation_of
+from prlhf.model import workers
 from prlhf.model.base import Base
+from prlhf.model.sharding import decoder_layers
 
 ALONE = ClusterConfig()  # one process, without Ray
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What the estimate reads of a model that has been made trainable; see the module's heading."""
+    """What the estimate needs of a model with its adapter; for the letters see the top of the module."""
 
     layers: int
     h: int
@@ -63,8 +63,11 @@ class Shape:
     trained_bytes: int
     adapted: int  # inputs of all adapted linear layers together; 0 when all weights are trained
     eager: bool
-    layer: tuple[int, int] = (0, 0)  # bytes of the largest decoder layer with its adapter, and of what is trained there
-    root: tuple[int, int] = (0, 0)  # the same of all that is in no decoder layer
+    layer: tuple[int, int] = (
+        0,
+        0,
+    )  # bytes of the largest decoder layer with its adapter; of them trained
+    root: tuple[int, int] = (0, 0)  # the same for everything outside the decoder layers
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def memory(
 ) -> dict[str, float]:
     """Bytes by part, and as `peak` their sum.
 
-    `others` are the parameters of user model and head, in fp32, of which `idle` have no gradient in a step, and no
+    `others` are the parameters of user model and head, in fp32; `idle` of them have no gradient in a step, and no
     moments at the end.
     """
     shards = cluster.workers if cluster.workers > 1 and cluster.parallel == "fsdp" else 1
@@ -99,7 +102,8 @@ def memory(
         "logits": _logits(config, shape, batch),
     }
     if shards == 1:
-        exchange = {"exchange": shape.trained_bytes} if cluster.workers > 1 else {}
+        largest = max(4 * workers.BUCKET, shape.a * shape.vocabulary * shape.h)  # the embeddings are one message
+        exchange = {"exchange": min(shape.trained_bytes, largest)} if cluster.workers > 1 else {}
         return parts | exchange | {"peak": sum(parts.values()) + sum(exchange.values())}
     parts["exchange"] = sum(shape.root) + 2 * shape.layer[0] + shape.layer[1]
     return parts | {"peak": sum(parts.values())}
@@ -130,7 +134,7 @@ def shape_of(base: Base, lm: Any) -> Shape:
     text = base.lm.config.get_text_config()
     inner = (getattr(text, name, None) for name in ("intermediate_size", "n_inner", "ffn_dim"))
     trained = [p for p in lm.parameters() if p.requires_grad]
-    whole, layers = _bytes(lm), [_bytes(layer) for layer in _decoder_layers(lm, text.num_hidden_layers)]
+    whole, layers = _bytes(lm), [_bytes(layer) for layer in decoder_layers(lm) or [lm]]
     adapter = sum(p.numel() for name, p in lm.named_parameters() if "lora_" in name)
     return Shape(
         layers=text.num_hidden_layers,
@@ -144,19 +148,13 @@ def shape_of(base: Base, lm: Any) -> Shape:
         trained=sum(p.numel() for p in trained),
         trained_bytes=whole[1],
         adapted=sum(module.in_features for module in lm.modules() if hasattr(module, "lora_A")),
-        eager=text._attn_implementation == "eager",
+        eager=implementation_of(text) == "eager",
         layer=max(layers),
         root=(whole[0] - sum(size for size, _ in layers), whole[1] - sum(size for _, size in layers)),
     )
 
 
 def _bytes(module: Any) -> tuple[int, int]:
-    """Of all parameters, and of those that are trained."""
+    """Bytes of all parameters and of the trained ones."""
     sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in module.parameters()]
     return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)
-
-
-def _decoder_layers(lm: Any, count: int) -> Sequence[Any]:
-    """The list of `count` modules that holds most parameters; without one all counts as a single layer."""
-    found = [m for m in lm.modules() if isinstance(m, torch.nn.ModuleList) and len(m) == count]
-    return list(max(found, key=_bytes)) if found else [lm]

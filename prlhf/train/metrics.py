@@ -1,4 +1,4 @@
-"""metrics.jsonl: one line per log event of a run; a resumed run has its checkpoint's."""
+"""metrics.jsonl, the log of a run: a line per optimizer step and per evaluation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def append(path: Path, row: dict[str, Any]) -> None:
 
 
 def put_evaluation(path: Path, step: int, summary: dict[str, Any]) -> None:
-    """Log an evaluation, in place of one of the same step by a run killed before its end."""
+    """Log an evaluation; it replaces one of the same step that a killed run left."""
     rows = read(path)
     kept = [row for row in rows if row["step"] != step or "eval" not in row]
     if len(kept) < len(rows):
@@ -26,7 +26,7 @@ def put_evaluation(path: Path, step: int, summary: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> list[dict[str, Any]]:
-    """All whole rows; a last line cut short by a kill is left out."""
+    """All complete rows; a last line that a kill cut off is left out."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -34,7 +34,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def begin(path: Path, checkpoint: Path | None) -> None:
-    """Have logged what had been at `checkpoint`, or nothing yet: what came after it will be logged again."""
+    """Reset the log to its state at `checkpoint`, or make an empty one: later steps will be logged again."""
     _write(path, read(checkpoint / path.name) if checkpoint else [])
 
 

@@ -1,7 +1,7 @@
-"""Training on Ray workers: the training function of run.py in each of them, Ray Train around it.
+"""Training on Ray workers: Ray Train runs the training function of run.py in each of them.
 
-The run folder is here, where the command was typed; each worker has a folder of its own that goes with it. What is to
-outlive a machine goes to the store (storage.py).
+The run folder is on the machine where the command was started; each worker has a temporary folder of its own. What
+must survive the loss of a machine is copied to the store (storage.py).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from prlhf.train.run import checked, learn
 from prlhf.train.run_folder import finished, take_back, write_recipe, write_results
 from prlhf.train.storage import Store, fetch_newest, fetch_recipe, fetch_results, keep_cluster
 
-LOOK_SECONDS = 0.5  # how often a worker looks whether it is to stop
+LOOK_SECONDS = 0.5  # how often a worker checks whether it must stop
 
 
 def train_on_ray(
@@ -40,10 +40,11 @@ def train_on_ray(
     progress: Progress = SILENT,
     report: Report | None = None,
 ) -> dict[str, Any]:
-    """`prlhf.train.run.train` on `cluster.workers` Ray workers; the same summary, and the same run but for rounding.
+    """`prlhf.train.run.train` on `cluster.workers` Ray workers: the same run up to rounding, with the same summary.
 
-    Raises PrlhfError for input the user can mend, what the cluster has no room for included, and Interrupted after a
-    saved Ctrl-C.
+    Raises:
+        PrlhfError: the input has a fault that the user can fix, or the cluster is too small.
+        Interrupted: after Ctrl-C, when a checkpoint is saved.
     """
     store = Store(cluster.storage, config.folder)
     store.claim()
@@ -54,7 +55,9 @@ def train_on_ray(
         return done
     check_share(config, cluster)
     if not resume and store.exists("checkpoints"):
-        raise PrlhfError(f"{store} already holds a run", "go on with --resume, or choose another --out or --storage")
+        raise PrlhfError(
+            f"{store} already holds a run", "continue it with --resume, or choose another --out or --storage"
+        )
     with connected(cluster):
         each = worker_resources(cluster)
         check_fits(cluster.workers, each)
@@ -71,13 +74,13 @@ def train_on_ray(
     if "stopped" in outcome:
         raise Interrupted(outcome["stopped"])
     fetch_results(store, config.folder)
-    results: dict[str, Any] = outcome["results"] | {"run": str(config.folder)}  # not the worker's scratch folder
+    results: dict[str, Any] = outcome["results"] | {"run": str(config.folder)}  # not the worker's temporary folder
     write_results(config.folder, results)
     return results
 
 
 def check_share(config: TrainConfig, cluster: ClusterConfig) -> None:
-    """Raise PrlhfError if the run cannot be shared by the cluster's workers."""
+    """Raise PrlhfError if there is not a comparison per batch for each of the cluster's workers."""
     if config.batch_size < cluster.workers:
         raise PrlhfError(
             f"batch_size = {config.batch_size} is less than workers = {cluster.workers}: some would have nothing to do",
@@ -97,10 +100,10 @@ def _fit(
     progress: Progress,
     report: Report | None,
 ) -> dict[str, Any]:
-    """Let Ray Train run `work`; the outcome as the first worker returns it."""
+    """Let Ray Train run `work`; returns what the first worker returns."""
     ray, train, torch = (importlib.import_module(name) for name in ("ray", "ray.train", "ray.train.torch"))
-    heard = Heard(progress)
-    with shown_by(heard, report) as relay, _stoppable(heard, cluster.silence_minutes, config.folder) as stopping:
+    last = LastReport(progress)
+    with shown_by(last, report) as relay, _waiting(last, cluster.silence_minutes, config.folder) as waiting:
         trainer = torch.TorchTrainer(
             work,
             train_loop_config={
@@ -109,7 +112,7 @@ def _fit(
                 "store": (cluster.storage, str(config.folder)),
                 "relay": relay,
                 "sharded": cluster.parallel == "fsdp",
-                "stopping": stopping.box,
+                "stop": waiting.flag,
             },
             torch_config=torch.TorchConfig(backend="nccl" if each.get("GPU") else "gloo"),
             scaling_config=train.ScalingConfig(
@@ -123,14 +126,14 @@ def _fit(
             ),
         )
         try:
-            outcome: dict[str, Any] = stopping.wait_for(trainer.fit).return_value
+            outcome: dict[str, Any] = waiting.wait_for(trainer.fit).return_value
         except train.TrainingFailedError as error:
             raise _as_ours(error, config, cluster) from error
     return outcome
 
 
 def _as_ours(error: Any, config: TrainConfig, cluster: ClusterConfig) -> PrlhfError:
-    """A failed run in one line: what a worker said, or that workers were lost once too often."""
+    """A failed run in one line: a worker's error, or that workers were lost too often."""
     failures = list(getattr(error, "worker_failures", {}).values())
     ours = [f for f in failures if isinstance(f, PrlhfError)]
     if ours:
@@ -138,12 +141,12 @@ def _as_ours(error: Any, config: TrainConfig, cluster: ClusterConfig) -> PrlhfEr
     first = one_line(failures[0] if failures else error)
     return PrlhfError(
         f"the workers failed more often than max_failures = {cluster.max_failures}: {first}",
-        f"go on with: prlhf train --resume --out {config.folder}",
+        f"continue with: prlhf train --resume --out {config.folder}",
     )
 
 
 def work(setup: dict[str, Any]) -> dict[str, Any]:
-    """What every worker does: from the newest checkpoint of the store, or from the beginning."""
+    """What every worker does: train from the newest checkpoint in the store, or from the start."""
     ray = importlib.import_module("ray")
     first = workers.rank() == 0
     relay: Relay = setup["relay"]
@@ -153,49 +156,49 @@ def work(setup: dict[str, Any]) -> dict[str, Any]:
         store = Store(setup["store"][0], Path(setup["store"][1]))
         step = fetch_newest(store, out, relay)
         if first and step:
-            relay.note(f"going on from step {step}")
-        stop = StopWhenTold(setup["stopping"])
-        ship = Ship(out)
+            relay.note(f"resuming from step {step}")
+        stop = StopByCommand(setup["stop"])
+        upload = Upload(out)
         try:
             data = ray.get(setup["data"])
             progress: Progress = relay if first else SILENT
             report = relay.report if first else None
-            results = learn(config, data, step > 0, progress, report, stop, ship, setup["sharded"])
+            results = learn(config, data, step > 0, progress, report, stop, upload, setup["sharded"])
         except Interrupted:
-            said = f"stopped after step {ship.step}; go on with: prlhf train --resume --out {setup['store'][1]}"
+            said = f"stopped after step {upload.step}; continue with: prlhf train --resume --out {setup['store'][1]}"
             return {"stopped": said}
         except PrlhfError as error:
-            if ship.has_begun and not isinstance(error, NotFinite):  # one worker alone may have met this: Ray must end
+            if upload.has_begun and not isinstance(error, NotFinite):  # maybe only this worker failed: Ray must end
                 raise  # the others
             return {"error": (error.message, error.hint)}
-        ship.results(first)
+        upload.results(first)
         return {"results": results}
 
 
-class StopWhenTold(Stop):
-    """Looks every now and then whether the command was interrupted, beside the training."""
+class StopByCommand(Stop):
+    """A thread checks regularly whether the command was interrupted."""
 
-    def __init__(self, box: Any) -> None:
+    def __init__(self, flag: Any) -> None:
         super().__init__()
-        self._box, self._over = box, threading.Event()
+        self._flag, self._over = flag, threading.Event()
 
     @override
-    def __enter__(self) -> StopWhenTold:
+    def __enter__(self) -> StopByCommand:
         if workers.rank() == 0:
-            threading.Thread(target=self._look, daemon=True).start()
+            threading.Thread(target=self._check, daemon=True).start()
         return self
 
     @override
     def __exit__(self, *error: Any) -> None:
         self._over.set()
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         ray = importlib.import_module("ray")
         while not self._over.wait(LOOK_SECONDS):
-            self.asked = self.asked or ray.get(self._box.asked.remote())
+            self.asked = self.asked or ray.get(self._flag.asked.remote())
 
 
-class Ship(Listener):
+class Upload(Listener):
     """Hands every checkpoint to Ray, which copies it to the storage; all workers take part."""
 
     def __init__(self, folder: Path) -> None:
@@ -216,7 +219,7 @@ class Ship(Listener):
         self._report(checkpoint, f"checkpoint-{self._try}-{loop.step}")
 
     def results(self, first: bool) -> None:
-        """The end of a run: what the first worker has in its folder."""
+        """Hand over the finished run, from the first worker's folder."""
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)
         self._report(self.folder if first else None, f"final-{self._try}")
 
@@ -229,8 +232,8 @@ class Ship(Listener):
 # ---- Ctrl-C ----
 
 
-class Box:
-    """An actor that knows whether the workers are to stop."""
+class StopFlag:
+    """An actor that knows whether the workers must stop."""
 
     def __init__(self) -> None:
         self._asked = False
@@ -240,58 +243,58 @@ class Box:
         self._asked = True
 
     def asked(self) -> bool:
-        """Whether the workers are asked to stop."""
+        """Whether the workers were asked to stop."""
         return self._asked
 
 
-class Heard:
-    """A `Progress` that also knows what the first worker is doing, and since when it has said nothing."""
+class LastReport:
+    """A `Progress` that also records what the first worker does and when it last reported."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress, self.doing, self.at = progress, "starting", time.monotonic()
 
     def start(self, label: str, total: int) -> None:
         """See Progress."""
-        self._hear(label)
+        self._record(label)
         self._progress.start(label, total)
 
     def advance(self, steps: int = 1, **values: float) -> None:
         """See Progress."""
-        self._hear(self.doing)
+        self._record(self.doing)
         self._progress.advance(steps, **values)
 
     def finish(self) -> None:
         """See Progress."""
-        self._hear(f"the end of {self.doing.removeprefix('the end of ')}")
+        self._record(f"the end of {self.doing.removeprefix('the end of ')}")
         self._progress.finish()
 
     def note(self, line: str) -> None:
         """See Progress."""
-        self._hear(self.doing)
+        self._record(self.doing)
         self._progress.note(line)
 
-    def _hear(self, doing: str) -> None:
+    def _record(self, doing: str) -> None:
         self.doing, self.at = doing, time.monotonic()
 
 
-class Stopping:
-    """Waits for the workers; the first Ctrl-C asks them to save and stop, the second one leaves them.
+class Waiting:
+    """Waits for the workers; the first Ctrl-C asks them to save and stop, the second one stops waiting.
 
-    So does a silence of `minutes`, unless that is 0: one of them hangs, and the others wait for it.
+    Without a report for `minutes` (unless 0) it stops waiting as well: a worker hangs, and the others wait for it.
     """
 
-    def __init__(self, box: Any, heard: Heard, minutes: float, folder: Path) -> None:
-        self.box, self._heard, self._minutes, self._folder = box, heard, minutes, folder
+    def __init__(self, flag: Any, last: LastReport, minutes: float, folder: Path) -> None:
+        self.flag, self._last, self._minutes, self._folder = flag, last, minutes, folder
 
     def wait_for(self, fit: Any) -> Any:
-        """What `fit` returns or raises. In a thread: Ray would take Ctrl-C for itself, and throw steps away."""
+        """What `fit` returns or raises. It runs in a thread, or Ray would handle Ctrl-C itself and lose steps."""
         found: dict[str, Any] = {}
-        over = threading.Event()  # Python 3.11 takes a thread for ended when its join was interrupted
+        over = threading.Event()  # Python 3.11 considers a thread ended if its join was interrupted
 
         def run() -> None:
             try:
                 found["result"] = fit()
-            except BaseException as error:  # raised below, where somebody waits for it
+            except BaseException as error:  # raised below, in the thread that waits
                 found["error"] = error
             over.set()
 
@@ -299,8 +302,8 @@ class Stopping:
         try:
             self._wait(over)
         except KeyboardInterrupt:
-            self._heard.note("stopping after the step in hand; once more stops at once")
-            self.box.ask.remote()
+            self._last.note("stopping after the current step; Ctrl-C again stops at once")
+            self.flag.ask.remote()
             self._wait(over)
         if "error" in found:
             raise found["error"]
@@ -308,20 +311,20 @@ class Stopping:
 
     def _wait(self, over: threading.Event) -> None:
         while not over.wait(LOOK_SECONDS):
-            if self._minutes and time.monotonic() - self._heard.at > 60 * self._minutes:
+            if self._minutes and time.monotonic() - self._last.at > 60 * self._minutes:
                 raise PrlhfError(
-                    f"the workers have said nothing for {self._minutes:g} minutes, since {self._heard.doing}: "
+                    f"the workers have reported nothing for {self._minutes:g} minutes, since {self._last.doing}: "
                     "one of them hangs",
-                    f"go on from the newest checkpoint with: prlhf train --resume --out {self._folder}; if nothing "
-                    "hangs, and a step or a lost machine takes that long, with a larger --silence-minutes",
+                    f"continue from the newest checkpoint with: prlhf train --resume --out {self._folder}; if nothing "
+                    "hangs, but a step or a lost machine takes that long, give a larger --silence-minutes",
                 )
 
 
 @contextmanager
-def _stoppable(heard: Heard, minutes: float, folder: Path) -> Iterator[Stopping]:
+def _waiting(last: LastReport, minutes: float, folder: Path) -> Iterator[Waiting]:
     ray = importlib.import_module("ray")
-    box = actor_here(Box)
+    flag = actor_here(StopFlag)
     try:
-        yield Stopping(box, heard, minutes, folder)
+        yield Waiting(flag, last, minutes, folder)
     finally:
-        ray.kill(box)
+        ray.kill(flag)

@@ -1,10 +1,10 @@
-"""torch's AdamW for tables of users' rows, at a cost that grows with the rows met and not with the rows there are.
+"""torch's AdamW for tables of users' rows, at a cost that grows with the users in the batches, not with all users.
 
-AdamW moves a row also in steps in which it has no gradient: by its momentum, which fades. Here such a row is left
-alone until somebody asks for it, and then makes up for all it has missed at once (`catch_up`, `settle`): the result is
-that of dense gradients. Left out for good, the drift is missed: on demo-crowd (1,500 users, 8 comparisons each), where
-it is most of what a rare user learns from a comparison, accuracy for seen users fell from 80 to 75 % without it.
-A row without state, never met, has no drift.
+AdamW also moves a row in steps in which it has no gradient: by its momentum, which decays. Here such a row is left
+alone until its value is needed, and then makes all missed steps at once (`catch_up`, `settle`): the result is that of
+dense gradients. These steps matter: on demo-crowd (1,500 users, 8 comparisons each) they are most of what a rare user
+learns from a comparison, and accuracy for seen users fell from 80 to 75 % without them. A row that never had a
+gradient has no state and does not move.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from prlhf.model.personalized import Personalized
 from prlhf.model.sharding import as_shards_of, on_first
 from prlhf.model.table import Table
 
-FADED = 1e-8  # momentum that has shrunk to this part of itself moves nothing any more
+FADED = 1e-8  # momentum that has decayed to this fraction moves nothing
 
 
 class RowState:
-    """AdamW's state of those rows of a table that have had a gradient, in the order in which they first had one.
+    """AdamW's state of the rows of a table that have had a gradient, in the order of their first gradient.
 
-    `rates` are the learning rates of the table's steps so far; a row's `step` is the one up to which it has moved.
+    `rates` are the learning rates of the table's steps so far; a row's `step` is the last step that it has made.
     """
 
     def __init__(self, saved: dict[str, Tensor] | None = None) -> None:
@@ -43,32 +43,32 @@ class RowState:
         return torch.tensor(list(self._slots), dtype=torch.long)
 
     def slots(self, rows: Tensor, like: Tensor) -> Tensor:
-        """Where `rows` [n] have their state; new ones get a state of zeros, as wide and on the device of `like`."""
+        """The places [n] of the state of `rows` [n]; new rows get zeros, of the width and on the device of `like`."""
         found = [self._slots.setdefault(row, len(self._slots)) for row in rows.tolist()]
         for name, width in (("step", 1), ("exp_avg", like.shape[1]), ("exp_avg_sq", like.shape[1])):
             kept = self._kept.get(name, like.new_zeros(0, width)).to(like.device)
-            if len(kept) < len(self._slots):  # twice the room, so that not every new row moves all the others
-                room = like.new_zeros(max(len(self._slots), 2 * len(kept)), width)
-                room[: len(kept)] = kept
-                kept = room
+            if len(kept) < len(self._slots):  # twice the space, so that not every new row moves all others
+                larger = like.new_zeros(max(len(self._slots), 2 * len(kept)), width)
+                larger[: len(kept)] = kept
+                kept = larger
             self._kept[name] = kept
         return torch.tensor(found, dtype=torch.long, device=like.device)
 
     def known(self, rows: Iterable[int]) -> Tensor:
-        """Those of `rows` that have a state."""
+        """The `rows` that have a state."""
         return torch.tensor([row for row in rows if row in self._slots], dtype=torch.long)
 
     def __getitem__(self, name: str) -> Tensor:
         return self._kept[name]
 
     def to_save(self) -> dict[str, Tensor]:
-        """Tensors of as many rows as have a state, without the room for more."""
+        """The state as tensors, without the space for more rows."""
         found = {"rows": self.rows, "rates": torch.tensor(self.rates, dtype=torch.float64)}
         return found | {name: kept[: len(self._slots)].clone() for name, kept in self._kept.items()}
 
 
 class RowAdamW(torch.optim.AdamW):
-    """torch's AdamW for dense gradients, and the same row by row for parameters [m, width] with sparse ones."""
+    """torch's AdamW for dense gradients, and the same rule row by row for parameters [m, width] with sparse ones."""
 
     def __init__(self, params: Iterable[Any], **options: Any) -> None:
         super().__init__(params, **options)
@@ -76,24 +76,24 @@ class RowAdamW(torch.optim.AdamW):
 
     @override
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One step, on gradients that are there already."""
+        """Make one step with the gradients that were computed."""
         tables = [(p, p.grad, group) for group in self.param_groups for p in group["params"] if _is_sparse(p)]
         for table, _, _ in tables:
-            table.grad = None  # torch leaves alone what has no gradient
+            table.grad = None  # torch skips parameters without a gradient
         super().step()
         for table, grad, group in tables:
             table.grad = grad
             _step_rows(table, grad.coalesce(), self._rows.setdefault(table, RowState()), group)
 
     def catch_up(self, table: Tensor, rows: Iterable[int]) -> None:
-        """Let `rows` of `table` make the steps they have missed, before their values are read."""
+        """Let `rows` of `table` make the steps that they missed, before their values are read."""
         state = self._rows.get(table)
         if state:
             group = next(group for group in self.param_groups if any(p is table for p in group["params"]))
             _catch_up(table, state, state.known(rows), group)
 
     def settle(self) -> None:
-        """Let all rows make the steps they have missed, before the tables are saved or used."""
+        """Let all rows make the steps that they missed, before the tables are saved or evaluated."""
         for table, state in self._rows.items():
             self.catch_up(table, state.rows.tolist())
 
@@ -118,7 +118,7 @@ class RowAdamW(torch.optim.AdamW):
         self._rows = {parameters[i]: RowState(state) for i, state in rows.items()}
 
     def _parameters(self) -> list[Tensor]:
-        """In the order in which torch numbers them in a state dict."""
+        """All parameters, in the order of torch's numbers in a state dict."""
         return [p for group in self.param_groups for p in group["params"]]
 
 
@@ -141,7 +141,7 @@ def rows_of(model: Personalized, users: Iterable[int]) -> dict[Tensor, list[int]
 
 @torch.no_grad()
 def _step_rows(table: Tensor, grad: Tensor, state: RowState, group: dict[str, Any]) -> None:
-    """One step of the rows of `grad`, which is coalesced."""
+    """One step of the rows that the coalesced `grad` has."""
     rows, g, (beta1, beta2) = grad.indices()[0], grad.values(), group["betas"]
     _catch_up(table, state, state.known(rows.tolist()), group)
     state.rates.append(group["lr"])
@@ -154,7 +154,7 @@ def _step_rows(table: Tensor, grad: Tensor, state: RowState, group: dict[str, An
 
 @torch.no_grad()
 def _catch_up(table: Tensor, state: RowState, rows: Tensor, group: dict[str, Any]) -> None:
-    """The steps without a gradient that `rows`, all with a state, have not made yet."""
+    """Make the steps without a gradient that `rows`, all with a state, have missed."""
     rows, now, (beta1, beta2) = rows.to(table.device), len(state.rates), group["betas"]
     if not len(rows):
         return
@@ -187,7 +187,7 @@ def _moved(value: Tensor, first: Tensor, second: Tensor, step: Tensor, rate: Ten
 def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
     """Scale the gradients of all `parameters` together to a norm of at most `max_norm`; returns the norm before.
 
-    As torch.nn.utils.clip_grad_norm_, which refuses sparse gradients. Those count with each row's sum.
+    As torch.nn.utils.clip_grad_norm_, which does not accept sparse gradients.
     """
     values = []
     for parameter in parameters:
@@ -204,13 +204,13 @@ def clip_grad_norm(parameters: Iterable[nn.Parameter], max_norm: float) -> Tenso
 
 
 def _sharded_as(parameter: Tensor, state: dict[str, Any]) -> dict[str, Any]:
-    """A parameter's moments in shards as the parameter is, if it is."""
+    """A parameter's moments, in shards if the parameter is."""
     alike = {name for name, value in state.items() if value.shape == parameter.shape}
     return {name: as_shards_of(parameter, value) if name in alike else value for name, value in state.items()}
 
 
 def _whole(value: Any) -> Any:
-    """All of what workers have in shards; asked for by all of them."""
+    """The whole of a value in shards; all workers must call it."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 

@@ -1,9 +1,9 @@
-"""One LoRA adapter per user, a baseline for few users: a vanilla run on each seen user's own comparisons.
+"""One LoRA adapter per user, a baseline for few users: a run without a user model on each seen user's comparisons.
 
-recipe.yaml        the settings that all the runs share
+recipe.yaml        the settings that all runs share
 per_user.json      the users, and the data set they come from
-users/1 ...        a run each, with its data beside it in data/
-results.json       accuracy per user; it is written last
+users/1 ...        one run per user, with its data in data/
+results.json       accuracy per user, written last
 """
 
 from __future__ import annotations
@@ -27,14 +27,17 @@ from prlhf.train.run import check_data, train, vanilla, with_base
 from prlhf.train.run_folder import check_same, data_of, read_results, saved_config, write_recipe
 from prlhf.train.trackers import tracker_names
 
-MAX_USERS = 50  # each costs a run and an adapter: beyond this a user model is what one wants
+MAX_USERS = 50  # each costs a run and an adapter: for more users a user model is the better choice
 
 
 def train_per_user(config: TrainConfig, resume: bool = False, progress: Progress = SILENT) -> dict[str, Any]:
-    """Train every seen user's adapter, one run after another; returns the summary that stands in results.json.
+    """Train an adapter for every seen user, one run after another; returns the summary written to results.json.
 
-    The user model of `config` is set aside: an adapter of one user needs neither soft prompt nor text. Raises
-    PrlhfError for input the user can mend and Interrupted after a saved Ctrl-C.
+    The user model of `config` is ignored: an adapter of one user needs neither soft prompt nor text.
+
+    Raises:
+        PrlhfError: the input has a fault that the user can fix.
+        Interrupted: after Ctrl-C, when a checkpoint is saved.
     """
     tracker_names(config.report_to)
     folder = config.folder
@@ -45,7 +48,7 @@ def train_per_user(config: TrainConfig, resume: bool = False, progress: Progress
     users = sorted((user for user in data.users if user.seen), key=lambda user: user.user_index)
     if resume:
         check_resumed(folder, config, data)
-        if read_per_user(folder).dataset != whole:  # the data moved, or have another name
+        if read_per_user(folder).dataset != whole:  # the data were moved or renamed
             write_per_user(folder, PerUser(whole, [user.id for user in users]))
         if (folder / "results.json").exists():
             progress.note(f"{folder} is already finished")
@@ -63,7 +66,7 @@ def train_per_user(config: TrainConfig, resume: bool = False, progress: Progress
             raise NotFinite(f"user {user.id}: {error.message}", error.hint) from error
         except Interrupted as error:
             raise Interrupted(
-                f"stopped at user {user.user_index} of {len(users)}; go on with: prlhf train --resume --out {folder}"
+                f"stopped at user {user.user_index} of {len(users)}; continue with: prlhf train --resume --out {folder}"
             ) from error
     summary = summarise_runs(config, [user.id for user in users], results)
     with atomic_file(folder / "results.json") as beside:
@@ -72,18 +75,18 @@ def train_per_user(config: TrainConfig, resume: bool = False, progress: Progress
 
 
 def check_resumed(folder: Path, config: TrainConfig, data: Prepared) -> None:
-    """Raise PrlhfError if `folder` does not hold the run that is to be resumed."""
+    """Raise PrlhfError if `folder` does not hold the run to resume."""
     if not is_per_user(folder):
         raise PrlhfError(f"{folder} holds no adapters per user to resume", "start without --resume, or drop --per-user")
     check_same(config, with_base(saved_config(folder), data), data)
 
 
 def check(config: TrainConfig, data: Prepared, progress: Progress) -> None:
-    """Find whatever is wrong with settings, base or data before anything is written."""
+    """Raise PrlhfError if settings, base or data have a fault; nothing is written before."""
     count = len(data.user_ids)
     if count > MAX_USERS:
         raise PrlhfError(
-            f"{config.dataset} has {count} users, and one adapter each is for at most {MAX_USERS}",
+            f"{config.dataset} has {count} users; one adapter per user is for at most {MAX_USERS}",
             "use --user-model individual or cluster",
         )
     if config.objective != "dpo":
@@ -111,9 +114,9 @@ def _train_one(folder: Path, config: TrainConfig, data: Prepared, user: User, pr
 
 
 def summarise_runs(config: TrainConfig, users: list[str], results: list[dict[str, Any]]) -> dict[str, Any]:
-    """The runs' summaries as one of the same shape; users without held-out comparisons are left out of `eval`.
+    """Combine the runs' summaries into one of the same shape; users without held-out comparisons are not in `eval`.
 
-    Users count alike in all means. Nothing was trained for the generic user or the unseen.
+    All means weigh users equally. There is no model for the generic user or for unseen users.
     """
     seconds = sum(one["train_seconds"] for one in results)
     compared = sum(one["comparisons_per_second"] * one["train_seconds"] for one in results)

@@ -54,7 +54,7 @@ def train(
     except BaseException as error:
         taken_back = not resume and take_back(config.folder)
         if isinstance(error, CannotWrite) and not taken_back:
-            then = f"then go on with: prlhf train --resume --out {config.folder}"
+            then = f"then continue with: prlhf train --resume --out {config.folder}"
             raise PrlhfError(error.message, f"{error.first or 'make room for it'}, {then}") from error
         raise
 
@@ -168,7 +168,7 @@ def fit(loop: Loop, resume: bool) -> dict[str, Any]:
             loop.resume(checkpoint)
         loop.run()
     if loop.stop.agreed():
-        raise Interrupted(f"stopped after step {loop.step}; go on with: prlhf train --resume --out {folder}")
+        raise Interrupted(f"stopped after step {loop.step}; continue with: prlhf train --resume --out {folder}")
     check_weights(config, loop.step, loop.model.parameters())
     seconds = time.perf_counter() - began
     losses = [row["loss"] for row in metrics.read(loop.metrics_path) if "loss" in row]
@@ -213,6 +213,6 @@ def check_data(config: TrainConfig, data: Prepared, progress: Progress) -> None:
         raise PrlhfError(f"{config.dataset} holds no training comparisons", "see the counts of `prlhf prep`")
     users = len(data.user_ids)
     if users == 1 and config.user_model != "uniform":
-        progress.note("warning: one user only: what is learned cannot be told from plain DPO")
+        progress.note("warning: one user only: the result will not differ from plain DPO")
     if config.user_model == "cluster" and config.k > users:
         progress.note(f"warning: k = {config.k} clusters for {users} users: some clusters will stay unused")

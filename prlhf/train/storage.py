@@ -1,10 +1,10 @@
-"""Where a run on Ray outlives its machines: the run folder, or `storage`/RUN on what all machines reach.
+"""The store, where a run on Ray survives its machines: the run folder, or `storage`/RUN that all machines can reach.
 
-STORE/checkpoints/checkpoint-TRY-50   as run.py's, written by all workers; TRY is the second in which they started
-STORE/checkpoints/final-TRY           model/, results.json and metrics.jsonl, from where they come to the run folder
+STORE/checkpoints/checkpoint-TRY-50   see checkpoints.py; written by all workers; TRY is their start time in seconds
+STORE/checkpoints/final-TRY           model/, results.json and metrics.jsonl, which are copied to the run folder
 STORE/recipe.yaml                     for --resume on another machine
 
-A STORE of its own on a local file system is a run's folder by the rule of `prlhf.folders`, from the start to the end.
+A separate store on a local file system is marked as a run (see `prlhf.folders`) until the run is finished.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from prlhf.model import workers
 from prlhf.progress import Progress
 from prlhf.train.checkpoints import fault, step_of
 
-# what the workers hand to Ray Train, by the names that on_ray.Ship gives; and what Ray Train writes beside them
+# what the workers hand to Ray Train, by the names that on_ray.Upload gives; and what Ray Train writes beside them
 OURS = re.compile(r"(checkpoint-\d+-\d+|final-\d+)")
 OF_RAY = (".validate_storage_marker", "checkpoint_manager_snapshot.json")
 
 
 class Store:
-    """The run's folder on the storage: a local path or whatever pyarrow can reach, s3:// and gs:// among them."""
+    """The run's folder on the storage: a local path, or what pyarrow can reach, such as s3:// and gs://."""
 
     def __init__(self, storage: str | None, folder: Path) -> None:
         self.where = f"{storage.rstrip('/')}/{folder.name}" if storage else str(folder.resolve())
@@ -54,34 +54,34 @@ class Store:
         return self.where
 
     def claim(self) -> None:
-        """Check that nothing but a run lies there. Raises PrlhfError; writes nothing."""
+        """Raise PrlhfError if the folder holds something else than a run. Writes nothing."""
         if self._apart:
             claim(self._apart, "run", hint="choose another --out or --storage")
 
     def begin(self, recipe: Path) -> None:
-        """Make it this run's, which was claimed, and keep the settings there."""
+        """Mark the claimed folder as this run's, and copy the settings there."""
         if self._apart:
             mark(self._apart, "run")
         self.put(recipe)
 
     def give_back(self) -> None:
-        """Remove what is ours: the run has come to its end, or never began."""
+        """Remove what belongs to the run: it is finished, or never started."""
         self.remove_checkpoints()
         if self._apart:
             unmark(self._apart, ["recipe.yaml"])
 
     def exists(self, name: str) -> bool:
-        """Whether there is something of that name."""
+        """Whether a file or folder of that name exists."""
         return bool(self.files.get_file_info(f"{self.path}/{name}").type != fs.FileType.NotFound)
 
     def put(self, file: Path) -> None:
-        """Copy `file` there, unless it is there."""
+        """Copy `file` to the store, unless it is in the store."""
         if Path(self.path) != file.parent.resolve():
             self.files.create_dir(self.path)
             fs.copy_files(str(file), f"{self.path}/{file.name}", fs.LocalFileSystem(), self.files)
 
     def get(self, name: str, to: Path) -> None:
-        """Copy a file, or what is in a folder, to `to`."""
+        """Copy a file, or the contents of a folder, to `to`."""
         to.mkdir(parents=True, exist_ok=True) if self._is_folder(name) else to.parent.mkdir(parents=True, exist_ok=True)
         fs.copy_files(f"{self.path}/{name}", str(to), self.files, fs.LocalFileSystem())
 
@@ -92,11 +92,11 @@ class Store:
         return [path.name for path in sorted(found, key=_age, reverse=True) if path.name.startswith(start)]
 
     def checkpoints(self) -> list[str]:
-        """The names of the checkpoints that are there."""
+        """The names of the checkpoints, the newest first."""
         return self.names("checkpoint-")
 
     def remove_checkpoints(self) -> None:
-        """Remove what our workers and Ray Train wrote into checkpoints/, and nothing that others put beside it."""
+        """Remove what our workers and Ray Train wrote into checkpoints/, and nothing else."""
         inside = fs.FileSelector(f"{self.path}/checkpoints", allow_not_found=True)
         for info in self.files.get_file_info(inside):
             if info.type == fs.FileType.Directory and OURS.fullmatch(info.base_name):
@@ -116,7 +116,7 @@ def _age(path: Path) -> tuple[int, str]:
 
 
 def fetch_recipe(folder: Path, cluster: ClusterConfig) -> None:
-    """Have the recipe of a run that was started on another machine."""
+    """Copy the recipe of a run that was started on another machine."""
     if not (folder / "recipe.yaml").exists() and cluster.storage:
         store = Store(cluster.storage, folder)
         if store.exists("recipe.yaml"):
@@ -124,7 +124,7 @@ def fetch_recipe(folder: Path, cluster: ClusterConfig) -> None:
 
 
 def keep_cluster(folder: Path, cluster: ClusterConfig) -> None:
-    """Put the cluster's settings beside the run's, so that --resume has the same."""
+    """Add the cluster's settings to the recipe, so that --resume uses the same."""
     path = folder / "recipe.yaml"
     with atomic_file(path) as beside:
         section = yaml.safe_dump({"cluster": cluster.model_dump(mode="json")}, sort_keys=False)
@@ -132,13 +132,13 @@ def keep_cluster(folder: Path, cluster: ClusterConfig) -> None:
 
 
 def saved_cluster(folder: Path) -> dict[str, Any]:
-    """The cluster's settings of the run in `folder`; none where it is none, or runs in one process."""
+    """The cluster's settings of the run in `folder`; empty if there is no run, or it runs in one process."""
     path = folder / "recipe.yaml"
     return load_recipe(path).get("cluster", {}) if path.exists() else {}
 
 
 def fetch_newest(store: Store, folder: Path, progress: Progress) -> int:
-    """Copy the newest whole checkpoint into a worker's `folder`; returns its step, 0 where there is none."""
+    """Copy the newest complete checkpoint into a worker's `folder`; returns its step, 0 if there is none."""
     for name in store.checkpoints():
         here = folder / "checkpoints" / f"checkpoint-{step_of(Path(name))}"
         shutil.rmtree(here, ignore_errors=True)
@@ -148,12 +148,12 @@ def fetch_newest(store: Store, folder: Path, progress: Progress) -> int:
             return step_of(here)
         shutil.rmtree(here)
         if why and workers.rank() == 0:
-            progress.note(f"warning: {store}/checkpoints/{name} is damaged ({why}): going on from the one before it")
+            progress.note(f"warning: {store}/checkpoints/{name} is damaged ({why}): resuming from the one before it")
     return 0
 
 
 def fetch_results(store: Store, folder: Path) -> None:
-    """The model and the log, from the store to the run folder; the model comes last and marks the run as finished."""
+    """Move log, results and last the model from the store to the run folder; the model marks it as finished."""
     with atomic_dir(folder / ".final") as final:
         store.get(f"checkpoints/{store.names('final-')[0]}", final)
     for name in ("metrics.jsonl", "results.json"):

@@ -1,4 +1,4 @@
-"""Experiment trackers (`report_to`): checked before a run loads or writes anything, then told of its numbers."""
+"""Experiment trackers (`report_to`): checked before a run loads or writes anything, then sent its numbers."""
 
 from __future__ import annotations
 

@@ -217,7 +217,7 @@ warm_up, run = (TrainConfig.model_validate(c) for c in json.loads(sys.argv[1]))
 def memory(name):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name + ":"))
 train(warm_up)
-open("/proc/self/clear_refs", "w").write("5")  # the high-water mark starts anew
+open("/proc/self/clear_refs", "w").write("5")  # resets the high-water mark
 before = memory("VmRSS")
 train(run)
 print(memory("VmHWM") - before)

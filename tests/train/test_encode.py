@@ -115,7 +115,7 @@ def test_nothing_left_is_one_line(prepared: Path, tmp_path: Path, make_config: M
 
 
 def test_equal_pairs_are_left_out_and_said(prepared: Path, tmp_path: Path, make_config: MakeConfig) -> None:
-    """Equal as text, equal but for an end of text, equal up to the limit."""
+    """Equal as text, equal except for an end of text, equal up to the limit."""
     equal = [{"chosen": " a", "rejected": " a"}, {"chosen": " a", "rejected": " a<|end|>"}]
     cut = {"prompt": "POST:", "user_text": "", "chosen": LONG + " a", "rejected": LONG + " b"}
     data, notes = changed(prepared, tmp_path / "data", dict(enumerate([*equal, cut])), {0: cut}), Notes()
@@ -192,7 +192,7 @@ def chat_run(tiny_base: Path, prepared: Path, tmp_path: Path, make_config: MakeC
 
 
 def test_template_options_are_the_runs(chat_run: Path) -> None:
-    """Saved with it, used to generate from it and to read with it, and given anew where another is wanted."""
+    """Saved with it, used to generate from it and to read with it, and given again where another is wanted."""
     from prlhf.generate.baselines import baseline_of
     from prlhf.generate.requests import encoder_for
 

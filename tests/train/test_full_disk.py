@@ -59,7 +59,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(
         train(config)
     begun = (tmp_path / "run").exists()
     assert begun == (what == "checkpoint-2")
-    assert caught.value.hint.endswith(f"then go on with: prlhf train --resume --out {tmp_path}/run") == begun
+    assert caught.value.hint.endswith(f"then continue with: prlhf train --resume --out {tmp_path}/run") == begun
     assert not [name for name in files_of(tmp_path) if "checkpoints" in name]
     train(config, resume=begun)
     assert same(files_of(tmp_path / "run")) == same(files_of(whole))
@@ -82,7 +82,7 @@ def test_the_checkpoint_before_stays(tmp_path: Path, make_config: MakeConfig, mo
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "atomic_file", full)
-        with pytest.raises(PrlhfError, match="free some space, then go on with: prlhf train --resume"):
+        with pytest.raises(PrlhfError, match="free some space, then continue with: prlhf train --resume"):
             train(config)
     found = newest_checkpoint(tmp_path / "run")
     assert found is not None

@@ -146,7 +146,7 @@ def test_a_killed_worker_costs_no_more_than_the_steps_since_its_checkpoint(
     assert len(workers_now()) == 2
     workers_now()[-1].send_signal(signal.SIGKILL)
     _, err = ended(process)
-    assert "going on from step" in err
+    assert "resuming from step" in err
     assert_same_steps(tmp_path / "run", undisturbed, 1e-6)
 
 
@@ -206,7 +206,7 @@ def test_a_node_dies_and_another_takes_its_place(undisturbed: Path, make_config:
         _, err = ended(process)
     finally:
         cluster.shutdown()
-    assert "going on from step" in err
+    assert "resuming from step" in err
     assert_same_steps(tmp_path / "run", undisturbed, 1e-6)
 
 

@@ -124,10 +124,10 @@ def test_ctrl_c_within_a_run_names_the_whole(
     tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*args: Any, **options: Any) -> Any:
-        raise Interrupted("stopped after step 1; go on with: another folder")
+        raise Interrupted("stopped after step 1; continue with: another folder")
 
     monkeypatch.setattr(per_user, "train", stop)
-    with pytest.raises(Interrupted, match=r"stopped at user 1 of 3; go on with: prlhf train --resume --out .*/r$"):
+    with pytest.raises(Interrupted, match=r"stopped at user 1 of 3; continue with: prlhf train --resume --out .*/r$"):
         train_per_user(make_config(tmp_path / "r"))
 
 
@@ -148,7 +148,7 @@ def test_what_is_refused_leaves_nothing_behind(
     write_prepared(tmp_path / "d", Prepared(rows, [], crowd, {}))
     out = tmp_path / "r"
     refused = [
-        (make_config(out, dataset=str(tmp_path / "d")), r"has 51 users, and one adapter each is for at most 50; use"),
+        (make_config(out, dataset=str(tmp_path / "d")), r"has 51 users; one adapter per user is for at most 50; use"),
         (make_config(out, objective="rm"), "not objective = rm"),
         (make_config(out, model=str(tmp_path)), "is not a model"),
         (make_config(out, max_prompt_tokens=None, max_tokens=8), "the prompt of"),

@@ -166,7 +166,7 @@ def test_full_finetuning_resumes_to_the_last_bit(
 
 
 def test_all_at_first(tmp_path: Path, prepared: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One pass with a bar of its own, after which nothing is computed; the same values but for rounding."""
+    """One pass with its own bar, after which nothing is computed; the same values up to rounding."""
     every = pairs_of(prepared)
     calls, original = [], PersonalizedLM.reference
 

@@ -182,7 +182,7 @@ def test_a_damaged_checkpoint_is_passed_over(
 
 
 def test_a_folder_in_place_of_a_checkpoint_s_file(tmp_path: Path, make_config: MakeConfig, uninterrupted: Path) -> None:
-    """The damaged checkpoint is written anew, and must not be written into."""
+    """The damaged checkpoint is written again, and must not be written into."""
     config = killed(tmp_path / "run", make_config, at=7)
     file = tmp_path / "run/checkpoints/checkpoint-6/scheduler.pt"
     file.unlink()

@@ -61,7 +61,7 @@ def losses(folder: Path) -> list[float]:
 
 
 def test_rows_are_the_encoders(make_config: MakeConfig, tmp_path: Path) -> None:
-    """Prompt and chosen as the later stages tokenise them; of the same choice made twice, one stays, in order."""
+    """Prompt and chosen as the later stages tokenize them; of two equal choices one stays, in order."""
     config = without_users(make_config(tmp_path, objective="sft"))
     policy = build_policy(config, [], {})
     data = read_prepared(Path(config.dataset)).train
@@ -301,7 +301,7 @@ def test_dpo_on_top_and_generate(tmp_path: Path, make_config: MakeConfig, run: P
 
 @pytest.mark.parametrize("inside", ["", "model"])
 def test_it_is_a_base_and_no_policy(run: Path, inside: str, tmp_path: Path) -> None:
-    why = rf"is no policy but a base model; train one on it with: prlhf train --model {run}/model$"
+    why = rf"a base model; train one on it with: prlhf train --model {run}/model$"
     with pytest.raises(PrlhfError, match=why):
         generate(run / inside, GenerateConfig(out=tmp_path / "r.jsonl"))
 

@@ -85,37 +85,37 @@ def test_nothing_is_loaded_or_written(tmp_path: Path, make_config: MakeConfig, s
 
 
 class Recorder(TrainerCallback):
-    """A tracker: what it was told, in order."""
+    """A tracker that records its events, in order."""
 
-    told: ClassVar[list[tuple[Any, ...]]] = []
+    events: ClassVar[list[tuple[Any, ...]]] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.told.append(("begin", state.global_step, args.learning_rate))
+        self.events.append(("begin", state.global_step, args.learning_rate))
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        self.told.append(("log", state.global_step, logs))
+        self.events.append(("log", state.global_step, logs))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.told.append(("end", state.global_step))
+        self.events.append(("end", state.global_step))
 
 
 @pytest.mark.parametrize(("objective", "name"), [("dpo", "eval_accuracy_macro"), ("sft", "eval_nats_per_token")])
-def test_a_tracker_is_told_of_every_step_and_evaluation(
+def test_a_tracker_gets_every_step_and_evaluation(
     tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, objective: str, name: str
 ) -> None:
-    """Under the names that transformers' trackers know; what they are told is what metrics.jsonl holds."""
+    """Under the names that transformers' trackers know; they get what metrics.jsonl holds."""
     monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "tensorboard", Recorder)
-    monkeypatch.setattr(Recorder, "told", [])
+    monkeypatch.setattr(Recorder, "events", [])
     config = make_config(tmp_path / "run", report_to="tensorboard", objective=objective, eval_every=3)
     train(config)
-    begin, *logs, end = Recorder.told
+    begin, *logs, end = Recorder.events
     assert begin == ("begin", 0, config.lr)
     assert end == ("end", 6)
     rows = metrics.read(tmp_path / "run/metrics.jsonl")
-    assert [(step, told["loss"]) for _, step, told in logs if "loss" in told] == [
+    assert [(step, numbers["loss"]) for _, step, numbers in logs if "loss" in numbers] == [
         (row["step"], row["loss"]) for row in rows if "loss" in row
     ]
-    assert [(step, told[name]) for _, step, told in logs if name in told] == [
+    assert [(step, numbers[name]) for _, step, numbers in logs if name in numbers] == [
         (row["step"], row["eval"][name.removeprefix("eval_")]) for row in rows if "eval" in row
     ]
-    assert sum(name in told for _, _, told in logs) == 2
+    assert sum(name in numbers for _, _, numbers in logs) == 2
