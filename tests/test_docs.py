@@ -11,6 +11,7 @@ from types import ModuleType
 import pytest
 import yaml
 
+from prlhf import extensions
 from prlhf.config import TrainConfig
 from prlhf.dataset import Comparison
 
@@ -75,3 +76,11 @@ def test_the_glossary_names_what_the_code_has() -> None:
                 assert hasattr(importlib.import_module(f"prlhf.{module}"), attribute), word
             else:
                 assert name in {*TrainConfig.model_fields, *Comparison.__dataclass_fields__}, word
+
+
+def test_contributing_names_files_and_decorators_that_exist() -> None:
+    kinds = {each.kind.replace(" ", "_") for each in vars(extensions).values() if isinstance(each, extensions.Registry)}
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`@(\w+)\(", text)) == kinds
+    named = re.findall(r"`((?:prlhf|tests|benchmarks|docs|recipes)/[^` ]+)`", text)
+    assert [name for name in named if "NAME" not in name and not (ROOT / name).exists()] == []
