@@ -37,13 +37,13 @@ class Stop(Interruptible):
 
 
 class Listener(Protocol):
-    """Who must know of a run's course, as Ray does."""
+    """What is called during a run; on Ray it uploads the checkpoints."""
 
     def begun(self, loop: Loop) -> None:
-        """The first step is about to be made."""
+        """Called before the first step."""
 
     def saved(self, loop: Loop, checkpoint: Path) -> None:
-        """A whole checkpoint was written."""
+        """Called after a checkpoint is complete."""
 
 
 class Loop:
@@ -91,7 +91,7 @@ class Loop:
         if self.listener:
             self.listener.begun(self)
         upcoming = batches_of(self.train_set, config)
-        for _ in range(self.step):
+        for _ in range(self.step):  # the steps before the checkpoint
             next(upcoming)
         self._restore_random_state()
         while self.step < self.steps:
@@ -110,7 +110,7 @@ class Loop:
             stopping = self.stop.agreed()
             self.log(loss, norm, rate)
             if config.eval_every and self.step % config.eval_every == 0 and len(self.held_out):
-                self.tell_evaluation(self.evaluate())
+                self.report_evaluation(self.evaluate())
             if stopping or self.step % config.save_every == 0 or self.step == self.steps:
                 self.save()
             if stopping:
@@ -195,7 +195,7 @@ class Loop:
             self._evaluated = self.step, summary
         return self._evaluated[1]
 
-    def tell_evaluation(self, summary: dict[str, Any]) -> None:
+    def report_evaluation(self, summary: dict[str, Any]) -> None:
         """Send the numbers of an evaluation to trackers and to `report`."""
         numbers = {name: value for name, value in summary.items() if isinstance(value, float)}
         epoch = epoch_of(self.config, len(self.train_set), self.step)

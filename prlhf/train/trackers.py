@@ -36,25 +36,25 @@ class Trackers:
         self.state = TrainerState(max_steps=steps, logging_steps=1, is_world_process_zero=workers.rank() == 0)
         self.model = model
         self.callbacks = [callback() for callback in get_reporting_integration_callbacks(names)]
-        self._tell("on_init_end")
+        self._call("on_init_end")
 
     def begin(self, step: int) -> None:
         """Training begins after optimizer step `step`."""
-        self._tell("on_train_begin", step)
+        self._call("on_train_begin", step)
 
     def log(self, step: int, numbers: dict[str, float]) -> None:
         """Send the `numbers` of a step; those of evaluations are called `eval_NAME`."""
-        self._tell("on_log", step, logs=dict(numbers))
+        self._call("on_log", step, logs=dict(numbers))
 
     def saved(self, step: int) -> None:
         """A checkpoint was written."""
-        self._tell("on_save", step)
+        self._call("on_save", step)
 
     def end(self, step: int) -> None:
         """Training ended after `step`."""
-        self._tell("on_train_end", step)
+        self._call("on_train_end", step)
 
-    def _tell(self, event: str, step: int = 0, **values: Any) -> None:
+    def _call(self, event: str, step: int = 0, **values: Any) -> None:
         for callback in self.callbacks:
             self.state.global_step, self.state.epoch = step, values.get("logs", {}).get("epoch")
             getattr(callback, event)(self.settings, self.state, self.control, model=self.model, **values)
