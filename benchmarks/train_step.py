@@ -252,7 +252,7 @@ def our_step(args: argparse.Namespace, checkpointing: bool) -> Step:
     from prlhf.dataset import Comparison
     from prlhf.model.checkpoint import assemble
     from prlhf.model.reference import Reference
-    from prlhf.model.scoring import engine_of
+    from prlhf.model.rewards import engine_of
     from prlhf.train.encode import EncodedSet
     from prlhf.train.loop import Loop
     from prlhf.train.objectives import objective_of

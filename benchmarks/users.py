@@ -165,7 +165,7 @@ def stepper(base: str, options: dict[str, Any], users: int, folder: Path) -> tup
     from prlhf.model.base import load_base
     from prlhf.model.checkpoint import assemble
     from prlhf.model.reference import Reference
-    from prlhf.model.scoring import engine_of
+    from prlhf.model.rewards import engine_of
     from prlhf.train.encode import EncodedSet
     from prlhf.train.loop import Loop
     from prlhf.train.objectives import objective_of

@@ -62,7 +62,7 @@ names of the files only, and where the change belongs.
 | change | expected in | belongs in | |
 |---|---|---|---|
 | a new loss | `train/losses.py` | `train/losses.py` | hit |
-| a new user model | `model/users.py` | `model/users.py` | hit |
+| a new user model | `model/user_models.py` | `model/user_models.py` | hit |
 | another judge prompt | `judge/prompts/` | `judge/prompts/` | hit |
 | a new raw format | `source/formats.py` | the reader in `source/formats.py`, its suffix in `source/files.py` | miss |
 | a new column in responses | `responses.py` | `responses.py`; its value comes from `generate/writer.py` | hit |

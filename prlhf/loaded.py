@@ -19,7 +19,7 @@ from prlhf.generate.readers import Reader
 from prlhf.generate.requests import plan_requests
 from prlhf.model.checkpoint import Trained
 from prlhf.model.encoding import Encoded
-from prlhf.model.scoring import ResponseReader, Rewards, rewards_of
+from prlhf.model.rewards import ResponseReader, Rewards, rewards_of
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import pytest
 import prlhf
 from prlhf.config import GenerateConfig
 from prlhf.generate.run import generate as write_responses
-from prlhf.model.scoring import ResponseReader, load_rewards
+from prlhf.model.rewards import ResponseReader, load_rewards
 from prlhf.responses import read_responses
 
 PROMPT = "SUBREDDIT: r/pets\nTITLE: a cat\nPOST: my sister hid lamps.\nTL;DR: "

@@ -83,3 +83,18 @@ def test_one_module_shows() -> None:
     """Only prlhf_cli.show and its bars use rich, so that all commands look alike."""
     users = [path.name for path in COMMANDS for _, name in imported(tree_of(path)) if name.partition(".")[0] == "rich"]
     assert set(users) == {"show.py", "bars.py"}
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    """Not inside packages either: one can read a package from its first module to its last."""
+    modules = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in FILES}
+    names = {name.removesuffix(".__init__"): name for name in modules}
+    needs = {
+        module: {
+            names.get(name, names.get(name.rpartition(".")[0], module)) for _, name in imported(tree_of(path))
+        } - {module}
+        for module, path in modules.items()
+    }  # fmt: skip
+    while ready := {module for module, needed in needs.items() if not needed}:
+        needs = {module: needed - ready for module, needed in needs.items() if module not in ready}
+    assert not needs

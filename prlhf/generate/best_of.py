@@ -18,7 +18,7 @@ from prlhf.errors import PrlhfError
 from prlhf.generate.decoding import Written, write
 from prlhf.generate.requests import WriteRequest
 from prlhf.model.checkpoint import Policy, digest, model_folder, read_about
-from prlhf.model.scoring import ResponseReader, Rewards, load_rewards, score
+from prlhf.model.rewards import ResponseReader, Rewards, load_rewards, score
 
 
 def reward_settings(config: GenerateConfig) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from prlhf.generate.kv_cache import SlotCache, decode_masks, known_kinds
 from prlhf.generate.sampling import choose
+from prlhf.model.base import window_of
 from prlhf.model.engine import REFUSALS
 from prlhf.model.personalized import PersonalizedLM, unwrapped
-from prlhf.model.windows import window_of
 
 T = TypeVar("T")
 SIMILAR = 0.9  # of the longest length in a batch: shorter beginnings are read separately

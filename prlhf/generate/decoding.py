@@ -22,8 +22,8 @@ from prlhf.generate.requests import WriteRequest, row_seed
 from prlhf.generate.sampling import choose
 from prlhf.model.chat import Chat
 from prlhf.model.checkpoint import Policy
-from prlhf.model.encoding import pad_rows
 from prlhf.model.personalized import unwrapped
+from prlhf.model.readings import pad_rows
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def turn_end(policy: Policy, config: GenerateConfig) -> End:
 
 def vectors_of(policy: Policy, request: WriteRequest) -> int:
     """Whose vectors the request begins with: the uniform user model's are everyone's."""
-    return 0 if policy.config.user_model == "uniform" else request.user_index
+    return request.user_index if policy.model.users.personal else 0
 
 
 def by_loop(policy: Policy, rows: Sequence[DecodeRow], config: GenerateConfig, end: End) -> Iterator[list[DecodeRow]]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 from typing_extensions import override
 
-from prlhf.model.windows import FULL, SLIDING, window_of
+from prlhf.model.base import FULL, SLIDING, window_of
 
 
 class SlotCache(Cache):

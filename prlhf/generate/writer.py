@@ -21,13 +21,12 @@ from prlhf.generate.decoding import Written, write
 from prlhf.generate.readers import named_users
 from prlhf.generate.requests import WriteRequest
 from prlhf.kernels import speed_up
-from prlhf.model.base import load_base, pick_device, pick_dtype
+from prlhf.model.base import load_base, load_skeleton, pick_device, pick_dtype
 from prlhf.model.checkpoint import Policy, digest, load_policy, model_folder, read_about, reference_model
 from prlhf.model.per_user import is_per_user, read_per_user, run_of
 from prlhf.model.personalized import PersonalizedLM
-from prlhf.model.skeleton import load_skeleton
-from prlhf.model.user_index import read_users
-from prlhf.model.users import build_user_model
+from prlhf.model.user_models import build_user_model
+from prlhf.model.user_store import read_users
 from prlhf.model.weights import check_weights, load_weights
 from prlhf.progress import SILENT, Progress
 from prlhf.responses import Response

@@ -23,7 +23,7 @@ from prlhf.judge.judges import given, not_used
 from prlhf.judge.statistics import half_tied_rate
 from prlhf.model.fitting import Fitting
 from prlhf.model.per_user import trained_on
-from prlhf.model.scoring import Scored, load_rewards, score, summarise
+from prlhf.model.rewards import Scored, accuracy_summary, load_rewards, score
 from prlhf.parse import json_text
 from prlhf.progress import SILENT, Progress
 
@@ -89,7 +89,7 @@ def judge_checkpoint(
             "generic": with_interval(ids, as_generic, seen or unseen, config),
             "shuffled": with_interval(ids, as_other, seen if len(trained.user_ids) > 1 else [], config),
         },
-        **summarise(ids, own, as_user, as_generic),
+        **accuracy_summary(ids, own, as_user, as_generic),
     }
     with replacing(config.out, "judgement") as folder:
         (folder / "results.json").write_text(json_text(results, indent=2) + "\n", encoding="utf-8")

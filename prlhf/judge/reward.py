@@ -24,7 +24,7 @@ class RewardJudge(LocalJudge):
     uses = frozenset(("model", "trust_remote_code", "device"))
 
     def __init__(self, run: str, config: JudgeConfig) -> None:
-        from prlhf.model.scoring import ResponseReader, load_rewards  # imports torch
+        from prlhf.model.rewards import ResponseReader, load_rewards  # imports torch
 
         super().__init__(run, config)
         trained, self._rewards = load_rewards(Path(run), config.device, config.model, config.trust_remote_code)
@@ -37,7 +37,7 @@ class RewardJudge(LocalJudge):
     def scores(self, pairs: list[Pair]) -> list[tuple[float, float]]:
         """The rewards of A and B in each pair. Raises PrlhfError if a pair does not fit the base's context."""
         from prlhf.model.fitting import Fitting
-        from prlhf.model.scoring import score
+        from prlhf.model.rewards import score
 
         fitting = Fitting(skip=False)
         encoded = [encoded for _, encoded in fitting.part("pairs of responses", pairs, self._encoded)]

@@ -1,4 +1,7 @@
-"""Load a base model: the bundled tiny one, a folder, a hub id, or a GGUF file (converted once and cached)."""
+"""Base models: load one with or without its weights, and make it trainable.
+
+A base is the bundled tiny model, a folder, a hub id, or a GGUF file, which is converted once and cached.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from prlhf.config import cache_folder
-from prlhf.errors import PrlhfError
+from prlhf.config import TrainConfig, cache_folder
+from prlhf.errors import PrlhfError, nearest, one_line
 from prlhf.files import atomic_dir
 from prlhf.model.base_errors import (
     INDEX,
@@ -20,13 +24,14 @@ from prlhf.model.base_errors import (
     check_folder,
     check_gguf,
     check_hub_weights,
-    check_weights,
+    check_safetensors,
     failures_named,
     gguf_failures_named,
     no_folder,
 )
 from prlhf.source import hub
 
+FULL, SLIDING = "full_attention", "sliding_attention"  # kinds of layers, by transformers' names
 TINY = Path(__file__).parent.parent / "assets" / "tiny-base"
 
 
@@ -46,7 +51,11 @@ class Base:
 
 
 def pick_device(device: str) -> torch.device:
-    """The device of that name; `auto` is a GPU where there is one. Raises PrlhfError."""
+    """The device called `device`; `auto` is a GPU where there is one.
+
+    Raises:
+        PrlhfError: the name is not known, or this machine has no GPU.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -54,7 +63,7 @@ def pick_device(device: str) -> torch.device:
     except RuntimeError as error:
         raise PrlhfError(f"device '{device}' is not known", "use auto, cpu or cuda") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise PrlhfError(f"device '{device}' is asked for and this machine has no GPU", "set device to cpu")
+        raise PrlhfError(f"device = {device}, and this machine has no GPU", "set device to cpu")
     return chosen
 
 
@@ -82,15 +91,19 @@ def load_base(
     lm, found = loaded
     check_complete(name, set(found["missing_keys"]))
     check_special_tokens(name, tokenizer, lm)
-    for parameter in lm.parameters():
-        parameter.requires_grad_(False)
+    _freeze(lm)
     return Base(name, lm.to(device).eval(), tokenizer, fingerprint(lm))
 
 
-def check_special_tokens(name: str, tokenizer: Any, lm: Any) -> None:
-    """Refuse a tokenizer that cannot end a response.
+def _freeze(lm: Any) -> None:
+    for parameter in lm.parameters():
+        parameter.requires_grad_(False)
 
-    EOS is its padding where it has none, or one that `lm` has no embedding for: padding is masked.
+
+def check_special_tokens(name: str, tokenizer: Any, lm: Any) -> None:
+    """Refuse a tokenizer without an end-of-text token.
+
+    It becomes the padding token too if the tokenizer has none, or one without an embedding in `lm`: padding is masked.
     """
     if tokenizer.eos_token_id is None:
         raise PrlhfError(f"the tokenizer of {name} has no end-of-text token", "choose a model that has one")
@@ -116,7 +129,7 @@ def resolve_name(name: str) -> Path | str:
     path = Path(name).expanduser()
     if path.exists():
         check_folder(name, path)
-        check_weights(name, {file.name for file in path.iterdir()})
+        check_safetensors(name, {file.name for file in path.iterdir()})
         return path
     if name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise PrlhfError(f"no model at {name}{no_folder(path)}", "give a folder, a .gguf file or a hub id")
@@ -127,7 +140,7 @@ def resolve_name(name: str) -> Path | str:
 
 
 def in_cache(name: str) -> bool:
-    """Whether the weights of a hub id are on this machine."""
+    """Whether the weights of the model with hub id `name` are on this machine."""
     from huggingface_hub import try_to_load_from_cache
 
     with failures_named(name):
@@ -135,7 +148,7 @@ def in_cache(name: str) -> bool:
 
 
 def gguf_folder(path: Path) -> Path:
-    """Where in the cache a GGUF file's converted weights are or will be."""
+    """The folder in the cache for the converted weights of a GGUF file."""
     check_gguf(path)
     with path.open("rb") as file:
         key = hashlib.file_digest(file, "sha256").hexdigest()[:16]
@@ -154,7 +167,7 @@ def convert_gguf(path: Path) -> Path:
         lm: Any = transformers.AutoModelForCausalLM.from_pretrained(
             str(path.parent), gguf_file=path.name, dtype=torch.float32
         )
-    # The loaded model still calls itself quantized, which forbids training and saving it.
+    # The loaded model still says that it is quantized, which forbids training and saving it.
     lm.hf_quantizer, lm.is_quantized = None, False
     for holder, name in ((lm.config, "quantization_config"), (lm, "quantization_method")):
         if hasattr(holder, name):
@@ -163,3 +176,127 @@ def convert_gguf(path: Path) -> Path:
         lm.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
     return out
+
+
+# ---- without weights ----
+
+
+def load_skeleton(name: str, dtype: torch.dtype, trust_remote_code: bool = False) -> tuple[Base, list[str]]:
+    """A base without its weights, and one line for each of its parts that is not on this machine yet.
+
+    `name` is as for `load_base`. `lm` is on the meta device and there is no fingerprint. It takes seconds for a model
+    of any size and converts nothing; of a hub id only config and tokenizer are downloaded.
+    """
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    location, options, missing = _find(name)
+    options["trust_remote_code"] = trust_remote_code
+    with gguf_failures_named(Path(name)) if "gguf_file" in options else failures_named(name):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(location, **options)
+        config = transformers.AutoConfig.from_pretrained(location, **options)
+        with torch.device("meta"):
+            lm: Any = transformers.AutoModelForCausalLM.from_config(
+                config, dtype=dtype, trust_remote_code=trust_remote_code
+            )
+    check_special_tokens(name, tokenizer, lm)
+    _freeze(lm)
+    return Base(name, lm, tokenizer, ""), missing
+
+
+def _find(name: str) -> tuple[str, dict[str, Any], list[str]]:
+    """Where config and tokenizer are, options for reading them, and a line for each part that is missing."""
+    if name.endswith(".gguf"):
+        path = Path(name).expanduser()
+        converted = gguf_folder(path)
+        if converted.is_dir():
+            return str(converted), {}, []
+        return str(path.parent), {"gguf_file": path.name}, [f"{name} will be converted on first use, to {converted}"]
+    location = str(resolve_name(name))
+    if Path(location).is_dir():
+        there = any((Path(location) / file).is_file() for file in (WHOLE, INDEX))
+        return location, {}, [] if there else [f"{name} holds no weights: training needs {WHOLE} there"]
+    return location, {}, [] if in_cache(name) else [f"the weights of {name} are not downloaded yet"]
+
+
+# ---- trainable ----
+
+
+def make_trainable(lm: Any, config: TrainConfig) -> Any:
+    """`lm` with all weights trainable, or a PeftModel around it with a LoRA adapter.
+
+    The base's own dropout is turned off, as in TRL.
+
+    Raises:
+        PrlhfError: `lora_targets` names modules that the base does not have.
+    """
+    _turn_off_dropout(lm)
+    if config.full_finetune:
+        for parameter in lm.parameters():
+            parameter.requires_grad_(True)
+        return lm
+    from peft import LoraConfig, get_peft_model
+
+    targets = targets_of(lm, config.lora_targets)
+    lora = LoraConfig(
+        r=config.lora_r,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            return get_peft_model(lm, lora, autocast_adapter_dtype=True)
+    except ValueError as error:
+        raise PrlhfError(
+            f"lora_targets = '{config.lora_targets}' fits no layer: {one_line(error)}",
+            "name linear layers, or use --set lora_targets=all-linear",
+        ) from error
+
+
+def targets_of(lm: nn.Module, text: str) -> str | list[str]:
+    """`all-linear`, or the names of modules in `text`, separated by commas.
+
+    Raises PrlhfError for each name that no module of `lm` ends with: PEFT complains only if no name fits, and half an
+    adapter would go unnoticed.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if names == ["all-linear"]:
+        return "all-linear"
+    modules = [f".{name}" for name, _ in lm.named_modules()]
+    known = {name.rpartition(".")[2] for name, module in lm.named_modules() if isinstance(module, nn.Linear | Conv1D)}
+    for name in names or [""]:
+        if not name or not any(module.endswith(f".{name}") for module in modules):
+            raise PrlhfError(
+                f"lora_targets = '{text}': '{name}' fits no layer of the model",
+                f"{nearest(name, known)} or --set lora_targets=all-linear",
+            )
+    return names
+
+
+def _turn_off_dropout(lm: Any) -> None:
+    """Turn off both kinds: modules, and the rates that OPT, GPT-NeoX and others pass to functions."""
+    for module in lm.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if name.endswith("dropout") and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
+# ---- what its config says ----
+
+
+def window_of(config: Any) -> int | None:
+    """How many tokens a token looks at, including itself, in layers with a sliding window; None: no window."""
+    if getattr(config, "use_sliding_window", True) is False:
+        return None
+    kinds = getattr(config, "layer_types", None)
+    if kinds is not None and SLIDING not in kinds:
+        return None
+    window = getattr(config, "sliding_window", None)
+    return None if window is None else int(window)

@@ -1,4 +1,4 @@
-"""Why a base model cannot be loaded, in one line: what transformers and the hub raise, by its real cause."""
+"""Why a base model cannot be loaded, in one line: errors of transformers and the hub, by their real cause."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ CONVERT = "convert it at https://huggingface.co/spaces/safetensors/convert, or l
 
 @contextmanager
 def failures_named(name: str) -> Iterator[None]:
-    """Turn what transformers raises for a base it cannot load into a PrlhfError."""
+    """Turn what transformers raises for a base that it cannot load into a PrlhfError."""
     try:
         yield
     except (PrlhfError, MemoryError):
         raise
-    except Exception as error:  # transformers, tokenizers, safetensors and a model's own code: all have their own
+    except Exception as error:  # transformers, tokenizers, safetensors and a model's code raise many types
         raise PrlhfError(*why_not(name, error)) from error
 
 
 @contextmanager
 def gguf_failures_named(path: Path) -> Iterator[None]:
-    """Turn whatever comes of reading a damaged GGUF file into a PrlhfError."""
+    """Turn whatever reading a damaged GGUF file raises into a PrlhfError."""
     try:
         yield
     except Exception as error:
@@ -42,13 +42,13 @@ def gguf_failures_named(path: Path) -> Iterator[None]:
 
 
 def check_gguf(path: Path) -> None:
-    """Refuse what is not a GGUF file, and say what reading one needs, before anything is loaded."""
+    """Refuse a file that is not GGUF or cannot be read without another package, before anything is loaded."""
     if not path.is_file():
         raise PrlhfError(f"no GGUF file at {path}", "check the path")
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise PrlhfError(
-                f"cannot read {path} as GGUF: it does not begin as one", "the file may be damaged: download it again"
+                f"cannot read {path} as GGUF: it does not begin like one", "the file may be damaged: download it again"
             )
     if importlib.util.find_spec("gguf") is None:
         raise PrlhfError(f"reading {path} needs the package gguf", "pip install 'prlhf[gguf]'")
@@ -77,14 +77,14 @@ def _adapter_base(path: Path) -> str:
 
 
 def no_folder(path: Path) -> str:
-    """That a name that may be meant as a path is none, for the end of a message; `` where it cannot be one."""
+    """The end of a message for a name that may be meant as a path: there is no such folder; "" if it cannot be one."""
     if path.parent == Path() or not path.parent.is_dir():
         return ""
     return f"; there is no folder {path}, {nearest(path.name, (p.name for p in path.parent.iterdir()))}"
 
 
-def check_weights(name: str, files: set[str]) -> None:
-    """Refuse a model whose weights are there, but not as safetensors; a model without any is for the loader."""
+def check_safetensors(name: str, files: set[str]) -> None:
+    """Refuse a model that has weights, but not as safetensors; the loader refuses a model without any."""
     if any(file.endswith((".safetensors", INDEX)) for file in files):
         return
     others = sorted(f for f in files if f.endswith((".bin", ".pt", ".pth", ".h5", ".msgpack", ".gguf", ".onnx")))
@@ -98,16 +98,16 @@ def check_weights(name: str, files: set[str]) -> None:
 
 
 def check_hub_weights(name: str) -> None:
-    """Ask the hub whether it has the weights of `name` for us as safetensors. Raises PrlhfError where it has not."""
+    """Raise PrlhfError if the hub does not have the weights of `name` as safetensors."""
     from huggingface_hub import file_exists, list_repo_files
 
     with failures_named(name):
         if not any(file_exists(name, file) for file in (WHOLE, INDEX)):
-            check_weights(name, set(list_repo_files(name)))
+            check_safetensors(name, set(list_repo_files(name)))
 
 
 def check_complete(name: str, missing: set[str]) -> None:
-    """Refuse a model of which transformers has made up the weights `missing`."""
+    """Refuse a model whose weights `missing` were initialized at random by transformers."""
     if missing:
         shown = ", ".join(sorted(missing)[:3]) + (", …" if len(missing) > 3 else "")
         raise PrlhfError(
@@ -117,11 +117,11 @@ def check_complete(name: str, missing: set[str]) -> None:
 
 
 def why_not(name: str, error: Exception) -> tuple[str, str]:
-    """A loading error as (message, hint). transformers raises the same types for everything, so its words count."""
+    """A loading error as (message, hint). transformers raises the same types for everything, so its words decide."""
     text = " ".join(str(error).split())
     path = Path(name).expanduser()
     if "trust_remote_code" in text:
-        return f"model {name} carries code of its own", "read it, then allow it with --trust-remote-code"
+        return f"model {name} has its own code", "read it, then allow it with --trust-remote-code"
     if found := re.search(r"model type `?(\S+?)`? but Transformers does not recognize", text):
         from transformers import __version__ as version
 

@@ -1,8 +1,8 @@
-"""A tokenizer's chat template: conversations to text, and what ends a turn.
+"""Conversations as text: a tokenizer's chat template, what ends a turn, and responses of several turns.
 
-The template decides how a prompt and a finished turn are written; what it refuses or leaves out is never lost in
-silence. Messages without a place in the template (a system message, for Gemma) stand in front of the first user
-message; other refusals are errors with the row's name and the template's own words.
+The template decides how a prompt and a finished turn are written; what it refuses or leaves out is never lost silently.
+A system message that the template does not take (Gemma's, for example) is put in front of the first user message; other
+refusals are errors with the row's name and the template's own words.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import takewhile
 from typing import Any
 
-from prlhf.dataset import Message
+from prlhf.dataset import Comparison, Message, Text
 from prlhf.errors import PrlhfError, one_line
 
-MARK = "answer-7f3a"  # stands in for a response when the template is asked what follows one
+MARK = "answer-7f3a"  # takes the place of a response to find out what the template writes after it
 TAG = re.compile(r"<[^<>\s]+>|\[/?\w+\]")
 THOUGHT = re.compile(
     r"(?P<tag><(?P<angle>[\w:]*(?:think|thought|reason)\w*)>"
@@ -30,12 +30,12 @@ THOUGHT = re.compile(
 
 
 class Refused(Exception):
-    """What a template said instead of writing a conversation."""
+    """A template does not write a conversation; the message is its own."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What follows a prompt's text: `lead`, the response's own words, and what ends the turn."""
+    """What follows the text of a prompt: `lead`, the words of the response, and what ends the turn."""
 
     lead: str
     content: str
@@ -50,17 +50,20 @@ class Turn:
 class Chat:
     """The chat template of `tokenizer`, rendered with `options` (such as `{"enable_thinking": False}`)."""
 
-    def __init__(self, tokenizer: Any, options: Mapping[str, Any], told: Counter[str] | None = None) -> None:
-        """`told`: counts what is done to conversations that the template does not take as they are."""
+    def __init__(self, tokenizer: Any, options: Mapping[str, Any], changes: Counter[str] | None = None) -> None:
+        """`changes` counts what is done to conversations that the template does not take as they are."""
         self._tokenizer, self._options = tokenizer, dict(options)
-        self.told = Counter[str]() if told is None else told
+        self.changes = Counter[str]() if changes is None else changes
 
     # ---- conversations to text ----
 
     def prompt(self, messages: Sequence[Message], name: str) -> str:
-        """The text that a model continues: up to where an answer begins, or to the end of a begun one.
+        """The text that a model continues: up to where an answer begins, or to the end of an answer that was begun.
 
-        `name` is what an error calls the prompt. Raises PrlhfError where the template refuses the conversation.
+        `name` is what an error calls the prompt.
+
+        Raises:
+            PrlhfError: the template refuses the conversation.
         """
         messages = without_empty_system(messages)
         if not is_begun(messages):
@@ -75,8 +78,8 @@ class Chat:
     def turn(self, messages: Sequence[Message], shown: str, answer: str, name: str) -> Turn:
         """What follows `shown`, the text of the prompt `messages`, where `answer` is the response.
 
-        As the template writes it, if prompt and whole agree and nothing of the answer is missing. Else the answer
-        stands as it is, and a thought that `shown` opened is not opened twice and does not swallow it.
+        It is as the template writes it, if that begins with `shown` and nothing of the answer is missing. Otherwise the
+        answer stays as it is; a thought that `shown` opened is not opened again, and is closed before the answer.
         """
         messages = without_empty_system(messages)
         begun = messages[-1]["content"] if is_begun(messages) else ""
@@ -88,11 +91,11 @@ class Chat:
             at = len(body.rstrip()) - len(content.strip())
             if body.rstrip().endswith(content.strip()) and lead.strip() in body[:at]:
                 return Turn(body[:at], body[at:], self.end)
-        self.told["thoughts closed" if lead else "apart"] += 1
+        self.changes["thoughts closed" if lead else "apart"] += 1
         return Turn(lead, content, self.end)
 
     def _render(self, messages: Sequence[Message], name: str, **how: Any) -> str:
-        """As the template writes it; a system message that it has no place for goes to the first user message."""
+        """As the template writes it; a system message that it does not take goes to the first user message."""
         try:
             return self._written(messages, **how)
         except Refused as refused:
@@ -104,7 +107,7 @@ class Chat:
             except Refused as refused:
                 error = refused
             else:
-                self.told["system"] += 1
+                self.changes["system"] += 1
                 return text
         raise PrlhfError(
             f"the chat template refuses the conversation of '{name}': {error}",
@@ -112,7 +115,7 @@ class Chat:
         ) from error
 
     def _written(self, messages: Sequence[Message], **how: Any) -> str:
-        """Raises Refused with the template's words, or where it leaves out a message that is not the assistant's."""
+        """Raises Refused if the template refuses, or leaves out a message that is not the assistant's."""
         if not getattr(self._tokenizer, "chat_template", None):
             raise PrlhfError(
                 "the data set is conversational and the base model has no chat template",
@@ -131,23 +134,23 @@ class Chat:
 
     @property
     def end(self) -> str:
-        """What the template writes after a response, up to and with the token that ends the turn."""
+        """What the template writes after a response, up to the token that ends the turn, which is included."""
         return self._end[0]
 
     @property
     def end_id(self) -> int | None:
-        """The token that ends a turn; None where the template has none of its own."""
+        """The token that ends a turn; None if the template does not write one."""
         return self._end[1]
 
     @property
     def end_words(self) -> str:
-        """A mark at the end of turns that is several tokens to this tokenizer, as ChatML on a base; else ''."""
+        """A mark at the end of turns that is several tokens for this tokenizer, such as ChatML's; otherwise ""."""
         found = TAG.search(self.end)
         return found.group() if found and self.end_id is None else ""
 
     @cached_property
     def _after(self) -> str:
-        """All that the template writes after a response."""
+        """Everything that the template writes after a response."""
         talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": MARK}]
         try:
             return self._written(talk).rpartition(MARK)[2]
@@ -171,17 +174,17 @@ class Chat:
 
 
 def is_begun(messages: Sequence[Message]) -> bool:
-    """Whether a conversation ends in an answer that is to be continued."""
+    """Whether a conversation ends in an answer for the model to continue."""
     return bool(messages) and messages[-1]["role"] == "assistant"
 
 
 def without_empty_system(messages: Sequence[Message]) -> list[Message]:
-    """Converted sets often have system messages that say nothing."""
+    """`messages` without system messages that are empty, which converted data often have."""
     return [m for m in messages if m["role"] != "system" or m["content"].strip()]
 
 
 def system_to_user(messages: Sequence[Message]) -> list[Message] | None:
-    """The system message at the head put in front of the first user message; None where there is none of either."""
+    """The system message at the head put in front of the first user message; None if one of them is missing."""
     user = next((at for at, message in enumerate(messages) if message["role"] == "user"), None)
     if user is None or messages[0]["role"] != "system":
         return None
@@ -190,7 +193,7 @@ def system_to_user(messages: Sequence[Message]) -> list[Message] | None:
 
 
 def opened_thought(text: str) -> tuple[str, str] | None:
-    """(opening, closing) tags of a thought that `text` ends by opening, as the prompts of reasoning models do."""
+    """(opening, closing) tags of a thought that the end of `text` opens, as in prompts of reasoning models."""
     found = THOUGHT.search(text)
     if not found:
         return None
@@ -202,8 +205,8 @@ def opened_thought(text: str) -> tuple[str, str] | None:
 def within(shown: str, answer: str) -> tuple[str, str]:
     """`answer` after `shown`, as (what comes first, the answer).
 
-    Where `shown` opens a thought, an answer that begins with its own does not open it again, and one without closes
-    it, as reasoning models write an empty thought.
+    If `shown` opens a thought, an answer that opens it too does not open it again, and an answer without a thought is
+    preceded by the closing tag, as reasoning models write an empty thought.
     """
     tags = opened_thought(shown)
     if tags is None:
@@ -212,3 +215,51 @@ def within(shown: str, answer: str) -> tuple[str, str]:
     if answer.lstrip().startswith(opening):
         return "", answer.lstrip()[len(opening) :].removeprefix("\n" if shown.endswith("\n") else "")
     return ("", answer) if closing in answer else (f"\n{closing}\n\n", answer)
+
+
+# ---- responses of several turns ----
+
+
+def one_answer(row: Comparison, changes: Counter[str]) -> Comparison:
+    """`row` with responses of one assistant message each, so that no words of the user are trained as a response.
+
+    A prompt that both responses repeat is removed from them, and turns that both begin with move to the prompt;
+    `changes` counts both.
+
+    Raises:
+        PrlhfError: a response is then anything but one message of the assistant.
+    """
+    prompt, chosen, rejected = row.prompt, row.chosen, row.rejected
+    if _repeated(prompt, chosen) and _repeated(prompt, rejected):
+        changes["repeats"] += 1
+        chosen, rejected = chosen[len(prompt) :], rejected[len(prompt) :]
+    if isinstance(prompt, str) or isinstance(chosen, str) or isinstance(rejected, str):
+        return row if chosen is row.chosen else replace(row, chosen=chosen, rejected=rejected)
+    shared = _shared(chosen, rejected)
+    if shared:
+        changes["turns moved"] += 1
+        prompt, chosen, rejected = [*prompt, *chosen[:shared]], chosen[shared:], rejected[shared:]
+    for name, response in (("chosen", chosen), ("rejected", rejected)):
+        roles = [message["role"] for message in response]
+        if roles != ["assistant"]:
+            raise PrlhfError(
+                f"the {name} response of '{row.id}' is not one message of the assistant but {', '.join(roles)}",
+                "put the turns before the last answer into the prompt, and give responses the role 'assistant'",
+            )
+    return replace(row, prompt=prompt, chosen=chosen, rejected=rejected)
+
+
+def _repeated(prompt: Text, response: Text) -> bool:
+    """Whether a response begins with the whole prompt and continues; a plain prompt must not end within a word."""
+    if isinstance(prompt, str) and isinstance(response, str):
+        after = response[len(prompt) : len(prompt) + 1]
+        return bool(prompt.strip() and after) and response.startswith(prompt) and not (prompt[-1:] + after).isalnum()
+    if isinstance(prompt, str) or isinstance(response, str):
+        return False
+    return len(response) > len(prompt) and response[: len(prompt)] == prompt
+
+
+def _shared(chosen: Sequence[Message], rejected: Sequence[Message]) -> int:
+    """The number of messages that both begin with, not counting the last message of either."""
+    pairs = zip(chosen[:-1], rejected[:-1], strict=False)
+    return next((at for at, (a, b) in enumerate(pairs) if a != b), min(len(chosen), len(rejected)) - 1)

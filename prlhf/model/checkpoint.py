@@ -1,15 +1,15 @@
 """A policy or a reward model on disk: PEFT adapter (or full weights), user model, user index and tokenizer.
 
 adapter_config.json, adapter_model.safetensors   the LoRA adapter, readable by PEFT
-model.safetensors, config.json                   instead of them after full fine-tuning
+model.safetensors, config.json                   in their place after full fine-tuning
 user_model.safetensors                           the user model's parameters
 reward_head.safetensors                          the scalar head, of a reward model
 users.json                                       seen users: ids (position i has index i + 1) and texts
 prlhf.json                                       kind, base, its fingerprint, settings, checksums of the weights
 
-With more than 1,000 users, so that a few of them can be loaded without the others:
+With more than 1,000 users, so that some of them can be loaded without the others:
 users.sqlite                                     instead of users.json: a table of position, id and text
-user_model.sha256                                a checksum a line for each MiB of user_model.safetensors
+user_model.sha256                                one checksum per line, for each MiB of user_model.safetensors
 """
 
 from __future__ import annotations
@@ -27,14 +27,12 @@ from pydantic import BaseModel
 from prlhf.config import TrainConfig
 from prlhf.errors import PrlhfError, one_line
 from prlhf.kernels import speed_up
-from prlhf.model.adapter import make_trainable
-from prlhf.model.base import Base, load_base, pick_device, pick_dtype
+from prlhf.model.base import Base, load_base, make_trainable, pick_device, pick_dtype
 from prlhf.model.encoding import Encoder
-from prlhf.model.personalized import Personalized, PersonalizedLM
-from prlhf.model.reward import RewardModel
+from prlhf.model.personalized import Personalized, PersonalizedLM, RewardModel
 from prlhf.model.sharding import load_spread_base, shard
-from prlhf.model.user_index import MANY, Users, read_users, write_users
-from prlhf.model.users import UserModel, build_user_model
+from prlhf.model.user_models import UserModel, build_user_model
+from prlhf.model.user_store import MANY, Users, read_users, write_users
 from prlhf.model.weights import check_weights, load_weights, save_weights, sum_weights
 from prlhf.parse import json_value
 
@@ -45,9 +43,9 @@ M = TypeVar("M", bound=Personalized)
 
 
 class _About(BaseModel):
-    """What is read of prlhf.json."""
+    """The part of prlhf.json that is read."""
 
-    kind: Literal["policy", "reward model"] = "policy"  # there were no reward models at first
+    kind: Literal["policy", "reward model"] = "policy"  # checkpoints of the first version do not have it
     base: str
     base_fingerprint: str
     train: dict[str, Any]
@@ -56,15 +54,15 @@ class _About(BaseModel):
 
 @dataclass(frozen=True)
 class Trained(Generic[M]):
-    """A personalized model with what it takes to use it: a policy, ready to score or to write, or a reward model."""
+    """A personalized model, a policy or a reward model, with everything that is needed to use it."""
 
     model: M
     base: Base
     config: TrainConfig
-    user_ids: list[str]  # position i holds the user of index i + 1, where `user_indices` says nothing else
-    user_texts: dict[str, str]  # text about the user, for those who have one
-    user_indices: list[int] | None = None  # of the users in `user_ids`, where these are but some
-    conversational: bool | None = None  # whether the data it was trained on is; None: not known
+    user_ids: list[str]  # position i has user index i + 1, unless `user_indices` is given
+    user_texts: dict[str, str]  # texts about those users who have one
+    user_indices: list[int] | None = None  # of `user_ids`, if these are only some of the users
+    conversational: bool | None = None  # whether its training data are conversations; None: not known
 
     @property
     def tokenizer(self) -> Any:
@@ -77,11 +75,11 @@ class Trained(Generic[M]):
         return self.base.lm.device  # type: ignore[no-any-return]
 
     def index_of(self) -> dict[str, int]:
-        """The index of each seen user, by id."""
+        """The user index of each seen user, by id."""
         return dict(zip(self.user_ids, self.user_indices or range(1, len(self.user_ids) + 1), strict=True))
 
     def encoder(self) -> Encoder:
-        """What turns rows into tokens for this model, within its context."""
+        """An encoder of rows for this model, within its context."""
         limit = min(self.config.max_tokens or self.base.context, self.base.context)
         return Encoder(
             self.tokenizer,
@@ -99,14 +97,14 @@ Policy = Trained[PersonalizedLM]
 
 
 def build_policy(config: TrainConfig, user_ids: list[str], user_texts: dict[str, str], sharded: bool = False) -> Policy:
-    """A fresh policy: base, adapter (zero at the start) and user model. `sharded`: see sharding.py."""
+    """A new policy: base, adapter (zero at the start) and user model. `sharded`: see sharding.py."""
     return _build(config, user_ids, user_texts, PersonalizedLM, sharded)
 
 
 def build_reward_model(
     config: TrainConfig, user_ids: list[str], user_texts: dict[str, str], sharded: bool = False
 ) -> Trained[RewardModel]:
-    """A fresh reward model: base, adapter, user model and head. `sharded`: see sharding.py."""
+    """A new reward model: base, adapter, user model and head. `sharded`: see sharding.py."""
     return _build(config, user_ids, user_texts, RewardModel, sharded)
 
 
@@ -157,7 +155,7 @@ def _fresh_users(base: Base, config: TrainConfig, user_ids: list[str]) -> UserMo
 
 
 def save_policy(policy: Trained[Any], folder: Path) -> None:
-    """Everything `load_policy` or `load_reward_model` needs, into an existing folder."""
+    """Write everything that `load_policy` or `load_reward_model` needs into an existing folder."""
     save_weights(policy.model, folder)
     policy.tokenizer.save_pretrained(folder)
     write_users(folder, policy.user_ids, policy.user_texts)
@@ -173,7 +171,7 @@ def save_policy(policy: Trained[Any], folder: Path) -> None:
 
 
 def model_folder(run: Path) -> Path:
-    """The final model of a run folder; the folder itself where it is a model."""
+    """The folder of the final model of a run; `run` itself if it is such a folder."""
     return run / "model" if (run / "model" / ABOUT).is_file() else run
 
 
@@ -185,15 +183,18 @@ def load_policy(
     trust_remote_code: bool = False,
     users: Collection[str] | None = None,
 ) -> Policy:
-    """Load a trained policy; `base` gives the base model's place where it has moved.
+    """Load a trained policy. `base`: where the base model is, if it has moved.
 
-    `users`: ids of those it is to serve besides the generic user. Of a checkpoint of many users only these are read,
-    and those it does not know are left out.
+    `users`: the ids of users to serve besides the generic user. From a checkpoint of many users only these are read;
+    unknown ids are left out.
+
+    Raises:
+        PrlhfError: `run` is not a policy, a file is damaged, or the base cannot be loaded or is another one.
     """
     if kind_of(run) == "reward model":
         raise PrlhfError(
-            f"{run} is a reward model, which writes nothing",
-            "give the run of a policy, as of `prlhf train --objective dpo`",
+            f"{run} is a reward model, which does not write",
+            "give the run of a policy: `prlhf train --objective dpo`",
         )
     return _load(run, PersonalizedLM, device, precision, base, trust_remote_code, users)
 
@@ -201,10 +202,10 @@ def load_policy(
 def load_reward_model(
     run: Path, device: str = "auto", precision: str = "auto", base: str | None = None, trust_remote_code: bool = False
 ) -> Trained[RewardModel]:
-    """Load a trained reward model, as `load_policy` does a policy."""
+    """Load a trained reward model, as `load_policy` loads a policy."""
     if kind_of(run) != "reward model":
         raise PrlhfError(
-            f"{run} is a policy, no reward model", "give the run of one, as of `prlhf train --objective rm`"
+            f"{run} is a policy, not a reward model", "give the run of a reward model: `prlhf train --objective rm`"
         )
     return _load(run, RewardModel, device, precision, base, trust_remote_code)
 
@@ -247,7 +248,7 @@ def _load(
 
 
 def _blank_users(config: TrainConfig, users: Users, base: Base) -> UserModel:
-    """A user model to load `users` into: from zeros, which are not filled in before the weights are."""
+    """A user model to load `users` into, which starts from zeros: they take no memory before the weights are loaded."""
     vocabulary = base.lm.get_input_embeddings().weight
     blank = config.model_copy(update={"user_init": "zero"})
     return build_user_model(blank, users.count if users.user_indices is None else 0, vocabulary).to(base.lm.device)
@@ -258,8 +259,8 @@ def reference_model(
 ) -> PersonalizedLM:
     """The policy whose `reference` and `as_base` are the base of a loaded policy.
 
-    It is the policy itself with its adapter off, or, after full fine-tuning, the base it was trained from, loaded
-    beside it.
+    It is the policy itself with its adapter off. After full fine-tuning it is the base that the policy was trained
+    from, which is loaded in addition.
     """
     if not policy.config.full_finetune:
         return policy.model
@@ -299,8 +300,8 @@ def read_about(folder: Path) -> dict[str, Any]:
 
 
 def _why_no_checkpoint(folder: Path) -> tuple[str, str]:
-    """What to say of a folder without `prlhf.json`; it may be a base model, of supervised fine-tuning or another."""
+    """Message and hint for a folder without `prlhf.json`; it may hold a base model."""
     for base in (folder, folder / "model"):
         if (base / "config.json").is_file():
-            return f"{folder} is no policy but a base model", f"train one on it with: prlhf train --model {base}"
-    return f"{folder} is no checkpoint: it has no {ABOUT}", "give the folder of a finished run"
+            return f"{folder} is a base model, not a policy", f"train one on it with: prlhf train --model {base}"
+    return f"{folder} is not a checkpoint: it has no {ABOUT}", "give the folder of a finished run"

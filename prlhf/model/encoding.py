@@ -1,12 +1,4 @@
-"""Text to token ids, and token ids to padded tensors.
-
-Row layout, with the boundary between prompt and response at the same column P for all rows:
-
-    | padding | T_u user slots | text about the user | prompt || response + its end | padding |
-                                                             ^ column P
-
-so the logits that score responses are the last R + 1 columns and no others need to be computed.
-"""
+"""Text to token ids, within token budgets."""
 
 from __future__ import annotations
 
@@ -16,27 +8,23 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from prlhf.dataset import Comparison, Message, Text
 from prlhf.errors import PrlhfError
-from prlhf.model.chat import Chat, Turn
+from prlhf.model.chat import Chat, Turn, one_answer
 from prlhf.model.fitting import TooLong
-from prlhf.model.turns import one_answer
 from prlhf.progress import Progress
 
-TOLD = {  # what is said of rows that were not taken as they stand, once for all of them
-    "wrapped": "{count} plain prompts were put to the model as a user's message, as it was trained on conversations",
-    "system": "the chat template takes no system message: it stands in front of the first user message",
-    "repeats": "{count} comparisons repeat the prompt in both responses: it was taken off there",
+CHANGES = {  # what is reported about rows that were changed, one line for all of them
+    "wrapped": "{count} plain prompts became a user's message, because the model was trained on conversations",
+    "system": "the chat template does not take a system message: it stands in front of the first user message",
+    "repeats": "{count} comparisons repeat the prompt in both responses: it was removed there",
     "turns moved": "{count} comparisons begin with the same turns in both responses: these were moved to the prompt",
-    "apart": "the chat template writes {count} responses otherwise after their prompt (it leaves out thoughts, say): "
-    "they stand there as they are in the data",
+    "apart": "the chat template changes {count} responses (it leaves out thoughts, for example): "
+    "they stay as they are in the data",
     "thoughts closed": "the chat template opens a thought that {count} responses do not have: it is closed before them "
-    "(a template option such as enable_thinking=false may open none)",
+    "(a template option such as enable_thinking=false may avoid that)",
     "specials": "{count} responses hold the name of a token that ends texts: it was read as plain characters",
-    "empty": "{count} responses are empty: nothing but their end is trained",
+    "empty": "{count} responses are empty: only their end is trained",
 }
 
 
@@ -59,32 +47,14 @@ class Shown:
     ids: list[int]
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Padded rows: `ids`, `mask`, `slots` are [N, L], `user_indices` is [N]; responses start at column `start`.
-
-    `slots` marks the T_u columns of each row that the user model fills (none for the reference).
-    """
-
-    ids: Tensor
-    mask: Tensor
-    slots: Tensor
-    user_indices: Tensor
-    start: int
-
-    def to(self, device: torch.device | str) -> Rows:
-        """The same rows on `device`."""
-        ids, mask, slots = (value.to(device) for value in (self.ids, self.mask, self.slots))
-        return Rows(ids, mask, slots, self.user_indices.to(device), self.start)
-
-
 @dataclass
 class Encoder:
-    """Tokenises comparisons under token budgets and counts what it had to cut.
+    """Tokenizes comparisons within token budgets, and counts what was cut or changed.
 
-    `limit` bounds user tokens + text + prompt + response. Plain prompts over `prompt_limit` lose their beginning, but
-    not BOS. Conversations over `prompt_limit` or the room there is lose their oldest turns, never the user's last
-    message. The response keeps room: as much as it needs, or a quarter of what user tokens and text leave.
+    `limit` is the maximum of user tokens + text + prompt + response. Plain prompts over `prompt_limit` lose their
+    beginning, but not BOS. Conversations over `prompt_limit`, or too long for the room that is left, lose their oldest
+    turns, but never the user's last message. Room is kept for the response: as much as it needs, or a quarter of what
+    user tokens and text leave.
     """
 
     tokenizer: Any
@@ -93,54 +63,56 @@ class Encoder:
     prompt_limit: int | None = None
     use_text: bool = True
     template_options: dict[str, Any] = field(default_factory=dict)  # for the chat template
-    conversational: bool | None = None  # whether the prompts it was made for are; None: they may be either
+    conversational: bool | None = None  # whether its prompts are conversations; None: they may be either
     vocabulary: int | None = None  # rows of the model's embeddings; None: not checked
     cut: dict[str, int] = field(default_factory=lambda: {"prompts": 0, "histories": 0, "responses": 0})
-    told: Counter[str] = field(default_factory=Counter)  # what else was done to rows, and how often
-    _last: tuple[Text, Shown] | None = field(default=None, init=False, repr=False)  # the prompt in hand
+    changes: Counter[str] = field(default_factory=Counter)  # keys of CHANGES, and how often
+    _last: tuple[Text, Shown] | None = field(default=None, init=False, repr=False)  # the prompt that was tokenized last
 
     def comparison(self, row: Comparison) -> Encoded:
-        """A data set's comparison: a prompt that both responses repeat is taken off, shared turns become prompt.
+        """Encode a data set's comparison, after `one_answer`.
 
-        Raises TooLong where it does not fit, and PrlhfError where responses are not one answer each.
+        Raises:
+            TooLong: it does not fit.
+            PrlhfError: a response is not one answer, or is not text for this model.
         """
-        return self.pair(one_answer(row, self.told))
+        return self.pair(one_answer(row, self.changes))
 
     def pair(self, row: Comparison) -> Encoded:
-        """A comparison as it stands."""
+        """Encode a comparison as it is. Raises as `comparison` does."""
         text, prompt, (chosen, rejected) = self._fit(row, [row.chosen, row.rejected])
         return Encoded(text, prompt, chosen, rejected, row.user_index)
 
     def demonstration(self, row: Comparison) -> tuple[list[int], list[int]]:
-        """Prompt and chosen response of a data set's comparison, without the user's text."""
-        row = replace(one_answer(row, self.told), user_text="")
+        """Prompt and chosen response of a comparison, without text about the user. Raises as `comparison` does."""
+        row = replace(one_answer(row, self.changes), user_text="")
         _, prompt, (response,) = self._fit(row, [row.chosen])
         return prompt, response
 
     def text(self, user_text: str) -> list[int]:
-        """The ids of a user's text; empty if the model does not read texts."""
+        """The ids of a text about the user; empty if the model does not read texts."""
         if not (self.use_text and user_text):
             return []
         return list(self.tokenizer(user_text, add_special_tokens=False).input_ids)
 
     def prompt(self, prompt: Text, room: int, name: str, text: int = 0) -> list[int]:
-        """Ids of a prompt that must fit into `room` tokens, beside `text` about the user. Raises TooLong.
+        """The ids of a prompt that must fit into `room` tokens, beside `text` tokens about the user.
 
-        `name` is what an error calls it.
+        `name` is what an error calls the prompt. Raises TooLong.
         """
         prompt = self.asked(prompt, name)
         return self._cut(prompt, self._shown(prompt, name).ids, room, name, text)
 
     def response(self, prompt: Text, response: Text, room: int, name: str = "a prompt") -> list[int]:
-        """Ids of a response to `prompt`, which loses its end beyond `room` tokens."""
+        """The ids of a response to `prompt`, cut off after `room` tokens."""
         ids = self._response(prompt, self._shown(prompt, name), response, name)
         self.cut["responses"] += len(ids) > room
         return ids[:room]
 
     def asked(self, prompt: Text, name: str) -> Text:
-        """A prompt in the form that the encoder is for: plain text becomes a user's message."""
+        """A prompt in the format of this encoder: plain text becomes a user's message if it is for conversations."""
         if self.conversational and isinstance(prompt, str):
-            self.told["wrapped"] += 1
+            self.changes["wrapped"] += 1
             return [{"role": "user", "content": prompt}]
         if self.conversational is False and not isinstance(prompt, str):
             raise PrlhfError(
@@ -150,9 +122,9 @@ class Encoder:
         return prompt
 
     def before(self, text: list[int], prompt: list[int]) -> tuple[list[int], list[int]]:
-        """Text about the user and prompt as they follow one another: BOS stands in front of both, once.
+        """Text about the user and prompt as they follow one another, with one BOS in front of both.
 
-        Only where the tokenizer puts it in front of texts: SmolLM2's is what begins each turn, and stays there.
+        BOS moves only if the tokenizer puts it in front of texts: SmolLM2's begins each turn, and stays where it is.
         """
         begin = self._begin
         if text and prompt[: len(begin)] == begin:
@@ -162,16 +134,16 @@ class Encoder:
     @cached_property
     def chat(self) -> Chat:
         """The tokenizer's chat template with these options."""
-        return Chat(self.tokenizer, self.template_options, self.told)
+        return Chat(self.tokenizer, self.template_options, self.changes)
 
     def note_cut(self, progress: Progress) -> None:
-        """Say what had to be cut so far, and what else was done to rows, with how many."""
+        """Report how many rows were cut or changed so far."""
         for what, count in self.cut.items():
             if count:
                 progress.note(f"{count} {what} were cut to fit the token budget")
-        for what, line in TOLD.items():
-            if self.told[what]:
-                progress.note(line.format(count=self.told[what]))
+        for what, line in CHANGES.items():
+            if self.changes[what]:
+                progress.note(line.format(count=self.changes[what]))
 
     # ---- budgets ----
 
@@ -190,7 +162,7 @@ class Encoder:
         return *self.before(text, before), [answer[:room] for answer in answers]
 
     def _cut(self, prompt: Text, ids: list[int], room: int, name: str, text: int) -> list[int]:
-        """The ids of a prompt within its budget. Raises TooLong."""
+        """The ids of a prompt, cut to its budget if that is allowed. Raises TooLong."""
         budget = room if self.prompt_limit is None else min(room, self.prompt_limit)
         if len(ids) <= budget:
             return list(ids)
@@ -212,8 +184,8 @@ class Encoder:
         raise self._too_long(what, name, least, budget, room, text)
 
     def _too_long(self, what: str, name: str, least: int, budget: int, room: int, text: int) -> TooLong:
-        """`least`: the tokens that the prompt cannot do without."""
-        if text > least and least <= budget + text:  # without the text there would be room
+        """The error for a prompt that cannot be shorter than `least` tokens."""
+        if text > least and least <= budget + text:  # it would fit without the text
             return TooLong(
                 name,
                 f"the text about the user of '{name}' has {text:,} tokens, and {max(room + text - least, 0):,} fit "
@@ -231,20 +203,20 @@ class Encoder:
     # ---- ids ----
 
     def _shown(self, prompt: Text, name: str) -> Shown:
-        """A comparison asks for its prompt by itself and before each response; it is tokenised once."""
+        """The prompt as the model reads it. It is tokenized once for the prompt and its responses."""
         if self._last is None or self._last[0] != prompt:
             text = prompt if isinstance(prompt, str) else self.chat.prompt(prompt, name)
             self._last = (prompt, Shown(text, self._ids(text, plain=isinstance(prompt, str), name=name)))
         return self._last[1]
 
     def _ids(self, text: str, plain: bool, name: str) -> list[int]:
-        """Ids of a text from its very beginning, with at most one BOS and without an EOS that the tokenizer adds.
+        """The ids of a text from its beginning, with at most one BOS and without an EOS that the tokenizer adds.
 
-        A template writes its own BOS; in front of plain text stands what the tokenizer puts there.
+        A template writes its own BOS; plain text gets what the tokenizer puts in front of texts.
         """
         try:
             ids = list(self.tokenizer(text, add_special_tokens=False).input_ids)
-        except (TypeError, UnicodeError) as error:  # half of a surrogate pair is no text to tokenizers
+        except (TypeError, UnicodeError) as error:  # tokenizers do not take half a surrogate pair
             raise PrlhfError(f"the text of '{name}' is not valid Unicode", "repair or remove the row") from error
         if plain and ids[: len(self._begin)] != self._begin:
             ids = self._begin + ids
@@ -261,10 +233,10 @@ class Encoder:
         return next((whole[:at] for at in range(len(whole)) if whole[at : at + len(alone)] == alone), [])
 
     def _response(self, prompt: Text, shown: Shown, response: Text, name: str) -> list[int]:
-        """Ids that follow the prompt's, up to the token that ends the turn.
+        """The ids that follow those of the prompt, up to the token that ends the turn.
 
-        Tokenised together with the prompt, as one text, where that keeps the prompt's own ids; apart from it where a
-        token would span the boundary.
+        The response is tokenized together with the prompt, as one text, if that keeps the prompt's own ids; separately
+        if a token would span the boundary.
         """
         eos = self.tokenizer.eos_token_id
         if isinstance(prompt, str) and isinstance(response, str):
@@ -273,14 +245,14 @@ class Encoder:
             words = without_end("".join(message["content"] for message in response), self.tokenizer.eos_token)
             turn = self.chat.turn(prompt, shown.text, words, name)
         else:
-            raise PrlhfError("prompt and response are of two formats", "make both plain or both conversational")
+            raise PrlhfError("prompt and response have different formats", "make both plain or both conversational")
         ids = self._after(shown, turn.text, isinstance(prompt, str), name)
         if isinstance(prompt, str) or self.chat.end_id is None:
             ids = [*ids, eos]
         if not {eos, self.chat.end_id}.isdisjoint(ids[:-1]):
-            self.told["specials"] += 1
+            self.changes["specials"] += 1
             ids = self._spelled_out(turn) + ids[-1:]
-        self.told["empty"] += not turn.content.strip()
+        self.changes["empty"] += not turn.content.strip()
         self._check(ids, name)
         return ids
 
@@ -291,7 +263,7 @@ class Encoder:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def _spelled_out(self, turn: Turn) -> list[int]:
-        """A turn without its end, where the words of special tokens that stand in the response are just words."""
+        """A turn without its end, in which names of special tokens in the response are plain characters."""
         lead = list(self.tokenizer(turn.lead, add_special_tokens=False).input_ids) if turn.lead else []
         ids = self.tokenizer(turn.content, add_special_tokens=False, split_special_tokens=True).input_ids
         after = self.tokenizer(turn.end, add_special_tokens=False).input_ids if turn.end else []
@@ -308,41 +280,19 @@ class Encoder:
 
 
 def without_end(response: str, eos: str) -> str:
-    """A response without the end-of-text tokens that its data set wrote after it."""
+    """A response without end-of-text tokens that its data set has after it."""
     while response.endswith(eos):
         response = response.removesuffix(eos)
     return response
 
 
 def shorter_histories(messages: list[Message]) -> Iterator[list[Message]]:
-    """The conversation whole, then with ever fewer of its oldest turns, down to the user's last message.
+    """Yield the whole conversation, then with more and more of its oldest turns removed, down to the last user message.
 
-    A system message at the head stays. What follows it starts with the user, as most chat templates demand.
+    A system message at the head stays. What follows it starts with the user, as most chat templates require.
     """
     yield messages
     head = [message for message in messages[:1] if message["role"] == "system"]
     for start, message in enumerate(messages):
         if start > len(head) and message["role"] == "user":
             yield [*head, *messages[start:]]
-
-
-def pad_rows(
-    befores: Sequence[list[int]],
-    responses: Sequence[list[int]],
-    user_indices: Sequence[int],
-    user_tokens: int,
-    pad: int,
-) -> Rows:
-    """Lay out rows as the module's heading shows. `befores`: text + prompt ids of each row."""
-    start = user_tokens + max(len(before) for before in befores)
-    length = start + max((len(response) for response in responses), default=0)
-    ids = torch.full((len(befores), length), pad)
-    mask = torch.zeros(len(befores), length, dtype=torch.long)
-    slots = torch.zeros(len(befores), length, dtype=torch.bool)
-    for row, (before, response) in enumerate(zip(befores, responses, strict=True)):
-        first = start - len(before) - user_tokens
-        slots[row, first : first + user_tokens] = True
-        ids[row, start - len(before) : start] = torch.tensor(before, dtype=torch.long)
-        ids[row, start : start + len(response)] = torch.tensor(response, dtype=torch.long)
-        mask[row, first : start + len(response)] = 1
-    return Rows(ids, mask, slots, torch.tensor(list(user_indices), dtype=torch.long), start)

@@ -1,8 +1,8 @@
-"""How a model is run over readings: laid out as prefix trees where it can take them, as padded rows otherwise.
+"""How a model is run over readings: as prefix trees if it can read them, and as padded rows otherwise.
 
-Both give the same values to rounding. That a model can take trees is proved on made-up readings when it is first run:
-layers that carry a state along the row, attention with terms of its own and heads that bend the logits cannot, and
-would be wrong without a word.
+Both give the same values to rounding. Whether a model can read trees is tried out on made-up readings before it is
+used: layers that carry a state along the row, attention with additional terms and heads that transform the logits
+cannot, and would silently give wrong values.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from torch import Tensor
 
 from prlhf.errors import one_line
 from prlhf.model import workers
-from prlhf.model.encoding import Rows, pad_rows
+from prlhf.model.base import window_of
 from prlhf.model.personalized import Personalized, PersonalizedLM, unwrapped
-from prlhf.model.prefix_tree import Pack, Reading, families, pack
+from prlhf.model.prefix_tree import Pack, families, pack
+from prlhf.model.readings import Reading, Rows, padded
 from prlhf.model.sharding import in_shards, let_go
-from prlhf.model.windows import window_of
 from prlhf.progress import SILENT, Progress
 
-# how models of all makes say, each in a way of its own, that they cannot take what a probe gives them
+# what different models raise if they cannot take the input of a probe
 REFUSALS = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
 FLEX_BUCKET = 1024  # FlexAttention is compiled once for each multiple of so many columns
 CPU_BUDGET, GPU_BUDGET = 1024, 16384  # tokens in a forward pass, where nothing is set
 
 
 class Engine:
-    """Runs `model` in parts of about `budget` tokens (None: by the device), as trees if `trees` and it can."""
+    """Runs `model` in parts of about `budget` tokens (None: set by the device), as trees if `trees` and it can."""
 
     def __init__(
         self, model: Personalized, pad: int, budget: int | None = None, trees: bool = True, progress: Progress = SILENT
@@ -43,13 +43,13 @@ class Engine:
             model.attention = "segments"
             why = tree_fault(model, pad)
         self.trees = trees and not why
-        self.in_step = in_shards(model)  # whether the other workers must run it as often as this one
+        self.in_step = in_shards(model)  # whether all workers must run it equally often
         self._multiple = FLEX_BUCKET if self.trees and model.attention == "flex" else 1
         if why:
             progress.note(f"prefix trees are off for this model, which is slower: {why}")
 
     def parts(self, readings: Sequence[Reading], user_tokens: int) -> Iterator[tuple[list[int], Rows | Pack]]:
-        """Distinct `readings` in parts to run one after the other: their numbers, and their layout on the device."""
+        """Yield distinct `readings` in parts to run one by one: their numbers, and their layout on the device."""
         for numbers in families(readings, user_tokens, self.budget, self.trees):
             some = [readings[number] for number in numbers]
             layout = (
@@ -62,11 +62,11 @@ class Engine:
         return self._over(readings, self.model.users.tokens, self.model)
 
     def reference(self, readings: Sequence[Reading]) -> Tensor:
-        """Log-probs [n] under the base alone, on the CPU; who reads plays no part."""
+        """Log-probs [n] under the base alone, on the CPU; the user does not matter."""
         return self._over(readings, 0, cast(PersonalizedLM, self.model).reference)
 
     def kept_in_step(self, parts: list[tuple[list[int], Rows | Pack]]) -> list[tuple[list[int], Rows | Pack]]:
-        """`parts`, and where the workers run in step as many more of no readings as another worker has."""
+        """`parts`, followed by parts without readings if workers run in step and another one has more parts."""
         missing = workers.most(len(parts)) - len(parts) if self.in_step else 0
         return parts + [([], parts[0][1])] * missing
 
@@ -81,18 +81,12 @@ class Engine:
 
 
 def budget_on(device: torch.device, budget: int | None = None) -> int:
-    """Tokens in a forward pass; a single user's readings of a prompt may be more."""
+    """Tokens in a forward pass; the readings of one user and prompt may have more."""
     return budget or (CPU_BUDGET if device.type == "cpu" else GPU_BUDGET)
 
 
-def padded(readings: Sequence[Reading], user_tokens: int, pad: int) -> Rows:
-    """A row for each reading."""
-    befores, responses = [list(r.before) for r in readings], [list(r.response) for r in readings]
-    return pad_rows(befores, responses, [r.user_index for r in readings], user_tokens, pad)
-
-
 def tree_fault(model: Personalized, pad: int) -> str:
-    """Why `model` must not be given trees, empty where nothing speaks against it; costs two small forward passes."""
+    """Why `model` cannot read trees, "" if it can; takes two small forward passes."""
     readings = made_up(model)
     tokens = model.users.tokens
     training = model.training
@@ -109,11 +103,11 @@ def tree_fault(model: Personalized, pad: int) -> str:
         let_go(model)
     tolerance = 1e-4 if unwrapped(model.lm).dtype == torch.float32 else 0.05
     off = ((found - expected).abs() / (1 + expected.abs())).max().item()
-    return "" if off <= tolerance else f"its log-probs differ by {off:.1e} of their size from those without"
+    return "" if off <= tolerance else f"its log-probs differ by {off:.1e} of their size from those of padded rows"
 
 
 def made_up(model: Personalized) -> list[Reading]:
-    """Two prompts with three and two responses, two of which begin alike, longer than an attention window, if any."""
+    """Two prompts with three and two responses, two of which begin alike, longer than the attention window, if any."""
     config = unwrapped(model.lm).config.get_text_config()
     window = window_of(config) or 0
     context = getattr(config, "max_position_embeddings", None) or 2048

@@ -1,4 +1,4 @@
-"""Rows that are too long for their token budget: all of them are found before anything begins, and said at once."""
+"""Rows that do not fit into the model's context: left out and counted, or one error for all of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NAMED = 3  # how many rows a message names
 
 
 class TooLong(PrlhfError):
-    """A row that does not fit. `name`: the row; `over`: by how many tokens; `advice`: what to change, by cause."""
+    """A row does not fit. `name`: the row; `over`: the tokens it has too many; `advice`: what to do about the cause."""
 
     def __init__(self, name: str, why: str, advice: str, over: int) -> None:
         self.name, self.why, self.advice, self.over = name, why, advice, over
@@ -21,11 +21,11 @@ class TooLong(PrlhfError):
 
 
 class Fitting:
-    """Encodes rows part by part; `skip`: leave out those that do not fit, and count them, in place of an error."""
+    """Encodes rows part by part; rows that do not fit are an error, or with `skip` left out and counted."""
 
     def __init__(self, skip: bool) -> None:
         self.skip = skip
-        self.rows: dict[str, int] = {}  # looked at, by part
+        self.rows: dict[str, int] = {}  # number of rows, by part
         self.misfits: dict[str, list[TooLong]] = {}
 
     def part(self, part: str, rows: Iterable[R], encode: Callable[[R], E]) -> list[tuple[R, E]]:
@@ -46,10 +46,10 @@ class Fitting:
         return {part: len(misfits) for part, misfits in self.misfits.items()}
 
     def check(self, advice: str = "", option: str = "--skip-long") -> None:
-        """Raise PrlhfError with all that do not fit, unless they are skipped and something is left of each part.
+        """Raise PrlhfError with all rows that do not fit, unless they are skipped and something is left of each part.
 
-        `advice`: what to do, in place of the rows' own; `option`: the flag of the command at hand that leaves them
-        out, '' where it has none.
+        `advice`: what to do, in place of the advice of the rows; `option`: the flag that leaves such rows out, "" if
+        the command does not have one.
         """
         errors = [error for misfits in self.misfits.values() for error in misfits]
         if not errors:
@@ -63,7 +63,7 @@ class Fitting:
         raise PrlhfError(self.summary(), (advice or _advice(errors)) + or_skip)
 
     def summary(self) -> str:
-        """How many rows of which parts do not fit and by how much, with the first one's reason and three names."""
+        """How many rows of which parts do not fit, by how many tokens, three names, and the reason of the first."""
         errors = [error for misfits in self.misfits.values() for error in misfits]
         if len(errors) == 1 and sum(self.rows.values()) == 1:
             return errors[0].why
@@ -75,5 +75,5 @@ class Fitting:
 
 
 def _advice(errors: Sequence[TooLong]) -> str:
-    """What to do about each cause that occurs, said once."""
+    """What to do about each cause that occurs, once per cause."""
     return "; ".join(dict.fromkeys(error.advice for error in errors))

@@ -1,7 +1,7 @@
-"""One LoRA adapter per user on disk: a run of its own for each, in a folder named by index (ids may hold anything).
+"""One LoRA adapter per user on disk: a run for each user, in a folder named by user index, since ids may hold anything.
 
-per_user.json    the data set and the users' ids (position i has index i + 1)
-users/1 ...      a run each, in the order of the users
+per_user.json    the data set and the users' ids (position i has user index i + 1)
+users/1 ...      their runs
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ PER_USER = "per_user.json"
 
 @dataclass(frozen=True)
 class PerUser:
-    """What a folder of adapters, one per user, is about."""
+    """What a folder of adapters per user says about them."""
 
-    dataset: str  # folder of the prepared data set that all users' comparisons came from
+    dataset: str  # folder of the prepared data set with all users' comparisons
     users: list[str]
 
 
 def folder_for(dataset: str) -> Path:
-    """Where the adapters go that no --out was given for."""
+    """The folder for the adapters if --out is not given."""
     return Path("runs") / f"{Path(dataset).name}-per-user"
 
 
@@ -39,7 +39,7 @@ def is_per_user(folder: Path) -> bool:
 
 
 def trained_on(run: Path) -> str:
-    """The data set that the run, or the runs per user, were trained on."""
+    """The data set that a run, or the runs of a folder of adapters per user, were trained on."""
     return read_per_user(run).dataset if is_per_user(run) else str(read_about(model_folder(run))["train"]["dataset"])
 
 
@@ -49,18 +49,18 @@ def run_of(folder: Path, user_index: int) -> Path:
 
 
 def write_per_user(folder: Path, content: PerUser) -> None:
-    """Mark `folder` as one that holds adapters per user."""
+    """Mark `folder` as one with adapters per user."""
     with atomic_file(folder / PER_USER) as beside:
         beside.write_text(json.dumps(asdict(content), ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_per_user(folder: Path) -> PerUser:
-    """What `folder` says of its adapters per user. Raises PrlhfError."""
+    """What `folder` says about its adapters per user. Raises PrlhfError if it is damaged."""
     path = folder / PER_USER
     try:
         content = TypeAdapter(PerUser).validate_python(json_value(path.read_bytes()))
     except (OSError, ValueError) as error:
         raise PrlhfError(
-            f"cannot read {path}: {one_line(error)}", "go on with `prlhf train --resume`, or train again"
+            f"cannot read {path}: {one_line(error)}", "continue with `prlhf train --resume`, or train again"
         ) from error
     return content

@@ -1,13 +1,13 @@
-"""Sequences that begin alike, read once: token columns packed without padding, and who may see whom.
+"""Readings that begin alike, read once: token columns packed without padding.
 
-A reading is one response to one prompt as one user. Readings that share their beginning (the user's vectors, text
-about the user, the prompt, the first words of responses) share its columns; what follows hangs off it as branches:
+Readings that share their beginning (the user's vectors, text about the user, the prompt, the first words of responses)
+share its columns; what follows are branches:
 
     readings of user 3:  u u A B C . d e f           columns   u u A B C | d e f | g h
                          u u A B C . g h             positions 0 1 2 3 4 | 5 6 7 | 5 6
 
-A segment is a run of columns; it sees itself causally and, whole, the segments it hangs off. Positions continue from
-what a segment hangs off, so every reading is computed as if it stood alone (DESIGN.md, decision 5).
+A segment is a run of columns. It sees itself causally and, whole, the segments above it. Positions continue from the
+segment above, so every reading is computed as if it stood alone.
 """
 
 from __future__ import annotations
@@ -15,23 +15,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from prlhf.kernels.segments import Segment
+from prlhf.model.readings import Reading
 
-SLOT = -1  # in a sequence of token ids: a column that the user model fills
-MIN_SHARED = 8  # tokens; a shorter common beginning costs more as a segment of its own than reading it twice
-
-
-class Reading(NamedTuple):
-    """One response to one prompt as one user; `before` is text about the user + prompt."""
-
-    user_index: int
-    before: tuple[int, ...]
-    response: tuple[int, ...]
+SLOT = -1  # in place of a token id: a column that the user model fills
+MIN_SHARED = 8  # tokens; it is cheaper to read a shorter common beginning twice than as a segment
 
 
 @dataclass(frozen=True)
@@ -67,7 +60,7 @@ class Pack:
 def pack(readings: Sequence[Reading], user_tokens: int, min_shared: int = MIN_SHARED, multiple: int = 1) -> Pack:
     """Lay out distinct `readings`, each behind `user_tokens` slots, in one row.
 
-    The row is filled up to a `multiple` of columns that nobody sees, for kernels that are compiled anew for every
+    The row is filled up to a `multiple` of columns that nothing else sees, for kernels that are compiled for each
     length.
     """
     sequences = [(*(SLOT,) * user_tokens, *r.before, *r.response) for r in readings]
@@ -105,7 +98,7 @@ def pack(readings: Sequence[Reading], user_tokens: int, min_shared: int = MIN_SH
 
 
 class Forest:
-    """Columns and segments as they are laid down, trunk before branches."""
+    """Columns and segments as they are added, trunk before branches."""
 
     def __init__(self, sequences: Sequence[tuple[int, ...]], min_shared: int) -> None:
         self._sequences, self._min_shared = sequences, min_shared
@@ -115,7 +108,7 @@ class Forest:
         self.segments: list[Segment] = []
 
     def grow(self, numbers: Sequence[int], depth: int, above: tuple[int, ...]) -> None:
-        """Lay down what the sequences `numbers`, equal in their first `depth` tokens, have beyond them."""
+        """Add what the sequences `numbers`, which are equal in their first `depth` tokens, have after these."""
         groups: defaultdict[tuple[int, ...], list[int]] = defaultdict(list)
         for number in numbers:
             rest = self._sequences[number][depth:]
@@ -136,30 +129,31 @@ class Forest:
                 self.grow(longer, end, path)
 
     def fill(self, columns: int) -> None:
-        """Add columns of nobody's, which see themselves only."""
+        """Add columns that belong to no sequence and see only themselves."""
         if columns:
             self.segments.append(Segment(len(self.ids), len(self.ids) + columns, (), 0))
             self.ids += [0] * columns
             self.positions += range(columns)
 
     def path(self, number: int) -> list[int]:
-        """The columns of a sequence, in its order."""
+        """The columns of a sequence, in order."""
         parts = (self.segments[i] for i in self._tips[number])
         return [column for part in parts for column in range(part.start, part.end)]
 
 
 def common(sequences: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
-    """What all `sequences` begin with: what the first and the last of them in order do."""
+    """The common beginning of all `sequences`, which is that of the first and the last of them in order."""
     first, last = min(sequences), max(sequences)
     return first[: next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
 
 
 def families(readings: Sequence[Reading], user_tokens: int, budget: int, trees: bool = True) -> Iterator[list[int]]:
-    """The numbers of `readings` in parts of about `budget` tokens each, at least one family a part.
+    """Yield the numbers of `readings` in parts of about `budget` tokens, each with at least one family.
 
     Readings of one user and prompt are a family and stay together; as `trees` they read the prompt once. Families of
-    one user stand next to each other, for they may begin alike; what they share is not discounted, so parts are
-    rather too small; beginnings too short to be shared (`MIN_SHARED`) are counted once, so they may be a little over.
+    one user are next to each other, since they may begin alike. What families share is counted for each, so parts tend
+    to be smaller than `budget`; beginnings too short to be shared (`MIN_SHARED`) are counted once, so a part may be a
+    little larger.
     """
     by_family: defaultdict[tuple[int, tuple[int, ...]], list[int]] = defaultdict(list)
     for number, reading in enumerate(readings):

@@ -20,9 +20,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from prlhf.model import workers
-from prlhf.model.base import Base, load_base
+from prlhf.model.base import Base, load_base, load_skeleton
 from prlhf.model.personalized import Personalized, PersonalizedLM, unwrapped
-from prlhf.model.skeleton import load_skeleton
 
 M = TypeVar("M", bound=Personalized)
 

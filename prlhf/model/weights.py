@@ -1,4 +1,4 @@
-"""The weights of a personalized model in a folder: written, checked, and read whole or, of users' tables, in part."""
+"""The weights of a personalized model in a folder: written, checked, and read, for some users or for all."""
 
 from __future__ import annotations
 
@@ -12,54 +12,55 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from prlhf.errors import PrlhfError, one_line
-from prlhf.model.blocks import Some, block_sums, changed, read_rows
-from prlhf.model.personalized import Personalized
-from prlhf.model.reward import RewardModel
+from prlhf.model.personalized import Personalized, RewardModel
 from prlhf.model.sharding import as_shards_of, let_go
-from prlhf.model.table import Table
+from prlhf.model.user_models import SparseRows, UserModel
+from prlhf.model.user_store import RowSelection, block_sums, changed, read_rows
 
 USER_MODEL, BLOCK_SUMS = "user_model.safetensors", "user_model.sha256"
 WEIGHTS = ("adapter_model.safetensors", "model.safetensors", USER_MODEL, "reward_head.safetensors")
-ROWS = ".rows"  # after a table's name: which of its rows a checkpoint of a run in progress holds
+ROWS = ".rows"  # after the name of a table: which of its rows a checkpoint of an unfinished run has
 
 
 def save_weights(model: Personalized, folder: Path, touched: Callable[[Tensor], Tensor] | None = None) -> None:
-    """Adapter (or full weights), user model and head, where there is one, as safetensors.
+    """Write adapter (or full weights), user model and head, if there is one, as safetensors.
 
-    `touched`: the rows of a table that training has moved; of users' tables only they are written then, and such a
-    folder is for `load_weights` into a model of the same start.
+    `touched` returns the rows of a table that training has changed. With it only these rows of the users' tables are
+    written, and the folder is for `load_weights` into a model with the same start.
     """
-    # PEFT would ask the hub, every time, whether the base's vocabulary has changed: its table is not trained here
+    # otherwise PEFT asks the hub each time whether the base's vocabulary has changed; its table is not trained here
     options: dict[str, Any] = {"save_embedding_layers": False} if hasattr(model.lm, "peft_config") else {}
     if model.to_save is not None:
         options["state_dict"] = model.to_save
     model.lm.save_pretrained(folder, **options)
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card; ours is written with the results
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card; prlhf writes one with the results
     for name, part in _own_parts(model).items():
         state = part.state_dict()
         if touched:
-            for key, table in _tables(part).items():
+            for key, table in _row_tables(part).items():
                 rows = touched(table.weight).to(table.weight.device)
                 state |= {key: state[key][rows], key + ROWS: rows}
         save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, folder / name)
 
 
-def _tables(part: nn.Module) -> dict[str, Table]:
-    """The users' tables, by the names of their weights."""
-    return {f"{name}.weight": table for name, table in part.named_modules() if isinstance(table, Table)}
+def _row_tables(part: nn.Module) -> dict[str, SparseRows]:
+    return part.row_tables() if isinstance(part, UserModel) else {}
 
 
 def _own_parts(model: Personalized) -> dict[str, nn.Module]:
-    """What stands beside the language model, by the name of its file."""
+    """The parts besides the language model, by the name of their file."""
     heads = {"reward_head.safetensors": model.head} if isinstance(model, RewardModel) else {}
     return {USER_MODEL: model.users, **heads}
 
 
 def load_weights(model: Personalized, folder: Path, some: tuple[Sequence[int], int] | None = None) -> None:
-    """Read what `save_weights` wrote into `model`, in place.
+    """Load what `save_weights` wrote into `model`, in place.
 
-    `some`: the indices of some users, and how many there are in all; the model is made to hold these, and their rows
-    alone are read, and checked, from a folder with checksums by block.
+    `some`: the user indices of some users, and the number of all users. The model then holds these users, and only
+    their rows are read and checked, from a folder with checksums per block.
+
+    Raises:
+        PrlhfError: a file is missing or damaged, or is for another base.
     """
     let_go(model)
     try:
@@ -68,13 +69,14 @@ def load_weights(model: Personalized, folder: Path, some: tuple[Sequence[int], i
 
             missing = set_peft_model_state_dict(model.lm, load_file(folder / "adapter_model.safetensors"))
             if missing.unexpected_keys:
-                raise PrlhfError(f"{folder} holds adapter weights this base has no place for", "use its own base")
+                raise PrlhfError(f"{folder} has adapter weights for which this base has no layer", "use its own base")
         else:
             # strict=False: tied weights are stored once
             model.lm.load_state_dict(_own_shards(model.lm, folder / "model.safetensors"), strict=False)
         for name, part in _own_parts(model).items():
             if some is not None and name == USER_MODEL:
-                rows = {key: Some(t.hold(some[0]), some[1] + 1 - t.first) for key, t in _tables(part).items()}
+                tables = model.users.row_tables().items()
+                rows = {key: RowSelection(t.select(some[0]), some[1] + 1 - t.first) for key, t in tables}
                 part.load_state_dict(read_rows(folder / name, _block_sums(folder), rows))
             else:
                 _load_part(part, load_file(folder / name))
@@ -85,7 +87,7 @@ def load_weights(model: Personalized, folder: Path, some: tuple[Sequence[int], i
 
 
 def _own_shards(lm: nn.Module, path: Path) -> dict[str, Tensor]:
-    """The weights in `path`; where `lm` is in shards this worker's parts of them, read a weight at a time."""
+    """The weights in `path`, read one by one; if `lm` is in shards, this worker's parts of them."""
     there = lm.state_dict()
     with safe_open(path, "pt") as file:
         return {
@@ -95,18 +97,18 @@ def _own_shards(lm: nn.Module, path: Path) -> dict[str, Tensor]:
 
 
 def _load_part(part: nn.Module, state: dict[str, Tensor]) -> None:
-    """All of `state`; where it has some rows of a table only, the others stay as they are."""
+    """Load all of `state`; rows of a table that it does not have stay as they are."""
     partial = [key.removesuffix(ROWS) for key in state if key.endswith(ROWS)]
     for name in partial:
         weight = part.get_parameter(name).detach()
         weight[state.pop(name + ROWS).to(weight.device)] = state.pop(name).to(weight.device)
     found = part.load_state_dict(state, strict=False)
     if found.unexpected_keys or set(found.missing_keys) != set(partial):
-        raise RuntimeError(f"it lacks {found.missing_keys} and has {found.unexpected_keys} besides")
+        raise RuntimeError(f"it lacks {found.missing_keys} and also has {found.unexpected_keys}")
 
 
 def sum_weights(folder: Path, by_block: bool) -> dict[str, str]:
-    """The checksums of the weight files; `by_block` the user model's stand in a file of their own, whose is given."""
+    """The checksums of the weight files; with `by_block` that of a file of checksums for the user model."""
     names = [name for name in WEIGHTS if (folder / name).exists()]
     if by_block:
         (folder / BLOCK_SUMS).write_text("".join(f"{line}\n" for line in block_sums(folder / USER_MODEL)))
@@ -117,7 +119,7 @@ def sum_weights(folder: Path, by_block: bool) -> dict[str, str]:
 def check_weights(folder: Path, about: dict[str, Any], rows: bool = True) -> None:
     """Compare every weight file with the checksum taken when it was saved.
 
-    Without `rows` the user model's blocks are left out where they have checksums of their own.
+    Without `rows` the blocks of the user model are not read, if they have their own checksums.
     """
     for name, expected in about["sha256"].items():
         path = folder / name

@@ -23,7 +23,7 @@ from prlhf.generate.run import generate
 from prlhf.judge.run import judge_responses
 from prlhf.model.checkpoint import Policy, build_policy
 from prlhf.model.encoding import Encoded
-from prlhf.model.scoring import engine_of
+from prlhf.model.rewards import engine_of
 from prlhf.progress import SILENT, Progress
 from prlhf.sweep.settings import Settings
 from prlhf.train.batches import batches_of, step_count

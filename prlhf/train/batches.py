@@ -15,9 +15,9 @@ from torch.utils.data import DataLoader, RandomSampler, Sampler
 from typing_extensions import override
 
 from prlhf.config import TrainConfig
-from prlhf.model.encoding import Rows
 from prlhf.model.engine import Engine
 from prlhf.model.prefix_tree import Pack
+from prlhf.model.readings import Rows
 from prlhf.train.encode import EncodedSet
 from prlhf.train.objectives import Objective
 

@@ -15,15 +15,12 @@ from prlhf.applies import unused
 from prlhf.config import ClusterConfig, TrainConfig
 from prlhf.dataset import Prepared, read_prepared
 from prlhf.folders import claim
-from prlhf.model.adapter import make_trainable
-from prlhf.model.base import pick_device, pick_dtype
+from prlhf.model.base import load_skeleton, make_trainable, pick_device, pick_dtype
 from prlhf.model.checkpoint import Trained
 from prlhf.model.encoding import Encoded, Encoder
 from prlhf.model.engine import budget_on
-from prlhf.model.log_probs import CHUNK
-from prlhf.model.personalized import trunk_of
-from prlhf.model.skeleton import load_skeleton
-from prlhf.model.users import size_of
+from prlhf.model.personalized import CHUNK, trunk_of
+from prlhf.model.user_models import size_of
 from prlhf.progress import SILENT, Progress
 from prlhf.train.batches import step_count
 from prlhf.train.encode import Demonstration, encode, note_left_out

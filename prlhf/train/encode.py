@@ -15,11 +15,10 @@ from typing_extensions import override
 from prlhf.config import TrainConfig
 from prlhf.dataset import Comparison, Prepared, prompt_id, read_prepared
 from prlhf.errors import PrlhfError
-from prlhf.model.base import Base
+from prlhf.model.base import Base, load_skeleton
 from prlhf.model.checkpoint import Trained
 from prlhf.model.encoding import Encoded, Encoder
 from prlhf.model.fitting import Fitting
-from prlhf.model.skeleton import load_skeleton
 from prlhf.progress import Progress
 
 TRAIN, EVAL = "training", "held-out"

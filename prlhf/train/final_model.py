@@ -12,8 +12,7 @@ from typing import Any
 
 import jinja2
 
-from prlhf.model.adapter import make_trainable
-from prlhf.model.base import load_base
+from prlhf.model.base import load_base, make_trainable
 from prlhf.model.checkpoint import Trained, save_policy
 
 BASE_CARD = """---

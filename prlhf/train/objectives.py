@@ -19,9 +19,9 @@ from prlhf.config import TrainConfig
 from prlhf.model import workers
 from prlhf.model.encoding import Encoded
 from prlhf.model.engine import Engine
-from prlhf.model.prefix_tree import Reading
+from prlhf.model.readings import Reading, readings_of
 from prlhf.model.reference import Reference
-from prlhf.model.scoring import ImplicitRewards, ModelRewards, Rewards, Scored, readings_of, score, summarise
+from prlhf.model.rewards import ImplicitRewards, ModelRewards, Rewards, Scored, accuracy_summary, score
 from prlhf.progress import Progress
 from prlhf.train.encode import Demonstration, EncodedSet
 from prlhf.train.losses import bradley_terry, implicit_margin, nll_per_token, preference_loss
@@ -114,7 +114,7 @@ class _Preferences(Objective):
         as_user = scored_as(own)
         as_generic = scored_as([0] * len(data)) if personal else as_user
         progress.finish()
-        return summarise([row.user_id for row in held_out.rows], own, as_user, as_generic)
+        return accuracy_summary([row.user_id for row in held_out.rows], own, as_user, as_generic)
 
 
 class DPO(_Preferences):

@@ -20,7 +20,6 @@ from typing_extensions import override
 from prlhf.config import TrainConfig
 from prlhf.model.personalized import Personalized
 from prlhf.model.sharding import as_shards_of, on_first
-from prlhf.model.table import Table
 
 FADED = 1e-8  # momentum that has decayed to this fraction moves nothing
 
@@ -135,7 +134,7 @@ def _trained(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
 
 def rows_of(model: Personalized, users: Iterable[int]) -> dict[Tensor, list[int]]:
     """The rows of `users` in each of the users' tables, in ascending order."""
-    tables = [module for module in model.users.modules() if isinstance(module, Table)]
+    tables = model.users.row_tables().values()
     return {table.weight: sorted(u - table.first for u in users if u >= table.first) for table in tables}
 
 

@@ -19,7 +19,7 @@ from prlhf.files import atomic_file
 from prlhf.folders import claim, mark
 from prlhf.model.checkpoint import build_policy
 from prlhf.model.per_user import PerUser, is_per_user, read_per_user, run_of, write_per_user
-from prlhf.model.scoring import mean
+from prlhf.model.rewards import mean
 from prlhf.parse import json_text
 from prlhf.progress import SILENT, Progress
 from prlhf.train.encode import encode

@@ -15,9 +15,8 @@ from prlhf.model import workers
 from prlhf.model.checkpoint import Trained, build_policy, build_reward_model
 from prlhf.model.encoding import Encoder
 from prlhf.model.engine import Engine
-from prlhf.model.reference import Reference
-from prlhf.model.reference_cache import open_cache
-from prlhf.model.scoring import engine_of
+from prlhf.model.reference import Reference, open_cache
+from prlhf.model.rewards import engine_of
 from prlhf.model.sharding import gathered
 from prlhf.progress import SILENT, Progress
 from prlhf.train import metrics

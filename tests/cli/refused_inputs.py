@@ -171,7 +171,7 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("generate {run} --seed 1.5", ["--seed 1.5 is refused"]),
     ("generate {run} --best-of 2", ["best_of = 2 has no reward to choose by", "--reward RUN"]),
     ("generate {run} --reward {run}", ["has nothing to choose from", "--best-of N"]),
-    ("generate {run} --best-of 2 --reward nowhere", ["nowhere is no checkpoint"]),
+    ("generate {run} --best-of 2 --reward nowhere", ["nowhere is not a checkpoint"]),
     ("generate {run} --best-of 2 --reward {run} --temperature 0", ["best_of = 2 with temperature = 0"]),
     ("generate {run} --shards csv", ["--shards csv is not known", "jsonl, parquet"]),
     ("generate {run} --shards jsonl --out a.jsonl", ["a.jsonl is a file", "--shards is for a folder"]),
@@ -181,7 +181,7 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("generate {base}", ["a base model", "prlhf train --model"]),
     ("generate bad-run", ["bad-run/model/prlhf.json is damaged"]),
     ("generate cut-run", ["cut-run/model/prlhf.json is damaged: base: field required"]),
-    ("generate a-file", ["a-file is no checkpoint"]),
+    ("generate a-file", ["a-file is not a checkpoint"]),
     ("generate " + "a" * 300, ["cannot use " + "a" * 300, "check the path"]),
     # judge
     ("judge a.jsonl b.jsonl a.jsonl --judge rule:longer", ["3 response files given", "give two"]),
@@ -214,7 +214,7 @@ REFUSED: list[tuple[str, list[str]]] = [
     (LLM + "--prices bomb.yaml", ["cannot read the prices in bomb.yaml", "unfold"]),
     (LLM + "--show-prompt 9", ["--show-prompt 9: there are comparisons 1 to 1"]),
     ("judge --checkpoint {run} --dataset {prepared} a.jsonl", ["--checkpoint takes no response files"]),
-    ("judge --checkpoint full --dataset {prepared}", ["full is no checkpoint"]),
+    ("judge --checkpoint full --dataset {prepared}", ["full is not a checkpoint"]),
     ("judge --checkpoint {base} --dataset {prepared}", ["a base model"]),
     ("judge --checkpoint {run} --dataset {prepared} --out {run}", ["is read", "would be replaced"]),
     # sweep

@@ -40,7 +40,7 @@ def test_a_reward_model_writes_nothing(here: Path, prlhf: Run, prepared: Path, t
     assert prlhf("train", "--objective", "rm", *options, "--out", "rm").exit_code == 0
     refused = prlhf("generate", "rm", "--out", "a.jsonl")
     assert refused.exit_code == 2
-    assert "rm is a reward model, which writes nothing" in refused.stderr
+    assert "rm is a reward model, which does not write" in refused.stderr
     assert not (here / "a.jsonl").exists()
     unpaired = prlhf("generate", "rm", "--best-of", "2", "--out", "a.jsonl")
     assert unpaired.exit_code == 2

@@ -25,7 +25,7 @@ RUNS = ("train", "generate", "judge")  # the commands that load models
 SERVES: dict[str, tuple[str, ...]] = {
     "prlhf/data": ("prep",),
     "prlhf/model": RUNS,
-    "prlhf/model/adapter.py": ("train",),
+    "prlhf/model/base.py": ("train",),
     "prlhf/model/sharding.py": ("train",),
     "prlhf/train": ("train",),
     "prlhf/generate": ("generate",),
@@ -134,7 +134,7 @@ def test_options_in_documents() -> None:
 
 def test_the_test_sees_what_it_is_for() -> None:
     """The two hints of 0.1 that named options which were not there."""
-    assert faults("prlhf/model/adapter.py", "use --lora-targets all-linear") == ["--lora-targets is not of train"]
+    assert faults("prlhf/model/base.py", "use --lora-targets all-linear") == ["--lora-targets is not of train"]
     assert "--set is not of prep" in faults("prlhf/data/custom.py", "name it with --set 'columns={user_id: NAME}'")
     assert faults("prlhf/train/run.py", "see --set lora_target=x") == ["lora_target is not of train"]
     assert faults("prlhf/judge/run.py", "make it with prlhf prep --source FOLDER") == []

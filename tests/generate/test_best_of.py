@@ -19,7 +19,7 @@ from prlhf.generate.requests import WriteRequest, row_seed
 from prlhf.generate.run import generate
 from prlhf.model.checkpoint import load_policy
 from prlhf.model.encoding import Encoded
-from prlhf.model.scoring import ResponseReader, load_rewards
+from prlhf.model.rewards import ResponseReader, load_rewards
 from prlhf.responses import Response, read_responses
 from prlhf.train.run import train
 
@@ -189,12 +189,12 @@ def test_what_makes_no_choice_is_refused(options: dict[str, Any], message: str) 
 
 
 def test_a_reward_that_is_not_there(tmp_path: Path, trained: Path) -> None:
-    with pytest.raises(PrlhfError, match=r"nowhere is no checkpoint: it has no prlhf\.json"):
+    with pytest.raises(PrlhfError, match=r"nowhere is not a checkpoint: it has no prlhf\.json"):
         generate(trained, config(tmp_path, best_of=2, reward=tmp_path / "nowhere"))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_reward_model_writes_nothing(tmp_path: Path, reward_run: Path) -> None:
-    with pytest.raises(PrlhfError, match="is a reward model, which writes nothing"):
+    with pytest.raises(PrlhfError, match="is a reward model, which does not write"):
         generate(reward_run, config(tmp_path))
     assert not list(tmp_path.iterdir())

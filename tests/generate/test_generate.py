@@ -316,5 +316,5 @@ def test_a_conversation_for_a_run_on_plain_text(tmp_path: Path, trained: Path) -
 
 
 def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
-    with pytest.raises(PrlhfError, match=r"nowhere is no checkpoint"):
+    with pytest.raises(PrlhfError, match=r"nowhere is not a checkpoint"):
         generate(tmp_path / "nowhere", config(tmp_path))

@@ -171,7 +171,7 @@ def test_bad_input_comes_back_as_one(tmp_path: Path, trained: Path) -> None:
     worker = Worker(nowhere, str(tmp_path / "gone"), NeverLost(), Silent())  # type: ignore[arg-type]
     back = worker(block_of(3))
     assert (back["block"], back["lines"]) == ([3], [""])
-    assert json.loads(back["refusal"][0])[0].endswith("nowhere is no checkpoint: it has no prlhf.json")
+    assert json.loads(back["refusal"][0])[0].endswith("nowhere is not a checkpoint: it has no prlhf.json")
 
 
 def test_a_block_that_kills_its_workers_is_given_up(tmp_path: Path, trained: Path) -> None:

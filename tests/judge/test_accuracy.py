@@ -17,7 +17,7 @@ from prlhf.dataset import Prepared, read_prepared, write_prepared
 from prlhf.errors import PrlhfError
 from prlhf.judge import accuracy
 from prlhf.judge.accuracy import judge_checkpoint, shuffled, with_interval
-from prlhf.model.scoring import Scored
+from prlhf.model.rewards import Scored
 from prlhf.train.run import train
 from prlhf_cli.main import app
 

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from prlhf.errors import PrlhfError
-from prlhf.model.adapter import make_trainable
-from prlhf.model.base import load_base
+from prlhf.model.base import load_base, make_trainable
 
 MakeConfig = Callable[..., Any]
 

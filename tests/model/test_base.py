@@ -11,8 +11,7 @@ import torch
 
 from prlhf.errors import PrlhfError
 from prlhf.model import base
-from prlhf.model.base import convert_gguf, gguf_folder, load_base, pick_device, pick_dtype
-from prlhf.model.skeleton import load_skeleton
+from prlhf.model.base import convert_gguf, gguf_folder, load_base, load_skeleton, pick_device, pick_dtype
 
 
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -20,7 +19,7 @@ def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pick_device("auto").type == pick_device("cpu").type == "cpu"
     with pytest.raises(PrlhfError, match="device 'gpu' is not known; use auto, cpu or cuda"):
         pick_device("gpu")
-    with pytest.raises(PrlhfError, match="device 'cuda:1' is asked for and this machine has no GPU; set device to cpu"):
+    with pytest.raises(PrlhfError, match="device = cuda:1, and this machine has no GPU; set device to cpu"):
         pick_device("cuda:1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert pick_device("auto").type == "cuda"

@@ -18,16 +18,15 @@ from fake_hub import fake_hub
 from safetensors.torch import load_file, save_file
 
 from prlhf.errors import PrlhfError
-from prlhf.model.base import load_base
+from prlhf.model.base import load_base, load_skeleton
 from prlhf.model.base_errors import why_not
-from prlhf.model.skeleton import load_skeleton
 from prlhf.source import hub
 
 LOAD = """
 import json, sys, torch
 from prlhf.errors import PrlhfError
 from prlhf.model.base import load_base
-from prlhf.model.skeleton import load_skeleton
+from prlhf.model.base import load_skeleton
 for name in json.loads(sys.argv[1]):
     said = []
     for load in (load_base, lambda name: load_skeleton(name, torch.float32)):
@@ -86,7 +85,7 @@ SAID = {
     "org/bin-only": ["has its weights as pytorch_model.bin and not as safetensors", "convert it at https://"],
     "org/gguf-only": ["GGUF files only, such as m-q4.gguf", "--model FILE.gguf"],
     "org/new-type": ["of the type 'tarot', which transformers", "pip install --upgrade transformers"],
-    "org/own-code": ["carries code of its own", "--trust-remote-code"],
+    "org/own-code": ["has its own code", "--trust-remote-code"],
     "org/t5": ["org/t5 is not a causal language model"],
     "org/no-config": ["has no config.json that says its model_type"],
     "org/no-tokenizer": ["has no tokenizer.json", "pip install sentencepiece tiktoken"],

@@ -16,8 +16,7 @@ from prlhf.dataset import read_prepared
 from prlhf.errors import PrlhfError
 from prlhf.model.base import load_base
 from prlhf.model.checkpoint import Policy, assemble, build_policy, load_policy, load_weights, save_policy, save_weights
-from prlhf.model.engine import padded
-from prlhf.model.scoring import readings_of
+from prlhf.model.readings import padded, readings_of
 
 MakeConfig = Callable[..., Any]
 
@@ -135,11 +134,11 @@ def test_the_run_and_its_model_folder_both_load(trained: Path) -> None:
 def test_what_is_no_checkpoint(tmp_path: Path, kind: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
-    assert "is no checkpoint: it has no prlhf.json; give the folder of a finished run" in refusal(tmp_path / kind)
+    assert "is not a checkpoint: it has no prlhf.json; give the folder of a finished run" in refusal(tmp_path / kind)
 
 
 def test_a_base_model_is_no_policy(tiny_base: Path) -> None:
-    assert "is no policy but a base model; train one on it with: prlhf train --model" in refusal(tiny_base)
+    assert "is a base model, not a policy; train one on it with: prlhf train --model" in refusal(tiny_base)
 
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "user_model.safetensors"])

@@ -14,10 +14,9 @@ from transformers import PreTrainedTokenizerFast
 
 from prlhf.dataset import Comparison, Text
 from prlhf.errors import PrlhfError
-from prlhf.model.encoding import Encoded, Encoder, pad_rows
-from prlhf.model.engine import padded
+from prlhf.model.encoding import Encoded, Encoder
 from prlhf.model.fitting import TooLong
-from prlhf.model.scoring import readings_of
+from prlhf.model.readings import pad_rows, padded, readings_of
 
 EOS, PAD = 0, 1
 CHAT = (
@@ -121,13 +120,13 @@ def test_the_name_of_the_end_within_a_response_is_plain_text() -> None:
     """`e<eos>f` is e, <, e, o, s, >, f, of which this tokenizer knows but the letters: nothing is cut at it."""
     one = encoder()
     assert one.comparison(comparison(chosen="e<eos>f<eos>")).chosen == [6, 6, 16, 20, 7, EOS]
-    assert one.told["specials"] == 1
+    assert one.changes["specials"] == 1
 
 
 def test_an_empty_response_is_the_end_of_text() -> None:
     one = encoder()
     assert one.comparison(comparison(chosen="")).chosen == [EOS]
-    assert one.told["empty"] == 1
+    assert one.changes["empty"] == 1
 
 
 @pytest.mark.parametrize("prompt", ["cd", said("cd", "user")], ids=["plain", "conversation"])
@@ -220,7 +219,7 @@ def test_a_template_that_writes_the_prompt_anew() -> None:
 
 @pytest.mark.parametrize(("prompt", "chosen"), [("cd", said("e")), (said("cd", "user"), "e")])
 def test_plain_and_conversational_do_not_mix(prompt: Text, chosen: Text) -> None:
-    with pytest.raises(PrlhfError, match="of two formats; make both plain or both conversational"):
+    with pytest.raises(PrlhfError, match="have different formats; make both plain or both conversational"):
         encoder(chat=True).comparison(comparison(prompt, chosen, chosen))
 
 

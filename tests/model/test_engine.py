@@ -16,10 +16,10 @@ from prlhf.config import TrainConfig
 from prlhf.kernels import cpu_attention
 from prlhf.kernels.tree_attention import NAME
 from prlhf.model.checkpoint import Policy, assemble
-from prlhf.model.engine import Engine, padded, tree_fault
-from prlhf.model.personalized import Personalized
-from prlhf.model.prefix_tree import Reading, pack
-from prlhf.model.reward import RewardModel
+from prlhf.model.engine import Engine, tree_fault
+from prlhf.model.personalized import Personalized, RewardModel
+from prlhf.model.prefix_tree import pack
+from prlhf.model.readings import Reading, padded
 
 
 def family(user: int, before: tuple[int, ...], responses: int) -> list[Reading]:

@@ -100,7 +100,7 @@ def test_the_system_message_is_not_lost(family: Family) -> None:
     one = encoder(family)
     encoded = encode(one, talk("hi", system="be kind"), said(family, "ok"), said(family, "no"))
     assert one.tokenizer.decode(encoded.prompt).count("be kind") == 1
-    assert bool(one.told["system"]) == family.folds_system
+    assert bool(one.changes["system"]) == family.folds_system
     if family.folds_system:
         assert "be kind\n\nhi" in one.tokenizer.decode(encoded.prompt)
 
@@ -141,7 +141,7 @@ def test_the_name_of_the_end_is_not_the_end(family: Family) -> None:
         encoded = encode(one, asked(family), said(family, f"a {name} b"), said(family, "no"))
         assert f"a {name} b" in one.tokenizer.decode(encoded.chosen)
         assert encoded.chosen.count(one.tokenizer.convert_tokens_to_ids(name)) == (name == family.end)
-        assert one.told["specials"] == 1
+        assert one.changes["specials"] == 1
 
 
 # ---- generation ----
@@ -220,7 +220,7 @@ def test_a_thought_is_not_opened_twice() -> None:
     encoded = encode(one, talk("hi"), *answers)
     found = one.tokenizer.decode(encoded.prompt + encoded.chosen)
     assert found.endswith("<|Assistant|><think>\nHm.\n</think>\n\nok<|end_of_sentence|>")
-    assert one.told["apart"] == 2
+    assert one.changes["apart"] == 2
 
 
 @pytest.mark.parametrize("opening", ["<think>", "[THINK]", "<|START_THINKING|>", "<thought>"])
@@ -232,7 +232,7 @@ def test_an_open_thought_does_not_swallow_the_response(opening: str) -> None:
     encoded = encode(one, talk("hi"), talk("", "ok")[1:], talk("", f"Hm.{closing}no")[1:])
     assert one.tokenizer.decode(encoded.chosen) == f"\n{closing}\n\nok<|im_end|>"
     assert one.tokenizer.decode(encoded.rejected) == f"Hm.{closing}no<|im_end|>"  # begins within the thought
-    assert (one.told["thoughts closed"], one.told["apart"]) == (1, 1)
+    assert (one.changes["thoughts closed"], one.changes["apart"]) == (1, 1)
 
 
 def test_two_tokens_may_end_a_turn() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from prlhf.kernels.onednn import OneDnnLinear, use_onednn
-from prlhf.model.log_probs import token_log_probs
+from prlhf.model.personalized import token_log_probs
 
 
 def head_of(kind: str) -> nn.Linear:

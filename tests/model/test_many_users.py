@@ -18,10 +18,10 @@ from torch import Tensor
 from prlhf.config import GenerateConfig
 from prlhf.errors import PrlhfError
 from prlhf.generate.run import generate
-from prlhf.model import blocks
+from prlhf.model import user_store as blocks
 from prlhf.model.base import load_base
 from prlhf.model.checkpoint import Policy, assemble, load_policy, save_policy
-from prlhf.model.user_index import read_users
+from prlhf.model.user_store import read_users
 
 USERS = 1500
 BLOCK = 4096  # bytes: 16 rows of individual users
@@ -162,7 +162,7 @@ def test_a_table_too_large_to_be_held(tmp_path: Path, copy: Path) -> None:
         file.write(torch.tensor([1.5]).numpy().tobytes())
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     sums = AnySum(path)
-    found = blocks.read_rows(path, sums, {"offsets.weight": blocks.Some([5, 2**28 - 1], 2**28)})
+    found = blocks.read_rows(path, sums, {"offsets.weight": blocks.RowSelection([5, 2**28 - 1], 2**28)})
     assert found["offsets.weight"][:, -2:].tolist() == [[0, 0], [0, 1.5]]
     assert found["generic"].shape == (2, 32)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**17  # KiB

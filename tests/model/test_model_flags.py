@@ -11,11 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prlhf.model import checkpoint, scoring
-from prlhf.model.adapter import make_trainable
-from prlhf.model.base import load_base
+from prlhf.model import checkpoint
+from prlhf.model import rewards as scoring
+from prlhf.model.base import load_base, make_trainable
 from prlhf.model.checkpoint import Trained
 from prlhf.model.encoding import Encoded
+from prlhf.model.readings import readings_of
 
 MakeConfig = Callable[..., Any]
 
@@ -116,6 +117,6 @@ def test_scores_are_taken_without_dropout_and_training_goes_on() -> None:
 
 
 def test_readings_begin_with_the_text_about_the_user() -> None:
-    chosen, rejected = scoring.readings_of([Encoded([7, 8], [1], [2], [3], 1)], [4])
+    chosen, rejected = readings_of([Encoded([7, 8], [1], [2], [3], 1)], [4])
     assert (chosen.user_index, chosen.before, chosen.response) == (4, (7, 8, 1), (2,))
     assert (rejected.user_index, rejected.before, rejected.response) == (4, (7, 8, 1), (3,))

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from prlhf.config import TrainConfig
 from prlhf.model.checkpoint import Policy, assemble
-from prlhf.model.encoding import Rows, pad_rows
 from prlhf.model.personalized import PersonalizedLM
+from prlhf.model.readings import Rows, pad_rows
 
 # prompts (two of them with a text about the user in front), responses and users of unequal lengths
 BEFORE = [[5, 6, 7], [8], [30, 31, 32, 9, 10, 11], [40, 12]]

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prlhf.kernels.segments import Segment
-from prlhf.model.prefix_tree import Reading, families, pack
+from prlhf.model.prefix_tree import families, pack
+from prlhf.model.readings import Reading
 
 
 def test_layout_of_two_responses_to_one_prompt() -> None:

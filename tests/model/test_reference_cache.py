@@ -15,13 +15,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prlhf.model import reference_cache
-from prlhf.model.adapter import make_trainable
-from prlhf.model.base import load_base
+from prlhf.model import reference as reference_cache
+from prlhf.model.base import load_base, make_trainable
 from prlhf.model.encoding import Encoded
-from prlhf.model.prefix_tree import Reading
-from prlhf.model.reference import Reference
-from prlhf.model.reference_cache import ReferenceCache, base_key, open_cache, pair_key
+from prlhf.model.readings import Reading
+from prlhf.model.reference import Reference, ReferenceCache, base_key, open_cache, pair_key
 from prlhf.progress import Silent
 
 IDS = st.lists(st.integers(0, 2**31 - 1), max_size=6)
@@ -119,14 +117,14 @@ def test_many_small_segments_become_one(tmp_path: Path) -> None:
     cache = ReferenceCache(tmp_path)
     for i in range(40):
         cache.add(entries(i, 2))  # each shares an entry with the next
-        assert len(list(tmp_path.iterdir())) <= reference_cache.MANY + 1
+        assert len(list(tmp_path.iterdir())) <= reference_cache.MANY_SEGMENTS + 1
     values = entries(0, 41)
     assert found(tmp_path, values) == list(values.values()) == cache.find(list(values)).tolist()
 
 
 def test_large_segments_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reference_cache, "SMALL", 3)
-    monkeypatch.setattr(reference_cache, "MANY", 2)
+    monkeypatch.setattr(reference_cache, "MANY_SEGMENTS", 2)
     cache = ReferenceCache(tmp_path)
     cache.add(entries(100, 3))
     large = {path: path.stat().st_ino for path in tmp_path.iterdir()}
@@ -138,7 +136,7 @@ def test_large_segments_are_left_alone(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_merged_into_what_one_of_them_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All others hold no more than the first: the new segment's name is the first's, which must not go."""
-    monkeypatch.setattr(reference_cache, "MANY", 2)
+    monkeypatch.setattr(reference_cache, "MANY_SEGMENTS", 2)
     cache = ReferenceCache(tmp_path)
     for count in (3, 2, 1):
         cache.add(entries(0, count))
@@ -152,7 +150,7 @@ def test_of_two_values_the_smaller_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: tuple[float, float], merges: bool
 ) -> None:
     if merges:
-        monkeypatch.setattr(reference_cache, "MANY", 1)
+        monkeypatch.setattr(reference_cache, "MANY_SEGMENTS", 1)
     for value in values:
         ReferenceCache(tmp_path).add({pair_key([1], [2]): value})
     assert len(list(tmp_path.iterdir())) == 2 - merges
@@ -160,7 +158,7 @@ def test_of_two_values_the_smaller_counts(
 
 
 def write_and_read(folder: Path, mine: int, barrier: Any) -> None:
-    reference_cache.MANY = 3  # merge all the time
+    reference_cache.MANY_SEGMENTS = 3  # merge all the time
     cache = ReferenceCache(folder)
     barrier.wait()
     for i in range(60):
@@ -216,7 +214,7 @@ def test_a_damaged_segment_is_computed_again(tmp_path: Path, damage: Any) -> Non
     cache.add(first)
     assert cache.find([*first, *second]).tolist() == [*first.values(), *second.values()]
     assert len(notes.lines) == 1
-    assert notes.lines[0].endswith("is damaged: what it held will be computed again")
+    assert notes.lines[0].endswith("is damaged: its values are computed again")
 
 
 @pytest.mark.parametrize("gone", ["at once", "each time"])
@@ -242,7 +240,7 @@ def test_no_folder_to_write_to(tmp_path: Path) -> None:
     cache.add(entries(1, 1))
     assert len(found(cache.folder, entries(0, 1))) == 1
     assert len(notes.lines) == 1
-    assert notes.lines[0].startswith("note: nothing more goes into the reference cache: cannot write")
+    assert notes.lines[0].startswith("note: nothing more is written to the reference cache: cannot write")
     assert "is a file, not a folder" in notes.lines[0]
 
 

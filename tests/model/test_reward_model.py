@@ -25,9 +25,8 @@ from prlhf.model.checkpoint import (
     load_reward_model,
     save_policy,
 )
-from prlhf.model.encoding import Rows, pad_rows
-from prlhf.model.personalized import trunk_of
-from prlhf.model.reward import RewardModel, last_real
+from prlhf.model.personalized import RewardModel, last_real, trunk_of
+from prlhf.model.readings import Rows, pad_rows
 from prlhf.train.run import train
 
 MakeConfig = Callable[..., Any]
@@ -160,7 +159,7 @@ def test_a_base_without_a_trunk_is_refused(tiny_base: Path) -> None:
 
     lm = load_base(str(tiny_base)).lm
     lm.base_model_prefix = "nothing"
-    with pytest.raises(PrlhfError, match="LlamaForCausalLM does not tell its trunk from its vocabulary head"):
+    with pytest.raises(PrlhfError, match="LlamaForCausalLM does not separate its trunk from its vocabulary head"):
         trunk_of(lm)
 
 
@@ -207,10 +206,10 @@ def reward_run(tmp_path_factory: pytest.TempPathFactory, make_config: MakeConfig
 def test_the_wrong_kind_is_refused_both_ways(reward_run: Path, trained: Path) -> None:
     assert (kind_of(reward_run), kind_of(trained)) == ("reward model", "policy")
     with pytest.raises(
-        PrlhfError, match=f"{reward_run} is a reward model, which writes nothing; give the run of a pol"
+        PrlhfError, match=f"{reward_run} is a reward model, which does not write; give the run of a pol"
     ):
         load_policy(reward_run, "cpu")
-    with pytest.raises(PrlhfError, match=f"{trained} is a policy, no reward model; give the run of one"):
+    with pytest.raises(PrlhfError, match=f"{trained} is a policy, not a reward model; give the run of a reward model"):
         load_reward_model(trained, "cpu")
 
 

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from prlhf.config import TrainConfig
-from prlhf.model.encoding import Encoded, Rows
+from prlhf.model.encoding import Encoded
 from prlhf.model.engine import Engine
+from prlhf.model.readings import Rows
 from prlhf.model.reference import Reference
-from prlhf.model.scoring import ImplicitRewards, Scored, accuracy_by, score, summarise
-from prlhf.model.users import build_user_model
+from prlhf.model.rewards import ImplicitRewards, Scored, accuracy_by, accuracy_summary, score
+from prlhf.model.user_models import build_user_model
 
 
 class Counting(nn.Module):
@@ -87,7 +88,7 @@ def test_accuracy_counts_a_margin_of_zero_half() -> None:
 
 def test_summary_by_hand() -> None:
     users = ["ann", "ann", "ann", "ann", "bob"]
-    found = summarise(users, [1, 1, 1, 1, 0], of(1, 2, 3, -2, -1), of(-1, 2, -3, 2, 1))
+    found = accuracy_summary(users, [1, 1, 1, 1, 0], of(1, 2, 3, -2, -1), of(-1, 2, -3, 2, 1))
     assert found == {
         "accuracy_macro": 0.375,  # ann 3/4, bob 0: each user counts once
         "accuracy_seen": 0.75,
@@ -105,6 +106,6 @@ def test_the_worst_tenth_of_twenty_users_are_two() -> None:
     users = [f"u{i}" for i in range(20) for _ in range(2)]
     margins = [1.0] * 40
     margins[6], margins[20], margins[21] = -1.0, -1.0, -1.0  # u3 at 1/2, u10 at 0
-    found = summarise(users, [1] * 40, of(*margins), of(*margins))
+    found = accuracy_summary(users, [1] * 40, of(*margins), of(*margins))
     assert found["accuracy_worst_tenth"] == 0.25
     assert (found["accuracy_seen"], found["accuracy_unseen"]) == (found["accuracy_macro"], None)

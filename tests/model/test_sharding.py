@@ -27,14 +27,15 @@ from prlhf.errors import PrlhfError
 from prlhf.generate.run import generate
 from prlhf.kernels import speed_up
 from prlhf.model import workers
-from prlhf.model.adapter import make_trainable
+from prlhf.model.base import make_trainable
 from prlhf.model.checkpoint import load_policy
-from prlhf.model.engine import Engine, made_up, padded
+from prlhf.model.engine import Engine, made_up
 from prlhf.model.personalized import PersonalizedLM, unwrapped
 from prlhf.model.prefix_tree import pack
-from prlhf.model.reference_cache import base_key
+from prlhf.model.readings import padded
+from prlhf.model.reference import base_key
 from prlhf.model.sharding import load_spread_base, shard
-from prlhf.model.users import build_user_model
+from prlhf.model.user_models import build_user_model
 from prlhf.progress import SILENT
 from prlhf.responses import read_responses
 from prlhf.train.loop import Listener, Loop, Stop

@@ -8,7 +8,7 @@ import pytest
 
 from prlhf.dataset import Comparison, Message, Text
 from prlhf.errors import PrlhfError
-from prlhf.model.turns import one_answer
+from prlhf.model.chat import one_answer
 
 
 def talk(text: str) -> list[Message]:

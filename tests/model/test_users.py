@@ -13,9 +13,8 @@ from torch import Tensor
 
 from prlhf.config import TrainConfig
 from prlhf.errors import PrlhfError
-from prlhf.model import users as user_models
-from prlhf.model.table import Table
-from prlhf.model.users import UserModel, build_user_model
+from prlhf.model import user_models
+from prlhf.model.user_models import USER_MODELS, SparseRows, UserModel, build_user_model, size_of, user_model_of
 
 KINDS = ("uniform", "individual", "cluster")
 VOCABULARY = torch.arange(20.0).reshape(5, 4)
@@ -189,9 +188,9 @@ def test_a_million_users_start_without_memory(kind: str) -> None:
 @pytest.mark.parametrize("held", [[], [2], [6, 3]])
 def test_a_model_of_some_users_is_the_whole_ones(kind: str, held: list[int]) -> None:
     whole, part = build(kind, users=6, user_init="random"), build(kind, users=0, user_init="random")
-    table = next(module for module in part.modules() if isinstance(module, Table))
+    table = next(module for module in part.modules() if isinstance(module, SparseRows))
     state = whole.state_dict()
-    rows = table.hold(held)
+    rows = table.select(held)
     name = next(name for name in state if name.endswith(".weight"))
     part.load_state_dict(state | {name: state[name][rows]})
     users = torch.tensor([0, *held, 0])
@@ -208,3 +207,34 @@ def test_drawn_in_parts_is_drawn_at_once(init: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(user_models, "DRAWN_AT_ONCE", 7)
     parts = build("individual", users=40, vocabulary=vocabulary, user_init=init)
     assert torch.equal(whole.get_parameter("offsets.weight"), parts.get_parameter("offsets.weight"))
+
+
+# ---- what the rest of the code asks of a user model ----
+
+
+@pytest.mark.parametrize("kind", sorted(USER_MODELS))
+def test_the_size_is_that_of_a_built_model(kind: str) -> None:
+    config = TrainConfig(user_model=kind, user_tokens=3, **({"k": 5} if kind == "cluster" else {}))
+    built = build_user_model(config, 4, torch.randn(9, 6))
+    found = user_model_of(config).size(config, 4, 6)
+    assert found == size_of(config, 4, 6)
+    assert found.total == sum(parameter.numel() for parameter in built.parameters())
+    assert found.per_user == {"uniform": 0, "individual": 18, "cluster": 5}[kind]
+
+
+def test_tables_of_rows_have_the_names_of_their_weights() -> None:
+    for kind, names in (("uniform", []), ("individual", ["offsets.weight"]), ("cluster", ["weights.weight"])):
+        model = build_user_model(TrainConfig(user_model=kind), 2, torch.randn(9, 6))
+        assert list(model.row_tables()) == names
+        assert set(names) <= set(model.state_dict())
+
+
+def test_only_uniform_is_not_personal() -> None:
+    assert {name for name, kind in USER_MODELS.items() if not kind.personal} == {"uniform"}
+
+
+def test_data_that_leave_little_to_learn_are_warned_about() -> None:
+    config = TrainConfig(user_model="cluster", k=3)
+    assert [len(USER_MODELS[kind].warnings(config, 1)) for kind in ("uniform", "individual", "cluster")] == [0, 1, 2]
+    assert [len(USER_MODELS[kind].warnings(config, 2)) for kind in ("uniform", "individual", "cluster")] == [0, 0, 1]
+    assert not any(kind.warnings(config, 3) for kind in USER_MODELS.values())

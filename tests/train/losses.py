@@ -13,7 +13,7 @@ from torch import Tensor
 from prlhf.config import TrainConfig
 from prlhf.dataset import Comparison, read_prepared
 from prlhf.model.checkpoint import Trained, build_policy, build_reward_model
-from prlhf.model.scoring import engine_of
+from prlhf.model.rewards import engine_of
 from prlhf.progress import SILENT
 from prlhf.train.batches import parts_of
 from prlhf.train.encode import EncodedSet

@@ -18,10 +18,9 @@ from typer.testing import CliRunner
 from prlhf.config import ClusterConfig, TrainConfig
 from prlhf.dataset import Prepared, read_prepared, write_prepared
 from prlhf.errors import PrlhfError
+from prlhf.model.base import load_skeleton
 from prlhf.model.checkpoint import build_policy, build_reward_model
-from prlhf.model.skeleton import load_skeleton
-from prlhf.model.table import Table
-from prlhf.model.users import USER_MODELS, UserModel
+from prlhf.model.user_models import USER_MODELS, SparseRows, UserModel
 from prlhf.train import dry_run as planning
 from prlhf.train.dry_run import idle_parameters, largest_batch, plan, share_of, user_parameters
 from prlhf.train.memory import Batch, Shape, memory, shape_of
@@ -499,7 +498,7 @@ def test_a_user_model_of_ones_own(tmp_path: Path, make_config: MakeConfig, monke
             super().__init__()
             self.tokens = config.user_tokens
             self.generic = torch.nn.Parameter(start(self.tokens))
-            self.scales = Table(torch.ones(users, 3), first=1)
+            self.scales = SparseRows(torch.ones(users, 3), first=1)
 
     monkeypatch.setitem(USER_MODELS, "scaled", Scaled)
     config = make_config(tmp_path / "run").model_copy(update={"user_model": "scaled"})

@@ -15,8 +15,8 @@ from prlhf.dataset import Comparison, Message, Prepared, read_prepared, write_pr
 from prlhf.errors import PrlhfError
 from prlhf.generate.run import generate
 from prlhf.judge.accuracy import judge_checkpoint
+from prlhf.model.base import load_skeleton
 from prlhf.model.checkpoint import Trained, load_policy, read_about
-from prlhf.model.skeleton import load_skeleton
 from prlhf.progress import Silent
 from prlhf.train.dry_run import plan
 from prlhf.train.encode import encode
@@ -223,7 +223,7 @@ def test_plain_prompts_are_a_users_message_to_a_run_on_conversations(chat_run: P
         plain, talk = rows
         assert plain["prompt"] == "hi"
         assert (plain["prompt_tokens"], plain["response"]) == (talk["prompt_tokens"], talk["response"])
-        assert [line for line in notes.lines if line.startswith("1 plain prompts were put to the model as a user's")]
+        assert [line for line in notes.lines if line.startswith("1 plain prompts became a user's message")]
 
 
 def test_a_conversation_to_a_run_on_plain_text_is_one_line(trained: Path, tmp_path: Path) -> None:

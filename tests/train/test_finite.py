@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from prlhf.dataset import read_prepared
 from prlhf.errors import NotFinite
-from prlhf.model.scoring import Scored, accuracy_by
+from prlhf.model.rewards import Scored, accuracy_by
 from prlhf.parse import json_text
 from prlhf.train import encode, loop, metrics, objectives, optimizer
 from prlhf.train.objectives import DPO, RowLosses

@@ -18,8 +18,7 @@ from prlhf.applies import SMOOTHED_LOSSES
 from prlhf.config import LossName, TrainConfig, load_recipe, resolve
 from prlhf.dataset import read_prepared
 from prlhf.errors import PrlhfError
-from prlhf.model.engine import padded
-from prlhf.model.scoring import readings_of
+from prlhf.model.readings import padded, readings_of
 from prlhf.train import losses
 from prlhf.train.losses import LOSSES, PER_TOKEN, preference_loss
 from prlhf.train.run import train

@@ -12,7 +12,7 @@ from losses import whole_loss
 
 from prlhf.dataset import read_prepared
 from prlhf.model.checkpoint import build_policy
-from prlhf.model.scoring import engine_of
+from prlhf.model.rewards import engine_of
 from prlhf.train.encode import encode
 from prlhf.train.loop import Loop
 from prlhf.train.objectives import Imitation

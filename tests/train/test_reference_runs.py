@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from prlhf.dataset import read_prepared
 from prlhf.model.checkpoint import read_about
 from prlhf.model.personalized import PersonalizedLM
-from prlhf.model.scoring import load_rewards, score
+from prlhf.model.rewards import load_rewards, score
 from prlhf.progress import Silent
 from prlhf.train import metrics
 from prlhf.train.run import train
@@ -206,7 +206,7 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_a_line(tmp_path: Path,
     progress = heard(make_config(tmp_path / "run", **OPTIONS))
     said = [line for line in progress.lines if line.startswith("note: ")]
     assert len(said) == 1
-    assert "nothing more goes into the reference cache" in said[0]
+    assert "nothing more is written to the reference cache" in said[0]
     assert (tmp_path / "run/model").is_dir()
 
 

@@ -22,7 +22,7 @@ from losses import numbers
 from prlhf.dataset import Prepared, read_prepared, write_prepared
 from prlhf.errors import Interrupted, PrlhfError
 from prlhf.model.encoding import Encoded
-from prlhf.model.scoring import Reference
+from prlhf.model.rewards import Reference
 from prlhf.progress import Silent
 from prlhf.train import metrics, run
 from prlhf.train.checkpoints import newest_checkpoint

@@ -15,8 +15,7 @@ from safetensors.torch import load_file
 
 from prlhf.dataset import Comparison, Prepared, User, prompt_id, read_prepared, write_prepared
 from prlhf.model.checkpoint import build_reward_model, load_reward_model
-from prlhf.model.engine import padded
-from prlhf.model.scoring import readings_of
+from prlhf.model.readings import padded, readings_of
 from prlhf.progress import Silent
 from prlhf.train import metrics
 from prlhf.train.run import train

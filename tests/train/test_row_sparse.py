@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from prlhf.dataset import read_prepared
 from prlhf.model.checkpoint import Policy, build_policy
-from prlhf.model.table import Table
+from prlhf.model.user_models import SparseRows
 from prlhf.model.weights import load_weights
 from prlhf.train import batches, metrics
 
@@ -21,8 +21,8 @@ MakeConfig = Callable[..., Any]
 KINDS = ["individual", "cluster"]
 
 
-def table_of(policy: Policy) -> Table:
-    return next(module for module in policy.model.users.modules() if isinstance(module, Table))
+def table_of(policy: Policy) -> SparseRows:
+    return next(module for module in policy.model.users.modules() if isinstance(module, SparseRows))
 
 
 def policy_of(config: Any, users: int) -> Policy:

@@ -25,7 +25,7 @@ from prlhf.model.base import load_base
 from prlhf.model.checkpoint import Policy, build_policy
 from prlhf.model.encoding import Encoder
 from prlhf.model.prefix_tree import Pack
-from prlhf.model.scoring import engine_of
+from prlhf.model.rewards import engine_of
 from prlhf.progress import Silent
 from prlhf.train import metrics
 from prlhf.train import run as running
@@ -301,7 +301,7 @@ def test_dpo_on_top_and_generate(tmp_path: Path, make_config: MakeConfig, run: P
 
 @pytest.mark.parametrize("inside", ["", "model"])
 def test_it_is_a_base_and_no_policy(run: Path, inside: str, tmp_path: Path) -> None:
-    why = rf"a base model; train one on it with: prlhf train --model {run}/model$"
+    why = rf"is a base model, not a policy; train one on it with: prlhf train --model {run}/model$"
     with pytest.raises(PrlhfError, match=why):
         generate(run / inside, GenerateConfig(out=tmp_path / "r.jsonl"))
 

@@ -12,8 +12,7 @@ import torch
 from losses import as_users, loop_of, loss_of, moved_policy
 
 from prlhf.dataset import Comparison, read_prepared
-from prlhf.model.engine import padded
-from prlhf.model.scoring import readings_of
+from prlhf.model.readings import padded, readings_of
 
 MakeConfig = Callable[..., Any]
 

@@ -118,8 +118,7 @@ def _is_there(out: Path) -> None:
 
 
 def base(rng: Random, work: Path, material: Material) -> Case:
-    from prlhf.model.base import load_base
-    from prlhf.model.skeleton import load_skeleton
+    from prlhf.model.base import load_base, load_skeleton
 
     place = damage.fresh(material.base, work / "base")
     how = damage.folder(rng, place, rng.choice(["*", "*.json", "*.safetensors"]))
@@ -175,7 +174,7 @@ def cache(rng: Random, work: Path, material: Material) -> Case:
     """Damaged reference log-probs, which are either used unchanged or computed again."""
     import numpy as np
 
-    from prlhf.model.reference_cache import ReferenceCache
+    from prlhf.model.reference import ReferenceCache
 
     place = work / "cache"
     values = {bytes([number]) * 16: float(number) for number in range(1, 40)}

@@ -1,8 +1,7 @@
-"""Rewards of comparisons and what they say per user (accuracy, margins).
+"""Rewards of comparisons, and accuracy and margins per user.
 
-A reward model gives its own. A policy's implicit reward of a response is
-beta (log pi_P(y|x,u) - log pi_SFT(y|x)) (paper, Eq. 5 and section 4.4). Used by training for its evaluations, by
-`prlhf judge` and by best-of-N.
+A reward model returns its rewards. A policy has an implicit reward of a response,
+beta (log pi_P(y|x,u) - log pi_SFT(y|x)) (paper, Eq. 5 and section 4.4).
 """
 
 from __future__ import annotations
@@ -23,32 +22,23 @@ from prlhf.errors import NotFinite
 from prlhf.model.checkpoint import Trained, kind_of, load_policy, load_reward_model, reference_model
 from prlhf.model.encoding import Encoded
 from prlhf.model.engine import Engine
-from prlhf.model.personalized import Personalized
-from prlhf.model.prefix_tree import Reading
-from prlhf.model.reference import Reference
-from prlhf.model.reference_cache import open_cache
-from prlhf.model.reward import RewardModel
+from prlhf.model.personalized import Personalized, RewardModel
+from prlhf.model.readings import readings_of
+from prlhf.model.reference import Reference, open_cache
 from prlhf.progress import SILENT, Progress
-
-
-def readings_of(batch: Sequence[Encoded], user_indices: Sequence[int]) -> list[Reading]:
-    """The 2B readings of B comparisons, chosen first then rejected, by `user_indices` in place of their own."""
-    befores = [(i, tuple(e.text + e.prompt)) for e, i in zip(batch, user_indices, strict=True)]
-    chosen = [Reading(*before, tuple(e.chosen)) for e, before in zip(batch, befores, strict=True)]
-    return chosen + [Reading(*before, tuple(e.rejected)) for e, before in zip(batch, befores, strict=True)]
 
 
 class Rewards(Protocol):
     """Where rewards come from."""
 
-    model: Personalized  # that scores
+    model: Personalized  # the one that scores
 
     def __call__(self, batch: Sequence[Encoded], user_indices: Sequence[int]) -> Tensor:
         """Rewards [2, B] of B comparisons, read as `user_indices`: the chosen responses', then the rejected ones'."""
 
 
 class ImplicitRewards(Rewards):
-    """Those of a policy: beta times the log-ratio to the reference."""
+    """Rewards of a policy: beta times the log-ratio to the reference."""
 
     def __init__(self, engine: Engine, reference: Reference, beta: float) -> None:
         self.model, self._engine = engine.model, engine
@@ -62,7 +52,7 @@ class ImplicitRewards(Rewards):
 
 
 class ModelRewards(Rewards):
-    """Those of a reward model."""
+    """Rewards of a reward model."""
 
     def __init__(self, engine: Engine) -> None:
         self.model, self._engine = engine.model, engine
@@ -75,14 +65,14 @@ class ModelRewards(Rewards):
 def load_rewards(
     run: Path, device: str = "auto", base: str | None = None, trust_remote_code: bool = False
 ) -> tuple[Trained[Any], Rewards]:
-    """A trained run of either kind, and its rewards."""
+    """Load a trained run of either kind; returns it with its rewards."""
     load: Any = load_reward_model if kind_of(run) == "reward model" else load_policy
     trained = load(run, device, "auto", base, trust_remote_code)
     return trained, rewards_of(trained, run, base, trust_remote_code)
 
 
 def rewards_of(trained: Trained[Any], run: Path, base: str | None = None, trust_remote_code: bool = False) -> Rewards:
-    """The rewards of what was loaded from `run`; a policy's with the reference cache if it was trained with it."""
+    """The rewards of what was loaded from `run`; a policy uses the reference cache if it was trained with it."""
     if isinstance(trained.model, RewardModel):
         return ModelRewards(engine_of(trained))
     engine = engine_of(trained)
@@ -93,14 +83,14 @@ def rewards_of(trained: Trained[Any], run: Path, base: str | None = None, trust_
 
 
 def engine_of(trained: Trained[Any], progress: Progress = SILENT) -> Engine:
-    """How `trained` reads, as its settings say."""
+    """An engine for `trained`, with its settings."""
     config = trained.config
     return Engine(trained.model, trained.tokenizer.pad_token_id, config.pack_tokens, config.prefix_tree, progress)
 
 
 @dataclass(frozen=True)
 class Scored:
-    """Rewards of one comparison, as one user."""
+    """Rewards of both responses of a comparison, read as one user."""
 
     chosen: float
     rejected: float
@@ -134,13 +124,13 @@ def score(
 
 
 class ResponseReader:
-    """Reads written responses as a user of a trained run: ids it does not know are generic, without text."""
+    """Encodes responses as a user of a trained run reads them; unknown ids are the generic user, without text."""
 
     def __init__(self, trained: Trained[Any]) -> None:
         self._encoder, self._index, self._texts = trained.encoder(), trained.index_of(), trained.user_texts
 
     def encode(self, prompt: Text, user_id: str, a: str, b: str, name: str) -> Encoded:
-        """Responses `a` and `b` in the prompt's own format, as chosen and rejected; `name` is what errors call them."""
+        """Encode responses `a` and `b` as chosen and rejected, in the format of the prompt; errors call them `name`."""
         chosen, rejected = (r if isinstance(prompt, str) else [{"role": "assistant", "content": r}] for r in (a, b))
         user_index, text = self._index.get(user_id, 0), self._texts.get(user_id, "")
         return self._encoder.pair(
@@ -149,7 +139,7 @@ class ResponseReader:
 
 
 def check_finite(groups: Sequence[str], scored: Sequence[Scored]) -> None:
-    """Raise NotFinite where rewards are not numbers: a margin that is nan is neither won nor lost."""
+    """Raise NotFinite if a margin is nan or infinite: it is neither won nor lost."""
     lost = [group for group, s in zip(groups, scored, strict=True) if not math.isfinite(s.margin)]
     if lost:
         raise NotFinite(
@@ -175,12 +165,12 @@ def margins_by(groups: Sequence[str], scored: Sequence[Scored]) -> dict[str, flo
     return {group: sum(values) / len(values) for group, values in margins.items()}
 
 
-def summarise(
+def accuracy_summary(
     user_ids: Sequence[str], user_indices: Sequence[int], as_user: Sequence[Scored], as_generic: Sequence[Scored]
 ) -> dict[str, Any]:
-    """Per-user accuracy and margin, their macro average, the worst tenth of users, and the generic user's.
+    """Accuracy and margin per user, their macro average, that of the worst tenth of users, and the generic user's.
 
-    `user_ids` and `user_indices` (0: unseen in training) say whose each comparison is. `accuracy_seen` and
+    `user_ids` and `user_indices` (0: unseen in training) are the user of each comparison. `accuracy_seen` and
     `accuracy_unseen` are macro averages over the seen and the unseen users, None where there are none.
     `generic`: the same comparisons scored as user 0, micro-averaged; `generic_by_user` the same per user.
     """
@@ -202,5 +192,5 @@ def summarise(
 
 
 def mean(values: Sequence[float]) -> float | None:
-    """The arithmetic mean; None of nothing."""
+    """The arithmetic mean; None for no values."""
     return sum(values) / len(values) if values else None
