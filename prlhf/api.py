@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from prlhf.config import ClusterConfig, GenerateConfig, JudgeConfig, PrepConfig, SweepConfig, TrainConfig, resolve
 from prlhf.errors import PrlhfError
 from prlhf.progress import SILENT, Progress
-from prlhf.results import Accuracy, Judgement, PreparedData, Responses, Run, Trials
+from prlhf.results import CheckpointAccuracy, Judgement, PreparedData, Responses, Run, Trials
 
 if TYPE_CHECKING:
     from prlhf.loaded import Loaded
@@ -149,12 +149,12 @@ def judge(
 
     config = resolve(JudgeConfig, {}, settings)
     first, second = (Path(side.out if isinstance(side, Responses) else side).expanduser() for side in (a, b))
-    return Judgement.model_validate(judge_responses(first, second, config, progress) | {"out": config.out})
+    return judge_responses(first, second, config, progress)
 
 
 def judge_checkpoint(
     run: str | Path | Run, dataset: str | Path | PreparedData, *, progress: Progress = SILENT, **settings: Any
-) -> Accuracy:
+) -> CheckpointAccuracy:
     """Measure how often `run` ranks held-out comparisons as their users did, as `prlhf judge --checkpoint` does.
 
     Args:
@@ -169,7 +169,7 @@ def judge_checkpoint(
     from prlhf.judge.accuracy import judge_checkpoint as check
 
     where = Path(dataset.folder if isinstance(dataset, PreparedData) else dataset).expanduser()
-    return Accuracy.model_validate(check(_folder(run), where, resolve(JudgeConfig, {}, settings), progress))
+    return check(_folder(run), where, resolve(JudgeConfig, {}, settings), progress)
 
 
 def sweep(

@@ -16,6 +16,10 @@ class Result(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
 
+    def summary(self) -> dict[str, Any]:
+        """The JSON summary, as the command prints it with --json."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
 
 class Rate(Result):
     """A share between 0 and 1 with its 95 % bootstrap interval."""
@@ -70,16 +74,112 @@ class Responses(Result):
     tokens: int = Field(default=0, description="number of tokens that this call wrote")
 
 
-class Judgement(Result):
-    """The win-rates of A against B."""
+class WinRates(Result):
+    """The win-rates of A against B by one judge, whose settings, such as its model, are in `model_extra`."""
 
-    out: Path
-    judge: str
+    n_samples: int = Field(description="number of pairs with a verdict")
+    n_users: int
     wins: int
     ties: int
     losses: int
+    clustered_by: str = Field(description="what the bootstrap draws: `user`, or `sample` if there is one user")
     per_sample: dict[str, Rate] = Field(description="by how a tie counts: `tie_wins`, `tie_loses`, `tie_half`")
-    per_user: dict[str, Rate]
+    per_user: dict[str, Rate] = Field(description="the share of users whom A wins, with more wins than losses")
+    over_users: dict[str, dict[str, float | None]] = Field(description="`mean` over users and its `standard_error`")
+    users: list[dict[str, Any]] = Field(description="for each user `user_id`, `n_samples`, `verdict` and `rates`")
+    by_kind: dict[str, Any] = Field(description="the same for `seen`, `unseen` and `generic` users")
+    significance: dict[str, Any] = Field(description="p-values of sign tests, and the number of samples needed")
+    length_controlled: Rate = Field(description="per sample, if both sides wrote equally much; a tie is half a win")
+    position_bias: dict[str, Any] | None = Field(description="how much the order mattered; None without an order")
+    unparsed: dict[str, float] = Field(description="`pairs` without a verdict, and the rates if A had lost or won them")
+
+
+class Calibration(Result):
+    """How often a judge chose as people did, on held-out comparisons."""
+
+    comparisons: int
+    right: int
+    wrong: int
+    ties: int
+    unparsed: int = Field(description="number of comparisons without a verdict")
+    accuracy: Rate | None = Field(description="a tie is half right")
+    accuracy_by_kind: dict[str, Rate | None]
+    sign_test: float = Field(description="two-sided p-value")
+    position_bias: dict[str, Any] | None
+
+
+class Calibrations(Result):
+    """How good the judges are, without responses to judge."""
+
+    out: Path
+    judge: str
+    dataset: str
+    seed: int
+    settings: dict[str, dict[str, Any]] = Field(description="by judge")
+    calibrated_on: str
+    calibration: dict[str, Calibration] = Field(description="by judge")
+    agreement: list[dict[str, Any]] = Field(default=[], description="of every two judges")
+
+
+class Judgement(WinRates):
+    """The win-rates of A against B by the first judge; those of each judge are in `judges` if there are several."""
+
+    out: Path
+    judge: str
+    a: str
+    b: str
+    seed: int
+    limit: int | None
+    bootstrap: int = Field(description="number of resamples")
+    confidence: float
+    n_users_seen: int
+    n_users_unseen: int
+    unpaired_a: int = Field(description="number of responses of A without a partner")
+    unpaired_b: int
+    generic_for_a: int = Field(description="number of pairs in which A's generic response stands in")
+    generic_for_b: int
+    judges: dict[str, WinRates] = {}
+    agreement: list[dict[str, Any]] = Field(default=[], description="of every two judges")
+    calibrated_on: str | None = None
+    calibration: dict[str, Calibration] = Field(default={}, description="by judge")
+
+    @property
+    def by_judge(self) -> dict[str, WinRates]:
+        """The win-rates by each judge."""
+        return self.judges or {self.judge: self}
+
+
+class CheckpointAccuracy(Accuracy):
+    """How often a run ranks held-out comparisons as their users did."""
+
+    out: Path
+    run: str
+    dataset: str
+    seed: int
+    left_out: dict[str, int] = Field(description="number of comparisons that are `too_long`, or `equal`")
+    readings: dict[str, Rate | None] = Field(description="accuracy as `seen`, `unseen`, `generic`, `shuffled` users")
+
+
+class CostEstimate(Result):
+    """What judging would send and cost. Numbers of tokens are estimates."""
+
+    model: str
+    server: str
+    protocol: str
+    pairs: int
+    calls: int = Field(description="number of requests whose answer is not cached")
+    known: int = Field(description="number of requests whose answer is cached")
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float | None = Field(description="US dollars; None if the price is not known")
+    cost_at_most: float | None = Field(description="US dollars, if each answer has the most tokens")
+
+
+class ShownCall(Result):
+    """A call that would be made."""
+
+    order: str = Field(description="`ab`: A's response stands first")
+    messages: list[dict[str, str]]
 
 
 class Trials(Result):

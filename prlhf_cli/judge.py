@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from prlhf_cli import show
+
+if TYPE_CHECKING:
+    from prlhf.results import Result
 
 LLM = "Judge llm: a language model"
 NO_KEYS = (
@@ -161,7 +164,7 @@ def command(
     """
     flags = {key: value for key, value in locals().items() if key not in NO_KEYS}
 
-    def work(bars: show.Bars) -> dict[str, Any]:
+    def work(bars: show.Bars) -> Result | dict[str, list[Result]]:
         from prlhf.config import JudgeConfig, load_recipe, parse_override, parse_overrides, resolve
         from prlhf.errors import PrlhfError
 
@@ -185,9 +188,9 @@ def command(
 
         a, b = responses if responses else (None, None)
         if show_prompt is not None:
-            return {"calls": run.shown_prompt(a, b, config, show_prompt)}
+            return {"calls": [*run.shown_prompt(a, b, config, show_prompt)]}
         if dry_run:
-            return {"plan": run.dry_run(a, b, config)}
+            return {"plan": [*run.dry_run(a, b, config)]}
         if a is None or b is None:
             return run.calibrate_judges(config, bars, show.command_line())
         return run.judge_responses(a, b, config, bars, show.command_line())
@@ -195,20 +198,23 @@ def command(
     show.run(work, _show, as_json)
 
 
-def _show(result: dict[str, Any]) -> None:
-    if "calls" in result and "per_sample" not in result:
-        _show_calls(result["calls"])
-    elif "plan" in result:
-        _show_plan(result["plan"])
-    elif "readings" in result:
-        _show_accuracy(result)
+def _show(result: Result | dict[str, list[Result]]) -> None:
+    from prlhf.results import Calibrations, CheckpointAccuracy, Judgement
+
+    if isinstance(result, dict):
+        ((kind, found),) = result.items()
+        summaries = [one.summary() for one in found]
+        _show_calls(summaries) if kind == "calls" else _show_plan(summaries)
+    elif isinstance(result, CheckpointAccuracy):
+        _show_accuracy(result.summary())
     else:
-        if "per_sample" in result:
-            show.say(f"A {result['a']}\nB {result['b']}")
-            for name, found in result.get("judges", {result["judge"]: result}).items():
-                _show_wins(name, found)
-        _show_calibration(result.get("calibration", {}))
-        _show_agreement(result.get("agreement", []))
+        assert isinstance(result, Judgement | Calibrations)
+        if isinstance(result, Judgement):
+            show.say(f"A {result.a}\nB {result.b}")
+            for name, rates in result.by_judge.items():
+                _show_wins(name, rates.summary())
+        _show_calibration({name: one.summary() for name, one in result.calibration.items()})
+        _show_agreement(result.agreement)
 
 
 def _show_calls(calls: list[dict[str, Any]]) -> None:

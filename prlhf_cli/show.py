@@ -9,7 +9,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
@@ -18,10 +18,11 @@ from prlhf.errors import Interrupted, PrlhfError
 if TYPE_CHECKING:
     from prlhf_cli.bars import Bars as Bars
 
+R = TypeVar("R")
 Json = typer.Option("--json", help="Print a machine-readable summary as the last line of standard output.")
 
 
-def run(work: Callable[[Bars], dict[str, Any]], show: Callable[[dict[str, Any]], None], as_json: bool) -> None:
+def run(work: Callable[[Bars], R], show: Callable[[R], None], as_json: bool) -> None:
     """Run a command's library function and show its result; bad input is one line and exit code 2."""
     from prlhf_cli.bars import Bars
 
@@ -50,7 +51,16 @@ def run(work: Callable[[Bars], dict[str, Any]], show: Callable[[dict[str, Any]],
         return
     from prlhf.parse import json_text
 
-    sys.stdout.write(json_text(result, ensure_ascii=False) + "\n")
+    sys.stdout.write(json_text(_plain(result), ensure_ascii=False) + "\n")
+
+
+def _plain(result: Any) -> Any:
+    """The summaries of results, as values of JSON."""
+    if isinstance(result, dict):
+        return {key: _plain(value) for key, value in result.items()}
+    if isinstance(result, list):
+        return [_plain(value) for value in result]
+    return result.summary() if hasattr(result, "summary") else result
 
 
 def leaderboard() -> Any:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # A part may import parts of the lines above it, but none of its own line or below.
 LAYERS = [
     ["errors"],
-    ["parse", "extensions", "files"],
+    ["parse", "extensions", "files", "results"],
     ["applies", "refusals"],
     ["progress", "config", "forum", "kernels", "ray_private"],
     ["legacy_folders"],
@@ -24,7 +24,7 @@ LAYERS = [
     ["responses", "html", "cluster"],
     ["model"],
     ["data", "train", "generate", "judge"],
-    ["sweep", "demo", "start_training", "loaded", "results"],
+    ["sweep", "demo", "start_training", "loaded"],
     ["api"],
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

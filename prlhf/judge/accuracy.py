@@ -11,7 +11,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,6 +25,7 @@ from prlhf.model.per_user import trained_on
 from prlhf.model.rewards import Scored, accuracy_summary, load_rewards, score
 from prlhf.parse import json_text
 from prlhf.progress import SILENT, Progress
+from prlhf.results import CheckpointAccuracy
 
 USED = frozenset(
     ("out", "bootstrap", "seed", "batch_size", "model", "trust_remote_code", "device", "dataset", "skip_long")
@@ -34,7 +34,7 @@ USED = frozenset(
 
 def judge_checkpoint(
     run: Path, dataset: Path | None, config: JudgeConfig, progress: Progress = SILENT
-) -> dict[str, Any]:
+) -> CheckpointAccuracy:
     """The accuracy of the (implicit) reward of `run` on the held-out comparisons of `dataset`; writes results.json.
 
     Args:
@@ -93,7 +93,7 @@ def judge_checkpoint(
     }
     with replacing(config.out, "judgement") as folder:
         (folder / "results.json").write_text(json_text(results, indent=2) + "\n", encoding="utf-8")
-    return results
+    return CheckpointAccuracy.model_validate(results | {"out": config.out})
 
 
 def _own_data(run: Path) -> Path:

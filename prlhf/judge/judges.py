@@ -16,6 +16,7 @@ from prlhf.extensions import JUDGES
 from prlhf.judge.verdicts import Call, Decision, Pair, Verdict
 from prlhf.progress import Progress
 from prlhf.responses import words
+from prlhf.results import CostEstimate, ShownCall
 
 # The settings that apply whatever the judge; `Judge.uses` names the others.
 ALWAYS_USED = frozenset(("judge", "out", "bootstrap", "seed", "batch_size", "calibrate", "limit", "skip_long"))
@@ -74,12 +75,12 @@ class AskingJudge(Judge):
     """A judge that asks a server: its calls cost money, and it may prefer the response that it is shown first."""
 
     @abstractmethod
-    def estimate(self, pairs: Sequence[Pair]) -> dict[str, Any]:
-        """The number of calls and tokens, and the cost in US dollars, of judging `pairs`. Sends nothing."""
+    def estimate(self, pairs: Sequence[Pair]) -> CostEstimate:
+        """The calls, tokens and cost of judging `pairs`. Sends nothing."""
 
     @abstractmethod
-    def messages(self, pair: Pair) -> list[dict[str, Any]]:
-        """The `order` and the `messages` of each call about `pair`. Sends nothing."""
+    def messages(self, pair: Pair) -> list[ShownCall]:
+        """The calls about `pair`. Sends nothing."""
 
 
 def verdicts_by_score(scores: Sequence[tuple[float, float]]) -> list[Verdict]:

@@ -21,6 +21,7 @@ from prlhf.judge.verdicts import Decision, Pair, Pairing, pair, position_bias, s
 from prlhf.parse import json_text
 from prlhf.progress import SILENT, Progress
 from prlhf.responses import read_responses, words
+from prlhf.results import Calibrations, CostEstimate, Judgement, ShownCall
 
 RESULTS, VERDICTS, CALIBRATION, REPORT = "results.json", "verdicts.jsonl", "calibration.jsonl", "report.html"
 Decided = dict[str, list[Decision]]  # by judge
@@ -28,7 +29,7 @@ Decided = dict[str, list[Decision]]  # by judge
 
 def judge_responses(
     a_path: Path, b_path: Path, config: JudgeConfig, progress: Progress = SILENT, command: str = ""
-) -> dict[str, Any]:
+) -> Judgement:
     """Judge A against B; write `results.json`, `verdicts.jsonl` and `report.html` into `config.out`.
 
     With several judges, the results of the first are at the top level, those of each under `judges`, and their
@@ -51,10 +52,10 @@ def judge_responses(
         results |= {"judges": by_judge, "agreement": agreements(decided)}
     results |= _calibrations(humans, calibrated, config)
     _write(config.out, results, {VERDICTS: (pairing.pairs, decided), CALIBRATION: (humans, calibrated)}, command)
-    return results
+    return Judgement.model_validate(results | {"out": config.out})
 
 
-def calibrate_judges(config: JudgeConfig, progress: Progress = SILENT, command: str = "") -> dict[str, Any]:
+def calibrate_judges(config: JudgeConfig, progress: Progress = SILENT, command: str = "") -> Calibrations:
     """Compare the judges with people on `config.calibrate`; writes the same files as `judge_responses`."""
     claim(config.out, "judgement", inputs=_inputs(config))
     config, judges, humans = _prepared(config)
@@ -65,10 +66,10 @@ def calibrate_judges(config: JudgeConfig, progress: Progress = SILENT, command: 
     if len(judges) > 1:
         results["agreement"] = agreements(calibrated)
     _write(config.out, results, {CALIBRATION: (humans, calibrated)}, command)
-    return results
+    return Calibrations.model_validate(results | {"out": config.out})
 
 
-def dry_run(a_path: Path | None, b_path: Path | None, config: JudgeConfig) -> list[dict[str, Any]]:
+def dry_run(a_path: Path | None, b_path: Path | None, config: JudgeConfig) -> list[CostEstimate]:
     """`--dry-run`: the calls, tokens and cost of every judge that asks a server. Sends nothing."""
     config, judges, humans = _prepared(config)
     asking = [judge for judge in judges.values() if isinstance(judge, AskingJudge)]
@@ -78,11 +79,8 @@ def dry_run(a_path: Path | None, b_path: Path | None, config: JudgeConfig) -> li
     return [judge.estimate(pairs) for judge in asking]
 
 
-def shown_prompt(a_path: Path | None, b_path: Path | None, config: JudgeConfig, number: int) -> list[dict[str, Any]]:
-    """`--show-prompt N`: the calls about the N-th pair, from 1. Sends nothing.
-
-    Returns `order` and `messages` of each call of the first judge that asks a server.
-    """
+def shown_prompt(a_path: Path | None, b_path: Path | None, config: JudgeConfig, number: int) -> list[ShownCall]:
+    """`--show-prompt N`: the calls of the first asking judge about the N-th pair, from 1. Sends nothing."""
     config, judges, humans = _prepared(config)
     pairs = _paired(a_path, b_path, config).pairs if a_path and b_path else humans
     asking = next((judge for judge in judges.values() if isinstance(judge, AskingJudge)), None)

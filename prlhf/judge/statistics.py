@@ -20,9 +20,9 @@ Ints = NDArray[np.int64]
 # What a tie is worth to A. The paper uses the first on PRISM (5.3) and the second on P-SOUPS (5.2).
 CONVENTIONS = {"tie_wins": 1.0, "tie_loses": 0.0, "tie_half": 0.5}
 CONVENTION_NAMES = {
-    "tie_wins": "a tie counts for both (PRISM)",
-    "tie_loses": "a tie is not a win (P-SOUPS)",
-    "tie_half": "a tie is half a win",
+    "tie_wins": "ties count for both (PRISM)",
+    "tie_loses": "ties are not wins (P-SOUPS)",
+    "tie_half": "ties are half wins",
 }
 OUTCOMES = {"A": 1, "tie": 0, "B": -1}
 USER_VERDICTS = {1: "win", 0: "tie", -1: "lose"}

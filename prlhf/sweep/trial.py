@@ -78,13 +78,13 @@ def _judge(settings: Settings, out: Path) -> dict[str, Any]:
     judged = judge_responses(
         folder / "responses.jsonl", against, settings.judge.model_copy(update={"out": folder / "judged"}), SILENT
     )
-    rate = judged["per_sample"]["tie_half"]
+    rate = judged.per_sample["tie_half"]
     return {
-        "judge/winrate": rate["rate"],  # of samples; a tie is half a win
-        "judge/winrate_low": rate["low"],
-        "judge/winrate_high": rate["high"],
-        "judge/winrate_by_user": judged["over_users"]["tie_half"]["mean"],  # each user has the same weight
-        "judge/ties": judged["ties"] / judged["n_samples"],
+        "judge/winrate": rate.rate,  # of samples; a tie is half a win
+        "judge/winrate_low": rate.low,
+        "judge/winrate_high": rate.high,
+        "judge/winrate_by_user": judged.over_users["tie_half"]["mean"],  # each user has the same weight
+        "judge/ties": judged.ties / judged.n_samples,
     }
 
 

@@ -67,30 +67,31 @@ def test_readings_of_a_hand_made_model(
     results = judge_checkpoint(trained, prepared, config(tmp_path, seed=4))
     assert asked[:2] == [[1, 2, 3, 0] * 2, [0] * 8]
     assert asked[2] == shuffled(asked[0], 3, 4)
-    readings = results["readings"]
-    assert readings["seen"]["rate"] == pytest.approx(4 / 6)
-    assert readings["seen"]["comparisons"] == 6
-    assert readings["unseen"]["rate"] == readings["generic"]["rate"] == 0.5
-    assert readings["unseen"]["comparisons"] == 2
+    readings = results.readings
+    assert readings["seen"].rate == pytest.approx(4 / 6)
+    assert readings["seen"].comparisons == 6
+    assert readings["unseen"].rate == readings["generic"].rate == 0.5
+    assert readings["unseen"].comparisons == 2
     hits = [other in (1, 2) for own, other in zip(asked[0], asked[2], strict=True) if own]
-    assert readings["shuffled"]["rate"] == pytest.approx(sum(hits) / 6)
-    assert results["accuracy_by_user"] == {"ann": 1.0, "bob": 1.0, "cat": 0.0, "zoe": 0.5}
-    assert results["accuracy_macro"] == 0.625
-    assert json.loads((tmp_path / "judged/results.json").read_text()) == results
+    assert readings["shuffled"].rate == pytest.approx(sum(hits) / 6)
+    assert results.accuracy_by_user == {"ann": 1.0, "bob": 1.0, "cat": 0.0, "zoe": 0.5}
+    assert results.accuracy_macro == 0.625
+    written = json.loads((tmp_path / "judged/results.json").read_text())
+    assert written | {"out": str(tmp_path / "judged")} == results.summary()
 
 
 def test_it_agrees_with_the_runs_own_evaluation(tmp_path: Path, trained: Path, prepared: Path) -> None:
     found = judge_checkpoint(trained, prepared, config(tmp_path, batch_size=3))
     own = json.loads((trained / "results.json").read_text())["eval"]
-    assert found["margin_by_user"] == pytest.approx(own["margin_by_user"], abs=1e-5)
-    assert found["accuracy_by_user"] == own["accuracy_by_user"]
+    assert found.margin_by_user == pytest.approx(own["margin_by_user"], abs=1e-5)
+    assert found.accuracy_by_user == own["accuracy_by_user"]
 
 
 def test_a_full_finetune_is_measured_against_its_base(tmp_path: Path, make_config: MakeConfig, prepared: Path) -> None:
     """Its base is not in its weights any more; against itself every margin would be the soft prompt's alone."""
     results = train(make_config(tmp_path / "full", full_finetune=True))
     found = judge_checkpoint(tmp_path / "full", prepared, config(tmp_path))
-    assert found["margin_by_user"] == pytest.approx(results["eval"]["margin_by_user"], abs=1e-5)
+    assert found.margin_by_user == pytest.approx(results["eval"]["margin_by_user"], abs=1e-5)
 
 
 def test_users_are_those_of_the_run_not_of_the_file(tmp_path: Path, trained: Path, prepared: Path) -> None:
@@ -102,7 +103,7 @@ def test_users_are_those_of_the_run_not_of_the_file(tmp_path: Path, trained: Pat
     write_prepared(tmp_path / "d", Prepared(data.train, renumbered, data.users, {"dataset": "small"}))
     found = judge_checkpoint(trained, tmp_path / "d", config(tmp_path, out=tmp_path / "a"))
     expected = judge_checkpoint(trained, prepared, config(tmp_path, out=tmp_path / "b"))
-    assert found["margin_by_user"] == expected["margin_by_user"]
+    assert found.margin_by_user == expected.margin_by_user
 
 
 def test_a_single_user_has_no_other_to_stand_in(
@@ -120,7 +121,7 @@ def test_a_single_user_has_no_other_to_stand_in(
     )
     write_prepared(tmp_path / "one", one)
     train(make_config(tmp_path / "r", dataset=str(tmp_path / "one"), max_steps=1))
-    readings = judge_checkpoint(tmp_path / "r", tmp_path / "one", config(tmp_path))["readings"]
+    readings = judge_checkpoint(tmp_path / "r", tmp_path / "one", config(tmp_path)).readings
     assert readings["seen"] is not None
     assert readings["shuffled"] is None
     assert readings["unseen"] is None
@@ -146,7 +147,8 @@ def test_the_runs_own_data_are_what_is_judged_on(
     tmp_path: Path, trained: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = judge_checkpoint(trained, None, config(tmp_path, out=tmp_path / "a"))
-    assert found == judge_checkpoint(trained, prepared, config(tmp_path, out=tmp_path / "b"))
+    same = judge_checkpoint(trained, prepared, config(tmp_path, out=tmp_path / "b"))
+    assert found == same.model_copy(update={"out": tmp_path / "a"})
     monkeypatch.setattr(accuracy, "trained_on", lambda run: str(tmp_path / "gone"))
     with pytest.raises(PrlhfError, match=r"is gone from .*/gone; give its new folder with --dataset"):
         judge_checkpoint(trained, None, config(tmp_path))

@@ -94,11 +94,11 @@ def thinks(needed: int) -> Any:
 def test_a_cut_answer_is_asked_for_once_more_with_more(two_files: Files, llm: MakeConfig) -> None:
     with serving(thinks(2000)) as server:
         results = judge_responses(*two_files, llm(server.url))
-        assert (results["wins"], results["losses"], results["unparsed"]["pairs"]) == (2, 2, 0)
+        assert (results.wins, results.losses, results.unparsed["pairs"]) == (2, 2, 0)
         allowed = [body["max_completion_tokens"] for body in server.requests]
         assert allowed == [300] * 8 + [4096] * 12  # the last four pairs are not asked in vain
-        assert judge_responses(*two_files, llm(server.url))["calls"] == 0
-        assert dry_run(*two_files, llm(server.url))[0]["calls"] == 0
+        assert judge_responses(*two_files, llm(server.url)).calls == 0
+        assert dry_run(*two_files, llm(server.url))[0].calls == 0
 
 
 def test_answers_that_stay_cut_are_named(two_files: Files, llm: MakeConfig) -> None:
@@ -121,7 +121,7 @@ def test_a_raised_allowance_that_is_refused_leaves_the_cut_answer(two_files: Fil
 
     with serving(script) as server:
         results = judge_responses(*two_files, llm(server.url))
-    assert (results["unparsed"]["pairs"], results["n_samples"]) == (3, 3)
+    assert (results.unparsed["pairs"], results.n_samples) == (3, 3)
 
 
 # ---- errors with status 200 ----
@@ -158,7 +158,7 @@ def test_what_is_no_reply_is_never_kept(two_files: Files, llm: MakeConfig, conte
         assert len(server.requests) == 3
         assert b"".join(path.read_bytes() for path in (tmp_path / "cache/judge").glob("*.jsonl")) == b""
         server.script = longer
-        assert judge_responses(*two_files, llm(server.url))["calls"] == 12
+        assert judge_responses(*two_files, llm(server.url)).calls == 12
 
 
 @pytest.mark.parametrize(
@@ -177,10 +177,10 @@ def test_a_filtered_pair_has_no_verdict_and_the_others_have(two_files: Files, ll
 
     with serving(script) as server:
         results = judge_responses(*two_files, llm(server.url))
-        assert (results["unparsed"]["pairs"], results["n_samples"], results["unanswered"]) == (1, 5, 2)
+        assert (results.unparsed["pairs"], results.n_samples, results.unanswered) == (1, 5, 2)
         assert len(server.requests) == 12
         server.script = longer
-        assert judge_responses(*two_files, llm(server.url))["calls"] == 2  # asked again
+        assert judge_responses(*two_files, llm(server.url)).calls == 2  # asked again
 
 
 @pytest.mark.parametrize("choices", [None, [], [{}], [{"message": "text"}], "x"])
@@ -190,13 +190,13 @@ def test_a_reply_without_a_message_is_asked_anew(two_files: Files, llm: MakeConf
 
     with serving(script) as server:
         results = judge_responses(*two_files, llm(server.url, retries=1))
-        assert (results["unparsed"]["pairs"], results["unanswered"], len(server.requests)) == (1, 2, 14)
+        assert (results.unparsed["pairs"], results.unanswered, len(server.requests)) == (1, 2, 14)
         server.script = lambda body, number: Reply({"choices": choices})
         with pytest.raises(PrlhfError, match=r"sends no valid answer: a (reply|choice) without"):
             judge_responses(*two_files, llm(server.url, retries=0, seed=1, concurrency=1))
         assert len(server.requests) == 14 + 10  # such a server does not get all twelve
         server.script = longer
-        assert judge_responses(*two_files, llm(server.url))["calls"] == 2
+        assert judge_responses(*two_files, llm(server.url)).calls == 2
 
 
 def test_what_an_earlier_version_kept_of_errors_is_not_used(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_what_an_earlier_version_kept_of_errors_is_not_used(tmp_path: Path) -> N
 def test_a_cache_that_cannot_be_written_is_told(two_files: Files, llm: MakeConfig, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file in the folder's place")
     with serving(longer) as server:
-        assert judge_responses(*two_files, llm(server.url))["wins"] == 2
+        assert judge_responses(*two_files, llm(server.url)).wins == 2
         with pytest.raises(PrlhfError, match="--batch cannot note what it submits"):
             judge_responses(*two_files, llm(server.url, batch=True))
 
@@ -247,7 +247,7 @@ REFUSED = {
 def test_what_is_refused_in_any_words_is_left_out(two_files: Files, llm: MakeConfig, kind: str) -> None:
     parameter, status, body_said = REFUSED[kind]
     with serving(lambda body, number: Reply(body_said, status) if parameter in body else tie(body)) as server:
-        assert judge_responses(*two_files, llm(server.url, retries=0))["ties"] == 6
+        assert judge_responses(*two_files, llm(server.url, retries=0)).ties == 6
         assert sum(parameter in body for body in server.requests) <= 7
         assert all(parameter not in body for body in server.requests[-11:])
         kept = {"temperature", "seed", "response_format"} - {parameter}
@@ -259,7 +259,7 @@ def test_a_system_message_that_is_refused_begins_the_users(two_files: Files, llm
         return error(400, "System role not supported") if len(body["messages"]) > 1 else tie(body)
 
     with serving(script) as server:
-        assert judge_responses(*two_files, llm(server.url))["ties"] == 6
+        assert judge_responses(*two_files, llm(server.url)).ties == 6
         assert len(server.requests) == 13
 
 

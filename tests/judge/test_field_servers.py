@@ -151,7 +151,7 @@ def test_a_batch_whose_id_was_never_heard_is_found_by_its_name(two_files: Files,
         with pytest.raises(PrlhfError, match="as if the command had died"):
             judge_responses(*two_files, llm(server.url, batch=True, batch_poll=0.01))
         server.others = batches
-        assert judge_responses(*two_files, llm(server.url, batch=True, batch_poll=0.01))["wins"] == 2
+        assert judge_responses(*two_files, llm(server.url, batch=True, batch_poll=0.01)).wins == 2
         assert (len(batches.batches), len(batches.submitted)) == (1, 12)
 
 
@@ -169,7 +169,7 @@ def test_what_a_batch_refuses_is_left_out_and_a_note_that_is_damaged_is_told(
             return answer(line)
 
         batches.answer = refuses  # type: ignore[method-assign, assignment]
-        assert judge_responses(*two_files, llm(server.url, batch=True, batch_poll=0.01))["wins"] == 2
+        assert judge_responses(*two_files, llm(server.url, batch=True, batch_poll=0.01)).wins == 2
         assert len(batches.batches) == 2
         (note,) = (tmp_path / "cache/judge").glob("*.batches.json")
         for damaged in ("", "{", "[1, {}]", "3", '["gone"]'):

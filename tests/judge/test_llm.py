@@ -29,11 +29,11 @@ def rows_of(out: Path, name: str = "verdicts.jsonl") -> list[dict[str, Any]]:
 def test_a_judge_that_reads_decides_whatever_the_order(two_files: Files, llm: MakeConfig, tmp_path: Path) -> None:
     with serving(longer) as server:
         results = judge_responses(*two_files, llm(server.url))
-    assert (results["wins"], results["ties"], results["losses"]) == (2, 2, 2)
-    assert [(user["user_id"], user["verdict"]) for user in results["users"]] == [
+    assert (results.wins, results.ties, results.losses) == (2, 2, 2)
+    assert [(user["user_id"], user["verdict"]) for user in results.users] == [
         ("anna", "win"), ("ben", "lose"), ("zoe", "tie")]  # fmt: skip
-    assert results["position_bias"]["inconsistent"] == 0
-    assert (results["calls"], results["cost"], results["unparsed"]["pairs"]) == (12, None, 0)
+    assert results.position_bias["inconsistent"] == 0
+    assert (results.calls, results.cost, results.unparsed["pairs"]) == (12, None, 0)
     rows = rows_of(tmp_path / "judged")
     assert len(rows) == len(server.requests) == 12
     assert {row["order"] for row in rows} == {"ab", "ba"}
@@ -44,8 +44,8 @@ def test_a_judge_that_reads_decides_whatever_the_order(two_files: Files, llm: Ma
 def test_a_judge_that_likes_the_first_place_decides_nothing(two_files: Files, llm: MakeConfig) -> None:
     with serving(always_first) as server:
         results = judge_responses(*two_files, llm(server.url))
-    assert (results["wins"], results["ties"], results["losses"]) == (0, 6, 0)
-    bias = results["position_bias"]
+    assert (results.wins, results.ties, results.losses) == (0, 6, 0)
+    bias = results.position_bias
     assert (bias["first"], bias["inconsistent"], bias["first_twice"], bias["second_twice"]) == (1.0, 6, 6, 0)
 
 
@@ -54,7 +54,7 @@ def test_equal_responses_tie_without_a_call(llm: MakeConfig, tmp_path: Path) -> 
     b = [row("p", "anna", "the same"), row("q", "anna", "words")]
     with serving(longer) as server:
         results = judge_responses(write(tmp_path / "a.jsonl", a), write(tmp_path / "b.jsonl", b), llm(server.url))
-    assert (results["wins"], results["ties"], len(server.requests)) == (1, 1, 2)
+    assert (results.wins, results.ties, len(server.requests)) == (1, 1, 2)
     (tied,) = (row for row in rows_of(tmp_path / "judged") if row["prompt_id"] == "p")
     assert (tied["verdict"], tied["order"], tied["request"], tied["consistent"]) == ("tie", None, None, None)
 
@@ -77,8 +77,8 @@ def test_one_order(two_files: Files, llm: MakeConfig, tmp_path: Path, order: str
         results = judge_responses(*files, llm(server.url, order=order))
     assert len(server.requests) == 12
     assert {row["order"] for row in rows_of(tmp_path / "judged")} == calls
-    assert results["wins"] == 12
-    assert results["position_bias"]["pairs_in_both_orders"] == 0
+    assert results.wins == 12
+    assert results.position_bias["pairs_in_both_orders"] == 0
 
 
 def test_an_answer_without_verdict_is_asked_again_twice_and_then_recorded(
@@ -98,9 +98,9 @@ def test_an_answer_without_verdict_is_asked_again_twice_and_then_recorded(
     lost = [row for row in rows if row["verdict"] == "unparsed"]
     assert [(row["user_id"], row["prompt_id"], row["answer"]) for row in lost] == [
         ("anna", "p0", "I would rather not say.")] * 2  # fmt: skip
-    assert (results["n_samples"], results["wins"], results["unparsed"]["pairs"]) == (5, 1, 1)
-    assert results["unparsed"]["rate_if_lost"] == pytest.approx(2 / 6)
-    assert results["unparsed"]["rate_if_won"] == pytest.approx(3 / 6)
+    assert (results.n_samples, results.wins, results.unparsed["pairs"]) == (5, 1, 1)
+    assert results.unparsed["rate_if_lost"] == pytest.approx(2 / 6)
+    assert results.unparsed["rate_if_won"] == pytest.approx(3 / 6)
     assert len(server.requests) == 6 + 3 * 6
 
 
@@ -122,9 +122,9 @@ def test_a_rerun_asks_only_for_what_is_missing(two_files: Files, llm: MakeConfig
         assert len(server.requests) == 12
         again = judge_responses(*two_files, llm(server.url))
         assert len(server.requests) == 12
-        assert again["calls"] == 0
-        assert {k: v for k, v in first.items() if k not in ("calls", "cost")} == {
-            k: v for k, v in again.items() if k not in ("calls", "cost")
+        assert again.calls == 0
+        assert {k: v for k, v in first.summary().items() if k not in ("calls", "cost")} == {
+            k: v for k, v in again.summary().items() if k not in ("calls", "cost")
         }
         judge_responses(*two_files, llm(server.url, temperature=0.5))  # another request altogether
         assert len(server.requests) == 24
@@ -146,7 +146,7 @@ def test_cost_is_counted_and_limited(two_files: Files, llm: MakeConfig, tmp_path
     prices.write_text("models: {m: {input: 1000, output: 10000}}")  # a call: 100 tokens in, 10 out: 20 cents
     with serving(longer) as server:
         config = llm(server.url, prices=prices, max_answer_tokens=20, concurrency=1)
-        assert judge_responses(*two_files, config)["cost"] == pytest.approx(12 * 0.2)
+        assert judge_responses(*two_files, config).cost == pytest.approx(12 * 0.2)
         dear = llm(server.url, prices=prices, max_answer_tokens=20, seed=1, max_cost=2.0, concurrency=1)
         before = len(server.requests)
         with pytest.raises(PrlhfError, match=r"stopped at --max-cost 2.0"):
@@ -159,14 +159,14 @@ def test_cost_is_counted_and_limited(two_files: Files, llm: MakeConfig, tmp_path
 def test_dry_run_and_shown_prompt_send_nothing(two_files: Files, llm: MakeConfig, tmp_path: Path) -> None:
     with serving(longer) as server:
         (estimate,) = dry_run(*two_files, llm(server.url))
-        assert (estimate["calls"], estimate["known"], estimate["cost"]) == (12, 0, None)
+        assert (estimate.calls, estimate.known, estimate.cost) == (12, 0, None)
         calls = shown_prompt(*two_files, llm(server.url), 2)
         with pytest.raises(PrlhfError, match="there are comparisons 1 to 6"):
             shown_prompt(*two_files, llm(server.url), 7)
         assert server.requests == []
         judge_responses(*two_files, llm(server.url, concurrency=1))
-        assert [call["messages"] for call in calls] == [body["messages"] for body in server.requests[2:4]]
-        assert dry_run(*two_files, llm(server.url))[0]["known"] == 12
+        assert [call.messages for call in calls] == [body["messages"] for body in server.requests[2:4]]
+        assert dry_run(*two_files, llm(server.url))[0].known == 12
     with pytest.raises(PrlhfError, match="rule:longer sends no messages"):
         shown_prompt(*two_files, JudgeConfig(judge="rule:longer"), 1)
 
@@ -203,7 +203,7 @@ def test_a_server_without_structured_output(two_files: Files, llm: MakeConfig) -
 
     with serving(script) as server:
         results = judge_responses(*two_files, llm(server.url))
-    assert (results["wins"], results["ties"], results["losses"]) == (2, 2, 2)
+    assert (results.wins, results.ties, results.losses) == (2, 2, 2)
     assert sum("response_format" in body for body in server.requests) < 12  # found out once, not at every call
 
 
@@ -241,7 +241,7 @@ def test_no_attack_stands_outside_a_fence_or_knows_a_code(attacked: Files, llm: 
 
     with serving(script) as server:
         results = judge_responses(*attacked, llm(server.url))
-    assert (results["wins"], results["ties"], results["losses"]) == (0, 0, len(ATTACKS))
+    assert (results.wins, results.ties, results.losses) == (0, 0, len(ATTACKS))
 
 
 def test_an_answer_that_repeats_the_attack_decides_nothing(attacked: Files, llm: MakeConfig, tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_an_attack_quoted_as_the_reason_does_not_count(attacked: Files, llm: Mak
 
     with serving(quoting) as server:
         results = judge_responses(*attacked, llm(server.url))
-    assert results["losses"] == len(ATTACKS)
+    assert results.losses == len(ATTACKS)
 
 
 # ---- calibration and several judges ----
@@ -273,32 +273,32 @@ def test_calibration_on_what_people_chose(prepared: Path, llm: MakeConfig, tmp_p
     expected = [len(str(r.chosen).split()) - len(str(r.rejected).split()) for r in rows]
     with serving(longer) as server:
         results = calibrate_judges(llm(server.url, judge="llm,rule:longer,rule:shorter", calibrate=prepared))
-    found = results["calibration"]
+    found = results.calibration
     for name in ("llm", "rule:longer"):
-        assert (found[name]["right"], found[name]["ties"], found[name]["wrong"]) == (
+        assert (found[name].right, found[name].ties, found[name].wrong) == (
             sum(d > 0 for d in expected), sum(d == 0 for d in expected), sum(d < 0 for d in expected))  # fmt: skip
-    assert found["rule:shorter"]["right"] == found["llm"]["wrong"]
-    same = {tuple(one["judges"]): one["same"] for one in results["agreement"]}
+    assert found["rule:shorter"].right == found["llm"].wrong
+    same = {tuple(one["judges"]): one["same"] for one in results.agreement}
     assert same[("llm", "rule:longer")] == 1.0
     assert len(rows_of(tmp_path / "judged", "calibration.jsonl")) == len(rows) * 4  # twice, once, once
 
 
 def test_a_judge_of_the_first_place_is_no_better_than_chance(prepared: Path, llm: MakeConfig) -> None:
     with serving(always_first) as server:
-        found = calibrate_judges(llm(server.url, calibrate=prepared))["calibration"]["llm"]
-        assert found["accuracy"]["rate"] == 0.5
+        found = calibrate_judges(llm(server.url, calibrate=prepared)).calibration["llm"]
+        assert found.accuracy.rate == 0.5
         with pytest.raises(PrlhfError, match="--order ab would show the chosen response first"):
             calibrate_judges(llm(server.url, calibrate=prepared, order="ab"))
-        some = calibrate_judges(llm(server.url, calibrate=prepared, limit=3))["calibration"]["llm"]
-    assert some["comparisons"] == 3
+        some = calibrate_judges(llm(server.url, calibrate=prepared, limit=3)).calibration["llm"]
+    assert some.comparisons == 3
 
 
 def test_several_judges_of_two_files(two_files: Files, llm: MakeConfig) -> None:
     with serving(longer) as server:
         results = judge_responses(*two_files, llm(server.url, judge="rule:shorter,llm"))
-    assert list(results["judges"]) == ["rule:shorter", "llm"]
-    assert results["wins"] == results["judges"]["rule:shorter"]["wins"] == 2
-    (agreement,) = results["agreement"]
+    assert list(results.judges) == ["rule:shorter", "llm"]
+    assert results.wins == results.judges["rule:shorter"].wins == 2
+    (agreement,) = results.agreement
     assert (agreement["same"], agreement["pairs"], agreement["same_where_both_chose"]) == (2 / 6, 6, 0.0)
     assert agreement["kappa"] == pytest.approx(0.0)
 

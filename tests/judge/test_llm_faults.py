@@ -59,7 +59,7 @@ PASSING = {
 def test_a_passing_fault_is_tried_again(two_files: Files, llm: MakeConfig, fault: str) -> None:
     with serving(fails_at_first(PASSING[fault], PASSING[fault])) as server:  # type: ignore[arg-type]
         results = judge_responses(*two_files, llm(server.url))
-    assert (results["wins"], results["ties"], results["losses"]) == (2, 2, 2)
+    assert (results.wins, results.ties, results.losses) == (2, 2, 2)
     assert len(server.requests) == 14
 
 
@@ -155,7 +155,7 @@ def test_an_answer_without_verdict_is_recorded(
 
     with serving(script) as server:
         results = judge_responses(*two_files, llm(server.url))
-    assert (results["unparsed"]["pairs"], results["n_samples"]) == (3, 3)
+    assert (results.unparsed["pairs"], results.n_samples) == (3, 3)
 
     rows = [json.loads(line) for line in (tmp_path / "judged/verdicts.jsonl").read_text().splitlines()]
     lost = [row["answer"] for row in rows if row["verdict"] == "unparsed"]
@@ -262,7 +262,7 @@ def test_what_a_model_does_not_take_is_left_out(two_files: Files, llm: MakeConfi
 
     with serving(script) as server:
         results = judge_responses(*two_files, llm(server.url, concurrency=1))
-    assert results["ties"] == 6
+    assert results.ties == 6
     steps = 2 if parameter == "response_format" else 1  # json_object is tried in a schema's place
     assert [parameter in body for body in server.requests].count(True) == steps
 
@@ -287,12 +287,12 @@ def test_a_full_disk_is_one_line(
         with pytest.raises(PrlhfError, match="No space left on device; free some space; 3 of 12 answers are kept"):
             judge_responses(*two_files, llm(server.url, concurrency=4))
         monkeypatch.setattr(AnswerCache, "add", keep)
-        assert judge_responses(*two_files, llm(server.url))["calls"] == 9
+        assert judge_responses(*two_files, llm(server.url)).calls == 9
 
 
 def test_in_a_notebook_where_a_loop_runs_already(two_files: Files, llm: MakeConfig) -> None:
     async def cell(config: JudgeConfig) -> int:
-        return int(judge_responses(*two_files, config)["wins"])
+        return int(judge_responses(*two_files, config).wins)
 
     with serving(longer) as server:
         assert asyncio.run(cell(llm(server.url))) == 2
@@ -490,8 +490,8 @@ def test_batch_submits_waits_and_collects(two_files: Files, llm: MakeConfig, tmp
     with serving(longer) as server:
         batches = Batches(server)
         results = judge_responses(*two_files, llm(server.url, batch=True, batch_poll=0.01, prices=prices))
-        assert (results["wins"], results["ties"], results["losses"]) == (2, 2, 2)
-        assert results["cost"] == pytest.approx(12 * 0.2 / 2)
+        assert (results.wins, results.ties, results.losses) == (2, 2, 2)
+        assert results.cost == pytest.approx(12 * 0.2 / 2)
         assert (len(batches.batches), len(batches.submitted), server.requests) == (1, 12, [])
         judge_responses(*two_files, llm(server.url, batch=True, batch_poll=0.01))
         assert len(batches.batches) == 1
@@ -504,7 +504,7 @@ def test_errors_in_a_batch_are_named_and_only_those_are_asked_again(two_files: F
         with pytest.raises(PrlhfError, match=r"2 requests of the batch have no answer: too long for me; .*10 of 12"):
             judge_responses(*two_files, llm(server.url, batch=True, batch_poll=0.01))
         batches.wrong = set()
-        assert judge_responses(*two_files, llm(server.url, batch=True, batch_poll=0.01))["wins"] == 2
+        assert judge_responses(*two_files, llm(server.url, batch=True, batch_poll=0.01)).wins == 2
         assert len(batches.submitted) == 14
 
 
@@ -553,9 +553,9 @@ def test_an_odd_answer_is_recorded_and_can_be_read_again(
     with serving(script) as server:
         config = llm(server.url, prices=prices)
         first = judge_responses(*two_files, config)
-        assert (first["unparsed"]["pairs"], first["n_samples"]) == (3, 3)
+        assert (first.unparsed["pairs"], first.n_samples) == (3, 3)
         asked = len(server.requests)
-        assert judge_responses(*two_files, config)["wins"] == first["wins"]
+        assert judge_responses(*two_files, config).wins == first.wins
         assert len(server.requests) == asked
     rows = [json.loads(line) for line in (tmp_path / "judged/verdicts.jsonl").read_text().splitlines()]
     lost = [row for row in rows if row["verdict"] == "unparsed"]

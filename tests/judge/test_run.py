@@ -35,31 +35,29 @@ def config(tmp_path: Path, **values: Any) -> JudgeConfig:
 def test_personalized_against_vanilla(files: tuple[Path, Path], tmp_path: Path) -> None:
     results = judge_responses(*files, config(tmp_path, seed=5))
     # anna wins twice; ben loses once and ties once; zoe ties; generic against generic stays out of the headline
-    assert (results["n_samples"], results["wins"], results["ties"], results["losses"]) == (5, 2, 2, 1)
-    assert [(u["user_id"], u["verdict"]) for u in results["users"]] == [
+    assert (results.n_samples, results.wins, results.ties, results.losses) == (5, 2, 2, 1)
+    assert [(u["user_id"], u["verdict"]) for u in results.users] == [
         ("anna", "win"),
         ("ben", "lose"),
         ("zoe", "tie"),
     ]
-    assert (results["n_users_seen"], results["n_users_unseen"]) == (2, 1)
-    assert {kind: (s["n_samples"], s["wins"]) for kind, s in results["by_kind"].items()} == {
+    assert (results.n_users_seen, results.n_users_unseen) == (2, 1)
+    assert {kind: (s["n_samples"], s["wins"]) for kind, s in results.by_kind.items()} == {
         "generic": (1, 0), "seen": (4, 2), "unseen": (1, 0),
     }  # fmt: skip
-    assert (results["judge"], results["seed"], results["bootstrap"]) == ("rule:shorter", 5, 100)
-    assert (results["a"], results["b"]) == (str(files[0]), str(files[1]))
-    assert {k: results[k] for k in ("unpaired_a", "unpaired_b", "generic_for_a", "generic_for_b")} == {
+    assert (results.judge, results.seed, results.bootstrap) == ("rule:shorter", 5, 100)
+    assert (results.a, results.b) == (str(files[0]), str(files[1]))
+    assert {k: getattr(results, k) for k in ("unpaired_a", "unpaired_b", "generic_for_a", "generic_for_b")} == {
         "unpaired_a": 1, "unpaired_b": 0, "generic_for_a": 0, "generic_for_b": 5,
     }  # fmt: skip
 
 
 def test_a_limit_draws_pairs_by_the_seed(files: tuple[Path, Path], tmp_path: Path) -> None:
     found = [judge_responses(*files, config(tmp_path, limit=3, seed=seed)) for seed in (0, 0, 1)]
-    drawn = [[(u["user_id"], u["n_samples"]) for u in results["users"]] for results in found]
-    assert [results["n_samples"] + results["by_kind"].get("generic", {}).get("n_samples", 0) for results in found] == [
-        3
-    ] * 3
+    drawn = [[(u["user_id"], u["n_samples"]) for u in results.users] for results in found]
+    assert [results.n_samples + results.by_kind.get("generic", {}).get("n_samples", 0) for results in found] == [3] * 3
     assert drawn[0] == drawn[1] != drawn[2]
-    assert found[0]["unpaired_a"] == 1
+    assert found[0].unpaired_a == 1
 
 
 def test_files_hold_what_is_returned(files: tuple[Path, Path], tmp_path: Path) -> None:
@@ -71,7 +69,7 @@ def test_files_hold_what_is_returned(files: tuple[Path, Path], tmp_path: Path) -
         "results.json",
         "verdicts.jsonl",
     ]
-    assert json.loads((out / "results.json").read_text()) == results
+    assert json.loads((out / "results.json").read_text()) | {"out": str(out)} == results.summary()
     verdicts = [json.loads(line) for line in (out / "verdicts.jsonl").read_text().splitlines()]
     assert [(v["prompt_id"], v["user_id"], v["b_user_id"], v["kind"], v["verdict"]) for v in verdicts] == [
         ("p1", "generic", "generic", "generic", "tie"),
@@ -87,7 +85,7 @@ def test_files_hold_what_is_returned(files: tuple[Path, Path], tmp_path: Path) -
 def test_generic_alone_is_the_headline(tmp_path: Path) -> None:
     a, b = write(tmp_path / "a.jsonl", VANILLA), write(tmp_path / "b.jsonl", VANILLA)
     results = judge_responses(a, b, config(tmp_path))
-    assert (results["n_samples"], results["ties"], results["clustered_by"]) == (2, 2, "sample")
+    assert (results.n_samples, results.ties, results.clustered_by) == (2, 2, "sample")
 
 
 def test_order_and_batches_do_not_matter(files: tuple[Path, Path], tmp_path: Path) -> None:

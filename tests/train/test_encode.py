@@ -94,8 +94,8 @@ def test_they_are_left_out_where_that_is_asked_for(too_long: Path, tmp_path: Pat
     with pytest.raises(PrlhfError, match="2 of 8 held-out comparisons do not fit"):
         judge_checkpoint(tmp_path / "run", too_long, JudgeConfig(out=tmp_path / "j", bootstrap=10))
     judged = judge_checkpoint(tmp_path / "run", too_long, JudgeConfig(out=tmp_path / "j", bootstrap=10, skip_long=True))
-    assert judged["left_out"]["too_long"] == 2
-    assert judged["accuracy_macro"] == results["eval"]["accuracy_macro"]
+    assert judged.left_out["too_long"] == 2
+    assert judged.accuracy_macro == results["eval"]["accuracy_macro"]
 
 
 def test_demonstrations_are_left_out_too(too_long: Path, tmp_path: Path, make_config: MakeConfig) -> None:

@@ -20,6 +20,7 @@ from prlhf.judge.llm.prompt import UNKNOWN, Order, UserContexts, load_template, 
 from prlhf.judge.llm.requests import ONE_REQUEST, Request, Session
 from prlhf.judge.verdicts import Call, Decision, Pair, combine
 from prlhf.progress import Progress
+from prlhf.results import CostEstimate, ShownCall
 
 REMINDERS = 2  # how often an answer without a verdict is asked for again
 PILOT = 8  # requests that are answered first, to see whether answers are cut off
@@ -100,12 +101,12 @@ class LlmJudge(AskingJudge):
         return found
 
     @override
-    def messages(self, pair: Pair) -> list[dict[str, Any]]:
+    def messages(self, pair: Pair) -> list[ShownCall]:
         questions = [request.question for request in self.requests([pair])]
-        return [{"order": one.order, "messages": one.messages} for one in questions]
+        return [ShownCall(order=one.order, messages=one.messages) for one in questions]
 
     @override
-    def estimate(self, pairs: Sequence[Pair]) -> dict[str, Any]:
+    def estimate(self, pairs: Sequence[Pair]) -> CostEstimate:
         session, requests = self.session, self.requests(pairs)
         known = session.cache.known
         missing = [request for request in requests if session.prepare(request).key not in known]
@@ -113,18 +114,18 @@ class LlmJudge(AskingJudge):
         lengths = [answer.completion_tokens for answer in known.values() if answer.completion_tokens]
         answer_tokens = round(sum(lengths) / len(lengths) * len(missing)) if lengths else ANSWER_TOKENS * len(missing)
         longest = self.config.max_answer_tokens * len(missing)
-        return {
-            "model": session.model,
-            "server": session.server.shown,
-            "protocol": self.protocol,
-            "pairs": len(pairs),
-            "calls": len(missing),
-            "known": len(requests) - len(missing),
-            "prompt_tokens": prompt_tokens,
-            "completion_tokens": answer_tokens,
-            "cost": session.price.of(prompt_tokens, answer_tokens) if session.price else None,
-            "cost_at_most": session.price.of(prompt_tokens, longest) if session.price else None,
-        }
+        return CostEstimate(
+            model=session.model,
+            server=session.server.shown,
+            protocol=self.protocol,
+            pairs=len(pairs),
+            calls=len(missing),
+            known=len(requests) - len(missing),
+            prompt_tokens=prompt_tokens,
+            completion_tokens=answer_tokens,
+            cost=session.price.of(prompt_tokens, answer_tokens) if session.price else None,
+            cost_at_most=session.price.of(prompt_tokens, longest) if session.price else None,
+        )
 
     # ---- judging ----
 
