@@ -77,7 +77,7 @@ def test_what_a_reader_should_know_is_there(evil: tuple[Path, Path], tmp_path: P
         "Judged by rule:longer,rule:shorter",
         "1 wins, 0 ties, 1 losses",
         "2 samples cannot tell A from B",
-        "tie counts for both (PRISM)",
+        "ties count for both (PRISM)",
         "at equal length",
         "Cohen's kappa",
         "rule:longer and rule:shorter20.0 %",
