@@ -13,7 +13,7 @@ FRONT_DOOR = {"generate", "judge_checkpoint", "prepare", "sweep", "train"}  # in
 REGISTERING = {"judge"}  # a decorator; in prlhf.api, the command
 READERS = {"load"}  # of one data set each, and of a run
 SAME = FRONT_DOOR | REGISTERING | READERS
-OLD = {"Block", "check", "check_weights", "plan", "room"}
+OLD = {"check", "check_weights", "plan", "room"}
 
 
 def definitions() -> dict[str, set[str]]:

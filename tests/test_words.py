@@ -28,7 +28,8 @@ PAGES = (
 )
 CODE = (  # whose Python is held to the same
     "docs", "benchmarks", "prlhf/data", "prlhf/source", "prlhf/forum", "prlhf/demo", "prlhf/api.py", "prlhf/dataset.py",
-    "prlhf/train", "tests/train", "prlhf/model/workers.py", "prlhf/model/sharding.py",
+    "prlhf/train", "tests/train", "prlhf/model", "prlhf/generate", "prlhf/kernels",
+    "tests/model", "tests/generate", "tests/kernels",
     "prlhf/environment.py", "prlhf/errors.py", "prlhf/files.py", "prlhf/folders.py", "prlhf/html.py",
     "prlhf/legacy_folders.py", "prlhf/loaded.py", "prlhf/parse.py", "prlhf/progress.py", "prlhf/responses.py",
     "prlhf/results.py", "prlhf/__init__.py", "prlhf/judge", "prlhf/ray_private.py", "prlhf/extensions.py",

@@ -1,7 +1,7 @@
 """What writes in place of a personalized model: each baseline is one object.
 
 none        the run itself: not a baseline
-base        the base model, which knows no user
+base        the base model, which does not know users
 oracle      the base model, told the user's true preference in words ("with preference prompt", paper, section 5.2)
 in-context  the base model, shown some of the user's own training comparisons, as prompt and chosen response
 chosen      no model: the chosen responses of the held-out data themselves (paper, section 5.3)
@@ -90,7 +90,7 @@ class ToldPreference(Baseline):
         super().__init__(data, config)
         if data and not any(user.preference for user in data.users):
             raise PrlhfError(
-                f"baseline = oracle, and data set '{data.manifest.get('dataset')}' knows no user's preference in words",
+                f"baseline = oracle, and data set '{data.manifest.get('dataset')}' has no user's preference in words",
                 "use psoups or a demo with profiles, or --baseline base",
             )
 

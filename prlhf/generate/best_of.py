@@ -1,7 +1,7 @@
-"""Best of N: several responses per (prompt, user), of which the one with the highest reward stays.
+"""Best of N: several responses per (prompt, user), of which the one with the highest reward is kept.
 
-The reward is a trained run's: a reward model's, or a policy's implicit one. It is read as the user the response is
-for, so a personalized reward model makes any policy's choice personal; ids it does not know are the generic user.
+The reward is that of a trained run: a reward model, or the implicit reward of a policy. Responses are read as the user
+they are for, so a personalized reward model makes the choice personal for any policy; unknown ids are the generic user.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from prlhf.model.rewards import ResponseReader, Rewards, load_rewards, score
 
 
 def reward_settings(config: GenerateConfig) -> dict[str, Any]:
-    """What rows say of the reward they were chosen by: nothing but `best_of` where there was no choice."""
+    """What rows say about the reward by which they were chosen; only `best_of` if there was no choice."""
     if config.reward is None:
         return {"best_of": 1, "reward": None}
     return {"best_of": config.best_of, "reward": str(config.reward), "reward_weights": digest([config.reward])}
 
 
 class BestOf:
-    """Writes as `write` does, `config.best_of` candidates for each request, and keeps the best."""
+    """Writes `config.best_of` candidates for each request, as `write` does, and keeps the best."""
 
     def __init__(self, reward: Path, reader: ResponseReader, rewards: Rewards) -> None:
         self.reward, self._reader, self._rewards = reward, reader, rewards
@@ -37,7 +37,7 @@ class BestOf:
     def __call__(
         self, policy: Policy, requests: Sequence[WriteRequest], config: GenerateConfig, base: bool = False
     ) -> Iterator[list[Written]]:
-        """Each request's best as soon as the last of its candidates has ended."""
+        """Yield the best response to each request as soon as the last of its candidates has ended."""
         candidates = [replace(request, candidate=i) for request in requests for i in range(config.best_of)]
         found = defaultdict[tuple[str, str], list[Written]](list)
         for ended in write(policy, candidates, config, base):
@@ -49,7 +49,7 @@ class BestOf:
 
     def _best(self, candidates: Sequence[Written]) -> Written:
         rewards = self._rewards_of(candidates)
-        top = rewards.index(max(rewards))  # the first of equals
+        top = rewards.index(max(rewards))  # if several are equal, the first
         return replace(candidates[top], reward=rewards[top])
 
     def _rewards_of(self, candidates: Sequence[Written]) -> list[float]:
@@ -73,9 +73,9 @@ class BestOf:
 
 
 def load_best_of(reward: Path, config: GenerateConfig, fingerprint: str) -> BestOf:
-    """With the reward of the run `reward`.
+    """Best of N with the reward of the run `reward`.
 
-    `fingerprint` is the writing model's base: where the reward's is the same, `config.model` says where both are now.
+    `fingerprint` is that of the writing model's base. If the reward has the same base, `config.model` is where it is.
     """
     same = read_about(model_folder(reward))["base_fingerprint"] == fingerprint
     trained, rewards = load_rewards(reward, config.device, config.model if same else None, config.trust_remote_code)

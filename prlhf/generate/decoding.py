@@ -1,7 +1,7 @@
 """Write responses for many (prompt, user) pairs at once, with a KV cache.
 
-Every pair draws its own random numbers from (seed, prompt, user, candidate), so a response does not depend on the batch
-it was written in, and a resumed run writes what an uninterrupted one would have.
+Every pair has its own random numbers, from (seed, prompt, user, candidate), so a response does not depend on the batch
+in which it was written, and a resumed run writes the same responses as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ class Written:
     request: WriteRequest
     text: str
     tokens: int  # without the token that ended it
-    finished: bool  # the model ended the response itself
-    reward: float | None = None  # of best-of-N's choice
+    finished: bool  # whether the model ended the response
+    reward: float | None = None  # of the response that best-of-N chose
 
 
 def write(
     policy: Policy, requests: Sequence[WriteRequest], config: GenerateConfig, base: bool = False
 ) -> Iterator[list[Written]]:
-    """Responses to `requests`, as they end.
+    """Yield responses to `requests`, as they end.
 
-    By the decode loop, or for a model that it cannot serve by transformers' `generate`. `base`: the base model alone,
-    adapter and user tokens off. Jobs that nothing tells apart are written once: all that begin alike where decoding is
-    greedy.
+    The decode loop writes them, or transformers' `generate` for a model that the loop cannot serve. `base`: the base
+    model alone, adapter and user tokens off. Requests that do not differ are written once; with greedy decoding these
+    are all that begin alike.
     """
     groups: dict[Any, list[WriteRequest]] = {}
     for request in requests:
@@ -61,14 +61,14 @@ def write(
 
 @dataclass(frozen=True)
 class End:
-    """What ends a response, of the base as of a model trained on it: any token of `ids`, or the text `words`."""
+    """What ends a response: any token of `ids`, or the text `words`. The same for a base and a model trained on it."""
 
     ids: frozenset[int]
     words: str = ""
 
 
 def turn_end(policy: Policy, config: GenerateConfig) -> End:
-    """EOS, the tokens that the model's own generation settings name, and what ends a turn of its chat template."""
+    """EOS, the end tokens in the model's own generation settings, and what ends a turn of its chat template."""
     chat = Chat(policy.tokenizer, policy.config.template_options | config.template_options)
     own = getattr(getattr(unwrapped(policy.model.lm), "generation_config", None), "eos_token_id", None)
     named = own if isinstance(own, list) else [own]
@@ -77,7 +77,7 @@ def turn_end(policy: Policy, config: GenerateConfig) -> End:
 
 
 def vectors_of(policy: Policy, request: WriteRequest) -> int:
-    """Whose vectors the request begins with: the uniform user model's are everyone's."""
+    """The user whose vectors the request begins with; 0 if the user model has the same vectors for everyone."""
     return request.user_index if policy.model.users.personal else 0
 
 
@@ -88,15 +88,16 @@ def by_loop(policy: Policy, rows: Sequence[DecodeRow], config: GenerateConfig, e
         texts = (row.tag[0].stop, end.words)
         return row.written[-1] in end.ids or any(stopped(text, row.written, policy.tokenizer) for text in texts)
 
-    size = min(config.batch_size, len(rows))  # slots are allocated ahead
+    size = min(config.batch_size, len(rows))  # memory is allocated for all slots
     loop = DecodeLoop(policy.model, size, config.max_new_tokens, ended, config.temperature, config.top_p)
     yield from filter(None, loop.run(rows))
 
 
 def stopped(stop: str, ids: Sequence[int], tokenizer: Any) -> bool:
-    """Whether `stop` (none where empty) is in the text of `ids`.
+    """Whether `stop` is in the text of `ids`; False if it is empty.
 
-    Asked after each token, so the last few are asked first: a character is at most four bytes, and so four tokens.
+    This is called after each token, so the last few are tried first: a character has at most four bytes, and so four
+    tokens.
     """
     if not stop or stop not in tokenizer.decode(ids[-4 * len(stop) - 4 :], skip_special_tokens=True):
         return False
@@ -107,11 +108,11 @@ def stopped(stop: str, ids: Sequence[int], tokenizer: Any) -> bool:
 def by_generate(
     policy: Policy, rows: Sequence[DecodeRow], config: GenerateConfig, end: End
 ) -> Iterator[list[DecodeRow]]:
-    """Batches of similar length, which wait for their longest response."""
+    """Decode `rows` with transformers' `generate`, in batches of similar length, which wait for their longest."""
     model, tokenizer, lm = policy.model, policy.tokenizer, unwrapped(policy.model.lm)
     options = GenerationConfig(
         max_new_tokens=config.max_new_tokens,
-        do_sample=False,  # the choice is in the scores
+        do_sample=False,  # `Choice` has chosen in the scores
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=sorted(end.ids),
     )
@@ -135,10 +136,10 @@ def by_generate(
 
 @contextmanager
 def plain_settings(lm: Any) -> Iterator[None]:
-    """Put a model's own generation settings aside for as long as the context lasts.
+    """Remove a model's own generation settings while the context lasts.
 
-    `generate` mixes them (a repetition penalty, say) into those it is given; responses are samples of the policy
-    itself, as in the loop.
+    `generate` would add them (a repetition penalty, for example) to the settings it is given; responses are samples of
+    the policy itself, as in the loop.
     """
     own, lm.generation_config = lm.generation_config, GenerationConfig()
     try:
@@ -148,7 +149,7 @@ def plain_settings(lm: Any) -> Iterator[None]:
 
 
 class Choice(LogitsProcessor):
-    """Leaves each row the one token that the loop would choose, so that the arg-max takes it."""
+    """Leaves each row only the token that the loop would choose, so that arg-max takes it."""
 
     def __init__(self, rows: Sequence[DecodeRow], config: GenerateConfig) -> None:
         self.seeds, self.config, self.step = [row.seed for row in rows], config, 0
@@ -162,14 +163,14 @@ class Choice(LogitsProcessor):
 
 
 def batches(rows: Sequence[DecodeRow], size: int) -> Iterator[list[DecodeRow]]:
-    """Rows of similar length together, so that little is padded."""
+    """Yield rows of similar length together, so that little is padded."""
     ordered = sorted(rows, key=lambda row: len(row.ids))
     for start in range(0, len(ordered), size):
         yield ordered[start : start + size]
 
 
 def written(request: WriteRequest, ids: list[int], tokenizer: Any, end: End) -> Written:
-    """The response in `ids`, up to what ends it: a token or the text of `end`, or the request's stop string."""
+    """The response in `ids`, up to a token or the text of `end`, or the request's stop string."""
     last = next((at for at, id_ in enumerate(ids) if id_ in end.ids), None)
     ids = ids[:last]
 

@@ -1,7 +1,7 @@
-"""Blocks of requests on Ray Data: a pool of actors, each with the model loaded once, and their rows back as they come.
+"""Write blocks of requests on Ray Data: a pool of actors, each of which loads the model once and returns rows.
 
-The driver plans and keeps the output, so that workers need nothing of its disk but the run, and a block is finished
-when it is the driver's. A block whose worker dies is written again by another.
+The driver plans and stores the output: workers need only the run from its disk, and a block is finished when the driver
+has it. If a worker dies, another worker writes its block again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CORE_LINE = re.compile(rb"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d+ [A-Z] \d+ \d+\]")
 def write_on_ray(
     spec: WriterSpec, blocks: Sequence[Block], cluster: ClusterConfig, progress: Progress
 ) -> Iterator[tuple[int, list[Response]]]:
-    """(block, its rows) as blocks end, in any order. The bar that `progress` shows moves with every response."""
+    """Yield (block, its rows) as blocks end, in any order; moves the bar of `progress` with every response."""
     with connected(cluster):
         each = resources(spec, cluster)
         check_fits(cluster.workers, each)
@@ -54,7 +54,7 @@ def write_on_ray(
 
 
 def resources(spec: WriterSpec, cluster: ClusterConfig) -> dict[str, float]:
-    """What a worker takes; no GPU where none is to be used."""
+    """What a worker needs; no GPU if `device` is cpu."""
     if spec.config.device == "cpu" and cluster.gpus_per_worker is None:
         cluster = cluster.model_copy(update={"gpus_per_worker": 0})
     return worker_resources(cluster)
@@ -63,7 +63,7 @@ def resources(spec: WriterSpec, cluster: ClusterConfig) -> dict[str, float]:
 def _pool(
     spec: WriterSpec, blocks: Sequence[Block], workers: int, each: dict[str, float], limit: RestartLimit, relay: Relay
 ) -> Iterator[tuple[int, str]]:
-    """(block, its rows as lines) from a pool of `workers` actors."""
+    """Yield (block, its rows as lines) from a pool of `workers` actors."""
     data = importlib.import_module("ray.data")
     items = [
         {"block": block.number, "requests": json.dumps([asdict(request) for request in block.requests])}
@@ -73,7 +73,7 @@ def _pool(
         Worker,
         fn_constructor_args=(spec, os.getcwd(), limit, relay),
         batch_size=1,
-        compute=data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),  # none waits behind another's
+        compute=data.ActorPoolStrategy(size=workers, max_tasks_in_flight_per_actor=1),  # no block waits for another
         num_cpus=each["CPU"],
         num_gpus=each.get("GPU", 0),
     )
@@ -85,22 +85,22 @@ def _pool(
                     raise PrlhfError(*json.loads(refusal))
                 yield int(number), str(lines)
     finally:
-        getattr(batches, "close", lambda: None)()  # the actors go, where Ray stays
+        getattr(batches, "close", lambda: None)()  # ends the actors if Ray continues
 
 
 class Worker:
-    """In an actor: writes blocks with a model that is loaded once."""
+    """In an actor: loads the model once and writes blocks."""
 
     def __init__(self, spec: WriterSpec, folder: str, limit: RestartLimit, relay: Relay) -> None:
         if Path(folder).is_dir():  # names of bases and runs may be relative
             os.chdir(folder)
         self.relay, self.limit, self.refusal = relay, limit, ""
-        with self.refusals():  # raised here, it would be one of many lines of an actor's death
+        with self.refusals():  # if raised here, it would be lost among the lines of a dying actor
             limit.loading()
             self.writer = Writer(spec, relay)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
-        """One block's requests to its rows, or to what is to be said instead."""
+        """Write one block: returns its rows, or the error that the driver must raise."""
         number, lines = int(batch["block"][0]), list[str]()
         if not self.refusal:
             with self.refusals():
@@ -116,7 +116,7 @@ class Worker:
 
     @contextmanager
     def refusals(self) -> Iterator[None]:
-        """Keep a PrlhfError raised in the context, for the driver to ask for; it is not raised."""
+        """Keep a PrlhfError that is raised in the context, for the driver to raise."""
         try:
             yield
         except PrlhfError as error:
@@ -124,18 +124,18 @@ class Worker:
 
 
 class RestartLimit:
-    """Told to workers: how often one may be lost. Ray Data starts lost ones anew for ever."""
+    """Limits how often workers may be lost; Ray Data itself restarts them without limit."""
 
     def __init__(self, workers: int, most: int) -> None:
         self.workers, self.most = workers, most
         self.counts = actor_here(Counts)
 
     def loading(self) -> None:
-        """A worker loads the model. Raises PrlhfError where more did so than were lost while no block was begun."""
+        """Count a worker that loads the model. Raises PrlhfError if too many were lost before a block was begun."""
         self._check(self._ask("load") - self.workers, "loading the model")
 
     def beginning(self, block: int) -> bool:
-        """Whether `block` was begun before. Raises PrlhfError where that was too often."""
+        """Count that `block` is begun; returns whether it was begun before. Raises PrlhfError if that was too often."""
         again: int = self._ask("begin", block) - 1
         self._check(again, f"writing block {block}")
         return again > 0
@@ -158,21 +158,21 @@ class Counts:
         self.loads, self.begun = 0, Counter[int]()
 
     def load(self) -> int:
-        """How many loads since a block was begun."""
+        """Count a load; returns the number of loads since a block was begun."""
         self.loads += 1
         return self.loads
 
     def begin(self, block: int) -> int:
-        """How often `block` was begun."""
+        """Count that `block` is begun; returns how often it was."""
         self.loads = 0
         self.begun[block] += 1
         return self.begun[block]
 
 
 class BlockProgress:
-    """Moves a bar with what workers tell of their blocks.
+    """Moves a bar as workers report on their blocks.
 
-    What is written again counts once, and so does a block that is there in full, whatever is still on its way.
+    Responses that are written again count once, and late reports on a complete block do not count.
     """
 
     def __init__(self, progress: Progress) -> None:
@@ -184,7 +184,7 @@ class BlockProgress:
         self.progress.start(label, total)
 
     def advance(self, steps: int = 1, **values: float) -> None:
-        """`steps` more responses of `block`; 0: it begins, perhaps anew."""
+        """Count `steps` more responses of `block`; 0: it begins, for the first time or again."""
         block = int(values["block"])
         with self.lock:
             if block in self.settled:
@@ -194,7 +194,7 @@ class BlockProgress:
             self.progress.advance(more)
 
     def settle(self, block: int, count: int) -> None:
-        """Count `block` as written in full, with its `count` responses."""
+        """Count `block` as complete, with its `count` responses."""
         with self.lock:
             self.settled.add(block)
             self.progress.advance(count - self.written.pop(block, 0))
@@ -204,7 +204,7 @@ class BlockProgress:
         self.progress.finish()
 
     def note(self, line: str) -> None:
-        """Said once, whoever says it."""
+        """Show a line once, whichever workers send it."""
         if line not in self.noted:
             self.noted.add(line)
             self.progress.note(line)
@@ -281,7 +281,7 @@ def stderr_of_python(descriptor: int) -> Iterator[None]:
 
 
 def pass_on(source: int, target: int) -> None:
-    """Copy `source` to `target`, both file descriptors, but for log lines of Ray's core."""
+    """Copy `source` to `target`, both file descriptors, except for log lines of Ray's core."""
     with os.fdopen(source, "rb") as lines:
         for line in lines:
             if not CORE_LINE.match(line):

@@ -1,8 +1,8 @@
-"""Where responses go: one file, or a folder of shards; what of them is there already, and what is left to write.
+"""Where responses are stored, one file or a folder of shards; which are there already, and which are left to write.
 
-The work is cut into blocks. A file is whole at the end, in the order of the requests; until then rows are kept in
-OUT.partial, as they come. A folder's shard is a block: it appears when its last response is written, and a run that
-goes on repeats those that are missing. What comes out does not depend on how many workers wrote it.
+The work is split into blocks. A file is complete at the end, in the order of the requests; until then its rows are in
+OUT.partial, as they come. In a folder a block is a shard: it appears when its last response is written, and a resumed
+run writes the missing shards. The result does not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from prlhf.responses import (
 )
 
 Key = tuple[str, str]  # (prompt_id, user_id)
-ROW_BEGINS = b'{"prompt_id": '  # a line of a file of responses
+ROW_BEGINS = b'{"prompt_id": '  # the beginning of a line in a file of responses
 Form = Literal["jsonl", "parquet"]
 
 
@@ -56,26 +56,30 @@ class Keyed(Protocol):
 
 @dataclass(frozen=True)
 class Block:
-    """Requests that are written together. `number` is the shard's, where there are shards."""
+    """Requests that are written together. `number` is that of the shard, in a folder."""
 
     number: int
     requests: Sequence[Any]
 
 
 def key_of(one: Keyed) -> Key:
-    """What a response is known by: the ids of prompt and user."""
+    """The ids of prompt and user, which identify a response."""
     return one.prompt_id, one.user_id
 
 
 def form_of(config: GenerateConfig) -> tuple[Form, bool]:
-    """The format, and whether in shards: `--shards` says it, or the name: without an ending it is a folder."""
+    """The format, and whether in shards: by `--shards`, or by the name; without an ending it is a folder."""
     if config.shards:
         return config.shards, True
     return ("jsonl" if config.out.suffix not in ("", ".parquet") else "parquet"), not config.out.suffix
 
 
 def claim_output(config: GenerateConfig) -> None:
-    """Find whether `config.out` may be written, before anything is loaded: new, or begun by an earlier run."""
+    """Check that `config.out` is new or was begun by an earlier run, before anything is loaded.
+
+    Raises:
+        PrlhfError: it must not be written.
+    """
     out, (form, shards) = config.out, form_of(config)
     if os.path.isdir(out) != shards and os.path.exists(out):  # unlike Path's, no error for names that are too long
         wanted = "--shards is for a folder" if shards else "a folder of shards is named without an ending"
@@ -91,7 +95,7 @@ def claim_output(config: GenerateConfig) -> None:
 
 
 def holds_responses(path: Path, form: Form) -> bool:
-    """Whether a file is empty, or begins with a row of ours, be it cut off."""
+    """Whether a file is empty, or begins with a response of `prlhf generate`, which may be cut off."""
     if path.stat().st_size == 0:
         return True
     if form == "parquet":
@@ -108,7 +112,7 @@ def holds_responses(path: Path, form: Form) -> bool:
 
 
 def open_output(config: GenerateConfig, settings: dict[str, Any], requests: Sequence[Keyed]) -> OneFile | Shards:
-    """The output for `requests`, with what earlier runs with the same settings wrote of it."""
+    """The output for `requests`, with the responses that earlier runs with the same settings wrote."""
     form, shards = form_of(config)
     if form == "parquet":
         prompt_type(request.prompt for request in requests)
@@ -131,11 +135,11 @@ class OneFile:
 
     @property
     def count(self) -> int:
-        """How many of the responses are there."""
+        """The number of responses that are there."""
         return sum(key_of(request) in self.rows for request in self.requests)
 
     def blocks(self, workers: int) -> list[Block]:
-        """What is left: all at once for one process, evenly for several `workers`."""
+        """What is left to write: one block for this process, or blocks of equal size for `workers`."""
         left = [request for request in self.requests if key_of(request) not in self.rows]
         size = even_blocks(len(left), workers, self.most) if workers else len(left)
         return [
@@ -153,23 +157,23 @@ class OneFile:
         """Do nothing: all rows are in one file."""
 
     def finish(self) -> None:
-        """The whole file: rows in the order of the requests, then those of earlier runs; the partial one goes."""
+        """Write the whole file: rows in the order of the requests, then those of earlier runs."""
         put_in_place(self.out, self.rows, map(key_of, self.requests), self.form)
 
 
 def even_blocks(count: int, workers: int, most: int) -> int:
-    """The size of blocks of at most `most`, as many for each worker."""
+    """The size of blocks, at most `most`, such that each worker gets equally many."""
     rounds = math.ceil(count / (workers * most))
     return max(1, math.ceil(count / (workers * max(rounds, 1))))
 
 
 def partial(out: Path) -> Path:
-    """The file that rows of `out` are appended to until all are there."""
+    """The file to which rows of `out` are appended until all are there."""
     return out.with_name(out.name + ".partial")
 
 
 def already_written(out: Path, settings: dict[str, Any]) -> dict[Key, Response]:
-    """Rows of an earlier run with the same settings, whole or killed."""
+    """The rows of an earlier run with the same settings, finished or killed."""
     rows = read_responses(out) if out.exists() and out.stat().st_size else []
     whole = None
     if partial(out).exists():
@@ -205,7 +209,7 @@ def put_in_place(out: Path, rows: dict[Key, Response], first: Iterable[Key], for
 
 
 class Shards:
-    """A folder with a shard per `block` requests and a manifest. It is for these requests alone: no others can join."""
+    """A folder with a manifest and a shard per `block` requests. Other requests cannot be added to it."""
 
     def __init__(self, config: GenerateConfig, settings: dict[str, Any], requests: Sequence[Keyed], form: Form) -> None:
         self.out, self.requests, self.form, self.size = config.out, requests, form, config.block
@@ -217,7 +221,7 @@ class Shards:
         self._introduce(settings)
 
     def _introduce(self, settings: dict[str, Any]) -> None:
-        """Write the manifest, or compare with the one that is there."""
+        """Write the manifest, or compare it with the one that is there."""
         keys = hashlib.sha256(json.dumps([key_of(request) for request in self.requests]).encode()).hexdigest()[:16]
         about: dict[str, Any] = {
             "format": self.form,
@@ -232,7 +236,7 @@ class Shards:
             for key, what in (("format", "--shards"), ("block", "--block"), ("pairs", "users or prompts")):
                 if there.get(key) != about[key]:
                     raise PrlhfError(
-                        f"{self.out} holds shards that were begun with other {what}",
+                        f"{self.out} has shards that were begun with other {what}",
                         "choose another --out, or remove it",
                     )
             mark(self.out, "responses")
@@ -243,11 +247,11 @@ class Shards:
 
     @property
     def count(self) -> int:
-        """How many of the responses are there, in whole shards."""
+        """The number of responses that are there, in whole shards."""
         return sum(len(block.requests) for block in self.cut if self._path(block.number).is_file())
 
     def blocks(self, _workers: int) -> list[Block]:
-        """The blocks whose shards are missing, whoever writes them."""
+        """The blocks whose shards are missing, for any number of workers."""
         return [block for block in self.cut if not self._path(block.number).is_file()]
 
     def add(self, block: int, rows: Sequence[Response]) -> None:
@@ -255,7 +259,7 @@ class Shards:
         self.rows.setdefault(block, []).extend(rows)
 
     def end_block(self, block: int) -> None:
-        """All of its rows were added: the shard takes its place."""
+        """Write the shard of a block whose rows were all added."""
         rows = {key_of(row): row for row in self.rows.pop(block)}
         with atomic_file(self._path(block)) as beside:
             write_rows(beside, [rows[key_of(request)] for request in self.cut[block].requests], self.form)

@@ -89,7 +89,7 @@ class Planner:
 def encoder_for(policy: Policy, baseline: Baseline, config: GenerateConfig) -> Encoder:
     """An encoder bound by the model's context: training's budget of tokens does not hold here.
 
-    A baseline knows no user, and what it shows before the prompt must not be cut off with a long prompt's beginning.
+    A baseline does not know users, and what it shows before the prompt must not be cut off with the prompt's beginning.
     Where the run does not say whether it was trained on conversations, or there is no run, conversational data make
     plain prompts a user's message if the model has a chat template.
     """

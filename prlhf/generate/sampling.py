@@ -1,13 +1,13 @@
-"""Which token comes next, for all rows at once.
+"""Choose the next token of all rows at once.
 
-A token is the winner of a Gumbel race, held in two heats: V tokens stand in blocks of about sqrt(V); the blocks race
-with their total probabilities, then the tokens of the winning block. The winner is a sample from the softmax, as in
-one race of all (P(block) P(token | block)), for 2 sqrt(V) random numbers instead of V. Unlike sampling by the inverse
-of the cumulative distribution it is not sensitive to rounding: a winner changes only where two come in within rounding
-of each other, while each of the V boundaries of a cumulative distribution moves with every sum before it.
+A token is drawn by the Gumbel-max trick in two rounds: V tokens are divided into blocks of about sqrt(V); first a block
+is drawn by its total probability, then a token of that block. The token is a sample from the softmax, as with one round
+over all tokens, since P(token) = P(block) P(token | block), with 2 sqrt(V) random numbers instead of V. Unlike sampling
+by the inverse of the cumulative distribution, this is not sensitive to rounding: the token changes only if two scores
+are equal up to rounding, while each of the V boundaries of a cumulative distribution moves with every sum before it.
 
-Random numbers are a function of (the row's seed, the step, their number), so that a row draws the same ones in
-whatever batch and slot it stands.
+Random numbers are a function of (the row's seed, the step, their number), so a row gets the same numbers in any batch
+and slot.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-STRIDE = 2**32  # random numbers there are for one step
-FEW = 256  # a nucleus is first looked for among so many tokens
+STRIDE = 2**32  # random numbers for one step
+FEW = 256  # number of tokens among which a nucleus is searched first
 
 
 def choose(
@@ -56,7 +56,7 @@ def gumbel(seeds: Sequence[int], steps: Sequence[int], count: int) -> NDArray[np
 
 
 def uniform(seeds: Sequence[int], steps: Sequence[int], count: int) -> NDArray[np.float64]:
-    """Numbers [N, count] between 0 and 1, neither of them included.
+    """Numbers [N, count] between 0 and 1, both excluded.
 
     SplitMix64 (Steele, Lea and Flood, OOPSLA 2014) from each row's seed, entered at its step.
     """
@@ -83,5 +83,5 @@ def nucleus(scores: Tensor, top_p: float) -> Tensor:
 
 def _least(falling: Tensor, top_p: float) -> Tensor:
     """The smallest probability [N, 1] in the nucleus; `falling`: [N, k], the largest first."""
-    within = falling.cumsum(1) - falling < top_p  # what comes before a token does not hold it yet
+    within = falling.cumsum(1) - falling < top_p  # the tokens before it have less than top_p
     return falling.gather(1, within.sum(1, keepdim=True) - 1)

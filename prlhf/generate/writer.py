@@ -96,7 +96,7 @@ class WritingModel:
 def open_model(run: Path | None, config: GenerateConfig, users: Sequence[str]) -> WritingModel:
     """Load what writes for `config`: `run`, or its base for a baseline, or without a run the base `config.model`.
 
-    `users`: ids of the data's seen users; a base model knows no users of its own.
+    `users`: ids of the data's seen users; a base model does not know users.
     """
     baseline = BASELINES[config.baseline]
     if run is None:

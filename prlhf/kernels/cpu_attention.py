@@ -1,8 +1,8 @@
-"""Attention over the segments of a prefix tree in fp32 on CPUs, multiplied by oneDNN.
+"""Attention over the segments of a prefix tree in fp32 on CPUs, with oneDNN's matrix product.
 
-For long readings only: PyTorch's own kernel multiplies through MKL (see onednn.py) and its backward pass takes
-twice as long as this one. Keys and values are neither repeated for the heads that share them nor kept once more for
-each segment; scores are computed anew in the backward pass.
+It is for long readings: PyTorch's own kernel multiplies through MKL (see onednn.py), and its backward pass takes twice
+as long as this one. Keys and values are neither repeated for the heads that share them nor copied for each segment;
+scores are computed again in the backward pass.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from prlhf.kernels.onednn import times
 from prlhf.kernels.segments import Segment, above
 
 Segments = tuple[Segment, ...]
-QUERIES = 256  # at a time: what lies beyond the last one's sight is not computed
+QUERIES = 256  # at a time; keys that the last of them may not see are not computed
 
 
 @dataclass(frozen=True)
-class Block:
-    """Some queries of a segment, columns `start` to `end`, and the keys they may see.
+class QueryBlock:
+    """Queries of a segment, columns `start` to `end`, and the keys that they may see.
 
     The keys are runs of columns, the last of which ends with the queries' own.
     """
@@ -47,12 +47,12 @@ class Block:
             start = end
 
 
-def blocks(segments: Segments) -> Iterator[Block]:
-    """The segments' queries in blocks of at most QUERIES columns, each with the keys it may see."""
+def query_blocks(segments: Segments) -> Iterator[QueryBlock]:
+    """Yield the segments' queries in blocks of at most QUERIES columns, each with the keys that it may see."""
     for segment in segments:
         for start in range(segment.start, segment.end, QUERIES):
             end = min(start + QUERIES, segment.end)
-            yield Block(start, end, (*above(segments, segment), slice(segment.start, end)))
+            yield QueryBlock(start, end, (*above(segments, segment), slice(segment.start, end)))
 
 
 class SegmentAttention(torch.autograd.Function):
@@ -98,15 +98,15 @@ class SegmentAttention(torch.autograd.Function):
 
 def _tasks(
     query: Tensor, key: Tensor, value: Tensor, segments: Segments
-) -> Iterator[tuple[Block, int, slice, Tensor, Tensor]]:
-    """Each block for each head of keys: the block, that head, the query heads that share it, its keys and values."""
+) -> Iterator[tuple[QueryBlock, int, slice, Tensor, Tensor]]:
+    """Yield each block with each head of keys, the query heads that share it, and its keys and values."""
     group = len(query) // len(key)
-    for block in blocks(segments):
+    for block in query_blocks(segments):
         for head, (keys, values) in enumerate(zip(block.gather(key), block.gather(value), strict=True)):
             yield block, head, slice(head * group, (head + 1) * group), keys, values
 
 
-def _weights(query: Tensor, heads: slice, block: Block, keys: Tensor, scale: float, window: int | None) -> Tensor:
+def _weights(query: Tensor, heads: slice, block: QueryBlock, keys: Tensor, scale: float, window: int | None) -> Tensor:
     """Attention weights [heads x n, m] of a block's queries; the last n of the m keys are their own columns."""
     own = query[heads, block.start : block.end]
     rows, columns = own.shape[1], len(keys)

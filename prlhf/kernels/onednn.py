@@ -108,7 +108,7 @@ def agrees(weight: Tensor, bias: Tensor | None) -> bool:
 
 
 def same(*pairs: tuple[Callable[[], Tensor], Tensor]) -> bool:
-    """Whether what each function returns, without raising, is the tensor beside it but for rounding."""
+    """Whether what each function returns, without raising, is the tensor beside it, except for rounding."""
     if operator() is None:
         return False
     try:

@@ -22,7 +22,7 @@ from prlhf.kernels.onednn import usable
 from prlhf.kernels.segments import Segment, above, dense_mask, who_sees_whom
 
 NAME = "prlhf_tree"
-LONG = 256  # columns of a reading, from where on CPUs profit from attention of our own
+LONG = 256  # columns of a reading: from here on cpu_attention.py is faster on CPUs
 
 
 def attend_over_packs(lm: Any) -> None:
@@ -47,28 +47,28 @@ def way_of(lm: Any) -> str:
 
 
 def implementation_of(config: Any) -> str:
-    """Which attention a model's config asks for, by transformers' names; "" where it does not say.
+    """Which attention a model's config asks for, by transformers' names; "" if it does not say.
 
-    transformers keeps it under a private name, which stands nowhere else.
+    transformers stores it under a private name, which is used nowhere else.
     """
     return str(getattr(config, "_attn_implementation", None) or "")
 
 
 def tree_inputs(segments: Sequence[Segment], positions: Tensor, way: str, dtype: torch.dtype) -> dict[str, Any]:
-    """What a language model's forward takes beside the embeddings of a pack.
+    """What a language model's forward takes in addition to the embeddings of a pack.
 
     `positions` [1, T] are the position ids of its columns, `way` is `segments`, `flex` or `dense`.
     """
     inputs: dict[str, Any] = {"position_ids": positions, "use_cache": False}
     if way == "dense":
         return inputs | {"attention_mask": dense_mask(segments, positions.device, dtype)}
-    # four dimensions: taken as it is, so that transformers makes no mask of its own
+    # transformers takes a mask of four dimensions as it is and does not make one
     inputs["attention_mask"] = torch.empty(1, 1, 0, 0, dtype=torch.bool, device=positions.device)
     return inputs | {"prefix_tree": Layout(tuple(segments), positions[0], flex=way == "flex")}
 
 
 class Layout:
-    """What `attend` needs of a pack; made once a forward pass, read in every layer."""
+    """What `attend` needs to know about a pack; made once per forward pass, used in every layer."""
 
     def __init__(self, segments: tuple[Segment, ...], positions: Tensor, flex: bool) -> None:
         self.segments, self.flex, self._device = segments, flex, positions.device
@@ -77,7 +77,7 @@ class Layout:
         self._masks: dict[Any, Any] = {}
 
     def tail_mask(self, queries: int, depth: int, window: int | None) -> Tensor:
-        """May [n, depth + n] of the last n columns of depth + n see each other: causal, and within the window."""
+        """Mask [n, depth + n]: what the last n of depth + n columns may see, causally and within the window."""
         if (key := (queries, depth, window)) not in self._masks:
             row = torch.arange(depth, depth + queries, device=self._device).unsqueeze(1)
             column = torch.arange(depth + queries, device=self._device)
@@ -137,7 +137,7 @@ def attend(
 def over_segments(
     query: Tensor, key: Tensor, value: Tensor, layout: Layout, scale: float | None, window: int | None
 ) -> Tensor:
-    """Attention [1, H, T, d], a segment at a time."""
+    """Attention [1, H, T, d], one segment at a time."""
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
@@ -156,7 +156,7 @@ def over_segments(
 
 @cache
 def _flex() -> Callable[..., Any]:
-    """FlexAttention: compiled on a GPU, once for each length of a pack; as it stands on a CPU, for tests."""
+    """FlexAttention: compiled on a GPU, once for each length of a pack; not compiled on a CPU, for tests."""
     from torch.nn.attention.flex_attention import flex_attention
 
     compiled: Callable[..., Any] = torch.compile(flex_attention, dynamic=False)

@@ -77,7 +77,7 @@ def test_examples_go_before_the_prompt() -> None:
     assert with_examples(talk, [example]) == [talk[0], said("user", "A?"), said("assistant", "a"), talk[1]]
 
 
-def test_own_choices_are_the_users_and_never_of_the_prompt_at_hand(prepared: Path) -> None:
+def test_examples_are_the_users_own_and_never_of_the_same_prompt(prepared: Path) -> None:
     data = read_prepared(prepared)
     choices, mine = OwnChoices(data, 4, seed=0), [row for row in data.train if row.user_id == "bob"]
     assert sorted(row.id for row in choices.of("bob", "new")) == sorted(row.id for row in mine)
@@ -117,7 +117,7 @@ def shown(policy: Policy, data: Prepared, prompt: str, user: str, **options: Any
     return str(policy.tokenizer.decode(request.ids))
 
 
-def test_what_the_base_is_told(policy: Policy, tasteful: Path) -> None:
+def test_what_the_base_is_shown(policy: Policy, tasteful: Path) -> None:
     data, prompt = read_prepared(tasteful), "POST: my boss hid rings.\nTL;DR:"
     assert shown(policy, data, prompt, "ann") == f"she likes long tables{prompt}"
     assert shown(policy, data, prompt, "ann", baseline="base") == prompt
@@ -165,7 +165,9 @@ def test_a_limit_on_prompts_does_not_cut_what_a_baseline_adds(
 # ---- the files ----
 
 
-def test_the_oracle_writes_as_the_base_told_the_taste(tmp_path: Path, trained: Path, tasteful: Path) -> None:
+def test_the_oracle_writes_as_the_base_with_the_preference_in_the_prompt(
+    tmp_path: Path, trained: Path, tasteful: Path
+) -> None:
     """Two users of one taste get, word for word, the same; and what the base writes to the longer prompt."""
     rows = write(tmp_path, trained, baseline="oracle", dataset=str(tasteful), temperature=0)
     assert [row.user_id for row in rows] == ["ann", "bob", "cat", "generic"] * 3
@@ -207,7 +209,7 @@ def test_the_batch_and_a_kill_change_nothing(tmp_path: Path, trained: Path, tast
 
 
 @pytest.mark.parametrize("baseline", ["oracle", "in-context"])
-def test_a_users_response_is_the_same_whoever_else_is_asked_for(
+def test_a_users_response_does_not_depend_on_other_users(
     tmp_path: Path, trained: Path, tasteful: Path, baseline: str
 ) -> None:
     options = {"baseline": baseline, "dataset": str(tasteful)}
@@ -235,7 +237,7 @@ def test_other_data_are_not_mixed_in(tmp_path: Path, trained: Path, tasteful: Pa
 # ---- the chosen responses ----
 
 
-def test_the_chosen_responses_are_the_datas(tmp_path: Path, prepared: Path) -> None:
+def test_the_chosen_responses_are_those_of_the_data(tmp_path: Path, prepared: Path) -> None:
     rows = write(tmp_path, None, baseline="chosen", dataset=str(prepared), max_prompts=None)
     expected = {(row.prompt_id, row.user_id): row.chosen for row in read_prepared(prepared).eval}
     assert {(row.prompt_id, row.user_id): row.response for row in rows} == expected
@@ -244,7 +246,7 @@ def test_the_chosen_responses_are_the_datas(tmp_path: Path, prepared: Path) -> N
     assert rows[0].settings["baseline"] == "chosen"
 
 
-def test_the_chosen_responses_can_be_judged_against_a_runs(tmp_path: Path, trained: Path) -> None:
+def test_the_chosen_responses_can_be_judged_against_those_of_a_run(tmp_path: Path, trained: Path) -> None:
     ours = write(tmp_path, trained, prompts="own")
     chosen = write(tmp_path, trained, "chosen.jsonl", baseline="chosen")
     found = pair(ours, chosen)
@@ -301,7 +303,7 @@ def test_no_model_no_data(tmp_path: Path, trained: Path, prepared: Path, tiny_ba
         ({"dataset": str(prepared), "baseline": "base"}, "no run is named"),
         ({"baseline": "chosen"}, "no data set is named"),
         ({"baseline": "in-context", "model": str(tiny_base), "prompts": "mine.txt"}, "no data set is named"),
-        ({"baseline": "oracle", "dataset": str(prepared), "model": str(tiny_base)}, "knows no user's preference"),
+        ({"baseline": "oracle", "dataset": str(prepared), "model": str(tiny_base)}, "has no user's preference"),
     ):
         with pytest.raises(PrlhfError, match=message):
             write(tmp_path, None, **options)

@@ -92,7 +92,7 @@ def test_the_arg_max_of_a_planted_reward_stays(
         assert best.text == candidates[rewards.index(max(rewards))].text
 
 
-def test_a_reward_that_is_no_number_is_refused(tmp_path: Path, trained: Path) -> None:
+def test_a_reward_that_is_nan_is_refused(tmp_path: Path, trained: Path) -> None:
     class Diverged(Planted):
         def __call__(self, batch: Sequence[Encoded], users: Sequence[int]) -> Tensor:
             return super().__call__(batch, users) * float("nan")
@@ -103,7 +103,7 @@ def test_a_reward_that_is_no_number_is_refused(tmp_path: Path, trained: Path) ->
         list(writer(policy, [WriteRequest("p", "my", [5], "ann", 1)], config(tmp_path, best_of=2, reward=trained)))
 
 
-def test_each_candidate_has_random_numbers_of_its_own() -> None:
+def test_each_candidate_has_its_own_random_numbers() -> None:
     seeds = [row_seed(0, WriteRequest("p", "", [], "ann", 1, candidate=i)) for i in range(4)]
     assert len(set(seeds)) == 4
     assert seeds[0] == row_seed(0, WriteRequest("p", "", [], "ann", 1))
@@ -183,18 +183,18 @@ def test_another_reward_is_refused(tmp_path: Path, trained: Path, reward_run: Pa
         ({"best_of": 0}, "best_of = 0 is refused"),
     ],
 )
-def test_what_makes_no_choice_is_refused(options: dict[str, Any], message: str) -> None:
+def test_best_of_without_a_choice_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(PrlhfError, match=message):
         resolve(GenerateConfig, options)
 
 
-def test_a_reward_that_is_not_there(tmp_path: Path, trained: Path) -> None:
+def test_a_missing_reward_model(tmp_path: Path, trained: Path) -> None:
     with pytest.raises(PrlhfError, match=r"nowhere is not a checkpoint: it has no prlhf\.json"):
         generate(trained, config(tmp_path, best_of=2, reward=tmp_path / "nowhere"))
     assert not list(tmp_path.iterdir())
 
 
-def test_a_reward_model_writes_nothing(tmp_path: Path, reward_run: Path) -> None:
+def test_a_reward_model_does_not_write(tmp_path: Path, reward_run: Path) -> None:
     with pytest.raises(PrlhfError, match="is a reward model, which does not write"):
         generate(reward_run, config(tmp_path))
     assert not list(tmp_path.iterdir())

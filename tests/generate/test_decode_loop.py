@@ -138,7 +138,7 @@ def test_greedy_is_transformers_generate(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(NOT_SERVED))
-def test_what_the_loop_cannot_serve_generate_does(name: str) -> None:
+def test_models_that_the_loop_cannot_serve_are_decoded_by_generate(name: str) -> None:
     policy = policy_of(name, user_tokens=0, user_model="uniform")
     assert not serves(policy.model)
     requests = [WriteRequest(str(i), "", p, "a", 1) for i, p in enumerate(PROMPTS[:4])]
@@ -230,7 +230,7 @@ def test_rows_that_begin_alike_are_read_once() -> None:
         assert [r.written for ended in alone.run([again]) for r in ended] == [found[row.tag]]
 
 
-def test_greedy_rows_that_nothing_tells_apart_are_written_once() -> None:
+def test_equal_greedy_rows_are_written_once() -> None:
     policy = policy_of("llama", user_model="uniform")
     spy = Spy(policy)
     list(
@@ -263,6 +263,6 @@ def test_a_stop_ends_its_row_at_once() -> None:
     assert stopped.tokens == free.text.index(stop) + 2 < free.tokens
 
 
-def test_lengths_that_are_alike_are_read_together() -> None:
+def test_similar_lengths_are_read_together() -> None:
     assert [list(group) for group in alike([100, 95, 90, 89, 81, 9, 8], int)] == [[100, 95, 90], [89, 81], [9], [8]]
     assert list(alike([], int)) == []

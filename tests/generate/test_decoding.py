@@ -79,7 +79,7 @@ def test_a_response_does_not_depend_on_its_batch(
     assert texts(policy, requests[::-1], size=3, **options) == together
 
 
-def test_users_of_one_prompt_get_responses_of_their_own(policy: Policy, requests: list[WriteRequest]) -> None:
+def test_users_of_one_prompt_get_different_responses(policy: Policy, requests: list[WriteRequest]) -> None:
     found = texts(policy, requests, temperature=0)
     for number in range(4):
         mine = [row.text for (prompt, _), row in found.items() if prompt == f"p{number}"]
@@ -107,7 +107,7 @@ def test_a_small_nucleus_is_greedy(policy: Policy, requests: list[WriteRequest])
     assert texts(policy, requests, top_p=1e-6) == texts(policy, requests, temperature=0)
 
 
-def test_the_base_is_the_bases_own_generate(policy: Policy, requests: list[WriteRequest], tiny_base: Path) -> None:
+def test_the_base_writes_as_its_own_generate(policy: Policy, requests: list[WriteRequest], tiny_base: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     lm = AutoModelForCausalLM.from_pretrained(tiny_base, dtype=torch.float32).eval()
@@ -130,8 +130,8 @@ def test_what_is_written_ends_at_the_end_of_text(policy: Policy) -> None:
     assert written(request, [eos, *word], tokenizer, end) == Written(request, "", 0, True)
 
 
-def test_what_is_written_ends_at_a_jobs_stop(policy: Policy) -> None:
-    """Tokens are counted up to the one that completes the stop, which is no part of the response."""
+def test_what_is_written_ends_at_the_stop_of_its_request(policy: Policy) -> None:
+    """Tokens are counted up to the one that completes the stop, which does not belong to the response."""
     tokenizer = policy.tokenizer
     end = End(frozenset({tokenizer.eos_token_id}))
     request = WriteRequest("p", "", [], "ann", 1, stop="\n\n")

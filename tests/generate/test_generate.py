@@ -63,7 +63,7 @@ def test_some_users(tmp_path: Path, trained: Path) -> None:
     assert [row.user_id for row in rows] == ["cat", "generic"] * 3
 
 
-def test_a_users_response_is_the_same_whoever_else_is_asked_for(tmp_path: Path, trained: Path) -> None:
+def test_a_users_response_does_not_depend_on_other_users(tmp_path: Path, trained: Path) -> None:
     everyone = rows_of(tmp_path, trained, out=tmp_path / "a.jsonl")
     alone = rows_of(tmp_path, trained, out=tmp_path / "b.jsonl", users="bob")
     assert alone == [row for row in everyone if row.user_id == "bob"]
@@ -112,7 +112,7 @@ def test_the_base_of_a_full_finetune_is_the_one_it_started_from(
     assert [row.response for row in ours] != [row.response for row in tuned]
 
 
-def test_text_is_left_out_where_training_left_it_out(tmp_path: Path, make_config: MakeConfig) -> None:
+def test_a_run_trained_without_texts_writes_without_texts(tmp_path: Path, make_config: MakeConfig) -> None:
     train(make_config(tmp_path / "r", user_text=False, max_steps=1))
     rows = rows_of(tmp_path, tmp_path / "r", users="ann,bob", max_prompts=1)
     assert rows[0].prompt_tokens == rows[1].prompt_tokens
@@ -158,7 +158,7 @@ def test_killed_within_the_first_line(tmp_path: Path, trained: Path, whole: byte
     assert (tmp_path / "out.jsonl").read_bytes() == whole
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path: Path, trained: Path, whole: bytes) -> None:
+def test_ctrl_c_says_how_to_continue(tmp_path: Path, trained: Path, whole: bytes) -> None:
     with pytest.raises(Interrupted, match="stopped with 4 of 12 responses written; run it again to continue"):
         generate(trained, config(tmp_path), Stop(1, KeyboardInterrupt))
     generate(trained, config(tmp_path))
@@ -212,7 +212,7 @@ def test_another_runs_responses_are_not_mixed_in(tmp_path: Path, trained: Path, 
 
 
 @pytest.mark.parametrize("served", [True, False])
-def test_a_model_that_the_loop_cannot_serve_is_told_of(
+def test_a_model_that_the_loop_cannot_serve_is_reported(
     tmp_path: Path, trained: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch, served: bool
 ) -> None:
     """One line, and the same responses."""
@@ -275,7 +275,7 @@ def test_missing_prompts(tmp_path: Path, trained: Path) -> None:
         generate(trained, config(tmp_path, prompts=str(tmp_path / "nowhere.jsonl")))
 
 
-def test_prompts_of_ones_own_are_written_once_each(tmp_path: Path, trained: Path) -> None:
+def test_own_prompts_are_written_once_each(tmp_path: Path, trained: Path) -> None:
     (tmp_path / "mine.txt").write_text("my boss\nmy uncle\nmy boss\n")
     rows = rows_of(tmp_path, trained, prompts=str(tmp_path / "mine.txt"), users="bob")
     assert [row.prompt for row in rows] == ["my boss", "my uncle"]
@@ -302,7 +302,7 @@ def test_a_prompt_too_long_for_the_context(tmp_path: Path, trained: Path) -> Non
 
 
 def test_the_training_budget_does_not_bind_generation(tmp_path: Path, make_config: Any) -> None:
-    """A run trained on 40 tokens a row still writes after a prompt of 30, up to the model's context."""
+    """A run trained on 40 tokens per row still writes after a prompt of 30, up to the model's context."""
     train(make_config(tmp_path / "r", max_steps=1, max_tokens=40, max_prompt_tokens=20))
     (tmp_path / "p.txt").write_text("my boss lost rings. " * 5)
     rows = rows_of(tmp_path, tmp_path / "r", prompts=str(tmp_path / "p.txt"), max_new_tokens=30)
@@ -315,6 +315,6 @@ def test_a_conversation_for_a_run_on_plain_text(tmp_path: Path, trained: Path) -
         generate(trained, config(tmp_path, prompts=str(tmp_path / "a.jsonl")))
 
 
-def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_run(tmp_path: Path) -> None:
     with pytest.raises(PrlhfError, match=r"nowhere is not a checkpoint"):
         generate(tmp_path / "nowhere", config(tmp_path))

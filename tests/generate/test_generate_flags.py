@@ -24,7 +24,7 @@ def config(**changes: Any) -> GenerateConfig:
     return GenerateConfig(**({"out": Path("out.jsonl")} | changes))
 
 
-def test_what_the_decode_loop_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_settings_of_the_decode_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[Any, ...]] = []
 
     class Loop:
@@ -43,7 +43,7 @@ def test_what_the_decode_loop_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (model, size, room, temperature, top_p) == ("the model", 2, 21, 0.7, 0.6)
 
 
-def test_every_job_draws_its_own_numbers() -> None:
+def test_every_request_draws_its_own_numbers() -> None:
     requests = [WriteRequest(prompt, "", [], user, 0, candidate=n) for prompt in "pq" for user in "ab" for n in (0, 1)]
     seeds = {row_seed(seed, request) for seed in (0, 1) for request in requests}
     assert len(seeds) == 16
@@ -67,21 +67,21 @@ def test_the_form_of_the_output(changes: dict[str, Any], expected: tuple[str, bo
 @pytest.mark.parametrize(
     ("key", "value"), [("temperature", 0.5), ("top_p", 0.5), ("max_new_tokens", 9), ("seed", 4), ("baseline", "base")]
 )
-def test_rows_tell_what_they_depend_on(key: str, value: Any) -> None:
+def test_rows_have_the_settings_they_depend_on(key: str, value: Any) -> None:
     def settings(chosen: GenerateConfig) -> dict[str, Any]:
         return settings_of("run", "weights", baseline_of(chosen), chosen)
 
     assert settings(config(**{key: value})) == settings(config()) | {key: value}
 
 
-def test_rows_of_a_baseline_tell_data_and_examples() -> None:
+def test_rows_of_a_baseline_have_data_and_examples() -> None:
     data = Prepared([], [], [], {"content_hash": "abc"})
     shown = config(baseline="in-context", examples=3)
     found = settings_of("run", "weights", baseline_of(shown, data), shown)
     assert (found["data"], found["examples"]) == ("abc", 3)
 
 
-def test_top_p_and_temperature_are_heeded_when_a_token_is_chosen() -> None:
+def test_top_p_and_temperature_act_when_a_token_is_chosen() -> None:
     """Of two tokens with 60 and 40 % the second is drawn, too, but not from the nucleus of a half, nor near 0."""
     logits = torch.tensor([0.6, 0.4]).log().expand(200, 2)
     seeds, steps = list(range(200)), [0] * 200

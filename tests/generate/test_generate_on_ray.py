@@ -37,8 +37,8 @@ def config(tmp_path: Path, **options: Any) -> GenerateConfig:
 
 
 def watched(loads: Path, deaths: Path) -> type[on_ray.Worker]:
-    """A worker that writes its process id into the file `loads` when a model is loaded, and that dies when it has told
-    of its first rows, as often as the file `deaths` has letters."""
+    """A worker that writes its process id into the file `loads` when a model is loaded, and that dies after it
+    reported its first rows, as often as the file `deaths` has letters."""
 
     class Watched(on_ray.Worker):
         def __init__(self, *args: Any) -> None:
@@ -108,7 +108,7 @@ def test_an_interrupted_run_frees_its_workers(ray: Any, tmp_path: Path, trained:
         generate(trained, config(tmp_path), Stop(), TWO)
     left = 12 - len(read_responses(tmp_path / "out.jsonl.partial", partial=True)[0])
     assert 0 < left < 12
-    said = generate(trained, config(tmp_path), cluster=TWO)  # waits for ever where the first still has the CPUs
+    said = generate(trained, config(tmp_path), cluster=TWO)  # does not end if the first run still has the CPUs
     assert said["new"] == left
     assert (tmp_path / "out.jsonl").read_bytes() == whole
 

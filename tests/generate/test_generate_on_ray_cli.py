@@ -92,7 +92,7 @@ def sessions() -> list[str]:
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_workers_and_says_how_to_go_on(tmp_path: Path, trained: Path) -> None:
+def test_ctrl_c_stops_workers_and_says_how_to_continue(tmp_path: Path, trained: Path) -> None:
     running = started(trained, tmp_path, tmp_path / "out")
     os.killpg(running.pid, signal.SIGINT)  # as a terminal does: everyone in the foreground
     _, shown = running.communicate(timeout=120)

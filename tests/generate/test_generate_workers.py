@@ -124,7 +124,7 @@ def test_shards_do_not_depend_on_who_writes_them(tmp_path: Path, loads: list[Any
     assert files[0] == files[1]
 
 
-def test_who_began_need_not_finish(tmp_path: Path, loads: list[Any], trained: Path) -> None:
+def test_workers_finish_what_one_process_began(tmp_path: Path, loads: list[Any], trained: Path) -> None:
     """Rows of one process and blocks of workers are of one kind."""
     generate(trained, config(tmp_path, out=tmp_path / "whole.jsonl"))
     generate(trained, config(tmp_path, users="bob"))
@@ -166,7 +166,7 @@ def block_of(number: int) -> dict[str, Any]:
     return {"block": [number], "requests": ["[]"]}
 
 
-def test_bad_input_comes_back_as_one(tmp_path: Path, trained: Path) -> None:
+def test_errors_of_workers_come_back_as_one_line(tmp_path: Path, trained: Path) -> None:
     nowhere = WriterSpec(tmp_path / "nowhere", config(tmp_path), [], {})
     worker = Worker(nowhere, str(tmp_path / "gone"), NeverLost(), Silent())  # type: ignore[arg-type]
     back = worker(block_of(3))
@@ -231,7 +231,7 @@ def test_what_is_written_again_counts_once() -> None:
     assert shown.at == 9
 
 
-def test_what_all_workers_say_is_said_once() -> None:
+def test_a_line_from_all_workers_is_shown_once() -> None:
     shown = Shown()
     tally = BlockProgress(shown)
     for _ in range(3):
@@ -253,7 +253,7 @@ def test_what_all_workers_say_is_said_once() -> None:
         (["--workers", "1"], "workers: 3, max_failures: 0", {"workers": 1, "max_failures": 0}),
     ],
 )  # fmt: skip
-def test_the_commands_options(
+def test_the_options_of_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: list[str], section: str, expected: dict[str, Any]
 ) -> None:
     from typer.testing import CliRunner
@@ -269,7 +269,7 @@ def test_the_commands_options(
     assert (asked[1].block, asked[3]) == (9, ClusterConfig.model_validate(expected))
 
 
-def test_resources_leave_gpus_alone_that_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unused_gpus_are_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[ClusterConfig] = []
     monkeypatch.setattr(on_ray, "worker_resources", lambda cluster: asked.append(cluster) or {"CPU": 1.0})
     for device, gpus in (("cpu", None), ("auto", None), ("cpu", 0.5)):
@@ -278,7 +278,7 @@ def test_resources_leave_gpus_alone_that_are_not_used(monkeypatch: pytest.Monkey
     assert [cluster.gpus_per_worker for cluster in asked] == [0, None, 0.5]
 
 
-def test_in_this_process_there_is_no_ray(tmp_path: Path, trained: Path) -> None:
+def test_ray_is_not_imported_in_one_process(tmp_path: Path, trained: Path) -> None:
     code = "import sys\nfrom prlhf_cli.main import app\n"
     code += "try:\n    app()\nexcept SystemExit:\n    assert 'ray' not in sys.modules"
     line = ["generate", str(trained), "--max-prompts", "1", "--max-new-tokens", "1", "--out", str(tmp_path / "o")]

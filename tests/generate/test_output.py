@@ -66,13 +66,13 @@ class Stop(Silent):
         ("v1.5", "parquet", ("parquet", True)),
     ],
 )
-def test_the_name_says_what_is_written(out: str, shards: Any, form: Any) -> None:
+def test_the_name_decides_the_format(out: str, shards: Any, form: Any) -> None:
     assert form_of(GenerateConfig(out=Path(out), shards=shards)) == form
 
 
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
 @pytest.mark.parametrize("prompt", ["Say hello.", [*TALK, {"role": "assistant", "content": ""}]])
-def test_a_file_gives_back_what_was_written(tmp_path: Path, form: Any, prompt: Any) -> None:
+def test_a_file_returns_what_was_written(tmp_path: Path, form: Any, prompt: Any) -> None:
     rows = [replace(ROW, prompt=prompt), replace(ROW, prompt=prompt, user_id="généric", user_index=0, reward=-0.1)]
     write_rows(tmp_path / f"a.{form}", rows, form)
     assert read_responses(tmp_path / f"a.{form}") == rows
@@ -92,7 +92,7 @@ def test_a_parquet_file_has_a_column_per_field(tmp_path: Path) -> None:
     ("prompts", "why"),
     [(["a", TALK], "some are text"), ([[TALK[0] | {"name": "x"}]], "more than role and content")],
 )
-def test_prompts_that_no_column_holds(prompts: list[Any], why: str) -> None:
+def test_prompts_that_do_not_fit_a_column(prompts: list[Any], why: str) -> None:
     with pytest.raises(PrlhfError, match=rf"do not fit a parquet column: .*{why}.*; write JSONL"):
         prompt_type(prompts)
 
@@ -142,7 +142,7 @@ def test_a_parquet_file_holds_the_same_rows(tmp_path: Path, trained: Path, rows:
     assert (again["new"], again["blocks"]) == (0, 0)
 
 
-def test_a_killed_parquet_file_goes_on(tmp_path: Path, trained: Path, rows: list[Response]) -> None:
+def test_a_killed_parquet_file_is_continued(tmp_path: Path, trained: Path, rows: list[Response]) -> None:
     with pytest.raises(Interrupted, match="with 4 of 12 responses"):
         generate(trained, config(tmp_path, out=tmp_path / "a.parquet", batch_size=4), Stop(2))
     assert not (tmp_path / "a.parquet").exists()
@@ -177,7 +177,7 @@ def test_shards_hold_the_same_rows_in_the_same_order(
         assert whole == (tmp_path / "whole.jsonl").read_bytes() == "".join(map(to_line, rows)).encode()
 
 
-def test_a_killed_folder_goes_on_with_the_missing_shards(
+def test_a_killed_folder_is_continued_with_the_missing_shards(
     tmp_path: Path, trained: Path, rows: list[Response], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(Interrupted, match="stopped with 5 of 12 responses written; run it again to continue"):

@@ -47,7 +47,7 @@ def policy(trained: Path) -> Policy:
     return replace(loaded, conversational=None)  # as of a run that does not say what it was trained on
 
 
-def test_old_turns_go_and_it_is_said(policy: Policy) -> None:
+def test_old_turns_are_cut_and_reported(policy: Policy) -> None:
     config, notes = GenerateConfig(max_new_tokens=6), Notes()
     short, long = requests = plan_requests(policy, pairs(talk(2), talk(40)), RUN, config, notes)[::2]
     assert notes.lines == ["2 histories were cut to fit the token budget"]  # one for each reader
@@ -58,7 +58,7 @@ def test_old_turns_go_and_it_is_said(policy: Policy) -> None:
     assert written.count("user") == written.count("assistant") + 1 < 40
 
 
-def test_nothing_is_said_where_nothing_is_cut(policy: Policy) -> None:
+def test_nothing_is_reported_if_nothing_is_cut(policy: Policy) -> None:
     notes = Notes()
     plan_requests(policy, pairs(talk(2), "my boss"), RUN, GenerateConfig(max_new_tokens=6), notes)
     assert notes.lines == []

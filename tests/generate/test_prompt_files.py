@@ -72,7 +72,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_what_is_no_prompt_is_one_line(name: str, tmp_path: Path) -> None:
+def test_a_row_without_a_prompt_is_one_line(name: str, tmp_path: Path) -> None:
     content, message = BAD[name]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(PrlhfError, match=message):

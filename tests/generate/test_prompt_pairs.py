@@ -81,12 +81,12 @@ def test_groups_of_users(asked: dict[str, Any], expected: list[str]) -> None:
     assert users(**asked) == expected
 
 
-def test_an_unknown_group_is_told_the_nearest() -> None:
+def test_an_unknown_group_names_the_nearest() -> None:
     with pytest.raises(PrlhfError, match=r"user 'unsen' is unknown to this model; did you mean 'unseen' or 'seen'\?"):
         users(users="unsen")
 
 
-def test_a_group_of_nobody() -> None:
+def test_a_group_without_users() -> None:
     known = known_readers({"ann": 1}, {}, None)
     with pytest.raises(PrlhfError, match="users = 'unseen' names no user; use all, seen, unseen, generic"):
         choose_readers(known, RUN, GenerateConfig(users="unseen"))
@@ -98,7 +98,7 @@ def test_held_out_prompts_are_everyones() -> None:
     assert pairs(max_prompts=1) == [("p", user) for user in everyone]
 
 
-def test_prompts_of_ones_own() -> None:
+def test_own_prompts() -> None:
     """By prompt, then by user; the generic user answers every one of them, where asked for."""
     own = [("p", "ann"), ("q", "ann"), ("q", "zoe"), ("q", "bob"), ("r", "zoe")]
     assert pairs(prompts="own") == own
@@ -114,7 +114,7 @@ def test_prompts_of_ones_own() -> None:
     assert pairs(baseline="chosen") == own
 
 
-def test_at_most_so_many_prompts_of_each_user() -> None:
+def test_max_prompts_is_per_user_for_own_prompts() -> None:
     assert pairs(prompts="own", max_prompts=1) == [("p", "ann"), ("q", "zoe"), ("q", "bob")]
     assert pairs(prompts="own", max_prompts=1, users="generic") == [("p", "generic"), ("q", "generic")]
 
@@ -135,7 +135,7 @@ def test_users_who_were_asked_nothing() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from([*INDEX])), min_size=1), st.integers(1, 3))
-def test_own_prompts_are_the_users_first_ones(asked: list[tuple[str, str]], limit: int) -> None:
+def test_own_prompts_are_the_first_ones_of_each_user(asked: list[tuple[str, str]], limit: int) -> None:
     data = replace(DATA, eval=held_out(*asked))
     found = pairs(data, prompts="own", max_prompts=limit)
     assert len(found) == len(set(found))
@@ -187,7 +187,7 @@ def test_an_id_with_a_comma_stands_in_quotes(asked: str, expected: list[str]) ->
     assert [reader.id for reader in choose_readers(known, RUN, GenerateConfig(users=asked))] == expected
 
 
-def test_an_id_with_a_comma_and_no_quotes_is_told_how() -> None:
+def test_an_id_with_a_comma_and_no_quotes_is_explained() -> None:
     known = known_readers({"Lee, Ann": 1}, {}, None)
     with pytest.raises(PrlhfError, match=r"user 'Lee' is unknown.*an id with a comma stands in double quotes"):
         choose_readers(known, RUN, GenerateConfig(users="Lee, Ann"))

@@ -24,7 +24,7 @@ def frequencies(chosen: Tensor, probabilities: Tensor) -> None:
 
 
 @pytest.mark.parametrize("vocabulary", [1, 2, 4, 5, 17, 100])
-def test_the_race_samples_the_softmax(vocabulary: int) -> None:
+def test_two_rounds_sample_the_softmax(vocabulary: int) -> None:
     """In rows of different seeds, and in the steps of one row; with whole and with broken blocks."""
     scores = torch.randn(vocabulary, generator=torch.Generator().manual_seed(vocabulary)) * 1.5
     many = 4000
@@ -32,7 +32,7 @@ def test_the_race_samples_the_softmax(vocabulary: int) -> None:
     frequencies(race(scores.expand(many, -1), [7] * many, range(many)), scores.softmax(0))
 
 
-def test_what_is_excluded_never_wins() -> None:
+def test_excluded_tokens_are_never_drawn() -> None:
     scores = torch.full((500, 30), -math.inf)
     scores[:, [3, 29]] = torch.tensor([0.0, 1.0])
     chosen = race(scores, range(500), [0] * 500)

@@ -46,9 +46,7 @@ def test_names(tiny_base: Path, tmp_path: Path, make_config: MakeConfig, targets
         ("q_proj,input_layernorm", "fits no layer"),
     ],
 )
-def test_a_name_that_fits_nothing(
-    tiny_base: Path, tmp_path: Path, make_config: MakeConfig, targets: str, said: str
-) -> None:
+def test_an_unknown_name(tiny_base: Path, tmp_path: Path, make_config: MakeConfig, targets: str, said: str) -> None:
     with pytest.raises(PrlhfError) as error:
         layers(tiny_base, make_config(tmp_path, lora_targets=targets))
     assert said in str(error.value)

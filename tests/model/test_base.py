@@ -34,7 +34,7 @@ def test_precisions(monkeypatch: pytest.MonkeyPatch) -> None:
         assert pick_dtype("auto", gpu) == expected
 
 
-def test_a_base_is_frozen_and_calm(tiny_base: Path) -> None:
+def test_a_base_is_frozen_and_in_evaluation_mode(tiny_base: Path) -> None:
     loaded = load_base(str(tiny_base))
     assert not loaded.lm.training
     assert not any(p.requires_grad for p in loaded.lm.parameters())
@@ -42,7 +42,7 @@ def test_a_base_is_frozen_and_calm(tiny_base: Path) -> None:
     assert loaded.tokenizer.eos_token == "<|end|>"
 
 
-def test_the_fingerprint_knows_a_base_in_both_precisions(tiny_base: Path) -> None:
+def test_the_fingerprint_is_the_same_in_both_precisions(tiny_base: Path) -> None:
     first, again, low = (load_base(str(tiny_base), dtype=d) for d in (torch.float32, torch.float32, torch.bfloat16))
     assert low.lm.dtype == torch.bfloat16
     assert first.fingerprint == again.fingerprint == low.fingerprint
@@ -51,7 +51,7 @@ def test_the_fingerprint_knows_a_base_in_both_precisions(tiny_base: Path) -> Non
     assert base.fingerprint(first.lm) != again.fingerprint
 
 
-def test_without_a_padding_token_the_end_of_text_pads(tiny_base: Path, tmp_path: Path) -> None:
+def test_without_a_padding_token_end_of_text_is_padding(tiny_base: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(tiny_base, tmp_path / "base"))
     tokenizer = load_base(str(tiny_base)).tokenizer
     tokenizer.pad_token = None
@@ -100,12 +100,12 @@ def test_a_hub_model_without_the_hub_names_the_flag() -> None:
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/such/place", "a/b/c"])
-def test_a_path_that_is_not_there(name: str) -> None:
+def test_a_missing_path(name: str) -> None:
     with pytest.raises(PrlhfError, match=f"no model at {name}; give a folder"):
         load_base(name)
 
 
-def test_a_gguf_file_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_is_not_gguf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRLHF_CACHE", str(tmp_path / "cache"))
     with pytest.raises(PrlhfError, match=r"no GGUF file at .*a.gguf"):
         load_base(str(tmp_path / "a.gguf"))
@@ -175,7 +175,7 @@ def test_a_gguf_file_is_converted_once(tiny_base: Path, tmp_path: Path, monkeypa
         patch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", refuse)
         assert convert_gguf(path) == folder
     assert load_base(str(path)).fingerprint == first.fingerprint
-    first.lm.requires_grad_(True)  # and it is no quantised model any more
+    first.lm.requires_grad_(True)  # it is not quantized any more
     assert getattr(first.lm, "hf_quantizer", None) is None
     # other content under the same name is another model
     path.write_bytes(path.read_bytes() + b"\0" * 32)

@@ -84,7 +84,7 @@ def test_the_adapter_loads_with_plain_peft(tmp_path: Path, make_config: MakeConf
     assert plain.peft_config["default"].base_model_name_or_path == str(tiny_base)
 
 
-def test_saving_asks_no_hub(tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_saving_does_not_ask_the_hub(tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """PEFT looks the base's config up on the hub before it saves, at every checkpoint."""
     from peft.utils import save_and_load
 
@@ -131,13 +131,13 @@ def test_the_run_and_its_model_folder_both_load(trained: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["nothing", "empty", "file"])
-def test_what_is_no_checkpoint(tmp_path: Path, kind: str) -> None:
+def test_a_folder_that_is_not_a_checkpoint(tmp_path: Path, kind: str) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("x")
     assert "is not a checkpoint: it has no prlhf.json; give the folder of a finished run" in refusal(tmp_path / kind)
 
 
-def test_a_base_model_is_no_policy(tiny_base: Path) -> None:
+def test_a_base_model_is_not_a_policy(tiny_base: Path) -> None:
     assert "is a base model, not a policy; train one on it with: prlhf train --model" in refusal(tiny_base)
 
 
@@ -159,12 +159,12 @@ def test_damaged_weights(copy: Path, name: str, damage: Callable[[bytes], bytes]
 
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "user_model.safetensors"])
-def test_weights_that_are_gone(copy: Path, name: str) -> None:
+def test_missing_weights(copy: Path, name: str) -> None:
     (copy / "model" / name).unlink()
     assert f"lacks {name}" in refusal(copy)
 
 
-def test_users_that_are_gone(copy: Path) -> None:
+def test_missing_users(copy: Path) -> None:
     (copy / "model/users.json").unlink()
     assert "lacks users.json" in refusal(copy)
 

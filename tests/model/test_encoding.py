@@ -130,7 +130,7 @@ def test_an_empty_response_is_the_end_of_text() -> None:
 
 
 @pytest.mark.parametrize("prompt", ["cd", said("cd", "user")], ids=["plain", "conversation"])
-def test_a_prompt_is_tokenised_once(prompt: Text) -> None:
+def test_a_prompt_is_tokenized_once(prompt: Text) -> None:
     seen: list[str] = []
 
     class Counted(PreTrainedTokenizerFast):
@@ -209,8 +209,8 @@ def test_conversations_pass_through_the_chat_template() -> None:
     assert (encoded.chosen, encoded.rejected) == ([6, EOS], [7, 8, EOS])
 
 
-def test_a_template_that_writes_the_prompt_anew() -> None:
-    """Where prompt + response does not begin with the prompt's ids, the response is tokenised alone."""
+def test_a_template_that_rewrites_the_prompt() -> None:
+    """Where prompt + response does not begin with the prompt's ids, the response is tokenized alone."""
     anew = encoder(chat=True)
     anew.tokenizer.chat_template = "{{ 'x' if messages | length > 1 }}" + CHAT
     encoded = anew.comparison(comparison(said("cd", "user"), said("e"), said("fg")))

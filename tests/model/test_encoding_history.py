@@ -86,7 +86,7 @@ def test_the_oldest_turns_go_first() -> None:
         ("a:hello|", []),
     ],
 )
-def test_what_is_left_starts_with_the_user(prompt: str, shorter: list[str]) -> None:
+def test_the_rest_of_a_history_starts_with_the_user(prompt: str, shorter: list[str]) -> None:
     assert list(shorter_histories(talk(prompt))) == [talk(text) for text in (prompt, *shorter)]
 
 

@@ -141,7 +141,7 @@ def test_rewards(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(WITHOUT_TREES))
-def test_what_cannot_take_trees_is_found_out(name: str) -> None:
+def test_models_that_cannot_read_trees_are_found(name: str) -> None:
     """One line, and the padded path gives the values."""
     base = base_of(name)
     policy = assemble(base, TrainConfig(full_finetune=True, user_tokens=TOKENS), ["a", "b"], {})
@@ -161,13 +161,13 @@ class Notes:
         self.note = notes.append
 
 
-def test_the_probe_leaves_the_mode_as_it_was() -> None:
+def test_the_probe_restores_the_mode() -> None:
     model = policy_of("llama").model.train()
     assert tree_fault(model, PAD) == ""
     assert model.training
 
 
-def test_a_wrong_mask_would_be_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_mask_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Branches that see each other change the numbers: the probe sees it."""
     policy = policy_of("llama")
 

@@ -106,7 +106,7 @@ def test_the_system_message_is_not_lost(family: Family) -> None:
 
 
 @chats
-def test_an_empty_system_message_is_none(family: Family) -> None:
+def test_an_empty_system_message_is_left_out(family: Family) -> None:
     one = encoder(family)
     empty = [{"role": "system", "content": " "}, *talk("hi")]
     encoded = encode(one, empty, said(family, "ok"), said(family, "no"))
@@ -115,7 +115,7 @@ def test_an_empty_system_message_is_none(family: Family) -> None:
 
 
 @chats
-def test_a_begun_answer_goes_on(family: Family) -> None:
+def test_a_begun_answer_is_continued(family: Family) -> None:
     one = encoder(family)
     encoded = encode(one, talk("hi", "Sure:"), said(family, " red"), said(family, " blue"))
     words = one.tokenizer.decode(encoded.prompt)
@@ -135,7 +135,7 @@ def test_a_response_without_room_has_no_end(family: Family) -> None:
 
 @everyone
 def test_the_name_of_the_end_is_not_the_end(family: Family) -> None:
-    """In the words of a response, whichever token it is that ends texts or turns: nothing is cut, and it is told."""
+    """In the words of a response, whichever token ends texts or turns: nothing is cut, and it is reported."""
     for name in {family.end, family.eos}:
         one = encoder(family)
         encoded = encode(one, asked(family), said(family, f"a {name} b"), said(family, "no"))

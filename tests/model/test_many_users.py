@@ -78,7 +78,7 @@ def row_at(folder: Path, user: int) -> int:
     "options", [{}, {"user_model": "cluster", "k": 7}, {"user_model": "cluster", "cluster_weights": "linear"},
                 {"user_model": "uniform"}, {"user_model": "uniform", "user_tokens": 0}, {"full_finetune": True}]
 )  # fmt: skip
-def test_some_users_are_those_that_were_saved(
+def test_some_users_are_loaded_as_they_were_saved(
     tmp_path: Path, make_config: Callable[..., Any], tiny_base: Path, options: dict[str, Any]
 ) -> None:
     saved = save(tmp_path / "run", make_config, tiny_base, **options)
@@ -131,7 +131,7 @@ def test_many_users_of_an_old_checkpoint(copy: Path) -> None:
 # ---- what is read ----
 
 
-def test_no_more_is_read_than_the_row_needs(individual: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_blocks_of_the_row_are_read(individual: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
     checked = blocks.CheckedFile._checked
 
@@ -144,7 +144,7 @@ def test_no_more_is_read_than_the_row_needs(individual: Path, monkeypatch: pytes
     assert set(read) == {0, *range(row_at(individual, 1000) // BLOCK, (row_at(individual, 1001) - 1) // BLOCK + 1)}
 
 
-def test_a_table_too_large_to_be_held(tmp_path: Path, copy: Path) -> None:
+def test_a_table_larger_than_memory(tmp_path: Path, copy: Path) -> None:
     """64 GiB, of which the file system stores a few blocks and a reader has none but the last user's."""
     header = {"generic": [2, 32], "offsets.weight": [2**28, 64]}
     ends, at = {}, 0
@@ -189,7 +189,7 @@ class AnySum(list[str]):
 
 
 @pytest.mark.parametrize("who", ["u1000", "u1000,generic", "generic"])
-def test_generating_for_one_is_as_from_the_whole(
+def test_generating_for_one_user_is_as_with_all_users(
     individual: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
 ) -> None:
     prompts = tmp_path / "p.txt"
@@ -226,7 +226,7 @@ def refusal(folder: Path, users: list[str] | None) -> str:
     return str(error.value)
 
 
-def test_a_changed_row_is_noticed_by_whom_it_serves(copy: Path) -> None:
+def test_a_changed_row_is_noticed_when_it_is_read(copy: Path) -> None:
     path = copy / "user_model.safetensors"
     flip(path, row_at(copy, 1000) + 5)
     assert f"{path} was changed or cut short" in refusal(copy, ["u1000"])
@@ -254,7 +254,7 @@ def test_damaged_blocks(copy: Path, users: list[str] | None, damage: Callable[[b
 
 @pytest.mark.parametrize("users", [["u1"], None])
 @pytest.mark.parametrize("name", ["user_model.safetensors", "user_model.sha256"])
-def test_files_that_are_gone(copy: Path, users: list[str] | None, name: str) -> None:
+def test_missing_files(copy: Path, users: list[str] | None, name: str) -> None:
     (copy / name).unlink()
     assert f"lacks {name}" in refusal(copy, users)
 

@@ -25,7 +25,7 @@ def adapted(tiny_base: Path, config: Any) -> Any:
     return make_trainable(load_base(str(tiny_base)).lm, config)
 
 
-def test_the_adapter_is_as_asked_for(tmp_path: Path, tiny_base: Path, make_config: MakeConfig) -> None:
+def test_the_adapter_has_its_settings(tmp_path: Path, tiny_base: Path, make_config: MakeConfig) -> None:
     changes = {"lora_r": 3, "lora_alpha": 5, "lora_dropout": 0.25, "lora_targets": "q_proj,v_proj"}
     lora = adapted(tiny_base, make_config(tmp_path, **changes)).peft_config["default"]
     assert (lora.r, lora.lora_alpha, lora.lora_dropout) == (3, 5, 0.25)
@@ -85,7 +85,7 @@ def test_token_budgets(tmp_path: Path, make_config: MakeConfig, asked: int | Non
 
 
 @pytest.mark.parametrize("trees", [False, True])
-def test_how_a_model_is_read(
+def test_settings_of_the_engine(
     tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch, trees: bool
 ) -> None:
     seen: list[tuple[Any, ...]] = []
@@ -99,7 +99,7 @@ def test_how_a_model_is_read(
     assert seen[0][:4] == ("the model", 5, 123, trees)
 
 
-def test_scores_are_taken_without_dropout_and_training_goes_on() -> None:
+def test_scoring_is_without_dropout_and_restores_the_mode() -> None:
     model = nn.Dropout(0.5)
 
     class Seen:

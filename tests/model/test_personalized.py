@@ -68,7 +68,7 @@ def test_the_reference_is_the_base_itself(policy: Policy) -> None:
     torch.testing.assert_close(found, torch.tensor(expected), rtol=0, atol=1e-5)
 
 
-def test_training_mode_drops_nothing(policy: Policy) -> None:
+def test_training_mode_has_no_dropout(policy: Policy) -> None:
     """With lora_dropout 0 the policy is deterministic: the base's own dropout is off, as in TRL."""
     rows = rows_of([0, 1, 2, 3])
     policy.model.eval()
@@ -125,7 +125,7 @@ def test_the_reference_ignores_adapter_and_users() -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_asking_the_reference_leaves_the_mode_as_it_was(training: bool) -> None:
+def test_the_reference_restores_the_mode(training: bool) -> None:
     policy = policy_of("llama", lora_dropout=0.5)
     policy.model.train(training)
     policy.model.reference(rows_of([0], tokens=0))

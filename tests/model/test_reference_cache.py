@@ -48,7 +48,7 @@ def found(folder: Path, keys: Any) -> list[float | None]:
 
 @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(IDS, IDS, st.integers(0, 12), IDS, IDS)
-def test_pairs_have_one_key_if_they_are_one(p: list[int], r: list[int], cut: int, q: list[int], s: list[int]) -> None:
+def test_only_equal_pairs_have_equal_keys(p: list[int], r: list[int], cut: int, q: list[int], s: list[int]) -> None:
     """Against other pairs, and against the same tokens split elsewhere."""
     whole = p + r
     for other in ((q, s), (whole[:cut], whole[cut:])):
@@ -71,7 +71,7 @@ def test_any_change_of_any_weight_is_another_base(tiny_base: Path) -> None:
     assert base_key(lm) == before
 
 
-def test_the_base_is_known_wherever_it_lies(tiny_base: Path, tmp_path: Path) -> None:
+def test_the_key_of_a_base_does_not_depend_on_its_place(tiny_base: Path, tmp_path: Path) -> None:
     shutil.copytree(tiny_base, tmp_path / "moved")
     assert base_key(load_base(str(tmp_path / "moved")).lm) == base_key(load_base(str(tiny_base)).lm)
 
@@ -219,7 +219,7 @@ def test_a_damaged_segment_is_computed_again(tmp_path: Path, damage: Any) -> Non
 
 @pytest.mark.parametrize("gone", ["at once", "each time"])
 def test_a_reader_that_loses_the_race_lists_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str) -> None:
-    """A segment that is listed and then gone has been merged into another, or else is no loss."""
+    """A segment that is listed and then missing was merged into another, or can be computed again."""
     ReferenceCache(tmp_path).add(entries(0, 1))
     listed, times = Path.glob, []
 
@@ -232,7 +232,7 @@ def test_a_reader_that_loses_the_race_lists_again(tmp_path: Path, monkeypatch: p
     assert found(tmp_path, entries(0, 1)) == expected
 
 
-def test_no_folder_to_write_to(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     notes = Notes()
     cache = ReferenceCache(tmp_path / "file/reference", notes)
@@ -290,14 +290,14 @@ def test_a_second_reference_computes_nothing(tmp_path: Path) -> None:
     assert (second.cached, second.computed) == (10, 2)
 
 
-def test_it_is_saved_when_nobody_asks_for_it(tmp_path: Path) -> None:
+def test_it_is_saved_when_the_reference_ends(tmp_path: Path) -> None:
     reference = Reference(Base(), ReferenceCache(tmp_path))  # type: ignore[arg-type]
     reference.log_probs([comparison(1)])
     del reference
     assert found(tmp_path, [pair_key([1, 1], [4, 4])]) == [-4.0]
 
 
-def test_it_is_saved_every_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_saved_after_a_number_of_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prlhf.model.reference.SAVE_EVERY", 4)
     reference = Reference(Base(), ReferenceCache(tmp_path))  # type: ignore[arg-type]
     for i, files in ((0, 0), (1, 1), (2, 1), (1, 1), (3, 2)):
@@ -305,7 +305,7 @@ def test_it_is_saved_every_now_and_then(tmp_path: Path, monkeypatch: pytest.Monk
         assert len(list(tmp_path.iterdir())) == files
 
 
-def test_what_is_no_number_is_not_kept(tmp_path: Path) -> None:
+def test_nan_is_not_kept(tmp_path: Path) -> None:
     for _ in range(2):
         reference = Reference(Base(), ReferenceCache(tmp_path))  # type: ignore[arg-type]
         values = reference.log_probs([comparison(1, bad=13)])

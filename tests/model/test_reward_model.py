@@ -233,7 +233,7 @@ def test_a_kind_of_a_later_version(reward_run: Path, tmp_path: Path) -> None:
         kind_of(copy)
 
 
-def test_a_policy_from_before_kinds_were_told(trained: Path, tmp_path: Path) -> None:
+def test_a_policy_of_the_first_version_has_no_kind(trained: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(trained, tmp_path / "run"))
     about = json.loads((copy / "model/prlhf.json").read_text())
     del about["kind"]

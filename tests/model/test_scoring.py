@@ -57,7 +57,7 @@ def test_the_reference_reads_each_response_once() -> None:
     assert sorted(model.asked[3:]) == [(3, 4), (3, 8, 8, 8)]
 
 
-def test_a_filled_reference_asks_no_more() -> None:
+def test_a_filled_reference_does_not_run_the_model() -> None:
     model = Counting()
     reference = Reference(engine_on(model))
     reference.fill([A, B, C], batch_size=2)

@@ -1,7 +1,7 @@
 """FSDP2 on real worker processes with gloo between them: a model in shards is the model, its training and what it
 leaves on disk are one process's, whatever number of workers goes on from it.
 
-Each number of workers is started once, and does all that is asked of so many; the tests look at what they left.
+Each number of workers is started once and does everything for that number; the tests look at the results.
 """
 
 from __future__ import annotations
@@ -180,13 +180,13 @@ def test_shards_with_other_settings(runs: Path, name: str) -> None:
 
 @pytest.mark.parametrize("how", ["one-two", "two-three"])
 @pytest.mark.parametrize("name", CASES)
-def test_other_numbers_of_workers_go_on(runs: Path, name: str, how: str) -> None:
+def test_other_numbers_of_workers_continue(runs: Path, name: str, how: str) -> None:
     assert_same(runs / name / "one", runs / name / f"{how}-0")
     assert_same_weights(runs / name / "one", runs / name / f"{how}-0")
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_one_process_goes_on_from_shards(runs: Path, name: str, tmp_path: Path, make_config: Any) -> None:
+def test_one_process_continues_from_shards(runs: Path, name: str, tmp_path: Path, make_config: Any) -> None:
     config = config_of(make_config, runs / "data", CASES[name])
     shutil.copytree(runs / name / "two-0-kept", tmp_path / "run")
     shutil.copy(runs / name / "two-0" / "recipe.yaml", tmp_path / "run")

@@ -67,7 +67,7 @@ def test_words_of_the_user_are_never_a_response(chosen: str, rejected: str, word
         ("", "So.", "No.", None),
     ],
 )
-def test_a_plain_prompt_that_both_repeat_is_taken_off(
+def test_a_plain_prompt_that_both_repeat_is_removed(
     prompt: str, chosen: str, rejected: str, left: tuple[str, str] | None
 ) -> None:
     counts, before = Counter[str](), row(prompt, chosen, rejected)

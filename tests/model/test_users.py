@@ -112,12 +112,12 @@ def test_cluster_weights_learn_from_their_own_user_only(weights: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("init", ["zero", "vocabulary", "random"])
-def test_the_start_is_the_seeds(kind: str, init: str) -> None:
+def test_the_start_depends_on_the_seed(kind: str, init: str) -> None:
     vocabulary = torch.randn(50, 4, generator=torch.Generator().manual_seed(1))
     before = torch.random.get_rng_state()
     first = build(kind, vocabulary=vocabulary, user_init=init, seed=1)
     assert torch.equal(torch.random.get_rng_state(), before)  # nobody else's random numbers are spent
-    torch.rand(1)  # nor are they heeded
+    torch.rand(1)  # nor do they matter
     again, other = (build(kind, vocabulary=vocabulary, user_init=init, seed=seed) for seed in (1, 2))
     users = torch.tensor([0, 1, 2, 3])
     assert torch.equal(first(users), again(users))
@@ -186,7 +186,7 @@ def test_a_million_users_start_without_memory(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["individual", "cluster"])
 @pytest.mark.parametrize("held", [[], [2], [6, 3]])
-def test_a_model_of_some_users_is_the_whole_ones(kind: str, held: list[int]) -> None:
+def test_a_model_of_some_users_has_the_vectors_of_the_whole(kind: str, held: list[int]) -> None:
     whole, part = build(kind, users=6, user_init="random"), build(kind, users=0, user_init="random")
     table = next(module for module in part.modules() if isinstance(module, SparseRows))
     state = whole.state_dict()

@@ -41,7 +41,7 @@ def run_workers(count: int, work: Any, *args: Any) -> None:
     mp.spawn(one_of, (port, count, work, *args), nprocs=count)
 
 
-def test_alone_everything_is_ones_own() -> None:
+def test_a_single_worker_has_everything() -> None:
     items = list(range(5))
     assert workers.own(items) == workers.spread(items) == workers.collect(items, 5) == items
     assert workers.gather("mine") == ["mine"]
