@@ -33,10 +33,12 @@ CODE = (  # whose Python is held to the same
     "prlhf/environment.py", "prlhf/errors.py", "prlhf/files.py", "prlhf/folders.py", "prlhf/html.py",
     "prlhf/legacy_folders.py", "prlhf/loaded.py", "prlhf/parse.py", "prlhf/progress.py", "prlhf/responses.py",
     "prlhf/results.py", "prlhf/__init__.py", "prlhf/judge", "prlhf/ray_private.py", "prlhf/extensions.py",
-    "tests/data", "tests/kernels",
+    "tests/data", "tests/kernels", "tests/judge",
+    "prlhf/sweep/on_ray.py", "prlhf/sweep/report.py", "prlhf/sweep/results.py",
+    "prlhf/sweep/run.py", "prlhf/sweep/search.py", "prlhf/sweep/trial.py", "prlhf/sweep/trials.py",
 )  # fmt: skip
 ENDINGS = {".md", ".yaml", ".yml", ".jinja", ".ipynb", ""}
-FROM_CODE = {"ARCHITECTURE.md", "CLI.md", "JUDGE.md"}  # whose words stand in the code
+FROM_CODE = {"ARCHITECTURE.md", "CLI.md"}  # whose words stand in the code
 
 BETTER = {  # what to avoid -> what to write
     r"(?<![Tt]here )\b(is|are|was|were) no (?!longer|more|less|fewer|greater)": "is not a",

@@ -13,7 +13,7 @@ from prlhf.config import JudgeConfig
 
 @pytest.fixture
 def llm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeConfig:
-    """A configuration for a server; answers are kept in this test's own folder, and no key is in the environment."""
+    """A configuration for a server; the cache is in the test's own folder, and no key is in the environment."""
     monkeypatch.setenv("PRLHF_CACHE", str(tmp_path / "cache"))
     for name in ("OPENAI_API_KEY", "OPENAI_API_KEY_FILE", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)

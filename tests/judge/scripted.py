@@ -1,4 +1,4 @@
-"""A server on loopback that speaks chat completions and does what a test tells it to."""
+"""A local server of chat completions that replies as a test wants."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Body = dict[str, Any]
 
 @dataclass
 class Reply:
-    """What goes back: JSON, or `raw` bytes in its place; `cut` closes the connection in the middle."""
+    """A reply: JSON, or `raw` bytes instead; `cut` closes the connection halfway."""
 
     body: Any = None
     status: int = 200
@@ -163,7 +163,7 @@ def verdict(body: Body, code: str, reason: str = "because") -> Reply:
 
 
 def prefers(key: Callable[[str], Any]) -> Script:
-    """A judge that chooses the response with the higher `key`, whatever its place; equal ones tie."""
+    """A judge that chooses the response with the higher `key` in either order; equal ones tie."""
 
     def script(body: Body, number: int) -> Reply:
         texts = texts_of(body)

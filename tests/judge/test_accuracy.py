@@ -43,7 +43,7 @@ def test_every_other_user_stands_in() -> None:
 
 
 def test_an_interval_by_hand() -> None:
-    """Margins 1, -1, 0 of the four: (1 + 0 + 1/2) / 3; comparison 1 is not among those asked for."""
+    """Margins 1, -1 and 0 of the four: (1 + 0 + 1/2) / 3; comparison 1 is not chosen."""
     scored = [Scored(m, 0.0) for m in (1.0, 9.0, -1.0, 0.0)]
     found = with_interval(["a", "a", "a", "a"], scored, [0, 2, 3], JudgeConfig(bootstrap=20))
     assert found is not None
@@ -88,14 +88,14 @@ def test_it_agrees_with_the_runs_own_evaluation(tmp_path: Path, trained: Path, p
 
 
 def test_a_full_finetune_is_measured_against_its_base(tmp_path: Path, make_config: MakeConfig, prepared: Path) -> None:
-    """Its base is not in its weights any more; against itself every margin would be the soft prompt's alone."""
+    """Its weights are not those of the base: compared with itself, only the soft prompt would make a margin."""
     results = train(make_config(tmp_path / "full", full_finetune=True))
     found = judge_checkpoint(tmp_path / "full", prepared, config(tmp_path))
     assert found.margin_by_user == pytest.approx(results["eval"]["margin_by_user"], abs=1e-5)
 
 
 def test_users_are_those_of_the_run_not_of_the_file(tmp_path: Path, trained: Path, prepared: Path) -> None:
-    """Another data set may number its users otherwise: ids decide."""
+    """Another data set may number its users differently: ids decide."""
     from dataclasses import replace
 
     data = read_prepared(prepared)
@@ -109,7 +109,7 @@ def test_users_are_those_of_the_run_not_of_the_file(tmp_path: Path, trained: Pat
 def test_a_single_user_has_no_other_to_stand_in(
     tmp_path: Path, make_config: MakeConfig, make_prepared: Callable[[Path], Path]
 ) -> None:
-    """The control is missing then, rather than equal to the reading it controls."""
+    """The control is missing then, and not equal to the reading that it controls."""
     from dataclasses import replace
 
     data = read_prepared(make_prepared(tmp_path / "d"))

@@ -1,4 +1,4 @@
-"""Judges as they are met in the field: thoughts, cut answers, errors of status 200, parameters."""
+"""What real judges send: thoughts, answers that are cut off, errors of status 200; and parameters they refuse."""
 
 # ruff: noqa: E501 (bodies of replies)
 

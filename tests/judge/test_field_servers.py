@@ -1,4 +1,4 @@
-"""Servers as they are met in the field: waits, keys, proxies, Azure, batches; and the options that a judge uses."""
+"""Real servers: waits, keys, proxies, Azure, batches; and the options that a judge uses."""
 
 # ruff: noqa: E501 (bodies of replies)
 

@@ -1,4 +1,4 @@
-"""report.html: what it shows, and that nothing in it is anything but text."""
+"""report.html: what it shows, and that responses, users and prompts are only text in it."""
 
 from __future__ import annotations
 

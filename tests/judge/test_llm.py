@@ -1,4 +1,4 @@
-"""The LLM judge against a scripted server: orders, verdicts, asking again, keeping answers, limits."""
+"""The LLM judge against a scripted server: orders, verdicts, reminders, the cache, limits."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def test_a_server_without_structured_output(two_files: Files, llm: MakeConfig) -
 
 
 def outside_the_fences(body: Body) -> str:
-    """What of the messages is not fenced: all that an obedient judge may act on."""
+    """The part of the messages outside the fences: all that an obedient judge may act on."""
     system, user = body["messages"][0]["content"], body["messages"][-1]["content"]
     (fence,) = set(re.findall(r"\[(\w{16}) end\]", system))
     assert user.count(f"[{fence} ") == 2 * user.count(f"[{fence} end]")

@@ -1,4 +1,4 @@
-"""What servers do wrong, and what becomes of it. Every fault is one line, and no answer that came is lost."""
+"""Faults of servers. Each is reported in one line, and no answer that arrived is lost."""
 
 from __future__ import annotations
 
@@ -165,8 +165,6 @@ def test_an_answer_without_verdict_is_recorded(
 
 # ---- faults that waiting does not help ----
 
-# ---- what no patience mends ----
-
 
 def test_an_unknown_model_is_refused_at_the_first_call_with_the_list(two_files: Files, llm: MakeConfig) -> None:
     def script(body: Body, number: int) -> Reply:
@@ -268,7 +266,7 @@ def test_what_a_model_does_not_take_is_left_out(two_files: Files, llm: MakeConfi
 
 
 def always_tie(body: Body) -> Reply:
-    """Read from the question, which has the codes whatever else is left out."""
+    """Read from the question, which always has the codes."""
     return said(re.findall(r"or (\w+) for a tie", body["messages"][-1]["content"])[-1])
 
 
@@ -363,7 +361,7 @@ def test_ctrl_c_stops_within_a_second_and_keeps_what_is_done(two_files: Files, t
 
 @contextmanager
 def serving_until_released(first: int) -> Iterator[tuple[Scripted, threading.Event]]:
-    """A judge of ties who answers the `first` calls at once, and the others when the event is set."""
+    """A judge that ties; it answers the `first` calls at once, and the others when the event is set."""
     release = threading.Event()
 
     def script(body: Body, number: int) -> Reply:
@@ -384,7 +382,7 @@ def typed(files: Files, server: Scripted, tmp_path: Path, *more: str) -> tuple[l
 
 @contextmanager
 def running(line: list[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """The command, killed where a test fails before its end."""
+    """The command; it is killed if the test fails before its end."""
     with subprocess.Popen(line, stderr=subprocess.PIPE, text=True, env=environment) as process:
         try:
             yield process
@@ -420,7 +418,7 @@ def answers(tmp_path: Path) -> int:
 
 
 class Batches:
-    """The provider's side: files, and batches that are done when looked at for the third time."""
+    """The provider's side: files, and batches that are done at the third look."""
 
     def __init__(self, server: Scripted) -> None:
         self.server, self.files, self.batches, self.looks = server, dict[str, bytes](), dict[str, str](), 0

@@ -44,7 +44,7 @@ USERS = {"p0": "anna", "p1": "anna", "p2": "ben"}
 
 
 def write_llama(path: Path, haste: float) -> Path:
-    """A Llama of one layer with random weights; `haste` is how much it wants to close what is open and end."""
+    """A Llama of one layer with random weights; `haste` raises the probability of closing brackets and of the end."""
     gguf = pytest.importorskip("gguf", reason="the tiny model is written with the package gguf")
     rng = np.random.default_rng(1)
     writer = gguf.GGUFWriter(str(path), "llama")
@@ -87,7 +87,7 @@ def write_llama(path: Path, haste: float) -> Path:
 
 
 def byte_names() -> list[str]:
-    """How a byte-level vocabulary spells the bytes 0 to 255: by a printable character each."""
+    """The printable character that a byte-level vocabulary uses for each of the bytes 0 to 255."""
     printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     others = iter(range(256, 512))
     return [chr(byte if byte in printable else next(others)) for byte in range(256)]
@@ -104,7 +104,7 @@ def find_smollm2() -> Path:
 
 
 class LocalServer:
-    """`url` to judge at; what the server itself has counted."""
+    """The `url` of the server, and the server's own counts."""
 
     def __init__(self, address: str) -> None:
         self.address, self.url = address, f"{address}/v1"
@@ -163,7 +163,7 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("model", "codes"), [("hasty", {0}), ("rambling", {2}), ("SmolLM2", {0, 2})])
 def test_a_local_model_judges(model: str, codes: set[int], tmp_path: Path) -> None:
-    """A model may well give no verdict at all, which is an error; what is left behind is checked either way."""
+    """A model may give no verdict at all, which is an error; the files are checked in both cases."""
     if importlib.util.find_spec("xllamacpp") is None:
         pytest.skip("llama.cpp's server is in the package xllamacpp, which is not installed")
     haste = {"hasty": 5.0, "rambling": 0.0}
@@ -206,7 +206,7 @@ def check_judged(folder: Path, results: dict[str, Any], answers: list[dict[str, 
 
 
 def check_nothing_judged(folder: Path, done: subprocess.CompletedProcess[str], answers: list[dict[str, Any]]) -> None:
-    """No verdict on any pair is an error, in one line; the answers stay, each question's three."""
+    """No verdict on any pair is an error, in one line; the three answers to each question are kept."""
     assert done.stdout == ""
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert line.startswith("error: none of 3 pairs has a verdict")

@@ -1,4 +1,4 @@
-"""The made-up forum's exact judge."""
+"""The exact judge of the synthetic forum."""
 
 from __future__ import annotations
 

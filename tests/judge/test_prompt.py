@@ -1,4 +1,4 @@
-"""Prompts: what each protocol tells, what stands in fences, and what counts as a verdict."""
+"""Prompts: what each protocol says, what is fenced, and what counts as a verdict."""
 
 from __future__ import annotations
 
@@ -205,7 +205,7 @@ def test_the_protocol_that_makes_most_of_the_data(shared_data: Path, tmp_path: P
 @pytest.mark.parametrize("blank", ["\n", " ", "\n "])
 @pytest.mark.parametrize("end", ["", "x", "</answer>", "<|im_end|>"])
 def test_a_hundred_thousand_blanks_take_no_time(start: str, blank: str, end: str) -> None:
-    """Models do end so. Twice as many took four times as long: minutes for an answer of this length."""
+    """Models may end this way. A regular expression that runs over blanks would take minutes for this answer."""
     began = time.process_time()
     assert verdict_in(start + blank * 100_000 + end, {"B2C": "A", "D3F": "B", "G4H": "tie"}) is None
     assert time.process_time() - began < 2

@@ -1,4 +1,4 @@
-"""What stands beside a win-rate: significance, length control, agreement, position bias, prices."""
+"""What is reported with a win-rate: significance, length control, agreement, position bias, prices."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_small_sample_says_how_many_it_would_take() -> None:
 
 
 def test_users_who_are_of_one_mind_count_for_less_than_their_samples() -> None:
-    """20 users with 10 equal samples each say as much as 20 samples: the design effect is about 10."""
+    """20 users with 10 equal samples each are worth 20 samples: the design effect is about 10."""
     outcomes = np.repeat([1, -1] * 10, 10)
     users = [f"u{i // 10}" for i in range(200)]
     assert significance(summarize(outcomes, users, 4000, 0))["design_effect"] == pytest.approx(10, rel=0.2)

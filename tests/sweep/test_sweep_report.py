@@ -1,4 +1,4 @@
-"""report.html and the leaderboard, from trials that were never run."""
+"""report.html and the leaderboard, from trials that did not run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A sweep from its space to what it leaves, with Ray and training replaced."""
+"""A sweep from its space to its files, with Ray and training replaced."""
 
 from dataclasses import replace
 from pathlib import Path

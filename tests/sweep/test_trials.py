@@ -52,7 +52,7 @@ def test_a_point_that_its_config_does_not_have_is_one_line(point: dict[str, obje
 
 
 def test_a_trial_of_another_space_stands_in_the_table(tmp_path: Path) -> None:
-    """First alpha alone was gone through, then alpha and beta: 0.1 is beta's default."""
+    """A first sweep varied alpha, a second one alpha and beta; 0.1 is the default of beta."""
     settings = [Settings(train=TrainConfig(alpha=0.2, beta=beta)) for beta in (0.1, 0.3)]
     known = planned_trials(settings[:1], [{"alpha": 0.2}], [])
     trials = planned_trials(settings, [{"alpha": 0.2, "beta": 0.1}, {"alpha": 0.2, "beta": 0.3}], known)

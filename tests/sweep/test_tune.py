@@ -30,12 +30,12 @@ def sections(make_config: Any) -> dict[str, Any]:
 
 
 def entries(folder: Path) -> int:
-    """How many log-probs the reference cache of all bases holds."""
+    """The number of log-probs in the reference caches of all bases."""
     return sum(np.load(path).shape[1] for path in folder.glob("reference/*/*.npy"))
 
 
 def another_base(tiny_base: Path, out: Path) -> Path:
-    """The tiny base with another weight, which the cache therefore does not know."""
+    """The tiny base with one changed weight, so that the cache does not have its log-probs."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     lm = AutoModelForCausalLM.from_pretrained(tiny_base)
