@@ -39,6 +39,8 @@ def use_onednn(model: nn.Module) -> None:
 class OneDnnLinear(nn.Linear):
     """A linear layer whose products in fp32 are computed by oneDNN."""
 
+    agrees: bool | None = None  # what `agrees` found for its weight; None: not known before the first call
+
     @classmethod
     def sharing(cls, layer: nn.Linear) -> OneDnnLinear:
         """A layer with the parameters, hooks and mode of `layer`, which it takes the place of."""
@@ -48,7 +50,9 @@ class OneDnnLinear(nn.Linear):
 
     @override
     def forward(self, input: Tensor) -> Tensor:
-        if not input.numel() or input.dtype != torch.float32 or not agrees(self.weight, self.bias):
+        if self.agrees is None:
+            self.agrees = agrees(self.weight, self.bias)
+        if not self.agrees or not input.numel() or input.dtype != torch.float32:
             return super().forward(input)
         return Multiply.apply(input, self.weight, self.bias)  # type: ignore[no-any-return, no-untyped-call]
 
