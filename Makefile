@@ -31,6 +31,7 @@ mutants: .venv/ready  ## change the code in many places (tests/mutations.yaml): 
 	$(BIN)/python tests/mutate.py --log mutants.log
 
 docs: .venv/ready  ## write the pages that come from the code
+	$(BIN)/python docs/settings.py
 	$(BIN)/python -m prlhf_cli.docs > docs/CLI.md
 	$(BIN)/python docs/architecture.py
 	$(BIN)/python docs/recipes.py

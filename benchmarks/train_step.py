@@ -248,11 +248,11 @@ def make_step(engine: str, args: argparse.Namespace) -> Step:
 
 
 def our_step(args: argparse.Namespace, checkpointing: bool) -> Step:
-    from prlhf.config import parse_overrides, resolve
     from prlhf.dataset import Comparison
     from prlhf.model.checkpoint import assemble
     from prlhf.model.reference import Reference
     from prlhf.model.rewards import engine_of
+    from prlhf.recipes import parse_overrides, resolve
     from prlhf.train.encode import EncodedSet
     from prlhf.train.loop import Loop
     from prlhf.train.objectives import objective_of

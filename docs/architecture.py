@@ -25,6 +25,7 @@ Each command reads what the command before it wrote, checks that it is complete,
 |---|---|
 | `prlhf_cli/` | the commands: parse options, call one function of the library, show the result |
 | `prlhf/` | what all stages share: the Python API, settings, errors, file formats, folders; it never prints |
+| `prlhf/config/` | all settings, a module per stage; options, help, tables and the JSON schema are made from them |
 | `prlhf/source/` | reads tables in any format, from files or the hub |
 | `prlhf/data/` | makes prepared data sets: a file per known data set, and one for custom files |
 | `prlhf/model/` | base, adapter, user model, reference; log-probs and rewards; saving and loading |
@@ -72,7 +73,7 @@ names of the files only, and where the change belongs.
 | a new export | `model/checkpoint.py` | `train/final_model.py` | miss |
 | a new message | `errors.py` | where the fault is found; `errors.py` has the class | miss |
 
-A value or key that a recipe can set (a schedule, a resource) is also declared in `config.py`.
+A value or key that a recipe can set (a schedule, a resource) is also declared in `config/`.
 
 ## Files
 """

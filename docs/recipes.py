@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from prlhf.config import load_recipe, shipped_recipes
-from prlhf.recipe_files import text_of
+from prlhf.recipes import load_recipe, shipped_recipes, text_of
 
 PAGE = Path(__file__).resolve().parent / "RECIPES.md"
 

@@ -6,42 +6,79 @@ refused, with the nearest known name as a hint. Nothing is printed unless a `pro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prlhf.config import ClusterConfig, GenerateConfig, JudgeConfig, PrepConfig, SweepConfig, TrainConfig, resolve
+from prlhf.config import ClusterConfig, GenerateConfig, JudgeConfig, SweepConfig
 from prlhf.errors import PrlhfError
 from prlhf.progress import SILENT, Progress
-from prlhf.results import CheckpointAccuracy, Judgement, PreparedData, Responses, Run, Trials
+from prlhf.recipes import Sections, cluster_of, load_recipe, over, resolve
+from prlhf.results import (
+    Calibrations,
+    CheckpointAccuracy,
+    Judgement,
+    JudgeMessages,
+    JudgingPlan,
+    PreparedData,
+    Responses,
+    Run,
+    TrainPlan,
+    Trials,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from prlhf.loaded import Loaded
+    from prlhf.sweep.trials import TrialDisplay
 
-__all__ = ["generate", "judge", "judge_checkpoint", "load", "prepare", "sweep", "train"]
+__all__ = [
+    "calibrate", "generate", "judge", "judge_checkpoint", "judge_messages", "load", "plan_judging", "plan_training",
+    "prepare", "sweep", "train",
+]  # fmt: skip
+
+Recipe = str | Path | Sections | None
+Side = str | Path | Responses
 
 
-def prepare(dataset: str | Path, *, progress: Progress = SILENT, **settings: Any) -> PreparedData:
+def prepare(
+    dataset: str | Path,
+    *,
+    recipe: Recipe = None,
+    model: str | None = None,
+    progress: Progress = SILENT,
+    **settings: Any,
+) -> PreparedData:
     """Turn raw data into a prepared data set, as `prlhf prep` does.
 
     Args:
         dataset: a known name (`demo`, `tldr`, …), or the path or hub id of data with the columns `prompt`, `chosen`,
             `rejected` and `user_id`.
+        recipe: a file, a shipped one's name or its sections; `prep` is used.
+        model: a base model whose context the rows are to fit: `room` says how they do. Only its tokenizer is read.
         progress: receives the steps and the warnings.
         settings: keys of PrepConfig, such as `out` and `columns={"user_id": "annotator"}`.
 
     Raises:
         PrlhfError: a setting or a row is refused, the data cannot be read, or `out` cannot be written.
     """
+    from prlhf.data import config_for
     from prlhf.data import prepare as run
 
-    config = resolve(PrepConfig, {}, settings | {"dataset": str(dataset)})
-    return PreparedData.model_validate(run(config, progress) | {"folder": config.folder})
+    config = config_for(str(dataset), _sections(recipe).get("prep", {}), settings)
+    if model is None:
+        return PreparedData.model_validate({"folder": config.folder, **run(config, progress)})
+    from prlhf.train.encode import base_for, room
+
+    base = base_for(model)  # before the data set is written
+    return PreparedData.model_validate(
+        {"folder": config.folder, **run(config, progress), "room": room(config.folder, base)}
+    )
 
 
 def train(
     dataset: str | Path | PreparedData | None = None,
     *,
+    recipe: Recipe = None,
     resume: bool = False,
     per_user: bool = False,
     cluster: Mapping[str, Any] | None = None,
@@ -52,6 +89,7 @@ def train(
 
     Args:
         dataset: the result of `prepare`, its folder, or a known name, which is prepared on first use. Default: `demo`.
+        recipe: a file, a shipped one's name or its sections; `train`, `cluster` and `prep` are used.
         resume: continue the run in `out`.
         per_user: train one adapter per user, a baseline.
         cluster: keys of ClusterConfig, such as `{"workers": 2}`.
@@ -62,16 +100,32 @@ def train(
         PrlhfError: a setting is refused, the data or the base cannot be read, or `out` cannot be written.
         Interrupted: Ctrl-C; a checkpoint was saved first.
     """
-    from prlhf.start_training import go_on, start
+    from prlhf.start_training import run_training
 
-    if dataset is not None:
-        settings["dataset"] = str(dataset.folder if isinstance(dataset, PreparedData) else dataset)
-    if resume:
-        if settings.get("out") is None:
-            raise PrlhfError("resume needs the folder of the run", "give it as out")
-        return Run.model_validate(go_on(Path(settings["out"]), [{}, settings], cluster or {}, per_user, None, progress))
-    config, at = resolve(TrainConfig, {}, settings), resolve(ClusterConfig, {}, cluster or {})
-    return Run.model_validate(start(config, at, per_user, None, progress))
+    typed = _with_data(dataset, settings)
+    if resume and not typed and recipe is None:
+        raise PrlhfError("resume needs the folder of the run", "give it as out")
+    return Run.model_validate(run_training(_sections(recipe), typed, cluster or {}, resume, per_user, progress))
+
+
+def plan_training(
+    dataset: str | Path | PreparedData | None = None,
+    *,
+    recipe: Recipe = None,
+    cluster: Mapping[str, Any] | None = None,
+    progress: Progress = SILENT,
+    **settings: Any,
+) -> TrainPlan:
+    """Check everything and say what `train` would do and need, as `prlhf train --dry-run` does. Nothing is written.
+
+    The arguments are those of `train`.
+
+    Raises:
+        PrlhfError: `train` would refuse to begin.
+    """
+    from prlhf.start_training import plan_training as plan
+
+    return TrainPlan.model_validate(plan(_sections(recipe), _with_data(dataset, settings), cluster or {}, progress))
 
 
 def load(
@@ -106,6 +160,7 @@ def load(
 def generate(
     run: str | Path | Run | None,
     *,
+    recipe: Recipe = None,
     cluster: Mapping[str, Any] | None = None,
     progress: Progress = SILENT,
     **settings: Any,
@@ -116,6 +171,7 @@ def generate(
 
     Args:
         run: a finished run, or None for a baseline.
+        recipe: a file, a shipped one's name or its sections; `generate` and `cluster` are used.
         cluster: keys of ClusterConfig, such as `{"workers": 2}`.
         progress: receives the steps and the warnings.
         settings: keys of GenerateConfig, such as `prompts`, `users` and `out`.
@@ -126,19 +182,27 @@ def generate(
     """
     from prlhf.generate.run import generate as write
 
-    at = resolve(ClusterConfig, {}, cluster or {})
-    folder = None if run is None else _folder(run)
-    return Responses.model_validate(write(folder, resolve(GenerateConfig, {}, settings), progress, at))
+    sections = _sections(recipe)
+    config, at = resolve(GenerateConfig, sections.get("generate", {}), settings), cluster_of(sections, cluster or {})
+    return Responses.model_validate(write(None if run is None else _folder(run), config, progress, at))
 
 
 def judge(
-    a: str | Path | Responses, b: str | Path | Responses, *, progress: Progress = SILENT, **settings: Any
+    a: Side,
+    b: Side,
+    *,
+    recipe: Recipe = None,
+    command: str = "",
+    progress: Progress = SILENT,
+    **settings: Any,
 ) -> Judgement:
     """Compute the win-rates of the responses `a` against the responses `b`, as `prlhf judge A B` does.
 
     Args:
         a: the result of `generate`, a file of responses, or a folder of shards.
         b: the same for the other side.
+        recipe: a file, a shipped one's name or its sections; `judge` is used.
+        command: what the report names as its origin.
         progress: receives the steps and the warnings.
         settings: keys of JudgeConfig, such as `judge="rule:shorter"` and `out`.
 
@@ -147,19 +211,81 @@ def judge(
     """
     from prlhf.judge.run import judge_responses
 
-    config = resolve(JudgeConfig, {}, settings)
-    first, second = (Path(side.out if isinstance(side, Responses) else side).expanduser() for side in (a, b))
-    return judge_responses(first, second, config, progress)
+    config = _judging(recipe, settings)
+    return judge_responses(_responses(a), _responses(b), config, progress, command)
+
+
+def calibrate(
+    on: str | Path | PreparedData | None = None,
+    /,
+    *,
+    recipe: Recipe = None,
+    command: str = "",
+    progress: Progress = SILENT,
+    **settings: Any,
+) -> Calibrations:
+    """Measure how often judges choose as people did, as `prlhf judge --calibrate` without A and B does.
+
+    Args:
+        on: a prepared data set, whose held-out comparisons are judged. Default: that of the key `calibrate`.
+        recipe: a file, a shipped one's name or its sections; `judge` is used.
+        command: what the report names as its origin.
+        progress: receives the steps and the warnings.
+        settings: keys of JudgeConfig, such as `judge="rule:shorter"` and `out`.
+
+    Raises:
+        PrlhfError: a setting is refused, the data cannot be read, or the judge gives no answer.
+    """
+    from prlhf.judge.run import calibrate_judges
+
+    config = _judging(recipe, settings if on is None else settings | {"calibrate": _prepared(on)})
+    if config.calibrate is None:
+        raise PrlhfError("calibrate names no data to calibrate on", "give a prepared data set")
+    return calibrate_judges(config, progress, command)
+
+
+def plan_judging(
+    a: Side | None = None, b: Side | None = None, *, recipe: Recipe = None, **settings: Any
+) -> JudgingPlan:
+    """Count the calls, tokens and dollars of `judge` or `calibrate`, as `prlhf judge --dry-run` does. Nothing is sent.
+
+    Without `a` and `b` those of the key `calibrate` are counted.
+
+    Raises:
+        PrlhfError: a setting is refused, a file cannot be read, or none of the judges asks a server.
+    """
+    from prlhf.judge.run import dry_run
+
+    return JudgingPlan(plan=dry_run(_maybe(a), _maybe(b), _judging(recipe, settings)))
+
+
+def judge_messages(
+    number: int, a: Side | None = None, b: Side | None = None, *, recipe: Recipe = None, **settings: Any
+) -> JudgeMessages:
+    """What a judge is sent about comparison `number`, from 1, as `prlhf judge --show-prompt` shows. Nothing is sent.
+
+    Raises:
+        PrlhfError: a setting is refused, a file cannot be read, or none of the judges asks a server.
+    """
+    from prlhf.judge.run import shown_prompt
+
+    return JudgeMessages(calls=shown_prompt(_maybe(a), _maybe(b), _judging(recipe, settings), number))
 
 
 def judge_checkpoint(
-    run: str | Path | Run, dataset: str | Path | PreparedData, *, progress: Progress = SILENT, **settings: Any
+    run: str | Path | Run,
+    dataset: str | Path | PreparedData | None = None,
+    *,
+    recipe: Recipe = None,
+    progress: Progress = SILENT,
+    **settings: Any,
 ) -> CheckpointAccuracy:
     """Measure how often `run` ranks held-out comparisons as their users did, as `prlhf judge --checkpoint` does.
 
     Args:
         run: a finished run.
-        dataset: a prepared data set, whose held-out comparisons are read.
+        dataset: a prepared data set, whose held-out comparisons are read. Default: what the run was trained on.
+        recipe: a file, a shipped one's name or its sections; `judge` is used.
         progress: receives the steps and the warnings.
         settings: keys of JudgeConfig, such as `out`.
 
@@ -168,26 +294,34 @@ def judge_checkpoint(
     """
     from prlhf.judge.accuracy import judge_checkpoint as check
 
-    where = Path(dataset.folder if isinstance(dataset, PreparedData) else dataset).expanduser()
-    return check(_folder(run), where, resolve(JudgeConfig, {}, settings), progress)
+    config = resolve(JudgeConfig, _sections(recipe).get("judge", {}), settings)
+    where = config.dataset if dataset is None else _prepared(dataset)
+    return check(_folder(run), where, config, progress)
 
 
 def sweep(
-    space: Mapping[str, Any],
+    space: Mapping[str, Any] | Sequence[str] | None = None,
     *,
-    sections: Mapping[str, Mapping[str, Any]] | None = None,
+    recipe: Recipe = None,
+    sections: Sections | None = None,
     cluster: Mapping[str, Any] | None = None,
     resume: bool = False,
+    command: str = "",
+    display: TrialDisplay | None = None,
     progress: Progress = SILENT,
     **settings: Any,
 ) -> Trials:
     """Train once per point of a space of settings, as `prlhf sweep` does.
 
     Args:
-        space: for each key its values or a range, such as `{"alpha": [0.2, 0.5], "lr": "1e-5:1e-3:log"}`.
-        sections: the other sections of a recipe, `{"train": {…}, "generate": {…}}`.
+        space: for each key its values or a range, such as `{"alpha": [0.2, 0.5], "lr": "1e-5:1e-3:log"}`, or texts as
+            in `["alpha=0.2,0.5"]`; over that of the recipe.
+        recipe: a file, a shipped one's name or its sections, which the trials share.
+        sections: settings over those of the recipe, `{"train": {…}, "generate": {…}}`.
         cluster: keys of ClusterConfig, such as `{"workers": 2}`.
-        resume: continue the sweep in `out`.
+        resume: continue the sweep in `out`; what is given changes it.
+        command: what the report names as its origin.
+        display: shows the trials while they run.
         progress: receives the steps and the warnings.
         settings: keys of SweepConfig, such as `trials`, `metric` and `out`.
 
@@ -196,11 +330,48 @@ def sweep(
         Interrupted: Ctrl-C; finished trials are kept.
     """
     from prlhf.sweep.run import sweep as run
+    from prlhf.sweep.space import merged_space
+    from prlhf.sweep.trials import NO_DISPLAY
 
-    config = resolve(SweepConfig, {}, settings | {"space": dict(space)})
-    known: dict[str, dict[str, Any]] = {name: dict(values) for name, values in (sections or {}).items()}
-    return Trials.model_validate(run(config, known, resolve(ClusterConfig, {}, cluster or {}), resume, progress))
+    before = load_recipe(Path(settings.get("out") or "sweep") / "recipe.yaml") if resume else {}
+    known = over(before | _sections(recipe), sections or {})
+    own = known.get("sweep", {})
+    config = resolve(SweepConfig, own, settings | {"space": merged_space(own.get("space", {}), space or {})})
+    at = resolve(ClusterConfig, known.get("cluster", {}), cluster or {})
+    return Trials.model_validate(run(config, known, at, resume, progress, display or NO_DISPLAY, command))
+
+
+# ---- arguments ----
+
+
+def _sections(recipe: Recipe) -> dict[str, Mapping[str, Any]]:
+    return dict(recipe) if isinstance(recipe, Mapping) else dict(load_recipe(recipe))
+
+
+def _with_data(dataset: str | Path | PreparedData | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+    if dataset is None:
+        return dict(settings)
+    return {**settings, "dataset": str(dataset.folder if isinstance(dataset, PreparedData) else dataset)}
+
+
+def _judging(recipe: Recipe, settings: Mapping[str, Any]) -> JudgeConfig:
+    config = resolve(JudgeConfig, _sections(recipe).get("judge", {}), settings)
+    if config.skip_long:
+        raise PrlhfError("skip_long is for the comparisons of a checkpoint", "leave out skip_long")
+    return config
 
 
 def _folder(run: str | Path | Run) -> Path:
     return Path(run.run if isinstance(run, Run) else run).expanduser()
+
+
+def _prepared(dataset: str | Path | PreparedData) -> Path:
+    return Path(dataset.folder if isinstance(dataset, PreparedData) else dataset).expanduser()
+
+
+def _responses(side: Side) -> Path:
+    return Path(side.out if isinstance(side, Responses) else side).expanduser()
+
+
+def _maybe(side: Side | None) -> Path | None:
+    return None if side is None else _responses(side)

@@ -14,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from prlhf.config import cache_folder
+from prlhf.files import cache_folder
 
 PACKAGES = (
     "prlhf", "torch", "transformers", "peft", "trl", "accelerate", "datasets", "tokenizers", "safetensors", "ray",

@@ -309,3 +309,8 @@ def at_home(text: str) -> str:
     if text in ("~", "$HOME", "${HOME}"):
         return os.path.expanduser("~")
     return _HOME.sub(lambda _: os.path.expanduser("~"), text)
+
+
+def cache_folder() -> Path:
+    """The folder of what is kept between runs: $PRLHF_CACHE, or ~/.cache/prlhf."""
+    return Path(os.environ.get("PRLHF_CACHE", Path.home() / ".cache" / "prlhf"))

@@ -18,7 +18,7 @@ class Result(BaseModel):
 
     def summary(self) -> dict[str, Any]:
         """The JSON summary, as the command prints it with --json."""
-        return self.model_dump(mode="json", exclude_unset=True)
+        return self.model_dump(mode="json", exclude_unset=True, by_alias=True)
 
 
 class Rate(Result):
@@ -32,12 +32,13 @@ class Rate(Result):
 class PreparedData(Result):
     """A prepared data set on disk."""
 
-    folder: Path
+    folder: Path = Field(serialization_alias="out")
     source: str = Field(description="where the raw rows came from: a path or a hub id")
     kept: dict[str, int] = Field(description="comparisons in `train` and `eval`")
     users: dict[str, int] = Field(description="number of users `seen` in training, and `unseen`")
     dropped: dict[str, Any] = Field(default={}, description="number of dropped rows by reason")
     warnings: list[str] = []
+    room: dict[str, Any] | None = Field(default=None, description="how the rows fit the context of `model`")
     content_hash: str = Field(description="SHA-256 of the comparisons, 64 hex digits")
 
 
@@ -62,6 +63,21 @@ class Run(Result):
     loss: float | None = Field(description="mean training loss over all steps, nats")
     train_seconds: float
     eval: Accuracy | dict[str, Any] | None = Field(default=None, description="on held-out comparisons, if any")
+
+
+class TrainPlan(Result):
+    """What a training run would do and need."""
+
+    run: Path
+    settings: dict[str, Any] = Field(description="all keys of TrainConfig")
+    device: str
+    precision: str
+    steps: int = Field(description="optimizer steps")
+    train: int = Field(description="number of training comparisons, or demonstrations")
+    eval: int = Field(description="number of held-out ones")
+    parameters: dict[str, int] = Field(description="number of parameters by part")
+    memory_gib: dict[str, float] = Field(description="memory of a worker by part, an estimate")
+    missing: list[str] = Field(description="what is not there yet")
 
 
 class Responses(Result):
@@ -111,7 +127,7 @@ class Calibration(Result):
 class Calibrations(Result):
     """How good the judges are, without responses to judge."""
 
-    out: Path
+    out: Path = Field(exclude=True)  # not a part of the summary, which lies there
     judge: str
     dataset: str
     seed: int
@@ -124,7 +140,7 @@ class Calibrations(Result):
 class Judgement(WinRates):
     """The win-rates of A against B by the first judge; those of each judge are in `judges` if there are several."""
 
-    out: Path
+    out: Path = Field(exclude=True)  # not a part of the summary, which lies there
     judge: str
     a: str
     b: str
@@ -152,7 +168,7 @@ class Judgement(WinRates):
 class CheckpointAccuracy(Accuracy):
     """How often a run ranks held-out comparisons as their users did."""
 
-    out: Path
+    out: Path = Field(exclude=True)  # not a part of the summary, which lies there
     run: str
     dataset: str
     seed: int
@@ -175,11 +191,23 @@ class CostEstimate(Result):
     cost_at_most: float | None = Field(description="US dollars, if each answer has the most tokens")
 
 
+class JudgingPlan(Result):
+    """What judging would send and cost, for each judge that asks a server."""
+
+    plan: list[CostEstimate]
+
+
 class ShownCall(Result):
     """A call that would be made."""
 
     order: str = Field(description="`ab`: A's response stands first")
     messages: list[dict[str, str]]
+
+
+class JudgeMessages(Result):
+    """The calls that would be made about one comparison."""
+
+    calls: list[ShownCall]
 
 
 class Trials(Result):

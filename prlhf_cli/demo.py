@@ -7,50 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from prlhf_cli import show
+from prlhf.errors import PrlhfError
+from prlhf_cli import options, show
 
 
-def command(
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to write (default: runs/demo; with --quick: runs/demo-quick).")
-    ] = None,
-    recipe: Annotated[
-        str | None, typer.Option(help="Recipe with the demo's settings: a shipped name or a file (default: demo).")
-    ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A miniature that takes under a minute and checks nothing of the paper.")
-    ] = False,
-    seed: Annotated[int | None, typer.Option(help="Seed of data, training and writing.")] = None,
-    as_json: Annotated[bool, show.Json] = False,
-) -> None:
-    """Section 5.1 of the paper in miniature, without a network, in a few minutes: train, generate, Figure 3.
-
-    prlhf demo
-
-    prlhf demo --quick
-
-    prlhf demo --seed 1 --out runs/again
-    """
-
-    def work(bars: show.Bars) -> dict[str, Any]:
-        from prlhf.config import load_recipe
-        from prlhf.errors import PrlhfError
-
-        if quick and recipe:
-            raise PrlhfError(f"--quick has a recipe of its own, not {recipe}", "leave out --quick or --recipe")
-        name = "demo-quick" if quick else "demo"
-        settings = load_recipe(recipe or name)
-        if seed is not None:
-            for stage in ("prep", "train", "generate"):
-                settings[stage] = settings.get(stage, {}) | {"seed": seed}
-        from prlhf.demo.run import run_demo
-
-        return run_demo(out or Path("runs") / name, settings, bars, quick)
-
-    show.run(work, _show, as_json)
-
-
-def _show(result: dict[str, Any]) -> None:
+def show_demo(result: dict[str, Any]) -> None:
+    """Show the table of figure 3 and, unless it was quick, what was expected of it."""
     rows = [
         (
             row["label"] + (" (minority)" if row["kind"] == "minority" else ""),
@@ -72,3 +34,37 @@ def _show(result: dict[str, Any]) -> None:
     checks = [(c["name"], c["value"], c["target"], "met" if c["met"] else "MISSED") for c in result["checks"]]
     show.table("expected", ["what", "measured", "target", ""], checks)
     show.say(f"picture: {result['figure']}")
+
+
+@options.of(show=show_demo)
+def command(
+    typed: options.Typed,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write (default: runs/demo; with --quick: runs/demo-quick).")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Recipe with the demo's settings: a shipped name or a file (default: demo).")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A miniature that takes under a minute and checks nothing of the paper.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(help="Seed of data, training and writing.")] = None,
+) -> dict[str, Any]:
+    """Section 5.1 of the paper in miniature, without a network, in a few minutes: train, generate, Figure 3.
+
+    prlhf demo
+
+    prlhf demo --quick
+
+    prlhf demo --seed 1 --out runs/again
+    """
+    from prlhf.recipes import load_recipe, over
+
+    if quick and recipe:
+        raise PrlhfError(f"--quick has a recipe of its own, not {recipe}", "leave out --quick or --recipe")
+    name = "demo-quick" if quick else "demo"
+    seeds = {} if seed is None else {stage: {"seed": seed} for stage in ("prep", "train", "generate")}
+    settings = over(load_recipe(recipe or name), seeds)
+    from prlhf.demo.run import run_demo
+
+    return run_demo(out or Path("runs") / name, settings, typed.progress, quick)

@@ -9,13 +9,12 @@ from typing import Any
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from prlhf_cli.main import app
+from prlhf_cli.main import COMMANDS, app
 
 COMMAND = "python -m prlhf_cli.docs > docs/CLI.md"
-COMMANDS = [str(info.name) for info in app.registered_commands]
 
 
-def help_of(*command: str) -> str:
+def help_text(*command: str) -> str:
     """A command's help as plain text of a fixed width, whatever the terminal."""
     plain = {"COLUMNS": "100", "LINES": "50", "NO_COLOR": "1", "TERM": "dumb"}
     result = CliRunner().invoke(app, [*command, "--help"], env=plain, prog_name="prlhf")
@@ -24,10 +23,10 @@ def help_of(*command: str) -> str:
 
 def page() -> str:
     """docs/CLI.md: the help of every command."""
-    parts = [f"# The command line\n\nWritten by `{COMMAND}`.\n"]
+    parts = [f"# The command line\n\nWritten by `{COMMAND}`. [Settings](SETTINGS.md) has a table of all keys.\n"]
     for command in [(), *((name,) for name in COMMANDS)]:
         title = " ".join(["prlhf", *command])
-        parts.append(f"## {title}\n\n```text\n{help_of(*command)}\n```\n")
+        parts.append(f"## {title}\n\n```text\n{help_text(*command)}\n```\n")
     return "\n".join(parts)
 
 

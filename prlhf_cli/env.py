@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from prlhf_cli import show
-
-
-def command(as_json: Annotated[bool, show.Json] = False) -> None:
-    """Show versions, devices, caches and settings of this installation: what a bug report needs. No secret is shown.
-
-    prlhf env
-
-    prlhf env --json
-    """
-
-    def work(_bars: show.Bars) -> dict[str, Any]:
-        from prlhf.environment import environment
-
-        return environment()
-
-    show.run(work, _show, as_json)
+from prlhf_cli import options, show
 
 
-def _show(found: dict[str, Any]) -> None:
+def show_environment(found: dict[str, Any]) -> None:
+    """Show the system, the versions, the caches and the settings."""
     system = found["system"]
     show.say(f"{system['platform']}, {system['cpu']}, {system['cores']} cores, {system['memory_gib']} GiB")
     for device in found["devices"]:
@@ -39,3 +24,16 @@ def _show(found: dict[str, Any]) -> None:
     show.table("caches", ["of", "folder", "writable", "free"], folders, texts=2)
     for name, value in found["variables"].items():
         show.say(f"{name}: {value}")
+
+
+@options.of(show=show_environment)
+def command(_typed: options.Typed) -> dict[str, Any]:
+    """Show versions, devices, caches and settings of this installation: what a bug report needs. No secret is shown.
+
+    prlhf env
+
+    prlhf env --json
+    """
+    from prlhf.environment import environment
+
+    return environment()

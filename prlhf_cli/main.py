@@ -3,18 +3,66 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib import import_module
+from typing import Annotated, Any
 
 import typer
 
 from prlhf import __version__
-from prlhf_cli import demo, env, garbage, generate, judge, prep, recipes, show, sweep, train
-from prlhf_cli.usage import OneLine
+from prlhf_cli import garbage, show
+from prlhf_cli.usage import OneLine, override
+
+COMMANDS = ("prep", "train", "generate", "judge", "sweep", "demo", "recipes", "env")  # a module for each
+
+
+class Commands(Mapping[str, Any]):
+    """The commands, each built when it is asked for: a help page need not wait for the options of all others."""
+
+    @override
+    def __getitem__(self, name: str) -> Any:
+        if name not in COMMANDS:
+            raise KeyError(name)
+        return _command(name)
+
+    @override
+    def __iter__(self) -> Iterator[str]:
+        return iter(COMMANDS)
+
+    @override
+    def __len__(self) -> int:
+        return len(COMMANDS)
+
+
+@cache
+def _command(name: str) -> Any:
+    return import_module(f"prlhf_cli.{name}").command.build(name)
+
+
+class Group(OneLine):
+    """The group of all commands."""
+
+    def __init__(self, **attrs: Any) -> None:
+        super().__init__(**attrs | {"commands": {}})
+        self.commands: Any = Commands()
+
+    @override
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        """The names of the commands."""
+        return list(COMMANDS)
+
+    @override
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+        """Write a line for each command, without building it."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, import_module(f"prlhf_cli.{name}").command.about) for name in COMMANDS])
+
 
 app = typer.Typer(
-    cls=OneLine,
+    cls=Group,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # plain help: rich takes longer to import than all the rest
+    rich_markup_mode=None,  # plain help: rich takes longer to import than everything else
     help="Personalized language models from personalized human feedback (P-RLHF, arXiv 2402.05133).\n\n"
     "prep → train → generate → judge; sweep repeats train over a space of settings; demo does all of it "
     "without a network.",
@@ -38,10 +86,6 @@ def main(
         show.print_error("prlhf runs on Linux and macOS; on Windows, use it within WSL")
         raise typer.Exit(2)
     garbage.seldom()
-
-
-for module in (prep, train, generate, judge, sweep, demo, recipes, env):
-    app.command(module.__name__.rpartition(".")[2])(module.command)
 
 
 if __name__ == "__main__":

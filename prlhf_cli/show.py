@@ -16,6 +16,7 @@ import typer
 from prlhf.errors import Interrupted, PrlhfError
 
 if TYPE_CHECKING:
+    from prlhf.results import Rate
     from prlhf_cli.bars import Bars as Bars
 
 R = TypeVar("R")
@@ -27,7 +28,7 @@ def run(work: Callable[[Bars], R], show: Callable[[R], None], as_json: bool) -> 
     from prlhf_cli.bars import Bars
 
     bars = Bars()
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # not for our users to mend
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # users cannot fix it
     try:
         result = work(bars)
     except PrlhfError as error:
@@ -104,11 +105,9 @@ def percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f} %"
 
 
-def interval(rate: dict[str, float] | None, key: str = "rate") -> str:
-    """A rate with its interval: `61.8 % [52.0, 71.1]`."""
-    if rate is None:
-        return "-"
-    return f"{100 * rate[key]:.1f} % [{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
+def interval(rate: Rate | None) -> str:
+    """A rate with its interval: `61.8 % [52.0, 71.1]`; a dash for None."""
+    return "-" if rate is None else f"{100 * rate.rate:.1f} % [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
 
 
 def _cell(value: object) -> str:

@@ -13,7 +13,7 @@ from prlhf.errors import nearest
 from prlhf_cli import show
 
 if TYPE_CHECKING:
-    from typing_extensions import override
+    from typing_extensions import override as override
 else:
 
     def override(method):

@@ -58,8 +58,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def make_config(tiny_base: Path, prepared: Path) -> MakeConfig:
     """make_config(out, alpha=0.3, ...): a small CPU run without dropout; settings that do not apply are dropped."""
-    from prlhf.applies import TRAIN, unused
     from prlhf.config import SAVED, TrainConfig
+    from prlhf.config.keys import unused
 
     def make(out: Path, **changes: Any) -> TrainConfig:
         values = {
@@ -68,7 +68,7 @@ def make_config(tiny_base: Path, prepared: Path) -> MakeConfig:
             "warmup_steps": 0, "batch_size": 2, "max_steps": 6, "save_every": 2, "seed": 3,
         }  # fmt: skip
         config = TrainConfig.model_validate(values | changes, context=SAVED)
-        needless = unused(TRAIN, config, values).keys() - changes.keys()
+        needless = unused(TrainConfig.declared, config, values).keys() - changes.keys()
         return TrainConfig.model_validate({key: v for key, v in (values | changes).items() if key not in needless})
 
     return make

@@ -9,17 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from prlhf import applies
-from prlhf.config import STAGES, ClusterConfig, GenerateConfig, Stage, SweepConfig, TrainConfig, resolve
+from prlhf.config import STAGES, ClusterConfig, GenerateConfig, Stage, SweepConfig, TrainConfig
+from prlhf.config.keys import Key
 from prlhf.errors import PrlhfError
+from prlhf.recipes import resolve
 
-TABLES = {
-    "prep": applies.PREP,
-    "train": applies.TRAIN,
-    "generate": applies.GENERATE,
-    "cluster": applies.CLUSTER,
-    "sweep": applies.SWEEP,
-}
+TABLES = {stage: STAGES[stage].declared for stage in ("prep", "train", "generate", "cluster", "sweep")}
 SFT, RM, CLUSTER = {"objective": "sft"}, {"objective": "rm"}, {"user_model": "cluster"}
 VANILLA = {"user_model": "uniform", "user_tokens": 0}
 CHOSEN = {"baseline": "chosen"}
@@ -78,13 +73,14 @@ IDLE = [{**SFT, "user_model": "uniform", "user_tokens": 0, "user_text": False}, 
 
 
 @pytest.mark.parametrize("stage", TABLES)
-def test_every_key_has_been_thought_of(stage: str) -> None:
-    """A new key belongs in the table: in ALWAYS, or with the conditions under which it applies."""
-    assert TABLES[stage].keys() == STAGES[stage].model_fields.keys()
-    conditional = {key for key, rule in TABLES[stage].items() if rule.needs}
+def test_every_conditional_key_is_tried(stage: str) -> None:
+    """Every key is declared with `key`, and every condition is on a key of its stage."""
+    for field in STAGES[stage].model_fields.values():
+        assert isinstance(field.json_schema_extra, Key)
+    conditional = {key for key, rule in TABLES[stage].items() if rule.used}
     assert stage in ("prep", "cluster") or conditional == CASES[stage].keys()
     for rule in TABLES[stage].values():
-        assert {need.key for need in rule.needs} <= STAGES[stage].model_fields.keys()
+        assert {need.key for need in rule.used} <= STAGES[stage].model_fields.keys()
 
 
 @pytest.mark.parametrize(("stage", "key"), [(stage, key) for stage, cases in CASES.items() for key in cases])

@@ -13,18 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from prlhf.config import (
-    STAGES,
-    GenerateConfig,
-    JudgeConfig,
-    PrepConfig,
-    TrainConfig,
-    load_recipe,
-    parse_override,
-    parse_overrides,
-    resolve,
-)
+from prlhf.config import STAGES, GenerateConfig, JudgeConfig, PrepConfig, TrainConfig
 from prlhf.errors import PrlhfError
+from prlhf.recipes import load_recipe, parse_override, parse_overrides, resolve
 
 # ---- precedence ----
 
@@ -137,7 +128,7 @@ def test_vanilla_needs_no_user_tokens() -> None:
         ("trian: {}\n", "unknown section 'trian'; did you mean 'train'?"),
         ("3: {}\n", "unknown section '3'"),
         ("train:\n", "section 'train' of"),
-        ("train: 3\n", "is not a mapping; write one `key: value` a line"),
+        ("train: 3\n", "is not a mapping; write one `key: value` per line"),
         ("train: {k: " + "9" * 5000 + "}", "4300 digits"),
         ("train: " + "[" * 5000, "nested too deeply"),
         ("train: &a {k: *a}", "nested too deeply"),

@@ -6,9 +6,9 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-from prlhf.config import load_recipe
 from prlhf.demo.run import FigureRow, expectations, measure, run_demo
 from prlhf.errors import PrlhfError
+from prlhf.recipes import load_recipe
 from prlhf.responses import Response
 from prlhf_cli.main import app
 
@@ -99,7 +99,7 @@ def test_the_quick_demo_does_all_of_it_and_says_that_it_checks_nothing(tmp_path,
         "train": little["train"] | {"max_steps": 1, "eval_limit": 8},
         "generate": little["generate"] | {"max_prompts": 1, "max_new_tokens": 4},
     }
-    monkeypatch.setattr("prlhf.config.load_recipe", {"demo-quick": least}.__getitem__)
+    monkeypatch.setattr("prlhf.recipes.load_recipe", {"demo-quick": least}.__getitem__)
     done = CliRunner().invoke(app, ["demo", "--quick", "--json"])
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout.splitlines()[-1])

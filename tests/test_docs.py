@@ -28,7 +28,9 @@ def script(name: str) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize(("page", "name"), [("ARCHITECTURE", "architecture"), ("RECIPES", "recipes")])
+@pytest.mark.parametrize(
+    ("page", "name"), [("ARCHITECTURE", "architecture"), ("RECIPES", "recipes"), ("SETTINGS", "settings")]
+)
 def test_a_written_page_is_that_of_the_code(page: str, name: str) -> None:
     assert (ROOT / f"docs/{page}.md").read_text(encoding="utf-8") == script(name).page(), "stale; run: make docs"
 
@@ -39,6 +41,11 @@ def test_the_architecture_names_every_package_and_files_that_exist() -> None:
     assert {name for name in packages if name.count("/") < 2} == set(re.findall(r"^\| `(prlhf.*)/` \|", above, re.M))
     trips = above.partition("## Two trips")[2]
     assert all((ROOT / "prlhf" / name).exists() for name in re.findall(r"`([a-z_]+(?:/[a-z_]+)*(?:\.py|/))`", trips))
+
+
+def test_the_options_are_those_of_the_declarations() -> None:
+    there = (ROOT / "prlhf_cli/options.json").read_text(encoding="utf-8")
+    assert there == script("settings").options_json(), "stale; run: make docs"
 
 
 def test_every_recipe_is_in_the_group_of_its_base() -> None:

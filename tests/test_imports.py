@@ -15,12 +15,11 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     ["errors"],
     ["parse", "extensions", "files", "results"],
-    ["applies", "refusals"],
     ["progress", "config", "forum", "kernels", "ray_private"],
     ["legacy_folders"],
     ["folders"],
     ["dataset"],
-    ["source", "environment", "recipe_files"],
+    ["source", "environment", "recipes"],
     ["responses", "html", "cluster"],
     ["model"],
     ["data", "train", "generate", "judge"],

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from prlhf.config import STAGES, PrepConfig, load_recipe, resolve, shipped_recipes
+from prlhf.config import STAGES, PrepConfig
 from prlhf.data import prepare
+from prlhf.recipes import load_recipe, resolve, shipped_recipes
 from prlhf_cli import docs
 from prlhf_cli.main import app
 

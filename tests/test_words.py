@@ -36,6 +36,7 @@ CODE = (  # whose Python is held to the same
     "tests/data", "tests/kernels", "tests/judge",
     "prlhf/sweep/on_ray.py", "prlhf/sweep/report.py", "prlhf/sweep/results.py",
     "prlhf/sweep/run.py", "prlhf/sweep/search.py", "prlhf/sweep/trial.py", "prlhf/sweep/trials.py",
+    "prlhf/config", "prlhf/recipes.py", "prlhf/start_training.py", "prlhf_cli", "tests/cli",
 )  # fmt: skip
 ENDINGS = {".md", ".yaml", ".yml", ".jinja", ".ipynb", ""}
 FROM_CODE = {"ARCHITECTURE.md", "CLI.md"}  # whose words stand in the code

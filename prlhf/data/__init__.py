@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prlhf.config import PrepConfig, resolve
+from prlhf.config import PrepConfig
 from prlhf.data import custom
 from prlhf.data.data_sets import Load, data_set
 from prlhf.data.provenance import choices, refuse_other_options, refuse_to_replace
@@ -20,6 +20,7 @@ from prlhf.extensions import DATA_SETS
 from prlhf.files import at_home
 from prlhf.folders import claim
 from prlhf.progress import SILENT, Progress
+from prlhf.recipes import resolve
 from prlhf.source.files import form, local_path
 from prlhf.source.streams import PACKED
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from prlhf.config import GenerateConfig, PrepConfig, TrainConfig, resolve
+from prlhf.config import GenerateConfig, PrepConfig, TrainConfig
 from prlhf.data import prepare
 from prlhf.data.provenance import refuse_other_options
 from prlhf.dataset import GENERIC, is_prepared, read_prepared
@@ -26,6 +26,7 @@ from prlhf.generate.run import generate
 from prlhf.judge.statistics import mean_and_standard_error
 from prlhf.parse import json_text
 from prlhf.progress import SILENT, Progress
+from prlhf.recipes import resolve
 from prlhf.responses import Response, read_responses, words
 from prlhf.train.run import train
 

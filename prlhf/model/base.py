@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from prlhf.config import TrainConfig, cache_folder
+from prlhf.config import TrainConfig
 from prlhf.errors import PrlhfError, nearest, one_line
-from prlhf.files import atomic_dir
+from prlhf.files import atomic_dir, cache_folder
 from prlhf.model.base_errors import (
     INDEX,
     INSTEAD,

@@ -27,9 +27,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from prlhf.config import cache_folder
 from prlhf.errors import PrlhfError, one_line
-from prlhf.files import atomic_file
+from prlhf.files import atomic_file, cache_folder
 from prlhf.model import workers
 from prlhf.model.encoding import Encoded
 from prlhf.model.engine import Engine

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from prlhf.cluster import check_fits, connected, room, shown_by, worker_resources
-from prlhf.config import ClusterConfig, PrepConfig, SweepConfig, parse_overrides, resolve
+from prlhf.config import ClusterConfig, PrepConfig, SweepConfig
 from prlhf.data import locate
 from prlhf.dataset import is_prepared
 from prlhf.errors import Interrupted, PrlhfError
@@ -18,10 +18,11 @@ from prlhf.extensions import DATA_SETS, JUDGES
 from prlhf.files import atomic_file
 from prlhf.folders import claim, mark
 from prlhf.progress import SILENT, Progress
+from prlhf.recipes import resolve
 from prlhf.sweep.results import add_shared_work, conclude
 from prlhf.sweep.search import Search, search_for, search_kind
 from prlhf.sweep.settings import JUDGED, Sections, check, settings_at
-from prlhf.sweep.space import Space, canonical, space_of, texts_by_key
+from prlhf.sweep.space import Space, space_of
 from prlhf.sweep.trials import (
     NO_DISPLAY,
     RECIPE,
@@ -190,20 +191,3 @@ def _write_recipe(out: Path, config: SweepConfig, sections: Sections, cluster: C
 
 
 # ---- the command line ----
-
-
-def with_sets(sections: Sections, texts: list[str] | None) -> dict[str, dict[str, Any]]:
-    """The sections with each `--set` on top: `alpha=0.3` is for train, `generate.temperature=0` names its stage."""
-    layered = {stage: dict(values) for stage, values in sections.items()}
-    for text in texts or []:
-        stage = next((stage for stage in ("generate", "judge") if text.strip().startswith(f"{stage}.")), "train")
-        values = parse_overrides([text], stage)
-        layered[stage] = {**layered.get(stage, {}), **values}
-    return layered
-
-
-def merged_space(recipe: Mapping[str, Any], texts: list[str] | None) -> dict[str, Any]:
-    """The recipe's space with each `--space` on top, which wins if both name a key."""
-    if not isinstance(recipe, Mapping):
-        raise PrlhfError(f"sweep.space = {recipe!r} is not a mapping", 'write it as alpha: "0.1:0.9", one key per line')
-    return {canonical(key): value for key, value in recipe.items()} | texts_by_key(texts or [])

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prlhf.config import GenerateConfig, JudgeConfig, Stage, SweepConfig, TrainConfig, resolve
+from prlhf.config import GenerateConfig, JudgeConfig, Stage, SweepConfig, TrainConfig
 from prlhf.errors import PrlhfError
+from prlhf.recipes import resolve
 from prlhf.sweep.space import Point, Space, corners
 
 JUDGED = "judge/"  # metrics of this name come from generating and judging at the end of a trial

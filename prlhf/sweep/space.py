@@ -6,7 +6,7 @@ import itertools
 import math
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, get_args
 
@@ -66,7 +66,7 @@ def parse_space(texts: list[str]) -> Space:
 
 
 def texts_by_key(texts: list[str]) -> dict[str, str]:
-    """Every `--space` as key and what stands after its `=`."""
+    """Every `--space KEY=VALUES` as its key and its values."""
     given: dict[str, str] = {}
     for text in texts:
         name, separator, listed = text.partition("=")
@@ -77,6 +77,14 @@ def texts_by_key(texts: list[str]) -> dict[str, str]:
             raise PrlhfError(f"--space names '{key}' twice", f"give all values of {key} in one --space")
         given[key] = listed
     return given
+
+
+def merged_space(recipe: Any, given: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
+    """The space of a recipe with what was given over it, key by key: a mapping, or texts as of `--space`."""
+    if not isinstance(recipe, Mapping):
+        raise PrlhfError(f"sweep.space = {recipe!r} is not a mapping", 'write it as alpha: "0.1:0.9", one key per line')
+    typed = given if isinstance(given, Mapping) else texts_by_key(list(given))
+    return {canonical(key): value for layer in (recipe, typed) for key, value in layer.items()}
 
 
 def space_of(given: Mapping[str, Any]) -> Space:

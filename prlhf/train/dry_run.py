@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from prlhf.applies import unused
 from prlhf.config import ClusterConfig, TrainConfig
+from prlhf.config.keys import unused
 from prlhf.dataset import Prepared, read_prepared
 from prlhf.folders import claim
 from prlhf.model.base import load_skeleton, make_trainable, pick_device, pick_dtype
@@ -133,7 +133,7 @@ def changes(
         half = {"batch_size": config.batch_size // 2, "accumulation": 2 * config.accumulation}
         found["--batch-size {batch_size} --accumulation {accumulation}".format(**half)] = half
     for flag, change in found.items():
-        if unused(config.used, config, change):
+        if unused(config.declared, config, change):
             continue
         yield flag, (config.model_copy(update=change), cluster)
     if workers > 1:

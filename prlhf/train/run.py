@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from prlhf.config import DEMO_DATASETS, HUB_DEFAULT_MODEL, TrainConfig
+from prlhf.config import TrainConfig
+from prlhf.config.names import DEMO_DATASETS, HUB_DEFAULT_MODEL
 from prlhf.dataset import Prepared
 from prlhf.errors import CannotWrite, Interrupted, PrlhfError
 from prlhf.folders import claim

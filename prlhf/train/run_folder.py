@@ -16,8 +16,8 @@ from typing import Any
 import yaml
 from pydantic import TypeAdapter
 
-from prlhf.applies import unused
-from prlhf.config import TrainConfig, load_recipe
+from prlhf.config import TrainConfig
+from prlhf.config.keys import unused
 from prlhf.dataset import Prepared, gone, is_prepared, read_prepared
 from prlhf.errors import PrlhfError, one_line
 from prlhf.files import atomic_dir, atomic_file
@@ -25,6 +25,7 @@ from prlhf.folders import mark, read_marker, unmark, what_is
 from prlhf.model import workers
 from prlhf.parse import json_text, json_value
 from prlhf.progress import Progress
+from prlhf.recipes import load_recipe
 from prlhf.train import metrics
 from prlhf.train.checkpoints import remove_checkpoints
 
@@ -44,7 +45,7 @@ def write_recipe(folder: Path, config: TrainConfig, data: Prepared, flags: str =
     These are the `flags` that no key stands for, and the content hash of the data they were used on, for --resume.
     """
     values = config.model_dump(mode="json")
-    for key in unused(config.used, config, values):
+    for key in unused(config.declared, config, values):
         del values[key]
     values |= {"dataset": str(Path(config.dataset).resolve())}
     text = f"# prlhf train {flags}--recipe {folder}/recipe.yaml --out NEW\n# data: {data.manifest['content_hash']}\n"

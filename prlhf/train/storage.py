@@ -18,12 +18,13 @@ import yaml
 from pyarrow import fs
 from typing_extensions import override
 
-from prlhf.config import ClusterConfig, load_recipe
+from prlhf.config import ClusterConfig
 from prlhf.errors import PrlhfError, one_line
 from prlhf.files import atomic_dir, atomic_file
 from prlhf.folders import claim, mark, unmark
 from prlhf.model import workers
 from prlhf.progress import Progress
+from prlhf.recipes import load_recipe
 from prlhf.train.checkpoints import fault, step_of
 
 # what the workers hand to Ray Train, by the names that on_ray.Upload gives; and what Ray Train writes beside them

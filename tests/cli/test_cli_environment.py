@@ -11,9 +11,8 @@ import yaml
 from typer.testing import CliRunner
 
 from prlhf import __version__
-from prlhf.config import shipped_recipes
 from prlhf.environment import environment
-from prlhf.recipe_files import described_recipes, schema
+from prlhf.recipes import described_recipes, schema, shipped_recipes
 from prlhf_cli.main import app
 
 

@@ -46,7 +46,8 @@ def test_training_begins_with_what_was_imported_spared(
 
     def train(*given: Any) -> dict[str, Any]:
         frozen.append(gc.get_freeze_count())
-        return {"run": "r"}
+        summary = {"run": "r", "objective": "sft", "dataset": "d", "model": None, "steps": 1, "loss": None}
+        return summary | {"train_seconds": 1.0}
 
     monkeypatch.setattr("prlhf.start_training.train", train)
     result = prlhf("train", "--dataset", prepared, "--json")

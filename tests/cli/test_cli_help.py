@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from prlhf.config import STAGES
 from prlhf_cli import docs
 from prlhf_cli.main import app
 
@@ -67,17 +66,6 @@ def test_nothing_is_taken_for_markup() -> None:
     """rich takes `[default: x]` for a style and swallows it."""
     texts = [option.help or "" for command in commands().values() for option in command.params]
     assert [text for text in texts if "[" in text] == []
-
-
-@pytest.mark.parametrize("stage", STAGES)
-def test_defaults_are_true(stage: str) -> None:
-    fields = STAGES["cluster"].model_fields | STAGES[stage].model_fields
-    params = commands()["train" if stage == "cluster" else stage].params
-    said = {o.name: re.search(r"\(default: (.*)\)", o.help or "") for o in params if o.name in fields}
-    assert any(said.values())
-    for key, match in said.items():
-        if match and fields[key].default is not None:
-            assert match[1] == f"{fields[key].default}".removesuffix(".0"), key
 
 
 def test_page_is_current() -> None:

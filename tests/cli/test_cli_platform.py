@@ -1,4 +1,4 @@
-"""Windows is told where prlhf runs, in one line."""
+"""On Windows one line says where prlhf runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`prlhf prep` as it is typed: what a flag undoes, and files that are no JSON."""
+"""`prlhf prep` on the command line: what an option undoes, and files that are not JSON."""
 
 from __future__ import annotations
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from prlhf.applies import KNOWN_DATA
-from prlhf.config import PrepConfig, resolve
+from prlhf.config import PrepConfig
+from prlhf.config.names import KNOWN_DATA
 from prlhf.data import config_for
 from prlhf.errors import PrlhfError
 from prlhf.extensions import DATA_SETS
+from prlhf.recipes import resolve
 
 CUSTOM = "some/where"
 GIVEN: dict[str, Any] = {

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from prlhf.config import GenerateConfig, resolve
+from prlhf.config import GenerateConfig
 from prlhf.dataset import Comparison, Prepared, prompt_id, read_prepared, write_prepared
 from prlhf.errors import PrlhfError
 from prlhf.generate.baselines import OwnChoices, baseline_of, with_examples, with_preference
@@ -19,6 +19,7 @@ from prlhf.generate.run import generate
 from prlhf.judge.verdicts import pair
 from prlhf.model.checkpoint import Policy, load_policy
 from prlhf.progress import Silent
+from prlhf.recipes import resolve
 from prlhf.responses import Response, read_responses
 from prlhf.train.run import train
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from prlhf.config import GenerateConfig, resolve
+from prlhf.config import GenerateConfig
 from prlhf.errors import PrlhfError
 from prlhf.generate import best_of
 from prlhf.generate.best_of import BestOf
@@ -20,6 +20,7 @@ from prlhf.generate.run import generate
 from prlhf.model.checkpoint import load_policy
 from prlhf.model.encoding import Encoded
 from prlhf.model.rewards import ResponseReader, load_rewards
+from prlhf.recipes import resolve
 from prlhf.responses import Response, read_responses
 from prlhf.train.run import train
 
@@ -178,7 +179,7 @@ def test_another_reward_is_refused(tmp_path: Path, trained: Path, reward_run: Pa
     [
         ({"best_of": 2}, "best_of = 2 has no reward to choose by; add --reward RUN"),
         ({"reward": "r"}, "reward = r has nothing to choose from; add --best-of N"),
-        ({"best_of": 2, "reward": "r", "temperature": 0}, "best_of = 2 with temperature = 0 has but equal responses"),
+        ({"best_of": 2, "reward": "r", "temperature": 0}, "best_of = 2 with temperature = 0 would produce"),
         ({"best_of": 2, "reward": "r", "baseline": "chosen"}, "best_of = 2 with baseline = chosen"),
         ({"best_of": 0}, "best_of = 0 is refused"),
     ],

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from prlhf.config import ClusterConfig, GenerateConfig, resolve
+from prlhf.config import ClusterConfig, GenerateConfig
 from prlhf.errors import Interrupted, PrlhfError
 from prlhf.generate import on_ray, writer
 from prlhf.generate.run import generate
 from prlhf.progress import Silent
+from prlhf.recipes import resolve
 from prlhf.responses import read_responses
 
 TWO = ClusterConfig(workers=2)

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from prlhf.config import ClusterConfig, GenerateConfig, resolve
+from prlhf.config import ClusterConfig, GenerateConfig
 from prlhf.errors import PrlhfError
 from prlhf.generate import on_ray, writer
 from prlhf.generate.on_ray import BlockProgress, Counts, Worker
@@ -21,6 +21,7 @@ from prlhf.generate.output import Block
 from prlhf.generate.run import generate
 from prlhf.generate.writer import WriterSpec, open_model, open_plan
 from prlhf.progress import Silent
+from prlhf.recipes import resolve
 from prlhf.responses import parse_line, read_responses
 from prlhf.train.per_user import train_per_user
 from prlhf.train.run import train

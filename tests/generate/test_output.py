@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prlhf.config import GenerateConfig, resolve
+from prlhf.config import GenerateConfig
 from prlhf.errors import Interrupted, PrlhfError
 from prlhf.generate import run as generating
 from prlhf.generate.output import even_blocks, form_of
 from prlhf.generate.run import generate
 from prlhf.generate.writer import Writer
 from prlhf.progress import Silent
+from prlhf.recipes import resolve
 from prlhf.responses import Response, prompt_type, read_responses, to_line, write_rows
 
 ROW = Response(

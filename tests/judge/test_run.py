@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 from judge_rows import row, write
 
-from prlhf.config import JudgeConfig, resolve
+from prlhf.config import JudgeConfig
 from prlhf.errors import PrlhfError
 from prlhf.extensions import JUDGES
 from prlhf.judge.judges import LocalJudge
 from prlhf.judge.run import judge_responses
+from prlhf.recipes import resolve
 
 PERSONAL = [
     row("p1", "anna", "one"),
@@ -69,7 +70,8 @@ def test_files_hold_what_is_returned(files: tuple[Path, Path], tmp_path: Path) -
         "results.json",
         "verdicts.jsonl",
     ]
-    assert json.loads((out / "results.json").read_text()) | {"out": str(out)} == results.summary()
+    assert json.loads((out / "results.json").read_text()) == results.summary()
+    assert results.out == out
     verdicts = [json.loads(line) for line in (out / "verdicts.jsonl").read_text().splitlines()]
     assert [(v["prompt_id"], v["user_id"], v["b_user_id"], v["kind"], v["verdict"]) for v in verdicts] == [
         ("p1", "generic", "generic", "generic", "tie"),

@@ -4,9 +4,9 @@ from hypothesis import strategies as st
 
 from prlhf.config import SweepConfig
 from prlhf.errors import PrlhfError
-from prlhf.sweep.run import merged_space, with_sets
+from prlhf.recipes import over, typed_settings
 from prlhf.sweep.settings import all_settings, check
-from prlhf.sweep.space import Range, contains, corners, draw, grid, parse_space, size, space_of
+from prlhf.sweep.space import Range, contains, corners, draw, grid, merged_space, parse_space, size, space_of
 
 
 def test_values_are_yaml_and_keys_forgive_dashes_and_the_stage() -> None:
@@ -90,7 +90,8 @@ def test_recipes_give_texts_or_lists() -> None:
 def test_the_command_line_adds_to_the_recipe() -> None:
     recipe = {"user-tokens": [1, 5], "alpha": "0.1:0.9"}
     assert merged_space(recipe, ["user_tokens=7", "k=2"]) == {"user_tokens": "7", "alpha": "0.1:0.9", "k": "2"}
-    layered = with_sets({"train": {"alpha": 0.1}}, ["beta=0.2", "generate.seed=3", "train.alpha=0.4"])
+    typed = typed_settings({}, ["beta=0.2", "generate.seed=3", "train.alpha=0.4"], ("train", "generate"))
+    layered = over({"train": {"alpha": 0.1}}, typed)
     assert layered == {"train": {"alpha": 0.4, "beta": 0.2}, "generate": {"seed": 3}}
 
 

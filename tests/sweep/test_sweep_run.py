@@ -8,10 +8,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from prlhf.config import TrainConfig, load_recipe, resolve
+from prlhf.config import TrainConfig
 from prlhf.dataset import read_prepared, write_prepared
 from prlhf.errors import PrlhfError
 from prlhf.folders import mark
+from prlhf.recipes import load_recipe, resolve
 from prlhf.sweep.trials import Trial
 from prlhf.train.run_folder import write_recipe
 

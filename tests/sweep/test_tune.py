@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from prlhf.cluster import connected
-from prlhf.config import ClusterConfig, SweepConfig, TrainConfig, load_recipe, resolve
+from prlhf.config import ClusterConfig, SweepConfig, TrainConfig
 from prlhf.errors import PrlhfError
+from prlhf.recipes import load_recipe, resolve
 from prlhf.sweep.run import sweep
 
 
@@ -48,7 +49,7 @@ def another_base(tiny_base: Path, out: Path) -> Path:
 def test_trials_run_side_by_side_and_share_the_reference(
     sections: dict[str, Any], tiny_base: Path, tmp_path: Path
 ) -> None:
-    from prlhf.config import cache_folder
+    from prlhf.files import cache_folder
 
     sections["train"] |= {"model": str(another_base(tiny_base, tmp_path / "base")), "max_steps": 3}
     before = entries(cache_folder())

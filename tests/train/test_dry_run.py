@@ -21,6 +21,7 @@ from prlhf.errors import PrlhfError
 from prlhf.model.base import load_skeleton
 from prlhf.model.checkpoint import build_policy, build_reward_model
 from prlhf.model.user_models import USER_MODELS, SparseRows, UserModel
+from prlhf.results import TrainPlan
 from prlhf.train import dry_run as planning
 from prlhf.train.dry_run import idle_parameters, largest_batch, plan, share_of, user_parameters
 from prlhf.train.memory import Batch, Shape, memory, shape_of
@@ -475,7 +476,7 @@ def test_it_is_shown(prepared: Path, tiny_base: Path, tmp_path: Path, objective:
 
 def test_a_workers_plan_is_shown(tmp_path: Path, make_config: MakeConfig, capsys: pytest.CaptureFixture[str]) -> None:
     config = make_config(tmp_path / "run", device="cuda", batch_size=4)
-    show_plan(plan(config, cluster=ClusterConfig(workers=2, parallel="fsdp")))
+    show_plan(TrainPlan.model_validate(plan(config, cluster=ClusterConfig(workers=2, parallel="fsdp"))))
     shown = capsys.readouterr().out
     for text in ("2, fsdp", "memory of a worker: exchange", "peak with --parallel ddp", "peak with --workers 4"):
         assert text in shown

@@ -14,11 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from losses import loop_of, loss_of, moved_policy
 
-from prlhf.applies import SMOOTHED_LOSSES
-from prlhf.config import LossName, TrainConfig, load_recipe, resolve
+from prlhf.config import TrainConfig
+from prlhf.config.names import SMOOTHED_LOSSES, LossName
 from prlhf.dataset import read_prepared
 from prlhf.errors import PrlhfError
 from prlhf.model.readings import padded, readings_of
+from prlhf.recipes import load_recipe, resolve
 from prlhf.train import losses
 from prlhf.train.losses import LOSSES, PER_TOKEN, preference_loss
 from prlhf.train.run import train

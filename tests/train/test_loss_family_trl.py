@@ -13,7 +13,7 @@ import torch
 from losses import loss_of, moved_policy
 from torch import Tensor
 
-from prlhf.config import LossName
+from prlhf.config.names import LossName
 from prlhf.dataset import read_prepared
 
 MakeConfig = Callable[..., Any]

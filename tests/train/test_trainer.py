@@ -12,10 +12,10 @@ import torch
 from losses import loop_of, moved_policy, numbers
 from safetensors.torch import load_file
 
-from prlhf.config import load_recipe
 from prlhf.dataset import Prepared, read_prepared, write_prepared
 from prlhf.errors import PrlhfError
 from prlhf.model.checkpoint import load_policy
+from prlhf.recipes import load_recipe
 from prlhf.train import metrics
 from prlhf.train.loop import Loop
 from prlhf.train.run import train

@@ -135,7 +135,7 @@ def _fp32() -> Any:
 
 def run(rng: Random, work: Path, material: Material) -> Case:
     """A damaged run to continue, finished or not."""
-    from prlhf.config import resolve
+    from prlhf.recipes import resolve
     from prlhf.train.run import train
     from prlhf.train.run_folder import saved_config
 

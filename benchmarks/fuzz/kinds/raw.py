@@ -136,8 +136,9 @@ def _write(path: Path, rows: Any) -> None:
 
 
 def _prep(dataset: str, work: Path, about: str, inputs: Path, **options: Any) -> Case:
-    from prlhf.config import PrepConfig, resolve
+    from prlhf.config import PrepConfig
     from prlhf.data import prepare
+    from prlhf.recipes import resolve
 
     out = work / "out"
     return Case(

@@ -43,7 +43,8 @@ ODD_KEYS = [
 
 
 def recipe(rng: Random, work: Path, material: Material) -> Case:
-    from prlhf.config import STAGES, load_recipe, resolve, shipped_recipes
+    from prlhf.config import STAGES
+    from prlhf.recipes import load_recipe, resolve, shipped_recipes
 
     path = damage.fresh(rng.choice(sorted(shipped_recipes().values())), work / "r.yaml")
     how = damage.file(rng, path)
@@ -56,7 +57,8 @@ def recipe(rng: Random, work: Path, material: Material) -> Case:
 
 
 def overrides(rng: Random, work: Path, material: Material) -> Case:
-    from prlhf.config import STAGES, parse_overrides, resolve
+    from prlhf.config import STAGES
+    from prlhf.recipes import parse_overrides, resolve
 
     stage = rng.choice(sorted(STAGES))
     keys = [*STAGES[stage].model_fields] * 3 + ODD_KEYS
@@ -69,7 +71,8 @@ def overrides(rng: Random, work: Path, material: Material) -> Case:
 
 
 def space(rng: Random, work: Path, material: Material) -> Case:
-    from prlhf.config import SweepConfig, TrainConfig, resolve
+    from prlhf.config import SweepConfig, TrainConfig
+    from prlhf.recipes import resolve
     from prlhf.sweep.search import search_for, search_kind
     from prlhf.sweep.settings import check
     from prlhf.sweep.space import parse_space, texts_by_key
@@ -107,7 +110,8 @@ def space(rng: Random, work: Path, material: Material) -> Case:
 
 def sweep_recipe(rng: Random, work: Path, material: Material) -> Case:
     """A recipe whose `sweep.space` may hold any values."""
-    from prlhf.config import SweepConfig, resolve
+    from prlhf.config import SweepConfig
+    from prlhf.recipes import resolve
     from prlhf.sweep.space import space_of
 
     good = {
@@ -120,7 +124,7 @@ def sweep_recipe(rng: Random, work: Path, material: Material) -> Case:
     text = damage.to_yaml(changed)
 
     def read() -> None:
-        from prlhf.config import load_recipe
+        from prlhf.recipes import load_recipe
 
         (work / "r.yaml").write_text(
             f"sweep:\n  {text.replace(chr(10), chr(10) + '  ')}\n", encoding="utf-8", errors="replace"

@@ -26,7 +26,7 @@ def sweep(rng: Random, work: Path, material: Material) -> Case:
     how = damage.folder(rng, out, pattern)
 
     def go_on() -> Any:
-        from prlhf.config import load_recipe
+        from prlhf.recipes import load_recipe
 
         recipe = load_recipe(out / "recipe.yaml")
         with _played():
@@ -36,7 +36,8 @@ def sweep(rng: Random, work: Path, material: Material) -> Case:
 
 
 def _sweep(out: Path, material: Material, values: Any, resume: bool, recipe: Any = None) -> Any:
-    from prlhf.config import SweepConfig, resolve
+    from prlhf.config import SweepConfig
+    from prlhf.recipes import resolve
     from prlhf.sweep.run import sweep as run_sweep
 
     sections = recipe or {"train": {"dataset": str(material.data), "model": str(material.base)}}

@@ -6,7 +6,8 @@ import hashlib
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
-from prlhf.config import JudgeConfig, cache_folder
+from prlhf.config import JudgeConfig
+from prlhf.files import cache_folder
 from prlhf.judge.llm.answers import Side, verdict_in
 from prlhf.judge.llm.cache import Answer, AnswerCache, request_key
 from prlhf.judge.llm.cost import Budget, Price, no_price, price_of, tokens_in

@@ -1,0 +1,194 @@
+"""The settings of `prlhf train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import model_validator
+
+from prlhf.config.keys import Needs, above_zero, key, one_of
+from prlhf.config.names import KNOWN_DATA, SMOOTHED_LOSSES, LossName, UserModelName
+from prlhf.config.stage import Stage
+from prlhf.errors import PrlhfError
+
+WITH_USERS = one_of("objective", "dpo", "rm")
+DPO = one_of("objective", "dpo")
+CLUSTERS = one_of("user_model", "cluster")
+TOKENS_OR_HEAD = Needs("user_tokens", lambda config: config.user_tokens > 0 or config.objective == "rm", "more than 0")
+ADAPTER = Needs("full_finetune", lambda config: not config.full_finetune, "false")
+
+
+class TrainConfig(Stage):
+    """A prepared data set and a base model to a personalized policy, or reward model."""
+
+    dataset: str = key(
+        "demo", f"{', '.join(KNOWN_DATA)} (prepared on first use), or a prepared folder.", panel="Data and model"
+    )
+    out: Path | None = key(None, "Run folder.", unset="runs/DATASET-USERMODEL, DATASET-rm-USERMODEL or DATASET-sft")
+    model: str | None = key(
+        None,
+        "Base model: hub id, folder or .gguf file.",
+        unset="the bundled tiny model for the demo sets, else SmolLM2-135M",
+    )
+    trust_remote_code: bool = key(False, "Run code that comes with the base model.")
+    seed: int = key(0, "Seed of everything random.")
+
+    # section 4.3
+    user_model: UserModelName = key(
+        "individual",
+        "uniform: the same for all, which is vanilla DPO or reward modeling; individual: a vector of their own for "
+        "each user; cluster: a mixture of K.",
+        panel="User model",
+        used=[WITH_USERS],
+        idle=["uniform"],
+    )
+    k: int = key(10, "Number of clusters K.", used=[WITH_USERS, CLUSTERS], ge=1)
+    user_tokens: int = key(10, "T_u: soft-prompt vectors per user.", used=[WITH_USERS], idle=[0], ge=0)
+    user_init: Literal["zero", "vocabulary", "random"] = key(
+        "vocabulary", "How users' embeddings start.", used=[WITH_USERS, above_zero("user_tokens")]
+    )
+    cluster_weights: Literal["softmax", "linear"] = key(
+        "softmax",
+        "A user's mixture of clusters. softmax: as in the paper's released code; linear: V.w, as written in the paper.",
+        used=[WITH_USERS, CLUSTERS],
+    )
+    user_text: bool = key(True, "Prepend the text about the user, if there is any.", used=[WITH_USERS], idle=[False])
+
+    # section 4.4
+    objective: Literal["dpo", "rm", "sft"] = key(
+        "dpo", "dpo: a policy; rm: a reward model; sft: a base model, without users.", panel="Objective"
+    )
+    loss: LossName = key(
+        "sigmoid",
+        f"The loss in place of DPO's log-sigmoid: {', '.join(get_args(LossName))}.",
+        named=True,
+        used=[DPO],
+    )
+    label_smoothing: float = key(
+        0.0,
+        "Share of preferences that are assumed to be flipped.",
+        used=[DPO, one_of("loss", *SMOOTHED_LOSSES)],
+        idle=[0.0],
+        ge=0,
+        lt=0.5,
+    )
+    alpha: float = key(
+        0.5,
+        "Weight of the term with the user's id; 1 - alpha is the weight of the generic user's term.",
+        used=[WITH_USERS, one_of("user_model", "individual", "cluster")],
+        ge=0,
+        le=1,
+    )
+    beta: float = key(0.1, "DPO's beta.", used=[DPO], gt=0)
+    nll: float = key(
+        0.5,
+        "Weight of the negative log-likelihood per chosen token, in both terms; 0: as published.",
+        used=[DPO],
+        idle=[0.0],
+        ge=0,
+    )
+
+    full_finetune: bool = key(False, "Train all weights of the base instead of a LoRA adapter.", panel="Adapter")
+    lora_r: int = key(8, "Rank of the LoRA adapter.", used=[ADAPTER], ge=1)
+    lora_alpha: int = key(16, "LoRA's alpha; the adapter is scaled by alpha / rank.", used=[ADAPTER], ge=1)
+    lora_dropout: float = key(0.05, "Dropout of the LoRA adapter.", used=[ADAPTER], idle=[0.0], ge=0, lt=1)
+    lora_targets: str = key(
+        "all-linear", "Which layers get an adapter: all-linear, or names with commas between.", used=[ADAPTER]
+    )
+
+    lr: float = key(1e-4, "Learning rate of the adapter, or of the base.", panel="Optimizer", gt=0)
+    cluster_lr: float = key(
+        5e-2,
+        "Learning rate of the users' cluster weights w_i, which are logits and not embeddings.",
+        used=[WITH_USERS, CLUSTERS],
+        gt=0,
+    )
+    user_lr: float = key(
+        5e-3,
+        "Learning rate of the user model and of a reward model's head; neither has weight decay.",
+        used=[WITH_USERS, TOKENS_OR_HEAD],
+        gt=0,
+    )
+    weight_decay: float = key(0.0, "Weight decay of the adapter, or of the base.", ge=0)
+    schedule: Literal["cosine", "linear", "constant"] = key("cosine", "Learning rates after the warmup.")
+    warmup_steps: int = key(10, "Optimizer steps over which the learning rates rise.", ge=0)
+    epochs: float = key(1.0, "Passes over the training comparisons.", gt=0)
+    max_steps: int | None = key(None, "Stop after this many optimizer steps.", unset="as many as `epochs` takes", ge=1)
+    batch_size: int = key(8, "Comparisons per forward pass.", ge=1)
+    accumulation: int = key(1, "Forward passes per optimizer step.", ge=1)
+    max_grad_norm: float = key(1.0, "Clip gradients to this norm.", gt=0)
+
+    max_tokens: int | None = key(
+        None,
+        "Limit of user tokens, text, prompt and response together, in tokens.",
+        panel="Lengths",
+        unset="the base's context",
+        ge=8,
+    )
+    max_prompt_tokens: int | None = key(
+        None, "Longer prompts lose their beginning.", unset="prompts are cut only to fit the context", ge=1
+    )
+    skip_long: bool = key(False, "Leave out and count comparisons that do not fit, instead of refusing them.")
+    template_options: dict[str, Any] = key(
+        {},
+        "A variable of the chat template. Repeatable.",
+        flag="--template-option",
+        example="enable_thinking=false",
+    )
+
+    device: str = key("auto", "auto, cpu or cuda.", panel="Machine")
+    precision: Literal["auto", "fp32", "bf16"] = key("auto", "Number format of the base; auto: bf16 on GPUs.")
+    gradient_checkpointing: bool = key(False, "Compute activations again in the backward pass, to save memory.")
+    prefix_tree: bool = key(
+        True,
+        "Read what responses have in common once; off: a padded row for each response.",
+        used=[WITH_USERS],
+        idle=[False],
+    )
+    pack_tokens: int | None = key(
+        None, "Tokens per forward pass.", unset="1024 on a CPU, 16384 on a GPU", used=[WITH_USERS], ge=1
+    )
+    group_by_prompt: bool = key(
+        False, "Put comparisons of one prompt into one batch, to read the prompt once.", used=[WITH_USERS], idle=[False]
+    )
+    reference_cache: bool = key(
+        True, "Keep the base's log-probs on disk, for all runs on this base.", used=[DPO], idle=[False]
+    )
+    reference_first: bool = key(
+        False,
+        "Compute all of the base's log-probs before the first step; full fine-tuning always does.",
+        used=[DPO],
+        idle=[False],
+    )
+
+    eval_every: int = key(
+        0, "Optimizer steps between evaluations; 0: only at the end.", panel="Evaluation and checkpoints", ge=0
+    )
+    eval_limit: int | None = key(None, "Held-out comparisons per evaluation at most.", unset="all", ge=1)
+    save_every: int = key(50, "Optimizer steps between checkpoints.", ge=1)
+    keep_checkpoints: int = key(2, "Newest checkpoints to keep.", ge=1)
+    report_to: str = key("none", "Tracker to report to: tensorboard, wandb or others of transformers.")
+
+    @model_validator(mode="after")
+    def personalized_needs_tokens(self) -> TrainConfig:
+        """Refuse a user model that would have no parameters."""
+        if self.objective != "sft" and self.user_model != "uniform" and self.user_tokens == 0:
+            raise PrlhfError(
+                f"user_tokens = 0 leaves user_model = {self.user_model} without any parameter",
+                "set user_tokens to 1 or more, or user_model to uniform",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def loss_fits(self) -> TrainConfig:
+        """Refuse a loss that would be infinite."""
+        if self.objective == "dpo" and self.loss == "exo_pair" and not self.label_smoothing:
+            raise PrlhfError("label_smoothing = 0 makes loss = exo_pair infinite", "set it to 0.001, as its paper does")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run: `out`, or runs/DATASET-MODEL."""
+        what = {"dpo": self.user_model, "rm": f"rm-{self.user_model}", "sft": "sft"}[self.objective]
+        return self.out or Path("runs") / f"{Path(self.dataset).name}-{what}"
