@@ -22,11 +22,24 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from prlhf.api import generate, judge, judge_checkpoint, load, prepare, sweep, train
+    from prlhf.api import (
+        calibrate,
+        generate,
+        judge,
+        judge_checkpoint,
+        judge_messages,
+        load,
+        plan_judging,
+        plan_training,
+        prepare,
+        sweep,
+        train,
+    )  # fmt: skip
     from prlhf.errors import Interrupted, PrlhfError
 
 __all__ = [
-    "Interrupted", "PrlhfError", "generate", "judge", "judge_checkpoint", "load", "prepare", "sweep", "train",
+    "Interrupted", "PrlhfError", "calibrate", "generate", "judge", "judge_checkpoint", "judge_messages", "load",
+    "plan_judging", "plan_training", "prepare", "sweep", "train",
 ]  # fmt: skip
 
 _HOMES = {name: "prlhf.errors" if name in ("Interrupted", "PrlhfError") else "prlhf.api" for name in __all__}

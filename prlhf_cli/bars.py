@@ -30,7 +30,7 @@ STDERR = Console(stderr=True)
 
 
 class Bars:
-    """prlhf.progress.Progress on standard error: a bar with its end, a rate, the time left and the last values."""
+    """prlhf.progress.Progress on standard error: a bar with steps, rate, time left and the newest values."""
 
     def __init__(self) -> None:
         self._bar: Progress | None = None
@@ -83,8 +83,8 @@ class Bars:
 class Leaderboard:
     """prlhf.sweep.trials.TrialDisplay on standard error.
 
-    A table that changes in place shows the best trials and those that run; where there is no terminal, a line for every
-    trial that ends.
+    A table that changes in place shows the best trials and the running ones. Without a terminal, each trial that ends
+    gets a line.
     """
 
     def __init__(self) -> None:
@@ -107,7 +107,7 @@ class Leaderboard:
         self._trials = trials
         if self._live is None and trial.status not in ("planned", "running"):
             STDERR.print(
-                escape(f"{self._headline()}: {trial.name} {self._said_of(trial)}"), soft_wrap=True, highlight=False
+                escape(f"{self._headline()}: {trial.name} {self._line_of(trial)}"), soft_wrap=True, highlight=False
             )
 
     def end(self) -> None:
@@ -120,7 +120,7 @@ class Leaderboard:
         return sum(trial.status in ("done", "stopped", "failed") for trial in self._trials)
 
     def _headline(self) -> str:
-        """How far it is: `3/20 trials, 0.5/min, 34 min left`."""
+        """The progress: `3/20 trials, 0.5/min, 34 min left`."""
         ended = self._ended()
         minutes = (time.monotonic() - self._began) / 60
         line = f"{ended}/{self._total} trials"
@@ -133,7 +133,7 @@ class Leaderboard:
         value = (trial.result or {}).get(self._sweep.metric) if self._sweep else None
         return value if isinstance(value, int | float) else None
 
-    def _said_of(self, trial: Trial) -> str:
+    def _line_of(self, trial: Trial) -> str:
         value = self._value(trial)
         point = " ".join(f"{key}={_short(value)}" for key, value in trial.point.items())
         what = trial.error or (f"{self._sweep.metric} {value:.4f}" if self._sweep and value is not None else "")

@@ -1,7 +1,7 @@
-"""Python's search for garbage, kept from what was imported.
+"""Fewer searches of Python's garbage collector through imported modules.
 
-torch and transformers are half a million objects that live to the end of the process. To look through them all, over
-and over, was a fifth of the CPU time to the first training step and to the first token, and a second more at the end.
+torch and transformers create half a million objects that live until the process ends. Searching all of them again and
+again took a fifth of the CPU time to the first training step and to the first token, and one more second at the end.
 """
 
 from __future__ import annotations
@@ -9,24 +9,24 @@ from __future__ import annotations
 import atexit
 import gc
 
-FULL = 1_000  # searches of the middle generation for each of everything; Python's own is 10
+FULL = 1_000  # searches of the middle generation per full search; Python's default is 10
 
 
 def seldom() -> None:
-    """Make full searches rare and leave out those at the end of the process.
+    """Make full searches rare, and skip those at the end of the process.
 
-    Young objects are looked through as ever, so that what a training step leaves behind goes as soon as before.
+    Young objects are searched as often as before, so the garbage of a training step is freed as soon as before.
     """
     young, middle, _ = gc.get_threshold()
     gc.set_threshold(young, middle, FULL)
-    atexit.unregister(gc.freeze)  # where one process runs many commands
+    atexit.unregister(gc.freeze)  # if one process runs many commands
     atexit.register(gc.freeze)
 
 
 def spare_imports() -> None:
-    """Leave all there is now out of every later search, of which Trainer makes one before its first step.
+    """Exclude all present objects from later searches.
 
-    Once in a process: what its first command leaves behind is garbage to the second.
+    Only once per process: the objects of its first command are garbage for the second.
     """
     if not gc.get_freeze_count():
         gc.freeze()

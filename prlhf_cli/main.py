@@ -18,7 +18,7 @@ COMMANDS = ("prep", "train", "generate", "judge", "sweep", "demo", "recipes", "e
 
 
 class Commands(Mapping[str, Any]):
-    """The commands, each built when it is asked for: a help page need not wait for the options of all others."""
+    """The commands; each is built on first use, so that help does not wait for the options of the others."""
 
     @override
     def __getitem__(self, name: str) -> Any:

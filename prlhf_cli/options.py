@@ -99,21 +99,20 @@ class Command:
         return [_option(key, about) for stage in self.stages for key, about in self._of(stage).items()]
 
     def _own(self) -> list[inspect.Parameter]:
-        """The parameters of the function but the first, `typed`; options of no other heading stand under `Command`."""
+        """The parameters of the function except the first, `typed`. Their annotations are texts, as PEP 563 has it."""
         own = list(inspect.signature(self.function).parameters.values())[1:]
         found = [one.replace(annotation=eval(one.annotation, self.function.__globals__)) for one in own]
         return [_under(OWN, one) for one in found]
 
     def _shared(self) -> list[inspect.Parameter]:
         """`--recipe` and `--set`, for commands that have settings, and `--json`."""
-        names = " and ".join(f"`{stage}`" for stage in dict.fromkeys([*self.sets, *self.stages]))
-        examples = "KEY=VALUE of a recipe, as in --set seed=1" + (
-            f"; STAGE.KEY=VALUE for a stage other than {self.sets[0]}" if len(self.sets) > 1 else ""
-        )
-        recipe = typer.Option(help=f"Recipe (a file, or a shipped one's name) whose {names} to use.")
-        sets = typer.Option("--set", help=f"{examples}. Repeatable.")
-        shared = [("recipe", str | None, recipe), ("set_", list[str] | None, sets)] if self.sets else []
-        found = [_parameter(name, kind, option, None) for name, kind, option in shared]
+        names = [f"`{stage}`" for stage in dict.fromkeys([*self.sets, *self.stages])]
+        listed = " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
+        recipe = typer.Option(help=f"Recipe, a file or a shipped one's name, of which {listed} are used.")
+        example = f"--set {self.sets[0]}.seed=1" if self.sets else ""
+        sets = typer.Option("--set", metavar="KEY=VALUE", help=f"Any key of a recipe, as in {example}. Repeatable.")
+        shared = [("recipe", str, recipe), ("set_", list[str], sets)] if self.sets else []
+        found = [_parameter(name, kind | None, option, None) for name, kind, option in shared]
         return [_under(OWN, one) for one in [*found, _parameter("as_json", bool, show.Json, False)]]
 
 

@@ -1,6 +1,6 @@
-"""What a person sees: tables and one-line errors; and the JSON line a program reads.
+"""Output: tables and one-line errors for people, a JSON line for programs.
 
-rich is imported where something is shown: help pages do without it, and are there at once.
+rich is imported when something is shown; help does not need it, which keeps help fast.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def run(work: Callable[[Bars], R], show: Callable[[R], None], as_json: bool) -> 
         bars.finish()
         print_error(str(error))
         raise typer.Exit(2) from None
-    except OSError as error:  # a path that is too long, a loop of links, no permission: whatever was done with it
+    except OSError as error:  # a path that is too long, a loop of links, no permission
         if not error.filename:
             raise
         bars.finish()

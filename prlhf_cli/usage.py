@@ -1,4 +1,4 @@
-"""Errors in how a command is written: one line that names what is wrong, why, and what to do, like all others."""
+"""Errors of the command line's syntax, on one line like all others: what is wrong, why, and what to do."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 else:
 
     def override(method):
-        """Stand in for the real one, whose import help pages need not wait for."""
+        """Replace typing_extensions.override, whose import would slow help down."""
         return method
 
 
 class OneLine(TyperGroup):
-    """The group of commands. typer's own way with errors is a box of several lines after two of usage."""
+    """A group of commands that shows an error on one line; typer would show a box of several lines."""
 
     @override
     def get_params(self, ctx: Any) -> list[Any]:
@@ -43,10 +43,8 @@ class OneLine(TyperGroup):
         windows_expand_args: bool = True,
         **extra: Any,
     ) -> Any:
-        """Run a command; an error in how it is written is shown on one line."""
-        from prlhf.files import at_home
-
-        given = [at_home(word) for word in (sys.argv[1:] if args is None else args)] or ["--help"]
+        """Run a command; show a syntax error on one line."""
+        given = [_at_home(word) for word in (sys.argv[1:] if args is None else args)] or ["--help"]
         if not standalone_mode:
             return super().main(given, prog_name, complete_var, False, windows_expand_args, **extra)
         try:
@@ -59,8 +57,17 @@ class OneLine(TyperGroup):
         sys.exit(code if isinstance(code, int) else 0)
 
 
+def _at_home(word: str) -> str:
+    """Fill in the home folder. The library is imported only for words that may name it."""
+    if "~" not in word and "$" not in word:
+        return word
+    from prlhf.files import at_home
+
+    return at_home(word)
+
+
 def explain(error: Any) -> str:
-    """A usage error of typer as `what and why; what to do`. Its kinds are private classes, told by their fields."""
+    """A usage error of typer as `what and why; what to do`. Its classes are private, so its fields tell its kind."""
     context: Any = getattr(error, "ctx", None)
     see_help = f"see `{context.command_path if context else 'prlhf'} --help`"
     if hasattr(error, "possibilities"):

@@ -123,3 +123,28 @@ def test_who_is_unknown_is_named(trained: Path) -> None:
     for ask in (lambda: model.generate(PROMPT, user="nobody"), lambda: model.reward(PROMPT, ["a"], user="nobody")):
         with pytest.raises(prlhf.PrlhfError, match="user 'nobody' is unknown to"):
             ask()
+
+
+def test_a_recipe_is_given_as_to_the_command(tmp_path: Path, prepared: Path, tiny_base: Path) -> None:
+    """Settings win over its section; a key that they make useless is left out, as with an option."""
+    recipe = {"train": {"user_model": "cluster", "k": 2, "beta": 0.3}, "cluster": {"verbose": True}}
+    settings: dict[str, Any] = {"model": str(tiny_base), "out": tmp_path / "run", "max_steps": 2, "device": "cpu"}
+    plan = prlhf.plan_training(str(prepared), recipe=recipe, user_model="individual", **settings)
+    assert (plan.settings["beta"], plan.settings["k"], plan.steps, plan.train) == (0.3, 10, 2, 12)
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(prlhf.PrlhfError, match="k = 3 is not used with user_model = individual"):
+        prlhf.plan_training(str(prepared), recipe=recipe, user_model="individual", k=3, **settings)
+    with pytest.raises(prlhf.PrlhfError, match="storage = x is not used with workers = 0"):
+        prlhf.plan_training(str(prepared), cluster={"storage": "x"}, **settings)
+
+
+def test_what_a_judge_would_be_sent_and_how_good_judges_are(prepared: Path, tmp_path: Path) -> None:
+    asking: dict[str, Any] = {"judge": "llm:m", "protocol": "plain", "base_url": "http://127.0.0.1:9/v1"}
+    plan = prlhf.plan_judging(calibrate=prepared, **asking)
+    assert [one.model for one in plan.plan] == ["m"]
+    shown = prlhf.judge_messages(1, calibrate=prepared, **asking)
+    assert {call.order for call in shown.calls} == {"ab", "ba"}
+    found = prlhf.calibrate(prepared, judge="rule:longer", out=tmp_path / "judged")
+    assert found.calibration["rule:longer"].comparisons == found.summary()["calibration"]["rule:longer"]["comparisons"]
+    with pytest.raises(prlhf.PrlhfError, match="calibrate names no data"):
+        prlhf.calibrate(judge="rule:longer")

@@ -35,7 +35,8 @@ CODE = (  # whose Python is held to the same
     "prlhf/results.py", "prlhf/__init__.py", "prlhf/judge", "prlhf/ray_private.py", "prlhf/extensions.py",
     "tests/data", "tests/kernels", "tests/judge",
     "prlhf/sweep/on_ray.py", "prlhf/sweep/report.py", "prlhf/sweep/results.py",
-    "prlhf/sweep/run.py", "prlhf/sweep/search.py", "prlhf/sweep/trial.py", "prlhf/sweep/trials.py",
+    "prlhf/sweep/run.py", "prlhf/sweep/search.py", "prlhf/sweep/space.py", "prlhf/sweep/settings.py",
+    "prlhf/sweep/trial.py", "prlhf/sweep/trials.py",
     "prlhf/config", "prlhf/recipes.py", "prlhf/start_training.py", "prlhf_cli", "tests/cli",
 )  # fmt: skip
 ENDINGS = {".md", ".yaml", ".yml", ".jinja", ".ipynb", ""}

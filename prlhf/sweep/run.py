@@ -18,10 +18,10 @@ from prlhf.extensions import DATA_SETS, JUDGES
 from prlhf.files import atomic_file
 from prlhf.folders import claim, mark
 from prlhf.progress import SILENT, Progress
-from prlhf.recipes import resolve
+from prlhf.recipes import Sections, resolve
 from prlhf.sweep.results import add_shared_work, conclude
 from prlhf.sweep.search import Search, search_for, search_kind
-from prlhf.sweep.settings import JUDGED, Sections, check, settings_at
+from prlhf.sweep.settings import JUDGED, check, settings_at
 from prlhf.sweep.space import Space, space_of
 from prlhf.sweep.trials import (
     NO_DISPLAY,

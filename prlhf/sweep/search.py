@@ -14,7 +14,8 @@ from typing_extensions import override
 
 from prlhf.config import SweepConfig
 from prlhf.errors import PrlhfError
-from prlhf.sweep.settings import Sections, Settings, all_settings, settings_at
+from prlhf.recipes import Sections
+from prlhf.sweep.settings import Settings, all_settings, settings_at
 from prlhf.sweep.space import Point, Range, Space, contains, corners, draw, grid, size
 from prlhf.sweep.trials import Trial, metrics_of, new_trial, next_number, planned_trials
 

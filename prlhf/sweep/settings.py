@@ -1,24 +1,22 @@
-"""What one trial is run with, and all trials of a space, checked before the first of them starts."""
+"""The settings of one trial, and of all trials of a space, checked before the first of them starts."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from prlhf.config import GenerateConfig, JudgeConfig, Stage, SweepConfig, TrainConfig
 from prlhf.errors import PrlhfError
-from prlhf.recipes import resolve
+from prlhf.recipes import Sections, resolve
 from prlhf.sweep.space import Point, Space, corners
 
-JUDGED = "judge/"  # metrics of this name come from generating and judging at the end of a trial
-Sections = Mapping[str, Mapping[str, Any]]  # stage -> its values, as recipe and command line give them
+JUDGED = "judge/"  # metrics with this prefix come from generating and judging at the end of a trial
 MANY_CORNERS = 20_000
 
 
 class Settings(Stage):
-    """A trial's stages. `generate` and `judge` are there where the metric comes from them."""
+    """The stages of a trial; `generate` and `judge` are None unless the metric comes from them."""
 
     train: TrainConfig
     generate: GenerateConfig | None = None
@@ -27,7 +25,7 @@ class Settings(Stage):
 
 
 def identity(settings: Settings) -> dict[str, Any]:
-    """All of it but where it is written, as JSON has it: train's keys, the others with their stage before them."""
+    """All settings except output folders, as JSON values: keys of train, and `STAGE.key` of the others."""
     values = settings.train.model_dump(mode="json", exclude={"out"})
     if settings.generate and settings.judge:
         written = settings.generate.model_dump(mode="json", exclude={"out"})
@@ -38,7 +36,7 @@ def identity(settings: Settings) -> dict[str, Any]:
 
 
 def settings_at(point: Point, sections: Sections, sweep: SweepConfig) -> Settings:
-    """The recipe's sections with the point's values on top. Raises PrlhfError where a stage refuses a value."""
+    """The sections of the recipe, and the values of the point over them. Raises PrlhfError for a refused value."""
     train = resolve(TrainConfig, sections.get("train", {}), {k: v for k, v in point.items() if "." not in k})
     if not sweep.metric.startswith(JUDGED):
         return Settings(train=train)
@@ -49,20 +47,20 @@ def settings_at(point: Point, sections: Sections, sweep: SweepConfig) -> Setting
 
 
 def all_settings(points: list[Point], sections: Sections, sweep: SweepConfig) -> list[Settings]:
-    """The trials at `points`; two of the same settings are refused."""
+    """The settings at `points`. Raises PrlhfError if two of them are the same."""
     found: dict[str, Point] = {}
     checked = [settings_at(point, sections, sweep) for point in points]
     for point, settings in zip(points, checked, strict=True):
         first = found.setdefault(settings.model_dump_json(), point)
-        if first is not point:  # told apart as written, but one setting
+        if first is not point:  # written differently, but the same settings
             raise PrlhfError(f"{point} and {first} are the same trial", "remove one of the values")
     return checked
 
 
 def check(space: Space, sections: Sections, sweep: SweepConfig) -> None:
-    """Refuse what would fail only when its trial comes: every corner of the space is tried against the stages' limits.
+    """Refuse now what would fail when its trial starts: every corner of the space is checked.
 
-    Limits are intervals, so what lies between two corners passes where they do.
+    The bounds of settings are intervals, so a point between two accepted corners is accepted.
     """
     judged = sweep.metric.startswith(JUDGED)
     for key in space:
@@ -76,7 +74,7 @@ def check(space: Space, sections: Sections, sweep: SweepConfig) -> None:
 
 
 def _tried(space: Space) -> list[Point]:
-    """The corners; where there are too many of them, every value beside the first ones of all other keys."""
+    """The corners, or if there are too many, each value together with the first value of all other keys."""
     if math.prod(len(corners({key: axis})) for key, axis in space.items()) <= MANY_CORNERS:
         return corners(space)
     first = {key: corners({key: axis})[0][key] for key, axis in space.items()}
@@ -87,7 +85,7 @@ def _check_metric(checked: list[Settings], sweep: SweepConfig) -> None:
     judged = sweep.metric.startswith(JUDGED)
     if judged and any(settings.train.objective == "rm" for settings in checked):
         raise PrlhfError(
-            f"{sweep.metric} needs responses, and objective = rm writes none", "rank by eval/accuracy_macro"
+            f"{sweep.metric} needs responses, and objective = rm does not write", "rank by eval/accuracy_macro"
         )
     if sweep.against != "base" and not Path(sweep.against).is_file():
         raise PrlhfError(f"no responses at {sweep.against}", "give a file of `prlhf generate`, or base")

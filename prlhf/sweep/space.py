@@ -1,4 +1,4 @@
-"""What a sweep goes through: `alpha=0.1:0.9`, `lr=1e-5:1e-3:log`, `k=5,10,50` per setting, and points in that space."""
+"""The space of a sweep, `alpha=0.1:0.9`, `lr=1e-5:1e-3:log` or `k=5,10,50` for each key, and the points in it."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ Point = dict[str, Any]  # one value for every key of the space
 
 HOW_TO_WRITE = "write it as in --space alpha=0.2,0.5 or --space alpha=0.1:0.9"
 STAGE_OF: dict[str, type[Stage]] = {"train": TrainConfig, "generate": GenerateConfig}
-PER_TRIAL = {  # what the sweep itself decides, and why
-    "out": "every trial has a folder of its own",
-    "generate.out": "every trial has a folder of its own",
+PER_TRIAL = {  # keys that the sweep sets itself, and why
+    "out": "each trial has a folder of its own",
+    "generate.out": "each trial has a folder of its own",
     "generate.dataset": "all trials write for the same prompts",
     "generate.prompts": "all trials write for the same prompts",
     "generate.users": "all trials write for the same users",
@@ -33,7 +33,7 @@ _RANGE = re.compile(r"\s*([^:,\s]+)\s*:\s*([^:,\s]+)\s*(?::\s*([^:,\s]*)\s*)?")
 
 @dataclass(frozen=True)
 class Range:
-    """All numbers from `low` to `high`, both included; `log`: as many in every factor of ten."""
+    """All numbers from `low` to `high`, both included; `log`: equally many in each factor of ten."""
 
     low: float
     high: float
@@ -41,10 +41,10 @@ class Range:
     whole: bool = False
 
     def at(self, share: float) -> float:
-        """The number below which `share`, in [0, 1), of the range lies."""
-        beyond = self.high + 1 if self.whole else self.high  # whole numbers: each has the room up to the next
+        """The number that has `share`, in [0, 1), of the range below it."""
+        beyond = self.high + 1 if self.whole else self.high  # a whole number stands for the interval up to the next
         value = self.low * (beyond / self.low) ** share if self.log else self.low + share * (beyond - self.low)
-        value = math.floor(value) if self.whole else float(f"{value:.6g}")  # short, as it stands in tables and recipes
+        value = math.floor(value) if self.whole else float(f"{value:.6g}")  # few digits, for tables and recipes
         return min(max(value, self.low), self.high)
 
     @property
@@ -54,11 +54,11 @@ class Range:
 
 
 Axis = list[Any] | Range
-Space = dict[str, Axis]  # a key, as in `alpha` or `generate.temperature` -> what it can be, in the order given
+Space = dict[str, Axis]  # a key, as in `alpha` or `generate.temperature` -> its values or range, in the given order
 
 
 def parse_space(texts: list[str]) -> Space:
-    """`["alpha=0.1:0.9", "user-tokens=1,10"]` to a space; `train.alpha` is `alpha`.
+    """Parse `["alpha=0.1:0.9", "user-tokens=1,10"]`; `train.alpha` is `alpha`.
 
     Values are YAML, so `lora_targets="q_proj,v_proj",all-linear` has two.
     """
@@ -66,7 +66,7 @@ def parse_space(texts: list[str]) -> Space:
 
 
 def texts_by_key(texts: list[str]) -> dict[str, str]:
-    """Every `--space KEY=VALUES` as its key and its values."""
+    """Split each `--space KEY=VALUES` into its key and its values."""
     given: dict[str, str] = {}
     for text in texts:
         name, separator, listed = text.partition("=")
@@ -80,7 +80,7 @@ def texts_by_key(texts: list[str]) -> dict[str, str]:
 
 
 def merged_space(recipe: Any, given: Mapping[str, Any] | Sequence[str]) -> dict[str, Any]:
-    """The space of a recipe with what was given over it, key by key: a mapping, or texts as of `--space`."""
+    """The space of a recipe with that of the command line over it, key by key: a mapping, or texts of `--space`."""
     if not isinstance(recipe, Mapping):
         raise PrlhfError(f"sweep.space = {recipe!r} is not a mapping", 'write it as alpha: "0.1:0.9", one key per line')
     typed = given if isinstance(given, Mapping) else texts_by_key(list(given))
@@ -88,14 +88,14 @@ def merged_space(recipe: Any, given: Mapping[str, Any] | Sequence[str]) -> dict[
 
 
 def space_of(given: Mapping[str, Any]) -> Space:
-    """The same from a recipe's `sweep.space`, whose values are texts, as after the `=` of --space, or lists."""
+    """Parse `sweep.space` of a recipe: its values are lists, or texts as in `--space KEY=TEXT`."""
     if not given:
-        raise PrlhfError("the sweep has no --space to go through", HOW_TO_WRITE)
+        raise PrlhfError("the sweep has no --space", HOW_TO_WRITE)
     return {canonical(key): _axis(canonical(key), value) for key, value in given.items()}
 
 
 def canonical(name: str) -> str:
-    """`train.user-tokens` is `user_tokens`; generate's keys keep their stage. Raises PrlhfError for unknown keys."""
+    """`train.user-tokens` to `user_tokens`; keys of generate keep their stage. Raises PrlhfError for an unknown key."""
     key = name.strip().replace("-", "_").removeprefix("train.")
     stage, _, bare = key.rpartition(".")
     kind = STAGE_OF.get(stage or "train")
@@ -113,7 +113,7 @@ def _field(key: str) -> Any:
 
 
 def _number_kind(key: str) -> type | None:
-    """Int or float for keys that hold numbers, also where they may be left out; None for the others."""
+    """The type int or float of a key that holds numbers or None; None for other keys."""
     annotation = _field(key).annotation
     kinds = [kind for kind in get_args(annotation) or (annotation,) if kind in (int, float)]
     return kinds[0] if kinds else None
@@ -122,7 +122,7 @@ def _number_kind(key: str) -> type | None:
 def _axis(key: str, value: Any) -> Axis:
     if isinstance(value, list):
         return _choices(key, f"{key}={value}", value)
-    if not isinstance(value, str):  # to YAML, 1:20 is a number too: 80
+    if not isinstance(value, str):  # YAML reads 1:20 as the number 80
         raise PrlhfError(
             f"sweep.space.{key} = {value!r} is neither a range nor a list", f'write {key}: "1:20", or [1, 5]'
         )
@@ -131,16 +131,16 @@ def _axis(key: str, value: Any) -> Axis:
         return _range(key, *match.groups())
     text = f"{key}={value}"
     if ":" in value and _number_kind(key):
-        raise PrlhfError(f"'{text}' is no range", f"{HOW_TO_WRITE}, or lr=1e-5:1e-3:log; a range stands alone")
+        raise PrlhfError(f"'{text}' is not a range", f"{HOW_TO_WRITE}, or lr=1e-5:1e-3:log; a range stands alone")
     return _choices(key, text, _listed(text, value))
 
 
 def _range(key: str, low: str, high: str, scale: str | None) -> Range:
     text, kind = f"{key}={low}:{high}" + (f":{scale}" if scale is not None else ""), _number_kind(key)
     if kind is None:
-        raise PrlhfError(f"'{text}' is a range, and {key} is no number", "list its values with commas")
+        raise PrlhfError(f"'{text}' is a range, and {key} is not a number", "list its values with commas")
     if scale not in (None, "log"):
-        raise PrlhfError(f"'{text}': '{scale}' is no scale", "write :log for a logarithmic range, or nothing")
+        raise PrlhfError(f"'{text}': '{scale}' is not a scale", "write :log for a logarithmic range, or nothing")
     ends = [float(low), float(high)]
     if not all(map(math.isfinite, ends)) or ends[0] > ends[1]:
         raise PrlhfError(f"'{text}' is an empty range", "write the lower end first, as in alpha=0.1:0.9")
@@ -169,11 +169,11 @@ def _listed(text: str, listed: str) -> list[Any]:
             f"cannot read the values of '{text}': {one_line(error)}",
             f"{HOW_TO_WRITE}; quote what has a comma",
         ) from error
-    return [None] if listed.rstrip().endswith(",") else values  # YAML forgives a comma at the end
+    return [None] if listed.rstrip().endswith(",") else values  # YAML ignores a comma at the end
 
 
 def _choices(key: str, text: str, values: list[Any]) -> list[Any]:
-    # null would silently mean the base's value
+    # null would silently mean the value of the recipe
     if not values or any(value is None or value == "" for value in values):
         raise PrlhfError(f"'{text}' has an empty value", HOW_TO_WRITE)
     values = [_typed(key, value) for value in values]
@@ -184,7 +184,7 @@ def _choices(key: str, text: str, values: list[Any]) -> list[Any]:
 
 
 def _typed(key: str, value: Any) -> Any:
-    """The value as the config has it: `1e-4` is text to YAML. What is refused stays: the check of points says why."""
+    """Convert a value to the type of its key: YAML reads `1e-4` as text. `check` reports a value that is refused."""
     field = _field(key)
     try:
         kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
@@ -197,7 +197,7 @@ def _typed(key: str, value: Any) -> Any:
 
 
 def grid(space: Space) -> list[Point]:
-    """All combinations; the last key varies fastest. A range has none."""
+    """All combinations; the last key varies fastest. Raises PrlhfError for a range."""
     for key, axis in space.items():
         if isinstance(axis, Range):
             raise PrlhfError(
@@ -208,7 +208,7 @@ def grid(space: Space) -> list[Point]:
 
 
 def corners(space: Space) -> list[Point]:
-    """All combinations of the lists' values and the ranges' ends: what lies between is as good as they are."""
+    """All combinations of listed values and ends of ranges; if they are accepted, so are the points between them."""
     return _combinations(space, lambda axis: axis.ends if isinstance(axis, Range) else axis)
 
 
@@ -217,7 +217,7 @@ def _combinations(space: Space, values: Any) -> list[Point]:
 
 
 def size(space: Space) -> float:
-    """How many points there are; infinite where a range is not of whole numbers."""
+    """The number of points; infinite if a range is not of whole numbers."""
     return math.prod(_size(axis) for axis in space.values())
 
 
@@ -235,7 +235,7 @@ def contains(axis: Axis, value: Any) -> bool:
 
 
 def draw(space: Space, seed: int, number: int, attempt: int = 0) -> Point:
-    """Point `number` of a random search: it depends on the seed and on nothing that was drawn before."""
+    """Point `number` of a random search. It does not depend on the points before it."""
     return {key: _draw(axis, random.Random(f"{seed} {number} {attempt} {key}").random()) for key, axis in space.items()}
 
 
