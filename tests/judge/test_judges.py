@@ -38,7 +38,9 @@ def test_a_score_that_is_not_a_number_is_refused() -> None:
 
 @pytest.fixture
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Judges that a test registers are gone after it."""
+    """Judges that a test registers are gone after it; those of prlhf, which are imported once, stay."""
+    for name in JUDGES.ours:
+        JUDGES[name]
     monkeypatch.setattr(JUDGES, "_found", dict(JUDGES._found))
 
 
