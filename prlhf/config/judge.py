@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from prlhf.config.keys import Needs, key, turned_on
+from prlhf.config.names import ProtocolName
 from prlhf.config.stage import Stage
 
 
@@ -22,7 +23,7 @@ NOT_IN_BATCHES = Needs("batch", lambda config: not config.batch, "false")
 class JudgeConfig(Stage):
     """Win-rates between two sets of responses, or a checkpoint's accuracy on held-out comparisons."""
 
-    refuses_unused = False  # prlhf/judge/options.py does, which knows whether a checkpoint is judged
+    refuses_unused = False  # prlhf/judge/judges.py does, which knows whether a checkpoint is judged
 
     judge: str | None = key(
         None,
@@ -73,7 +74,7 @@ class JudgeConfig(Stage):
         unset="not Azure",
         used=[ASKING],
     )
-    protocol: Literal["role-play", "profile", "plain"] | None = key(
+    protocol: ProtocolName | None = key(
         None, "What the judge learns about the user.", unset="what makes most of the data set", used=[ASKING]
     )
     prompt: Path | None = key(

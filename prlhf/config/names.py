@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from importlib import resources
+from typing import TYPE_CHECKING, Literal
 
 from prlhf.extensions import DATA_SETS
 
@@ -16,4 +17,12 @@ LossName = Literal[
     "discopop",
 ]  # fmt: skip
 SMOOTHED_LOSSES = ("sigmoid", "sigmoid_norm", "robust", "exo_pair")  # those that read label_smoothing
+PROMPTS = resources.files("prlhf") / "judge" / "prompts"  # NAME.jinja is a protocol, _NAME.jinja a part of others
+PROTOCOLS = tuple(
+    sorted(one.name[:-6] for one in PROMPTS.iterdir() if one.name[0] != "_" and one.name[-6:] == ".jinja")
+)
+if TYPE_CHECKING:
+    ProtocolName = str
+else:
+    ProtocolName = Literal[PROTOCOLS]
 BaselineName = Literal["none", "base", "oracle", "in-context", "chosen"]

@@ -188,6 +188,3 @@ def _write_recipe(out: Path, config: SweepConfig, sections: Sections, cluster: C
     header = f"# {command or f'prlhf sweep --recipe {RECIPE}'}\n# continue with: prlhf sweep --resume --out {out}\n"
     with atomic_file(out / RECIPE) as beside:
         beside.write_text(header + lines, encoding="utf-8")
-
-
-# ---- the command line ----

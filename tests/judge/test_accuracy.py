@@ -77,7 +77,8 @@ def test_readings_of_a_hand_made_model(
     assert results.accuracy_by_user == {"ann": 1.0, "bob": 1.0, "cat": 0.0, "zoe": 0.5}
     assert results.accuracy_macro == 0.625
     written = json.loads((tmp_path / "judged/results.json").read_text())
-    assert written | {"out": str(tmp_path / "judged")} == results.summary()
+    assert written == results.summary()
+    assert results.out == tmp_path / "judged"
 
 
 def test_it_agrees_with_the_runs_own_evaluation(tmp_path: Path, trained: Path, prepared: Path) -> None:
@@ -161,3 +162,10 @@ def test_the_command_needs_no_data_set(tmp_path: Path, trained: Path, prepared: 
     assert json.loads((tmp_path / "j/results.json").read_text())["dataset"] == str(prepared)
     done = CliRunner().invoke(app, [*words, "a.jsonl", "b.jsonl"])
     assert (done.exit_code, "--checkpoint takes no response files" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("unused", [{"judge": "rule:longer"}, {"limit": 3}, {"concurrency": 2}])
+def test_settings_of_judges_are_refused(trained: Path, prepared: Path, tmp_path: Path, unused: dict[str, Any]) -> None:
+    ((key, value),) = unused.items()
+    with pytest.raises(PrlhfError, match=f"^{key} = {value} is not used by --checkpoint; leave it out"):
+        judge_checkpoint(trained, prepared, config(tmp_path, **unused))

@@ -11,6 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from judge_rows import row
 
+from prlhf import judge
+from prlhf.config import JudgeConfig
+from prlhf.config.names import PROTOCOLS
 from prlhf.errors import PrlhfError
 from prlhf.judge.llm.answers import verdict_in
 from prlhf.judge.llm.prompt import (
@@ -19,7 +22,6 @@ from prlhf.judge.llm.prompt import (
     UserContext,
     UserContexts,
     load_template,
-    protocols,
     question,
     reminded,
 )
@@ -81,7 +83,15 @@ def test_plain_knows_nobody() -> None:
     assert "Be unfriendly." not in text_of(ask("plain", UserContext("A", "Be unfriendly.", MATERIAL)))
 
 
-@pytest.mark.parametrize("protocol", protocols())
+def test_the_protocols_are_the_files_in_the_folder() -> None:
+    assert {"plain", "profile", "role-play"} <= set(PROTOCOLS)
+    folder = Path(judge.__file__).parent / "prompts"
+    assert {f"{name}.jinja" for name in PROTOCOLS} | {"_rules.jinja"} == {path.name for path in folder.iterdir()}
+    with pytest.raises(PrlhfError, match=r"protocol = '_rules' is not known"):
+        JudgeConfig(protocol="_rules")
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_orders_and_codes(protocol: str) -> None:
     ab, ba = ask(protocol, order="ab"), ask(protocol, order="ba")
     assert list(ab.labels.values()) == ["A", "B", "tie"]

@@ -309,3 +309,14 @@ def test_trials_on_other_data_in_the_same_folder_are_not_taken_for_done(
     write_prepared(data, replace(whole, train=whole.train[:9]))
     with pytest.raises(PrlhfError, match=r"the data in .*/d changed since .*/s was started; choose another --out"):
         run_sweep(trainer(begun), tmp_path / "s", {"alpha": "0.2,0.3"}, {"dataset": str(data)}, resume=True)
+
+
+@pytest.mark.parametrize("kind", ["oracle", "reward"])
+def test_workers_get_the_absolute_path_of_what_a_judge_reads(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_sweep: Fixture, trainer: Fixture
+) -> None:
+    (tmp_path / "known").mkdir()
+    monkeypatch.chdir(tmp_path)
+    made = trainer(lambda config: {"judge/winrate": 0.5})
+    run_sweep(made, tmp_path / "sweep", {"alpha": "0.2"}, metric="judge/winrate", judge=f"{kind}:known")
+    assert [settings.judge.judge for settings in made.settings] == [f"{kind}:{tmp_path.resolve() / 'known'}"]

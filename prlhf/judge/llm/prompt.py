@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import resources
 from itertools import count
 from pathlib import Path
 from typing import Any, Literal
@@ -22,12 +21,12 @@ from typing import Any, Literal
 from jinja2 import StrictUndefined, Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from prlhf.config.names import PROMPTS
 from prlhf.dataset import GENERIC, Message, Prepared, Text, prompt_id, read_prepared
-from prlhf.errors import PrlhfError, nearest, one_line
+from prlhf.errors import PrlhfError, one_line
 from prlhf.judge.llm.answers import Side
 from prlhf.judge.verdicts import Pair
 
-PROMPTS = resources.files("prlhf.judge") / "prompts"  # NAME.jinja is a protocol, _NAME.jinja a part of others
 LETTERS, DIGITS = "BCDFGHJKLMNPQRSTVWXZ", "23456789"  # no vowels and no 0 or 1: codes are neither words nor ambiguous
 ENVIRONMENT = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
 SHOWN_APART = {"self_description", "system_string", "stated_prefs_top", "open_feedback", "examples"}  # not as facts
@@ -78,20 +77,12 @@ class UserContexts:
 # ---- protocols ----
 
 
-def protocols() -> list[str]:
-    """The names of the protocols: each is a file prompts/NAME.jinja."""
-    names = [path.name.removesuffix(".jinja") for path in PROMPTS.iterdir() if path.name.endswith(".jinja")]
-    return sorted(name for name in names if not name.startswith("_"))
-
-
 def load_template(protocol: str, file: Path | None) -> Template:
     """The prompt of a protocol, or of `file` in its place. It has the blocks `system` and `user`.
 
-    Raises PrlhfError if there is no such protocol, or `file` cannot be used.
+    Raises PrlhfError if `file` cannot be used.
     """
     if file is None:
-        if protocol not in protocols():
-            raise PrlhfError(f"unknown protocol '{protocol}'", nearest(protocol, protocols()))
         return _packaged(protocol)
     try:
         template = ENVIRONMENT.from_string(file.read_text(encoding="utf-8"))
