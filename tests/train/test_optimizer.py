@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from prlhf.model.user_models import Table
+from prlhf.model.user_models import SparseRows
 from prlhf.train.optimizer import RowAdamW, clip_grad_norm
 
 OPTIONS: dict[str, Any] = {"lr": 0.1, "betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.2}
@@ -22,16 +22,16 @@ def random(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def table_of(rows: int, width: int = 3) -> Table:
-    return Table(random(rows, width), first=0)
+def table_of(rows: int, width: int = 3) -> SparseRows:
+    return SparseRows(random(rows, width), first=0)
 
 
-def backward(table: Table, users: Sequence[int], seed: int = 0) -> None:
+def backward(table: SparseRows, users: Sequence[int], seed: int = 0) -> None:
     rows = table(torch.tensor(users, dtype=torch.long))
     (rows * random(*rows.shape, seed=seed)).sum().backward()
 
 
-def train(table: Table, steps: Sequence[Sequence[int]], **options: Any) -> RowAdamW:
+def train(table: SparseRows, steps: Sequence[Sequence[int]], **options: Any) -> RowAdamW:
     """A step for each list of users."""
     optimizer = RowAdamW(table.parameters(), **(OPTIONS | options))
     for i, users in enumerate(steps):
@@ -99,7 +99,7 @@ def test_rows_by_hand() -> None:
     2 / sqrt(4) = 1. In the second step it drifts: m = 0.5, v = 1, over 0.75: 0.66667 / sqrt(1.33333) = 0.57735. In the
     third it has 4: m = 2.25, v = 8.5, over 0.875: 2.57143 / sqrt(9.71429) = 0.82503. Row 1 has -5 in the second:
     m = -2.5, v = 12.5, over 0.75: -3.33333 / sqrt(16.66667) = -0.81650."""
-    table = Table(torch.zeros(3, 1), first=0)
+    table = SparseRows(torch.zeros(3, 1), first=0)
     optimizer = RowAdamW(table.parameters(), lr=0.1, betas=(0.5, 0.5), eps=0.0, weight_decay=0.0)
     seen = []
     for row, gradient in ((0, 2.0), (1, -5.0), (0, 4.0)):
@@ -142,7 +142,7 @@ def test_accumulated_gradients_are_one_step() -> None:
 
 @pytest.mark.parametrize("users", [10, 1_000_000])
 def test_what_is_saved_does_not_grow_with_the_users(users: int) -> None:
-    optimizer = train(Table(torch.zeros(users, 3), first=0), [[1, 2], [9, 1], [users - 1, 5]])
+    optimizer = train(SparseRows(torch.zeros(users, 3), first=0), [[1, 2], [9, 1], [users - 1, 5]])
     state = optimizer.state_dict()["state"][0]
     assert state["rows"].tolist() == ([1, 2, 9, 5] if users == 10 else [1, 2, 9, 5, users - 1])
     assert {name: tuple(value.shape) for name, value in state.items()} == {
@@ -158,7 +158,7 @@ def test_saved_and_loaded_goes_on_to_the_last_bit() -> None:
     """Through a file, as Trainer reads it; with rows that fp32 cannot count (2^24 + 1)."""
     many = 2**24 + 2
     steps = [[1, many - 1], [3], [many - 1, 1], [2, 3], [1, 2]]
-    table, again = Table(torch.zeros(many, 1), first=0), Table(torch.zeros(many, 1), first=0)
+    table, again = SparseRows(torch.zeros(many, 1), first=0), SparseRows(torch.zeros(many, 1), first=0)
     train(table, steps)
     before = train(again, steps[:3])
     file = io.BytesIO()
