@@ -1,12 +1,11 @@
-"""What can be added by name: data sets, user models, losses, baselines and judges.
+"""What can be registered by name: data sets and judges.
 
 An extension is one object in one file, with everything the rest needs to know of it on the object. A decorator
-registers it, in a script or notebook as in this package: `@data_set("mine")`, `@user_model("mine")`, `@loss("mine")`,
-`@baseline("mine")`, `@judge("mine")`. The names of our own stand here, so that listing names imports nothing. Another
-package registers by an entry point of the kind's group:
+registers it, in a script or notebook as in this package: `@data_set("mine")`, `@judge("mine")`. The names of our own
+stand here, so that listing names imports nothing. Another package registers by an entry point of the kind's group:
 
-    [project.entry-points."prlhf.losses"]
-    squared = "my_package.losses:squared"
+    [project.entry-points."prlhf.judges"]
+    polite = "my_package.judges:Polite"
 """
 
 from __future__ import annotations

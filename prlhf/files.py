@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import resource
@@ -50,17 +51,9 @@ def atomic_file(path: Path) -> Iterator[Path]:
     Raises:
         PrlhfError: another process writes `path`, or the system refuses to write it (CannotWrite).
     """
-    real = Path(os.path.realpath(path))
-    beside = _beside(real)
-    with full_disk_named(path), _folders_for(real):
-        sweep_leftovers(real)
-        handle = _owned(beside, path, folder=False)
-        try:
-            yield beside
-            os.replace(beside, real)
-        finally:
-            beside.unlink(missing_ok=True)
-            os.close(handle)
+    with _written_beside(path, folder=False) as (beside, real):
+        yield beside
+        os.replace(beside, real)
 
 
 @contextmanager
@@ -76,16 +69,26 @@ def atomic_dir(path: Path) -> Iterator[Path]:
     Raises:
         PrlhfError: another process writes `path`, or the system refuses to write it (CannotWrite).
     """
+    with _written_beside(path, folder=True) as (beside, real):
+        yield beside
+        _put_in_place(beside, real)
+
+
+@contextmanager
+def _written_beside(path: Path, folder: bool) -> Iterator[tuple[Path, Path]]:
+    """Yield a new file or folder next to `path`, which this process owns, and the real place of `path`.
+
+    What is still beside at the end is removed.
+    """
     real = Path(os.path.realpath(path))
     beside = _beside(real)
     with full_disk_named(path), _folders_for(real):
         sweep_leftovers(real)
-        handle = _owned(beside, path, folder=True)
+        handle = _owned(beside, path, folder)
         try:
-            yield beside
-            _put_in_place(beside, real)
+            yield beside, real
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            _remove(beside)
             os.close(handle)
 
 
@@ -103,6 +106,12 @@ def scratch_dir(what: str) -> Iterator[Path]:
             yield Path(name)
         finally:
             os.close(handle)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 checksum of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ---- leftovers of killed writes ----

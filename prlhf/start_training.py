@@ -10,6 +10,7 @@ from typing import Any
 
 from prlhf.config import SAVED, ClusterConfig, TrainConfig
 from prlhf.config.keys import unused
+from prlhf.config.train import WITHOUT_USERS
 from prlhf.data import locate
 from prlhf.errors import PrlhfError
 from prlhf.folders import claim
@@ -23,7 +24,6 @@ from prlhf.train.storage import fetch_recipe, saved_cluster
 HERE = ClusterConfig()
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 NAMING = ("out", "dataset", "objective", "user_model")  # the settings that name a run's folder
-WITHOUT_USERS = {"user_model": "uniform", "user_tokens": 0, "user_text": False}
 
 
 def run_training(

@@ -255,13 +255,13 @@ def test_every_setting_of_prep_can_be_typed() -> None:
     from typer.main import get_command
 
     from prlhf.config import PrepConfig
-    from prlhf.data.provenance import FLAGS
+    from prlhf.recipes import option_of
     from prlhf_cli.main import app
 
     group: Any = get_command(app)
     has = {option for param in group.commands["prep"].params for option in param.opts + param.secondary_opts}
     keys = PrepConfig.model_fields.keys() - {"dataset", "columns"}  # custom data, which have no known name
-    assert {FLAGS.get(key, "--" + key.replace("_", "-")) for key in keys} <= has
+    assert {option for key in keys for option in option_of(PrepConfig, key).split("/")} <= has
 
 
 def rows_of(path: Path, user: str) -> Path:

@@ -1,4 +1,4 @@
-"""The names that settings choose from. A new data set, user model, loss or baseline is named here."""
+"""The names that settings choose from. A new user model, loss or baseline is named here; data sets are registered."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 from prlhf.extensions import DATA_SETS
 
 KNOWN_DATA = tuple(DATA_SETS.ours)
-DEMO_DATASETS = ("demo", "demo-profiles", "demo-crowd")  # data sets whose default base is the bundled tiny model
 HUB_DEFAULT_MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 
 UserModelName = Literal["uniform", "individual", "cluster"]

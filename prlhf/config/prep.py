@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from prlhf.config.keys import Needs, key
-from prlhf.config.names import DEMO_DATASETS, KNOWN_DATA
+from prlhf.config.names import KNOWN_DATA
 from prlhf.config.stage import Stage
 from prlhf.extensions import DATA_SETS
 
@@ -122,7 +122,7 @@ class PrepConfig(Stage):
         None,
         "Training comparisons per user.",
         unset="300; demo-crowd: 8",
-        used=[read_by("comparisons", *DEMO_DATASETS)],
+        used=[read_by("comparisons", "demo", "demo-profiles", "demo-crowd")],
         ge=1,
         le=1_000_000,
     )

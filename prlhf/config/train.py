@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 from pydantic import model_validator
@@ -17,6 +19,9 @@ DPO = one_of("objective", "dpo")
 CLUSTERS = one_of("user_model", "cluster")
 TOKENS_OR_HEAD = Needs("user_tokens", lambda config: config.user_tokens > 0 or config.objective == "rm", "more than 0")
 ADAPTER = Needs("full_finetune", lambda config: not config.full_finetune, "false")
+
+
+WITHOUT_USERS: Mapping[str, Any] = MappingProxyType({"user_model": "uniform", "user_tokens": 0, "user_text": False})
 
 
 class TrainConfig(Stage):

@@ -11,9 +11,8 @@ from prlhf.config import PrepConfig
 from prlhf.dataset import is_prepared, read_manifest
 from prlhf.errors import PrlhfError
 from prlhf.extensions import DATA_SETS
+from prlhf.recipes import option_of
 from prlhf.source.files import local_path
-
-FLAGS = {"text": "--preference-text", "bad_rows": "--skip-bad"}  # options of `prep` not named after their key
 
 
 def refuse_other_options(folder: Path, config: PrepConfig, hint: str) -> None:
@@ -116,8 +115,7 @@ def _command(config: PrepConfig, out: Path) -> str:
     """The command `prlhf prep` that prepares the data of `config` in `out`."""
     words = ["prlhf", "prep", config.dataset]
     for key, value in config.given().items():
-        if key in FLAGS:
-            words.append(FLAGS[key])
-        elif key not in ("dataset", "out"):
-            words += [f"--{key.replace('_', '-')}", str(value)]
+        option, _, other = option_of(PrepConfig, key).partition("/")  # of --first/--second the default is the first
+        if key not in ("dataset", "out"):
+            words += [other or option] if other or isinstance(value, bool) else [option, str(value)]
     return shlex.join([*words, "--out", str(out)])

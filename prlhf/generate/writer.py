@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from prlhf.config import GenerateConfig, TrainConfig
+from prlhf.config.train import WITHOUT_USERS
 from prlhf.errors import PrlhfError
 from prlhf.generate.baselines import BASELINES
 from prlhf.generate.best_of import load_best_of
@@ -125,8 +126,7 @@ def open_plan(run: Path | None, config: GenerateConfig, users: Sequence[str]) ->
     base = BASELINES[config.baseline].as_base
     if not is_per_user(run):
         return WritingModel(_sketch(run, config, named_users(config)), digest([run]), base)
-    ids = read_per_user(run).users
-    adapters = {user_index: run_of(run, user_index) for user_index in range(1, len(ids) + 1)}
+    ids, adapters = _adapters(run)
     policy = replace(_sketch(adapters[1], config), user_ids=ids, user_texts={})
     return WritingModel(policy, digest(adapters.values()), base, {} if base else adapters)
 
@@ -164,9 +164,14 @@ def _sketch(run: Path, config: GenerateConfig, wanted: set[str] | None = None) -
     return Policy(None, base, trained, users.ids, users.texts, users.user_indices, conversational)  # type: ignore[arg-type]
 
 
+def _adapters(run: Path) -> tuple[list[str], dict[int, Path]]:
+    """The users of a folder of one adapter per user, and the run of each user index."""
+    ids = read_per_user(run).users
+    return ids, {user_index: run_of(run, user_index) for user_index in range(1, len(ids) + 1)}
+
+
 def _open_per_user(run: Path, config: GenerateConfig) -> WritingModel:
-    users = read_per_user(run).users
-    adapters = {user_index: run_of(run, user_index) for user_index in range(1, len(users) + 1)}
+    users, adapters = _adapters(run)
     weights = digest(adapters.values())
     for each in adapters.values():
         check_weights(model_folder(each), read_about(model_folder(each)))
@@ -189,6 +194,6 @@ def _base_alone(name: str, config: GenerateConfig, users: Sequence[str]) -> Poli
     device = pick_device(config.device)
     base = load_base(name, device, pick_dtype(config.precision, device), config.trust_remote_code)
     speed_up(base.lm, device)
-    vanilla = TrainConfig(model=name, user_model="uniform", user_tokens=0, user_text=False)
+    vanilla = TrainConfig(model=name, **WITHOUT_USERS)
     nobody = build_user_model(vanilla, 0, base.lm.get_input_embeddings().weight)
     return Policy(PersonalizedLM(base.lm, nobody), base, vanilla, list(users), {})

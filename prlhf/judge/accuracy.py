@@ -11,15 +11,18 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from prlhf.config import JudgeConfig
-from prlhf.dataset import gone, is_prepared, read_prepared
+from prlhf.dataset import Comparison, gone, is_prepared, read_prepared
 from prlhf.errors import PrlhfError
 from prlhf.folders import claim, replacing
-from prlhf.judge.judges import given, not_used
+from prlhf.judge.judges import not_used
 from prlhf.judge.statistics import half_tied_rate
+from prlhf.model.checkpoint import Trained
+from prlhf.model.encoding import Encoded
 from prlhf.model.fitting import Fitting
 from prlhf.model.per_user import trained_on
 from prlhf.model.rewards import Scored, accuracy_summary, load_rewards, score
@@ -46,24 +49,13 @@ def judge_checkpoint(
     Raises:
         PrlhfError: a setting is not used, or the run or the data cannot be read.
     """
-    for key in given(config):
+    for key in config.given():
         if key not in USED:
             raise not_used(config, key, "--checkpoint", "leave it out")
     dataset = dataset or _own_data(run)
     claim(config.out, "judgement", inputs=(run, dataset))
     trained, rewards = load_rewards(run, config.device, config.model, config.trust_remote_code)
-    index_of = trained.index_of()
-    rows = [replace(row, user_index=index_of.get(row.user_id, 0)) for row in read_prepared(dataset).eval]
-    if not rows:
-        raise PrlhfError(f"{dataset} has no held-out comparisons", "prepare it with an eval split")
-    encoder, fitting = trained.encoder(), Fitting(config.skip_long)
-    found = fitting.part("held-out comparisons", rows, encoder.comparison)
-    fitting.check(advice="shorten them")
-    rows, data = [row for row, _ in found], [encoded for _, encoded in found]
-    skipped = fitting.skipped["held-out comparisons"]
-    if skipped:
-        progress.note(f"{skipped:,} held-out comparisons do not fit and were left out (skip_long)")
-    encoder.note_cut(progress)
+    rows, data, skipped = _held_out(trained, dataset, config, progress)
 
     def read_as(user_indices: list[int]) -> list[Scored]:
         return score(rewards, data, user_indices, config.batch_size, progress)
@@ -94,6 +86,27 @@ def judge_checkpoint(
     with replacing(config.out, "judgement") as folder:
         (folder / "results.json").write_text(json_text(results, indent=2) + "\n", encoding="utf-8")
     return CheckpointAccuracy.model_validate(results | {"out": config.out})
+
+
+def _held_out(
+    trained: Trained[Any], dataset: Path, config: JudgeConfig, progress: Progress
+) -> tuple[list[Comparison], list[Encoded], int]:
+    """The held-out comparisons that fit, with the run's user indices, in token ids too, and the number of the others.
+
+    Raises PrlhfError if there are none, or if some do not fit and `config.skip_long` does not leave them out.
+    """
+    index_of = trained.index_of()
+    rows = [replace(row, user_index=index_of.get(row.user_id, 0)) for row in read_prepared(dataset).eval]
+    if not rows:
+        raise PrlhfError(f"{dataset} has no held-out comparisons", "prepare it with an eval split")
+    encoder, fitting = trained.encoder(), Fitting(config.skip_long)
+    found = fitting.part("held-out comparisons", rows, encoder.comparison)
+    fitting.check(advice="shorten them")
+    (skipped,) = fitting.skipped.values()
+    if skipped:
+        progress.note(f"{skipped:,} held-out comparisons do not fit and were left out (skip_long)")
+    encoder.note_cut(progress)
+    return [row for row, _ in found], [encoded for _, encoded in found], skipped
 
 
 def _own_data(run: Path) -> Path:

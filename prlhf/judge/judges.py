@@ -158,7 +158,7 @@ def refuse_unused(config: JudgeConfig, kinds: Mapping[str, type[Judge]]) -> None
     used = ALWAYS_USED.union(*(kind.uses for kind in kinds.values()))
     if config.dataset == config.calibrate:
         used |= {"dataset"}
-    for key in given(config):
+    for key in config.given():
         if key not in used:
             by = [name for name in JUDGES.ours if key in JUDGES[name].uses]
             argument = f":{JUDGES[by[0]].metavar}" if by and JUDGES[by[0]].argument_required else ""
@@ -166,12 +166,6 @@ def refuse_unused(config: JudgeConfig, kinds: Mapping[str, type[Judge]]) -> None
             raise not_used(config, key, f"--judge {config.judge}", hint)
     for name, kind in kinds.items():
         kind.check(name, config)
-
-
-def given(config: JudgeConfig) -> list[str]:
-    """The keys whose value is not the default."""
-    fields = type(config).model_fields
-    return [key for key, field in fields.items() if getattr(config, key) != field.default]
 
 
 def not_used(config: JudgeConfig, key: str, by: str, hint: str) -> PrlhfError:

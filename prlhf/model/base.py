@@ -15,7 +15,7 @@ from torch import nn
 
 from prlhf.config import TrainConfig
 from prlhf.errors import PrlhfError, nearest, one_line
-from prlhf.files import atomic_dir, cache_folder
+from prlhf.files import atomic_dir, cache_folder, sha256
 from prlhf.model.base_errors import (
     INDEX,
     INSTEAD,
@@ -150,9 +150,7 @@ def in_cache(name: str) -> bool:
 def gguf_folder(path: Path) -> Path:
     """The folder in the cache for the converted weights of a GGUF file."""
     check_gguf(path)
-    with path.open("rb") as file:
-        key = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    return cache_folder() / "gguf" / f"{path.stem}-{key}"
+    return cache_folder() / "gguf" / f"{path.stem}-{sha256(path)[:16]}"
 
 
 def convert_gguf(path: Path) -> Path:

@@ -7,11 +7,11 @@ cannot, and would silently give wrong values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import cast
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from prlhf.errors import one_line
 from prlhf.model import workers
@@ -21,6 +21,8 @@ from prlhf.model.prefix_tree import Pack, families, pack
 from prlhf.model.readings import Reading, Rows, padded
 from prlhf.model.sharding import in_shards, let_go
 from prlhf.progress import SILENT, Progress
+
+T = TypeVar("T")
 
 # what different models raise if they cannot take the input of a probe
 REFUSALS = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
@@ -78,6 +80,30 @@ class Engine:
             found |= zip((distinct[number] for number in numbers), values[: len(numbers)], strict=True)
         let_go(self.model)
         return torch.stack([found[reading] for reading in readings])
+
+
+def in_batches(
+    model: nn.Module,
+    lengths: Sequence[int],
+    batch_size: int,
+    read: Callable[[list[int]], Iterable[T]],
+    progress: Progress = SILENT,
+) -> list[T]:
+    """What `read` returns for rows of `lengths` tokens, given the numbers of `batch_size` of them; in the rows' order.
+
+    The shortest rows are read first, so that little is padded; `model` is in evaluation mode, without gradients.
+    """
+    training = model.training
+    model.eval()
+    order = sorted(range(len(lengths)), key=lengths.__getitem__)
+    found: dict[int, T] = {}
+    for start in range(0, len(order), batch_size):
+        chunk = order[start : start + batch_size]
+        with torch.no_grad():
+            found |= zip(chunk, read(chunk), strict=True)
+        progress.advance(len(chunk))
+    model.train(training)
+    return [found[number] for number in range(len(lengths))]
 
 
 def budget_on(device: torch.device, budget: int | None = None) -> int:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -21,7 +20,7 @@ from prlhf.dataset import Comparison, Text
 from prlhf.errors import NotFinite
 from prlhf.model.checkpoint import Trained, kind_of, load_policy, load_reward_model, reference_model
 from prlhf.model.encoding import Encoded
-from prlhf.model.engine import Engine
+from prlhf.model.engine import Engine, in_batches
 from prlhf.model.personalized import Personalized, RewardModel
 from prlhf.model.readings import readings_of
 from prlhf.model.reference import Reference, open_cache
@@ -109,18 +108,13 @@ def score(
     progress: Progress = SILENT,
 ) -> list[Scored]:
     """Score `data` as `user_indices` (one per comparison), in the order given."""
-    training = rewards.model.training
-    rewards.model.eval()
-    order = sorted(range(len(data)), key=lambda i: len(data[i].prompt) + len(data[i].chosen))  # less padding
-    scored: dict[int, Scored] = {}
-    for start in range(0, len(order), batch_size):
-        chunk = order[start : start + batch_size]
-        with torch.no_grad():
-            found = rewards([data[i] for i in chunk], [user_indices[i] for i in chunk]).tolist()
-        scored |= {i: Scored(c, r) for i, c, r in zip(chunk, *found, strict=True)}
-        progress.advance(len(chunk))
-    rewards.model.train(training)
-    return [scored[i] for i in range(len(data))]
+
+    def read(chunk: list[int]) -> list[Scored]:
+        found = rewards([data[i] for i in chunk], [user_indices[i] for i in chunk]).tolist()
+        return [Scored(chosen, rejected) for chosen, rejected in zip(*found, strict=True)]
+
+    lengths = [len(row.prompt) + len(row.chosen) for row in data]
+    return in_batches(rewards.model, lengths, batch_size, read, progress)
 
 
 class ResponseReader:

@@ -67,7 +67,7 @@ class UserModel(nn.Module):
     def warnings(cls, config: TrainConfig, users: int) -> list[str]:  # noqa: ARG003
         """Why training it on `users` seen users may be of little use."""
         if cls.personal and users == 1:
-            return ["one user only: what is learned cannot be distinguished from plain DPO"]
+            return ["one user only: the result will not differ from plain DPO"]
         return []
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from prlhf.errors import PrlhfError, one_line
+from prlhf.files import sha256
 from prlhf.model.personalized import Personalized, RewardModel
 from prlhf.model.sharding import as_shards_of, let_go
 from prlhf.model.user_models import SparseRows, UserModel
@@ -113,7 +113,7 @@ def sum_weights(folder: Path, by_block: bool) -> dict[str, str]:
     if by_block:
         (folder / BLOCK_SUMS).write_text("".join(f"{line}\n" for line in block_sums(folder / USER_MODEL)))
         names[names.index(USER_MODEL)] = BLOCK_SUMS
-    return {name: _sha256(folder / name) for name in names}
+    return {name: sha256(folder / name) for name in names}
 
 
 def check_weights(folder: Path, about: dict[str, Any], rows: bool = True) -> None:
@@ -125,7 +125,7 @@ def check_weights(folder: Path, about: dict[str, Any], rows: bool = True) -> Non
         path = folder / name
         if not path.is_file():
             raise PrlhfError(f"{folder} lacks {name}", "train again, or use a copy")
-        if _sha256(path) != expected:
+        if sha256(path) != expected:
             raise changed(path)
     if BLOCK_SUMS in about["sha256"]:
         path = folder / USER_MODEL
@@ -137,8 +137,3 @@ def check_weights(folder: Path, about: dict[str, Any], rows: bool = True) -> Non
 
 def _block_sums(folder: Path) -> list[str]:
     return (folder / BLOCK_SUMS).read_text().split()
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

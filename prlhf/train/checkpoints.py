@@ -12,7 +12,6 @@ checkpoints/checkpoint-50     after optimizer step 50; checkpoints/checkpoint-TR
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from prlhf.errors import PrlhfError
-from prlhf.files import atomic_file, full_disk_named
+from prlhf.files import atomic_file, full_disk_named, sha256
 from prlhf.model import workers
 from prlhf.parse import json_value
 from prlhf.progress import SILENT, Progress
@@ -98,7 +97,7 @@ def seal(checkpoint: Path, metrics: Path, keep: int) -> None:
     """Declare `checkpoint` complete, with a copy of the log; then remove older ones, except the `keep` newest."""
     if metrics.exists():
         shutil.copyfile(metrics, checkpoint / METRICS)
-    sums = {str(path.relative_to(checkpoint)): _sha256(path) for path in _files(checkpoint)}
+    sums = {str(path.relative_to(checkpoint)): sha256(path) for path in _files(checkpoint)}
     with atomic_file(checkpoint / SEAL) as beside:
         beside.write_text(json.dumps(sums, indent=1) + "\n")
     newest, whole = step_of(checkpoint), []
@@ -123,7 +122,7 @@ def fault(checkpoint: Path) -> str | None:
         path = checkpoint / name
         if not path.is_file():
             return f"{name} is missing"
-        if _sha256(path) != expected:
+        if sha256(path) != expected:
             return f"{name} has changed"
     return ""
 
@@ -181,8 +180,3 @@ def _remove(checkpoint: Path) -> None:
 
 def _files(folder: Path) -> Iterator[Path]:
     return (path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != SEAL)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,29 +6,26 @@ import math
 import os
 import random
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from prlhf.config import ClusterConfig, TrainConfig
 from prlhf.config.keys import unused
-from prlhf.dataset import Prepared, read_prepared
-from prlhf.folders import claim
+from prlhf.dataset import Prepared
 from prlhf.model.base import load_skeleton, make_trainable, pick_device, pick_dtype
 from prlhf.model.checkpoint import Trained
-from prlhf.model.encoding import Encoded, Encoder
+from prlhf.model.encoding import Encoder
 from prlhf.model.engine import budget_on
 from prlhf.model.personalized import CHUNK, trunk_of
 from prlhf.model.user_models import size_of
 from prlhf.progress import SILENT, Progress
 from prlhf.train.batches import step_count
-from prlhf.train.encode import Demonstration, encode, note_left_out
+from prlhf.train.encode import encode, lengths_of, note_left_out
 from prlhf.train.memory import ALONE, Batch, memory, shape_of
 from prlhf.train.objectives import weighted_terms
 from prlhf.train.on_ray import check_share
-from prlhf.train.run import check_data, with_base, without_users
-from prlhf.train.trackers import tracker_names
+from prlhf.train.run import checked
 
 GIB = 2**30
 
@@ -41,11 +38,7 @@ def plan(config: TrainConfig, progress: Progress = SILENT, cluster: ClusterConfi
     Raises:
         PrlhfError: `train` would refuse to start.
     """
-    tracker_names(config.report_to)
-    claim(config.folder, "run", resume=False)
-    data = read_prepared(Path(config.dataset))
-    config = with_base(without_users(config), data)
-    check_data(config, data, progress)
+    config, data = checked(config, False, progress)
     check_share(config, cluster)
     device, dtype, elsewhere = device_of(config, cluster)
     base, missing = load_skeleton(str(config.model), dtype, config.trust_remote_code)
@@ -152,15 +145,8 @@ def look_at(
     number of held-out rows, and the numbers of rows that were left out.
     """
     train_set, held_out, encoder = encode(policy, data)
-    lengths = [_length(row, policy.config.user_tokens) for row in train_set.encoded]
+    lengths = [lengths_of(row, policy.config.user_tokens) for row in train_set.encoded]
     return encoder, lengths, len(held_out), {"train": train_set.left_out, "eval": held_out.left_out}
-
-
-def _length(row: Encoded | Demonstration, user_tokens: int) -> tuple[int, int]:
-    """Tokens before the response, and in the longer one."""
-    if isinstance(row, Demonstration):
-        return len(row.prompt), len(row.response)
-    return user_tokens + len(row.text + row.prompt), max(len(row.chosen), len(row.rejected))
 
 
 def largest_batch(config: TrainConfig, lengths: Sequence[tuple[int, int]], budget: int, vocabulary: int) -> Batch:

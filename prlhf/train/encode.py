@@ -112,6 +112,13 @@ def _as_set(found: list[tuple[Comparison, Any]], **left_out: int) -> EncodedSet:
     return EncodedSet([encoded for _, encoded in found], [row for row, _ in found], left_out)
 
 
+def lengths_of(row: Encoded | Demonstration, user_tokens: int) -> tuple[int, int]:
+    """The tokens before the response, and those of the longer response."""
+    if isinstance(row, Demonstration):
+        return len(row.prompt), len(row.response)
+    return user_tokens + len(row.text + row.prompt), max(len(row.chosen), len(row.rejected))
+
+
 def note_left_out(left_out: dict[str, dict[str, int]], progress: Progress) -> None:
     """Say what `encode` left out of the splits `train` and `eval`."""
     for part, name in (("train", TRAIN), ("eval", EVAL)):
@@ -143,14 +150,12 @@ def room(dataset: Path, base: Base) -> dict[str, Any]:
     encoder, fitting = policy.encoder(), Fitting(skip=True)
     found = [
         encoded
-        for part, rows in (("training comparisons", data.train), ("held-out comparisons", data.eval))
+        for part, rows in ((f"{TRAIN} comparisons", data.train), (f"{EVAL} comparisons", data.eval))
         for _, encoded in fitting.part(part, rows, encoder.comparison)
     ]
 
-    def tokens(e: Encoded) -> int:
-        return config.user_tokens + len(e.text) + len(e.prompt) + max(len(e.chosen), len(e.rejected))
-
-    lengths = np.percentile([tokens(e) for e in found], PERCENTILES).tolist() if found else []
+    tokens = [sum(lengths_of(row, config.user_tokens)) for row in found]
+    lengths = np.percentile(tokens, PERCENTILES).tolist() if found else []
     return {
         "model": base.name,
         "context": encoder.limit,

@@ -4,7 +4,7 @@ Log-probs are sums over the response's tokens, in nats. D is the margin of secti
 of the DPO family, named in LOSSES, takes the place of -log sigmoid(beta D) in the personalized objective. It is a
 function (chosen [B], rejected [B], beta, label_smoothing) -> [B]. `chosen` and `rejected` are
 log-ratios log pi(y|x, u) - log pi_ref(y|x) in nats: summed over the response's tokens, or averaged for the names in
-PER_TOKEN. beta times a log-ratio is the response's implicit reward. Only the losses of `applies.SMOOTHED_LOSSES`
+PER_TOKEN. beta times a log-ratio is the response's implicit reward. Only the losses of `config.names.SMOOTHED_LOSSES`
 read `label_smoothing`, the assumed share of flipped preferences.
 
 Left out are losses that need more than one comparison: aot (sorts log-ratios across the batch, so it would compare

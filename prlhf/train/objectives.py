@@ -18,10 +18,11 @@ from typing_extensions import override
 from prlhf.config import TrainConfig
 from prlhf.model import workers
 from prlhf.model.encoding import Encoded
-from prlhf.model.engine import Engine
+from prlhf.model.engine import Engine, in_batches
 from prlhf.model.readings import Reading, readings_of
 from prlhf.model.reference import Reference
 from prlhf.model.rewards import ImplicitRewards, ModelRewards, Rewards, Scored, accuracy_summary, score
+from prlhf.model.user_models import user_model_of
 from prlhf.progress import Progress
 from prlhf.train.encode import Demonstration, EncodedSet
 from prlhf.train.losses import bradley_terry, implicit_margin, nll_per_token, preference_loss
@@ -70,7 +71,7 @@ def weighted_terms(config: TrainConfig, rows: Sequence[Any]) -> list[Term]:
     With a uniform user model both terms would be the same, so there is one of weight 1.
     """
     users, generic = [row.user_index for row in rows], [0] * len(rows)
-    if config.user_model == "uniform":
+    if not user_model_of(config).personal:
         return [Term(1.0, users)]
     terms = [Term(config.alpha, users), Term(1.0 - config.alpha, generic)]
     return [term for term in terms if term.weight > 0]
@@ -104,7 +105,7 @@ class _Preferences(Objective):
     def evaluate(self, held_out: EncodedSet, batch_size: int, progress: Progress) -> dict[str, Any]:
         """Accuracy and margin of the (implicit) reward, per user and as the generic user."""
         data, own = held_out.encoded, [row.user_index for row in held_out.encoded]
-        personal = self.config.user_model != "uniform"
+        personal = user_model_of(self.config).personal
         progress.start("evaluating", len(workers.spread(data)) * (2 if personal else 1))
 
         def scored_as(users: list[int]) -> list[Scored]:
@@ -195,20 +196,17 @@ class Imitation(Objective):
     def evaluate(self, held_out: EncodedSet, batch_size: int, progress: Progress) -> dict[str, Any]:
         """Negative log-likelihood of the responses in nats: the mean over their tokens, and over them."""
         data = held_out.encoded
-        model, mine, found = self.engine.model, workers.spread(data), dict[int, float]()
-        order = sorted(range(len(mine)), key=lambda i: len(mine[i].prompt) + len(mine[i].response))  # less padding
-        training = model.training
-        model.eval()
-        progress.start("evaluating", len(mine))
-        for start in range(0, len(order), batch_size):
-            chunk = order[start : start + batch_size]
+        mine = workers.spread(data)
+
+        def read(chunk: list[int]) -> list[float]:
             (readings,) = self.sides([mine[i] for i in chunk], [0] * len(chunk))
-            with torch.no_grad():
-                found |= zip(chunk, self.engine.values(readings).tolist(), strict=True)
-            progress.advance(len(chunk))
+            return self.engine.values(readings).tolist()
+
+        progress.start("evaluating", len(mine))
+        lengths = [len(row.prompt) + len(row.response) for row in mine]
+        found = in_batches(self.engine.model, lengths, batch_size, read, progress)
         progress.finish()
-        model.train(training)
-        total = -sum(workers.collect([found[i] for i in range(len(mine))], len(data)))
+        total = -sum(workers.collect(found, len(data)))
         return {"nats_per_token": total / self.size(data), "nats_per_response": total / len(data)}
 
 

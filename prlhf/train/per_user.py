@@ -15,16 +15,14 @@ from typing import Any
 from prlhf.config import TrainConfig
 from prlhf.dataset import Comparison, Prepared, User, write_prepared
 from prlhf.errors import Interrupted, NotFinite, PrlhfError
-from prlhf.files import atomic_file
 from prlhf.folders import claim, mark
 from prlhf.model.checkpoint import build_policy
 from prlhf.model.per_user import PerUser, is_per_user, read_per_user, run_of, write_per_user
 from prlhf.model.rewards import mean
-from prlhf.parse import json_text
 from prlhf.progress import SILENT, Progress
 from prlhf.train.encode import encode
 from prlhf.train.run import check_data, train, vanilla, with_base
-from prlhf.train.run_folder import check_same, data_of, read_results, saved_config, write_recipe
+from prlhf.train.run_folder import check_same, data_of, read_results, saved_config, write_recipe, write_results
 from prlhf.train.trackers import tracker_names
 
 MAX_USERS = 50  # each costs a run and an adapter: for more users a user model is the better choice
@@ -69,8 +67,7 @@ def train_per_user(config: TrainConfig, resume: bool = False, progress: Progress
                 f"stopped at user {user.user_index} of {len(users)}; continue with: prlhf train --resume --out {folder}"
             ) from error
     summary = summarise_runs(config, [user.id for user in users], results)
-    with atomic_file(folder / "results.json") as beside:
-        beside.write_text(json_text(summary, indent=2) + "\n", encoding="utf-8")
+    write_results(folder, summary)
     return summary
 
 

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from prlhf.config import TrainConfig
-from prlhf.config.names import DEMO_DATASETS, HUB_DEFAULT_MODEL
+from prlhf.config.names import HUB_DEFAULT_MODEL
+from prlhf.config.train import WITHOUT_USERS
 from prlhf.dataset import Prepared
 from prlhf.errors import CannotWrite, Interrupted, PrlhfError
+from prlhf.extensions import DATA_SETS
 from prlhf.folders import claim
 from prlhf.model import workers
 from prlhf.model.checkpoint import Trained, build_policy, build_reward_model
@@ -19,6 +21,7 @@ from prlhf.model.engine import Engine
 from prlhf.model.reference import Reference, open_cache
 from prlhf.model.rewards import engine_of
 from prlhf.model.sharding import gathered
+from prlhf.model.user_models import user_model_of
 from prlhf.progress import SILENT, Progress
 from prlhf.train import metrics
 from prlhf.train.checkpoints import newest_checkpoint, remove_checkpoints, step_of
@@ -193,8 +196,7 @@ def without_users(config: TrainConfig) -> TrainConfig:
 
 def vanilla(config: TrainConfig) -> TrainConfig:
     """The same settings without a user model and without text about users."""
-    without = config.model_copy(update={"user_model": "uniform", "user_tokens": 0, "user_text": False})
-    return without.without_unused()
+    return config.model_copy(update=WITHOUT_USERS).without_unused()
 
 
 def with_base(config: TrainConfig, data: Prepared) -> TrainConfig:
@@ -203,7 +205,8 @@ def with_base(config: TrainConfig, data: Prepared) -> TrainConfig:
         local = Path(config.model).expanduser()  # the run must find it from any folder later
         named = config.model == "tiny" or not local.exists()
         return config if named else config.model_copy(update={"model": str(local.resolve())})
-    tiny = data.manifest.get("dataset") in DEMO_DATASETS
+    name = str(data.manifest.get("dataset"))
+    tiny = name in DATA_SETS and DATA_SETS[name].bundled_base
     return config.model_copy(update={"model": "tiny" if tiny else HUB_DEFAULT_MODEL})
 
 
@@ -211,8 +214,5 @@ def check_data(config: TrainConfig, data: Prepared, progress: Progress) -> None:
     """Refuse data without training comparisons; note data that leave personalization nothing to learn."""
     if not data.train:
         raise PrlhfError(f"{config.dataset} holds no training comparisons", "see the counts of `prlhf prep`")
-    users = len(data.user_ids)
-    if users == 1 and config.user_model != "uniform":
-        progress.note("warning: one user only: the result will not differ from plain DPO")
-    if config.user_model == "cluster" and config.k > users:
-        progress.note(f"warning: k = {config.k} clusters for {users} users: some clusters will stay unused")
+    for line in user_model_of(config).warnings(config, len(data.user_ids)):
+        progress.note(f"warning: {line}")

@@ -11,7 +11,7 @@ from typing_extensions import override
 from prlhf.config import JudgeConfig
 from prlhf.dataset import GENERIC
 from prlhf.errors import Interrupted, PrlhfError
-from prlhf.judge.judges import AskingJudge, given, judge, not_used
+from prlhf.judge.judges import AskingJudge, judge, not_used
 from prlhf.judge.llm.batch import send_batch
 from prlhf.judge.llm.client import advance, send_all
 from prlhf.judge.llm.cost import tokens_in
@@ -42,7 +42,7 @@ class LlmJudge(AskingJudge):
     @classmethod
     @override
     def check(cls, name: str, config: JudgeConfig) -> None:
-        by, keys = f"--judge {config.judge}", given(config)
+        by, keys = f"--judge {config.judge}", config.given()
         if "judge_model" in keys and "llm" not in [one.strip() for one in (config.judge or "").split(",")]:
             raise not_used(config, "judge_model", by, "leave it out, or write --judge llm")
         for key in NOT_IN_A_BATCH if config.batch else ():
