@@ -190,6 +190,12 @@ def test_all_at_first(tmp_path: Path, prepared: Path, make_config: MakeConfig, m
     )
 
 
+def test_full_finetuning_computes_all_at_first(tmp_path: Path, prepared: Path, make_config: MakeConfig) -> None:
+    """Later the base is gone: its weights are those that are trained."""
+    progress = heard(make_config(tmp_path / "run", full_finetune=True, max_steps=1))
+    assert progress.bars[0] == ("reference", pairs_of(prepared))
+
+
 def test_it_may_change_on_resume(tmp_path: Path, make_config: MakeConfig) -> None:
     out = tmp_path / "run"
     with pytest.raises(Killed):

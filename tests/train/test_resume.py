@@ -225,7 +225,7 @@ def test_full_finetuning_resumes_too(tmp_path: Path, make_config: MakeConfig) ->
 # ---- Ctrl-C ----
 
 
-@pytest.mark.parametrize(("at", "step"), [(2, 3), (8, 8)])
+@pytest.mark.parametrize(("at", "step"), [(2, 3), (3, 4), (8, 8)])
 def test_ctrl_c_leaves_a_run_that_goes_on(
     tmp_path: Path, make_config: MakeConfig, uninterrupted: Path, at: int, step: int
 ) -> None:

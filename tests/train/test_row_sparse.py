@@ -51,6 +51,30 @@ def test_where_all_are_met_it_is_dense_training(
         torch.testing.assert_close(value, found[False][1][name], rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("eval_every", [0, 4])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_user_met_early_drifts_as_in_dense_training(
+    tmp_path: Path, make_config: MakeConfig, prepared: Path, monkeypatch: pytest.MonkeyPatch, kind: str, eval_every: int
+) -> None:
+    """ann is met in the first two steps of five; her row moves on by its momentum, and is saved and scored there."""
+    data = read_prepared(prepared).train
+    rows = [row for name in ("ann", "bob") for row in data if row.user_id == name][:8]
+    monkeypatch.setattr(batches, "order_of", lambda *_: [0, 1, 2, 3, 4, 5, 6, 7, 4, 5])
+    found = {}
+    for sparse in (True, False):
+        options = {"user_model": kind, "user_init": "random", "max_steps": 5, "save_every": 5}
+        config = make_config(tmp_path / str(sparse), **options, eval_every=eval_every)
+        policy = policy_of(config, 3)
+        table_of(policy).sparse = sparse
+        loop = loop_of(policy, rows)
+        loop.run()
+        margins = [row["eval"]["margin_by_user"]["ann"] for row in metrics.read(loop.metrics_path) if "eval" in row]
+        found[sparse] = table_of(policy).weight.detach(), margins
+    torch.testing.assert_close(found[True][0], found[False][0], rtol=0, atol=1e-5)
+    assert found[True][1] == pytest.approx(found[False][1], rel=1e-3)
+    assert len(found[True][1]) == bool(eval_every)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_users_who_are_not_met_cost_nothing(tmp_path: Path, make_config: MakeConfig, prepared: Path, kind: str) -> None:
     """Their rows stay, to the bit; neither optimizer.pt nor the checkpoint's user model holds anything of them."""

@@ -116,6 +116,12 @@ def test_checkpoints_and_evaluations(tmp_path: Path, make_config: MakeConfig, ev
     assert evaluated == steps - ({5} if 5 % every else set())
 
 
+@pytest.mark.parametrize(("keep", "steps"), [(1, {5}), (3, {3, 4, 5})])
+def test_how_many_checkpoints_stay(tmp_path: Path, make_config: MakeConfig, keep: int, steps: set[int]) -> None:
+    loop_with(make_config, tmp_path, save_every=1, max_steps=5, keep_checkpoints=keep).run()
+    assert {int(path.name.partition("-")[2]) for path in tmp_path.glob("checkpoints/*")} == steps
+
+
 def test_no_evaluations(tmp_path: Path, make_config: MakeConfig) -> None:
     loop = loop_with(make_config, tmp_path, eval_every=0, max_steps=2)
     loop.run()

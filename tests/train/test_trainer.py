@@ -116,6 +116,12 @@ def test_what_a_finished_run_holds(trained: Path) -> None:
     assert "individual user model" in (trained / "model/README.md").read_text()
 
 
+def test_a_finished_run_keeps_the_texts_about_its_users(trained: Path, prepared: Path) -> None:
+    texts = {user.id: user.text for user in read_prepared(prepared).users if user.seen and user.text}
+    assert texts
+    assert load_policy(trained).user_texts == texts
+
+
 def test_the_recipe_of_a_run_repeats_it(tmp_path: Path, trained: Path, make_config: MakeConfig) -> None:
     values = load_recipe(trained / "recipe.yaml")["train"] | {"out": tmp_path / "again"}
     train(type(make_config(tmp_path)).model_validate(values))
