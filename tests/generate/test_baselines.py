@@ -128,6 +128,8 @@ def test_what_the_base_is_shown(policy: Policy, tasteful: Path) -> None:
     told = shown(policy, data, prompt, "ann", baseline="in-context", examples=1)
     assert told == f"{one.prompt}{one.chosen}\n\n{prompt}"
     assert shown(policy, data, prompt, "zoe", baseline="in-context") == prompt
+    drawn = {shown(policy, data, prompt, "ann", baseline="in-context", examples=1, seed=seed) for seed in range(10)}
+    assert len(drawn) > 1
 
 
 def test_examples_without_room_are_dropped_and_counted(policy: Policy, prepared: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 
 from prlhf.config import GenerateConfig
 from prlhf.generate.decode_loop import DecodeRow
-from prlhf.generate.decoding import End, Written, batches, turn_end, write, written
+from prlhf.generate.decoding import End, Written, batches, stopped, turn_end, write, written
 from prlhf.generate.requests import WriteRequest, row_seed
 from prlhf.model.checkpoint import Policy, load_policy
 
@@ -144,6 +144,16 @@ def test_what_is_written_ends_at_the_stop_of_its_request(policy: Policy) -> None
     )
     unstopped = written(replace(request, stop=""), [*word, *stop, *more], tokenizer, end)
     assert (unstopped.text, unstopped.finished) == (" boats.\n\nPOST: my", False)
+
+
+def test_a_row_stops_where_its_stop_is_written(policy: Policy) -> None:
+    """Across tokens, and also in the middle of one; without a stop it never does."""
+    tokenizer = policy.tokenizer
+    ids = tokenizer(" boats.\n\n").input_ids
+    assert stopped("\n\n", ids, tokenizer)
+    assert stopped("oat", ids, tokenizer)
+    assert not stopped("\n\n", ids[:-1], tokenizer)
+    assert not stopped("", ids, tokenizer)
 
 
 def test_a_model_that_ends_says_so(policy: Policy, requests: list[WriteRequest]) -> None:

@@ -145,7 +145,17 @@ def test_individual_users_start_from_vocabulary_rows() -> None:
 def test_random_has_the_vocabularys_spread() -> None:
     vocabulary = torch.randn(500, 4, generator=torch.Generator().manual_seed(0)) * 0.02
     model = build("individual", users=500, vocabulary=vocabulary, user_init="random")
-    assert model.get_parameter("offsets.weight").std().item() == pytest.approx(0.02, rel=0.1)
+    rows = model.get_parameter("offsets.weight")
+    assert rows.std().item() == pytest.approx(0.02, rel=0.1)
+    known = {tuple(row) for row in vocabulary.tolist()}
+    assert not any(tuple(row) in known for row in rows.reshape(-1, 4).tolist())  # drawn, not copied
+
+
+def test_a_users_cluster_weights_have_a_rate_of_their_own() -> None:
+    config = TrainConfig(user_model="cluster", k=2, user_tokens=1, user_lr=0.1, cluster_lr=0.3)
+    model = build_user_model(config, 2, VOCABULARY)
+    rates = {id(parameter): rate for group, rate in model.rates(config) for parameter in group}
+    assert rates == {id(model.get_parameter("centers")): 0.1, id(model.get_parameter("weights.weight")): 0.3}
 
 
 @pytest.mark.parametrize("init", ["zero", "vocabulary", "random"])
