@@ -20,6 +20,7 @@ Written by `python docs/architecture.py`; the lists of files are the first sente
 ![Raw data become a prepared data set, a run, responses and a judgement](figures/architecture.png)
 
 Each command reads what the command before it wrote, checks that it is complete, and writes a folder or file of its own.
+A message to the user stands where the fault is found, as `PrlhfError(message, hint)` (`prlhf/errors.py`).
 
 | package | what it does |
 |---|---|
@@ -30,7 +31,7 @@ Each command reads what the command before it wrote, checks that it is complete,
 | `prlhf/data/` | makes prepared data sets: a file per known data set, and one for custom files |
 | `prlhf/model/` | base, adapter, user model, reference; log-probs and rewards; saving and loading |
 | `prlhf/kernels/` | fast attention and linear layers, checked before they are used; knows nothing of users |
-| `prlhf/train/` | objectives, batches, the training loop, run folders, workers |
+| `prlhf/train/` | objectives, batches, the optimizer, the training loop, workers; run folders and the model in them |
 | `prlhf/generate/` | writes responses for many users at once; baselines |
 | `prlhf/judge/` | compares responses: rules, reward models, language models; accuracy; statistics; the report |
 | `prlhf/sweep/` | many trials over a space of settings; their report |
@@ -58,20 +59,20 @@ and `generate/output.py` stores the responses as they come, so that a rerun cont
 ## Where would you look?
 
 A test of the names: for ten changes, the file that was expected after reading the first screen of this page and the
-names of the files only, and where the change belongs.
+names of the files only, and where the change belongs. Two pieces of code were then moved to where they were expected.
 
 | change | expected in | belongs in | |
 |---|---|---|---|
 | a new loss | `train/losses.py` | `train/losses.py` | hit |
 | a new user model | `model/user_models.py` | `model/user_models.py` | hit |
 | another judge prompt | `judge/prompts/` | `judge/prompts/` | hit |
-| a new raw format | `source/formats.py` | the reader in `source/formats.py`, its suffix in `source/files.py` | miss |
+| a new raw format | `source/formats.py` | `source/formats.py` | moved |
 | a new column in responses | `responses.py` | `responses.py`; its value comes from `generate/writer.py` | hit |
-| another schedule | `train/optimizer.py` | `train/loop.py` | miss |
+| another schedule | `train/optimizer.py` | `train/optimizer.py` | moved |
 | another Ray resource | `cluster.py` | `cluster.py` | hit |
 | a new picture in the report | `judge/report.py` | `judge/report.py`; for sweeps `sweep/report.py` | hit |
 | a new export | `model/checkpoint.py` | `train/final_model.py` | miss |
-| a new message | `errors.py` | where the fault is found; `errors.py` has the class | miss |
+| a new message | `errors.py` | where the fault is found | miss |
 
 A value or key that a recipe can set (a schedule, a resource) is also declared in `config/`.
 

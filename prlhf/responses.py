@@ -21,8 +21,8 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from prlhf.dataset import MESSAGES, Text, prompt_id
 from prlhf.errors import PrlhfError, one_line
 from prlhf.parse import json_value
-from prlhf.source.files import file_rows, form, local_path
-from prlhf.source.formats import Cells, Raw
+from prlhf.source.formats import file_rows, form, local_path
+from prlhf.source.raw import Cells, Raw
 from prlhf.source.streams import read_all, readable
 
 HOW_TO_MAKE = "make one with `prlhf generate`"

@@ -21,8 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from prlhf.errors import PrlhfError
-from prlhf.source.files import file_rows
 from prlhf.source.folders import data_files, open_folder, split_files
+from prlhf.source.formats import file_rows
 
 ROWS = [
     {"prompt": "Why, then?", "user_id": "ann"},

@@ -21,7 +21,7 @@ from prlhf.files import at_home
 from prlhf.folders import claim
 from prlhf.progress import SILENT, Progress
 from prlhf.recipes import resolve
-from prlhf.source.files import form, local_path
+from prlhf.source.formats import form, local_path
 from prlhf.source.streams import PACKED
 
 __all__ = ["data_set", "locate", "prepare"]

@@ -19,11 +19,11 @@ from prlhf.data.rows import EQUAL, REPEAT, Convert, DropCounts, Dropped, LoadedD
 from prlhf.data.splits import count_shared_prompts, first_appearance, split_by_prompt, text_conflicts
 from prlhf.errors import PrlhfError, nearest
 from prlhf.progress import Progress
-from prlhf.source.files import file_rows, local_path
 from prlhf.source.folders import EVAL_NAMES, TRAIN, open_folder
-from prlhf.source.formats import Cells, RawRows
+from prlhf.source.formats import file_rows, local_path
 from prlhf.source.hub import hub_splits
 from prlhf.source.messages import text_or_messages
+from prlhf.source.raw import Cells, RawRows
 from prlhf.source.values import Malformed, any_text, mapping
 
 TURNS = ("prompt", "chosen", "rejected")

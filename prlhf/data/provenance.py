@@ -12,7 +12,7 @@ from prlhf.dataset import is_prepared, read_manifest
 from prlhf.errors import PrlhfError
 from prlhf.extensions import DATA_SETS
 from prlhf.recipes import option_of
-from prlhf.source.files import local_path
+from prlhf.source.formats import local_path
 
 
 def refuse_other_options(folder: Path, config: PrepConfig, hint: str) -> None:

@@ -19,8 +19,8 @@ from prlhf.data.splits import split_by_prompt
 from prlhf.dataset import Message, Text, prompt_id
 from prlhf.errors import PrlhfError
 from prlhf.progress import Progress
-from prlhf.source.files import file_rows
-from prlhf.source.formats import Raw, RawRows
+from prlhf.source.formats import file_rows
+from prlhf.source.raw import Raw, RawRows
 from prlhf.source.values import Malformed, column, mapping, text
 
 # The users in the order of their indices, each with a word that only its preference prompt contains.

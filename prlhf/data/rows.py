@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol, TypeVar
 from prlhf.dataset import Text
 from prlhf.errors import PrlhfError
 from prlhf.progress import Progress
-from prlhf.source.formats import Raw, RawRows
+from prlhf.source.raw import Raw, RawRows
 from prlhf.source.values import Malformed
 
 

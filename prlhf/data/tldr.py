@@ -18,8 +18,8 @@ from prlhf.errors import PrlhfError
 from prlhf.progress import Progress
 from prlhf.responses import words
 from prlhf.source.folders import folder_rows
-from prlhf.source.formats import RawRows
 from prlhf.source.hub import hub_splits
+from prlhf.source.raw import RawRows
 from prlhf.source.values import Malformed, any_text, column, mapping, text
 
 HUB, HUB_CONFIG = "openai/summarize_from_feedback", "comparisons"

@@ -12,9 +12,9 @@ from prlhf.dataset import GENERIC, Prepared, Text, prompt_id
 from prlhf.errors import PrlhfError, nearest
 from prlhf.generate.baselines import Baseline
 from prlhf.generate.readers import GROUPS, Reader, names_of
-from prlhf.source.files import BINARY, file_rows, form, local_path
-from prlhf.source.formats import Raw
+from prlhf.source.formats import BINARY, file_rows, form, local_path
 from prlhf.source.messages import text_or_messages
+from prlhf.source.raw import Raw
 from prlhf.source.streams import MARK, read_all
 from prlhf.source.values import Malformed
 

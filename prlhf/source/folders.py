@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from prlhf.errors import PrlhfError, nearest
-from prlhf.source.files import FORMATS, file_rows, form
-from prlhf.source.formats import RawRows
+from prlhf.source.formats import FORMATS, file_rows, form
+from prlhf.source.raw import RawRows
 
 # Files that describe the data
 ASIDE = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "package.json", "config.json")

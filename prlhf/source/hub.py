@@ -11,7 +11,7 @@ from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from prlhf.errors import PrlhfError, one_line
-from prlhf.source.formats import Raw, RawRows
+from prlhf.source.raw import Raw, RawRows
 
 CONVERTED = "refs/convert/parquet"  # the branch with every data set of the hub as parquet
 Kind = Literal["model", "data set"]

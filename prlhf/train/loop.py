@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import get_scheduler, set_seed
+from transformers import set_seed
 
 from prlhf.model import workers
 from prlhf.model.checkpoint import Trained
@@ -21,7 +21,7 @@ from prlhf.train.batches import Part, batches_of, epoch_of, parts_of, step_count
 from prlhf.train.encode import EncodedSet
 from prlhf.train.finite import Watch, check_summary, check_weights
 from prlhf.train.objectives import Objective
-from prlhf.train.optimizer import clip_grad_norm, optimizer_of, rows_of
+from prlhf.train.optimizer import clip_grad_norm, optimizer_of, rows_of, schedule_of
 from prlhf.train.trackers import Trackers
 
 Report = Callable[[dict[str, float]], None]  # called after every evaluation with `step` and its numbers as `eval/NAME`
@@ -72,8 +72,7 @@ class Loop:
         self.metrics_path = config.folder / "metrics.jsonl"
         self.step, self.steps = 0, step_count(config, len(train_set))  # optimizer steps made, and to make
         self.optimizer = optimizer_of(self.model, config)
-        schedule = "constant_with_warmup" if config.schedule == "constant" else config.schedule
-        self.schedule = get_scheduler(schedule, self.optimizer, config.warmup_steps, self.steps)
+        self.schedule = schedule_of(self.optimizer, config, self.steps)
         self.random_state: dict[str, Tensor] | None = None  # of a checkpoint, to be restored
         self.trackers = Trackers(config, self.model, self.steps)
         self.watch = Watch()
@@ -102,7 +101,7 @@ class Loop:
             workers.average_gradients(self._whole_parameters(), rows_of(self.model, users))
             norm = clip_grad_norm(self.model.parameters(), config.max_grad_norm)
             self.watch.check(config, self.step + 1, loss, norm)
-            rate = self.schedule.get_last_lr()[0]
+            rate = float(self.schedule.get_last_lr()[0])
             self.optimizer.step()
             self.schedule.step()
             self.optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""torch's AdamW for tables of users' rows, at a cost that grows with the users in the batches, not with all users.
+"""Optimizer and schedule of a run: torch's AdamW, at a cost that grows with the users in the batches, not with all.
 
 AdamW also moves a row in steps in which it has no gradient: by its momentum, which decays. Here such a row is left
 alone until its value is needed, and then makes all missed steps at once (`catch_up`, `settle`): the result is that of
@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.optim.lr_scheduler import LRScheduler
+from transformers import get_scheduler
 from typing_extensions import override
 
 from prlhf.config import TrainConfig
@@ -126,6 +128,13 @@ def optimizer_of(model: Personalized, config: TrainConfig) -> RowAdamW:
     groups = [{"params": _trained(model.lm.parameters()), "lr": config.lr, "weight_decay": config.weight_decay}]
     groups += [{"params": _trained(some), "lr": rate, "weight_decay": 0.0} for some, rate in model.rates(config)]
     return RowAdamW([group for group in groups if group["params"]], lr=config.lr)
+
+
+def schedule_of(optimizer: torch.optim.Optimizer, config: TrainConfig, steps: int) -> LRScheduler:
+    """The learning rates of a run of `steps` optimizer steps: a linear warmup, then `config.schedule`."""
+    name = "constant_with_warmup" if config.schedule == "constant" else config.schedule
+    schedule: LRScheduler = get_scheduler(name, optimizer, config.warmup_steps, steps)
+    return schedule
 
 
 def _trained(parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:

@@ -19,7 +19,7 @@ from prlhf.data import prepare, prism
 from prlhf.data.prism.conversations import Conversation, Exchange
 from prlhf.dataset import read_prepared
 from prlhf.errors import PrlhfError
-from prlhf.source.formats import Raw, RawRows
+from prlhf.source.raw import Raw, RawRows
 
 Make = Callable[..., Any]
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from prlhf.data.rows import EXAMPLES, DropCounts, Dropped, Row, RowReader
 from prlhf.errors import PrlhfError
 from prlhf.progress import SILENT
-from prlhf.source.formats import Raw, RawRows
+from prlhf.source.raw import Raw, RawRows
 from prlhf.source.values import Malformed
 
 

@@ -19,8 +19,8 @@ from prlhf.data.rows import REPEAT, DropCounts, LoadedData, Row, RowReader, chec
 from prlhf.errors import PrlhfError
 from prlhf.progress import Progress
 from prlhf.source.folders import folder_rows
-from prlhf.source.formats import RawRows
 from prlhf.source.hub import hub_splits
+from prlhf.source.raw import RawRows
 
 HUB = "HannahRoseKirk/prism-alignment"
 PARTS = ("survey", "conversations")  # the files, and the hub's configs
