@@ -148,15 +148,9 @@ class TrainConfig(Stage):
     prefix_tree: bool = key(
         True,
         "Read what responses have in common once; off: a padded row for each response.",
-        used=[WITH_USERS],
-        idle=[False],
     )
-    pack_tokens: int | None = key(
-        None, "Tokens per forward pass.", unset="1024 on a CPU, 16384 on a GPU", used=[WITH_USERS], ge=1
-    )
-    group_by_prompt: bool = key(
-        False, "Put comparisons of one prompt into one batch, to read the prompt once.", used=[WITH_USERS], idle=[False]
-    )
+    pack_tokens: int | None = key(None, "Tokens per forward pass.", unset="1024 on a CPU, 16384 on a GPU", ge=1)
+    group_by_prompt: bool = key(False, "Put comparisons of one prompt into one batch, to read the prompt once.")
     reference_cache: bool = key(
         True, "Keep the base's log-probs on disk, for all runs on this base.", used=[DPO], idle=[False]
     )

@@ -45,7 +45,7 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("train --user-model uniform --k 10", ["k = 10 is not used with user_model = uniform", "user_model to cluster"]),
     ("train --user-model individual --set cluster_lr=0.1", ["cluster_lr = 0.1 is not used with user_model"]),
     ("train --full-finetune --set lora_r=4", ["lora_r = 4 is not used with full_finetune = true", "to false"]),
-    ("train --objective sft --set pack_tokens=64", ["pack_tokens = 64 is not used with objective = sft"]),
+    ("train --objective sft --set user_tokens=4", ["user_tokens = 4 is not used with objective = sft"]),
     ("train --per-user --k 4 --user-model cluster", ["is not used with --per-user", "leave"]),
     ("train --per-user --alpha 0.3", ["alpha = 0.3 is not used with --per-user", "leave alpha out"]),
     ("train --parallel fsdp", ["parallel = fsdp is not used with workers = 0", "add --workers N"]),

@@ -6,6 +6,7 @@ import json
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from prlhf.model.rewards import engine_of
 from prlhf.progress import Silent
 from prlhf.train import metrics
 from prlhf.train import run as running
-from prlhf.train.batches import parts_of
+from prlhf.train.batches import batches_of, parts_of
 from prlhf.train.encode import Demonstration, encode
 from prlhf.train.objectives import Imitation
 from prlhf.train.run import train, without_users
@@ -163,6 +164,48 @@ def test_gradient_checkpointing_changes_nothing(tmp_path: Path, make_config: Mak
     train(make_config(tmp_path / "with", gradient_checkpointing=True, **options))
     train(make_config(tmp_path / "without", **options))
     assert losses(tmp_path / "with") == pytest.approx(losses(tmp_path / "without"), abs=1e-5)
+
+
+@pytest.fixture
+def three_per_prompt(tmp_path: Path, prepared: Path) -> str:
+    """Four prompts with three responses each that begin alike."""
+    data = read_prepared(prepared)
+    rows = [replace(row, chosen=f"{row.chosen} {tail}") for row in data.train[:4] for tail in ("or not", "or so", "")]
+    write_prepared(tmp_path / "data", Prepared(rows, data.eval, data.users, {"dataset": "small"}))
+    return str(tmp_path / "data")
+
+
+@pytest.mark.parametrize(
+    ("way", "parts"), [({}, 1), ({"prefix_tree": False}, 1), ({"pack_tokens": 1}, 4), ({"pack_tokens": 220}, 3)]
+)
+def test_trees_and_parts_change_nothing(
+    tmp_path: Path, make_config: MakeConfig, three_per_prompt: str, way: dict[str, Any], parts: int
+) -> None:
+    """Prefix trees, padded rows and small parts are the loop written by hand; what they share is read once."""
+    config = make_config(
+        tmp_path / "run", objective="sft", dataset=three_per_prompt, batch_size=12, schedule="constant", max_steps=3,
+        **way,
+    )  # fmt: skip
+    policy, rows = fresh(config)
+    found = [part.layout for part in parts_of(engine_of(policy), rows, Imitation(engine_of(policy)))]
+    assert [isinstance(layout, Pack) for layout in found] == ["prefix_tree" not in way] * parts
+    read = sum(layout.ids.numel() for layout in found)
+    assert (read < sum(len(row.prompt + row.response) for row in rows)) is ("prefix_tree" not in way)
+    expected, _ = by_hand(config, 3)
+    train(config)
+    assert losses(tmp_path / "run") == pytest.approx(expected, abs=1e-5)
+
+
+def test_responses_to_one_prompt_in_one_batch(tmp_path: Path, make_config: MakeConfig, three_per_prompt: str) -> None:
+    config = make_config(tmp_path, objective="sft", dataset=three_per_prompt, batch_size=3)
+    alike = []
+    for grouped in (True, False):
+        config = config.model_copy(update={"group_by_prompt": grouped})
+        data = encode(fresh(config)[0], read_prepared(Path(three_per_prompt)))[0]
+        batches = [batch for (batch,) in islice(batches_of(data, config), 8)]  # two epochs
+        alike.append([len({tuple(row.prompt) for row in batch}) == 1 for batch in batches])
+    assert all(alike[0])
+    assert not all(alike[1])
 
 
 def test_held_out_loss_is_per_token(run: Path, make_config: MakeConfig) -> None:
