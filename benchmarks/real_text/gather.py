@@ -1,0 +1,135 @@
+"""What was found in the files of an experiment, as one table of numbers; what was not run is not in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.real_text.experiments import Arm, Experiment
+from benchmarks.real_text.measures import read_measures
+from benchmarks.real_text.ranking import difference, ranking
+from benchmarks.real_text.scores import read_scores
+from benchmarks.real_text.writing import base_curve, pole_difference, win_share, written
+from prlhf.dataset import GENERIC, read_prepared
+from prlhf.responses import read_responses
+
+Row = dict[str, Any]
+Numbers = dict[str, Any]
+EXAMPLES, EXAMPLE_LENGTH = 10, 400  # prompts, and letters of a response
+
+
+def gather(experiment: Experiment, work: Path) -> Numbers:
+    """The numbers of an experiment, by what they say and then by arm."""
+    root = work / experiment.name
+    arms = {arm.name: arm for arm in experiment.arms}
+    scores = {name: _rows(root, experiment, name, "scores.jsonl", read_scores) for name in arms}
+    texts = {name: _rows(root, experiment, name, "measures.jsonl", read_measures) for name in arms}
+    scores, texts = ({name: rows for name, rows in found.items() if rows} for found in (scores, texts))
+    curve = base_curve([row["nll"] for row in texts.get("base", [])])
+    return {
+        "name": experiment.name,
+        "arms": {name: _about(root, experiment, arm) for name, arm in arms.items()},
+        "ranking": {name: ranking(rows) for name, rows in scores.items()},
+        "differences": {name: differences(scores, name) for name in scores},
+        "written": {name: by_user(rows, curve) for name, rows in texts.items()},
+        "poles": {name: poles(experiment, rows) for name, rows in texts.items()},
+        "wins": {name: winning(rules_of(experiment, root), texts, name) for name in texts},
+        "examples": examples(experiment, root),
+    }
+
+
+def differences(scores: Mapping[str, Sequence[Row]], name: str) -> Numbers:
+    """Accuracy of an arm as oneself less that as the generic user, as another, and less that of the other arms.
+
+    `generic-vanilla`: of the arm's generic user, less that of vanilla DPO.
+    """
+    own = scores[name]
+    found = {as_who: difference(own, "own", own, as_who) for as_who in ("generic", "other")}
+    found |= {f"-{other}": difference(own, "own", rows, "own") for other, rows in scores.items() if other != name}
+    if "vanilla" in scores:
+        found["generic-vanilla"] = difference(own, "generic", scores["vanilla"], "own")
+    return {what: value for what, value in found.items() if value}
+
+
+def by_user(rows: Sequence[Row], curve: Sequence[float]) -> Numbers:
+    users = dict.fromkeys(row["user_id"] for row in rows)
+    return {user: written([row for row in rows if row["user_id"] == user], curve) for user in users}
+
+
+def poles(experiment: Experiment, rows: Sequence[Row]) -> Numbers:
+    """For each dimension how far its two users are apart, where both were written for."""
+    found = {
+        measure: pole_difference(rows, measure, less, more)
+        for measure, (_, less, more) in experiment.dimensions.items()
+    }
+    return {measure: value for measure, value in found.items() if value}
+
+
+def winning(rules: Mapping[str, tuple[str, int]], texts: Mapping[str, Sequence[Row]], name: str) -> Numbers:
+    """How often each user's text wins by their own rule against that of the generic user, of this and other arms."""
+    against = {"generic": name, "vanilla": "vanilla", "base": "base"}
+    found: Numbers = {}
+    for user, rule in rules.items():
+        shares = {
+            what: win_share(texts[name], user, texts.get(arm, []), GENERIC, rule) for what, arm in against.items()
+        }
+        if any(shares.values()):
+            found[user] = shares
+    return found
+
+
+def rules_of(experiment: Experiment, root: Path) -> Mapping[str, tuple[str, int]]:
+    """Each user's rule: that of the experiment, or for simulated choices by length that of the prepared data."""
+    if experiment.rules or not (root / "data" / "manifest.json").exists():
+        return experiment.rules
+    data = read_prepared(root / "data")
+    simulated = data.manifest.get("simulated") or {}
+    if simulated.get("by") != "length":
+        return {}
+    return {user: ("words", -1 if user in simulated["minority"] else 1) for user in data.user_ids}
+
+
+def examples(experiment: Experiment, root: Path) -> Numbers | None:
+    """Responses of the first arm of `shown` that has written, to some of its prompts; None if none has."""
+    for name in experiment.shown:
+        for seed in experiment.seeds:
+            path = root / name / str(seed) / "responses.jsonl"
+            if path.exists():
+                rows = read_responses(path)
+                prompts = list(dict.fromkeys(row.prompt_id for row in rows))
+                chosen = prompts[:: max(1, len(prompts) // EXAMPLES)][:EXAMPLES]
+                texts = [{"prompt": _plain(row.prompt), "user": row.user_id, "text": _short(row.response),
+                          "ended": row.finish_reason == "stop"} for row in rows if row.prompt_id in chosen]  # fmt: skip
+                return {"arm": name, "seed": seed, "texts": texts}
+    return None
+
+
+def _plain(prompt: Any) -> str:
+    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
+
+
+def _short(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= EXAMPLE_LENGTH else line[:EXAMPLE_LENGTH] + " …"
+
+
+def _about(root: Path, experiment: Experiment, arm: Arm) -> Numbers:
+    """What an arm is, and which of its files are there, by seed."""
+    seeds = {}
+    for seed in experiment.seeds:
+        here = root / arm.name / str(seed)
+        names = ("run/results.json", "scores.jsonl", "measures.jsonl")
+        if there := [name for name in names if (here / name).exists()]:
+            seeds[str(seed)] = there
+    return {"about": arm.about, "options": arm.train, "seeds": seeds}
+
+
+def _rows(root: Path, experiment: Experiment, arm: str, file: str, read: Any) -> list[Row]:
+    """The rows of an arm's files of all seeds, each with its seed."""
+    found = []
+    for seed in experiment.seeds:
+        path = root / arm / str(seed) / file
+        if path.exists():
+            found += [row | {"seed": seed} for row in read(path)]
+    return found

