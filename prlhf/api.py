@@ -67,11 +67,11 @@ def prepare(
     config = config_for(str(dataset), _sections(recipe).get("prep", {}), settings)
     if model is None:
         return PreparedData.model_validate({"folder": config.folder, **run(config, progress)})
-    from prlhf.train.encode import base_for, room
+    from prlhf.train.encode import base_for, rows_in_context
 
     base = base_for(model)  # before the data set is written
     return PreparedData.model_validate(
-        {"folder": config.folder, **run(config, progress), "room": room(config.folder, base)}
+        {"folder": config.folder, **run(config, progress), "room": rows_in_context(config.folder, base)}
     )
 
 

@@ -102,7 +102,7 @@ def check_fits(workers: int, each: dict[str, float], what: str = "workers") -> N
 
     A cluster that can grow is taken at its full size. `what`: the name of the number in the message.
     """
-    there = room(each)
+    there = capacity(each)
     if there < workers and not _can_grow(workers, each):
         wanted = " and ".join(f"{amount:g} {name}" for name, amount in each.items())
         nodes = "; ".join(
@@ -114,9 +114,9 @@ def check_fits(workers: int, each: dict[str, float], what: str = "workers") -> N
         )
 
 
-def room(each: dict[str, float]) -> int:
+def capacity(each: dict[str, float]) -> int:
     """How many of `each` the cluster has room for when nothing else runs on it."""
-    return sum(_room(node, each) for node in _nodes())
+    return sum(_capacity_of(node, each) for node in _nodes())
 
 
 def _nodes() -> list[dict[str, float]]:
@@ -124,13 +124,13 @@ def _nodes() -> list[dict[str, float]]:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
-def _room(node: dict[str, float], each: dict[str, float]) -> int:
+def _capacity_of(node: dict[str, float], each: dict[str, float]) -> int:
     return min(int(node.get(name, 0) / amount + 1e-9) for name, amount in each.items())
 
 
 def _can_grow(workers: int, each: dict[str, float]) -> bool:
     """Whether an autoscaler could start machines enough; a cluster without one starts none."""
-    return sum(_room(machine, each) * count for machine, count in _to_come()) >= workers
+    return sum(_capacity_of(machine, each) * count for machine, count in _to_come()) >= workers
 
 
 def _to_come() -> list[tuple[dict[str, float], float]]:

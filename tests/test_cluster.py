@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ray._private import state
 
-from prlhf.cluster import _room, check_fits, connected, worker_resources
+from prlhf.cluster import _capacity_of, check_fits, connected, worker_resources
 from prlhf.config import ClusterConfig
 from prlhf.errors import PrlhfError
 
@@ -48,15 +48,15 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Any:
 )
 def test_as_many_find_room_as_fit(has: dict[str, int], each: dict[str, int]) -> None:
     """In hundredths, so that the check is exact: n workers fit, and n + 1 do not."""
-    room = _room({name: float(n) for name, n in has.items()}, {name: n / 100 for name, n in each.items()})
+    room = _capacity_of({name: float(n) for name, n in has.items()}, {name: n / 100 for name, n in each.items()})
     assert all(room * n <= 100 * has.get(name, 0) for name, n in each.items())
     assert any((room + 1) * n > 100 * has.get(name, 0) for name, n in each.items())
 
 
 def test_fractions_add_up() -> None:
     """0.1 is not a binary fraction, but ten of them must be one GPU."""
-    assert _room({"CPU": 10, "GPU": 1}, {"CPU": 1, "GPU": 0.1}) == 10
-    assert _room({"CPU": 3}, {"CPU": 0.3}) == 10
+    assert _capacity_of({"CPU": 10, "GPU": 1}, {"CPU": 1, "GPU": 0.1}) == 10
+    assert _capacity_of({"CPU": 3}, {"CPU": 0.3}) == 10
 
 
 def test_workers_fit_machine_by_machine(cluster: Any) -> None:

@@ -14,7 +14,6 @@ FRONT_DOOR = {"generate", "judge_checkpoint", "plan_training", "prepare", "sweep
 REGISTERING = {"judge"}  # a decorator; in prlhf.api, the command
 READERS = {"load"}  # of one data set each, and of a run
 SAME = FRONT_DOOR | REGISTERING | READERS
-OLD = {"check", "check_weights", "plan", "room"}
 
 
 def definitions() -> dict[str, set[str]]:
@@ -30,4 +29,4 @@ def definitions() -> dict[str, set[str]]:
 def test_a_public_name_has_one_meaning() -> None:
     shared = {name: sorted(modules) for name, modules in definitions().items() if len(modules) > 1}
     assert shared.keys() >= SAME, "a name of the lists is defined once: take it off"
-    assert not {name: modules for name, modules in shared.items() if name not in SAME | OLD}
+    assert not {name: modules for name, modules in shared.items() if name not in SAME}

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from prlhf.cluster import check_fits, connected, room, shown_by, worker_resources
+from prlhf.cluster import capacity, check_fits, connected, shown_by, worker_resources
 from prlhf.config import ClusterConfig, PrepConfig, SweepConfig
 from prlhf.data import locate
 from prlhf.dataset import is_prepared
@@ -21,7 +21,7 @@ from prlhf.progress import SILENT, Progress
 from prlhf.recipes import Sections, resolve
 from prlhf.sweep.results import add_shared_work, conclude
 from prlhf.sweep.search import Search, search_for, search_kind
-from prlhf.sweep.settings import JUDGED, check, settings_at
+from prlhf.sweep.settings import JUDGED, check_space, settings_at
 from prlhf.sweep.space import Space, space_of
 from prlhf.sweep.trials import (
     NO_DISPLAY,
@@ -66,7 +66,7 @@ def sweep(
     claim(config.out, "sweep", resume)
     cluster, out = cluster or ClusterConfig(), config.out.resolve()
     space = space_of(config.space)
-    check(space, sections, config)
+    check_space(space, sections, config)
     search_kind(space, config)
     known = read_trials(out)
     sections, space, prepared = _with_data(_absolute(sections), space, progress, out if resume else None)
@@ -99,7 +99,7 @@ def _run(
         each, per_trial = worker_resources(cluster), max(1, cluster.workers)
         what = "concurrent trials" if per_trial == 1 else f"concurrent trials x {per_trial} workers"
         check_fits((search.sweep.concurrent or 1) * per_trial, each, what)
-        concurrent = search.sweep.concurrent or max(1, min(search.total, room(each) // per_trial))
+        concurrent = search.sweep.concurrent or max(1, min(search.total, capacity(each) // per_trial))
         with shown_by(progress) as relay:
             judged = search.sweep.metric.startswith(JUDGED) and search.sweep.against == "base"
             against = settings_at({}, search.sections, search.sweep) if judged else None

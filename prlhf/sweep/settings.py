@@ -57,7 +57,7 @@ def all_settings(points: list[Point], sections: Sections, sweep: SweepConfig) ->
     return checked
 
 
-def check(space: Space, sections: Sections, sweep: SweepConfig) -> None:
+def check_space(space: Space, sections: Sections, sweep: SweepConfig) -> None:
     """Refuse now what would fail when its trial starts: every corner of the space is checked.
 
     The bounds of settings are intervals, so a point between two accepted corners is accepted.

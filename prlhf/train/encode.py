@@ -138,7 +138,7 @@ def base_for(model: str) -> Base:
     return load_skeleton(model, torch.float32)[0]
 
 
-def room(dataset: Path, base: Base) -> dict[str, Any]:
+def rows_in_context(dataset: Path, base: Base) -> dict[str, Any]:
     """What training with default settings would find in both splits of `dataset`.
 
     Returns the context, the rows of each split, how many of them do not fit (and, in words, which), and percentiles

@@ -42,7 +42,7 @@ class Watch:
         raise _ended(config, step, "loss" if lost else "gradient", sorted(bad) if len(bad) < len(every) else [])
 
 
-def check_weights(config: TrainConfig, step: int, parameters: Iterable[nn.Parameter]) -> None:
+def check_parameters(config: TrainConfig, step: int, parameters: Iterable[nn.Parameter]) -> None:
     """Raise NotFinite, on every worker if on one, if trained weights are not finite after `step`."""
     trained = (p.to_local() if isinstance(p, DTensor) else p for p in parameters if p.requires_grad)
     if workers.most(not all(bool(torch.isfinite(p).all()) for p in trained)):

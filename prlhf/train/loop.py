@@ -19,7 +19,7 @@ from prlhf.progress import SILENT, Interruptible, Progress
 from prlhf.train import checkpoints, losses, metrics
 from prlhf.train.batches import Part, batches_of, epoch_of, parts_of, step_count
 from prlhf.train.encode import EncodedSet
-from prlhf.train.finite import Watch, check_summary, check_weights
+from prlhf.train.finite import Watch, check_parameters, check_summary
 from prlhf.train.objectives import Objective
 from prlhf.train.optimizer import clip_grad_norm, optimizer_of, rows_of, schedule_of
 from prlhf.train.trackers import Trackers
@@ -206,7 +206,7 @@ class Loop:
 
     def save(self) -> None:
         """Write a checkpoint; every worker its random state, the first one all the rest."""
-        check_weights(self.config, self.step, self.model.parameters())
+        check_parameters(self.config, self.step, self.model.parameters())
         if self.objective.reference:  # before the checkpoint is whole: who resumes from it knows what was known here
             self.objective.reference.save()
         self.optimizer.settle()  # on every worker: a row that catches up in two steps is rounded otherwise than in one

@@ -52,7 +52,7 @@ def train_per_user(config: TrainConfig, resume: bool = False, progress: Progress
             progress.note(f"{folder} is already finished")
             return read_results(folder)
     else:
-        check(config, data, progress)
+        check_per_user(config, data, progress)
         write_recipe(folder, config, data, flags="--per-user ")
         write_per_user(folder, PerUser(whole, [user.id for user in users]))
     results = []
@@ -78,7 +78,7 @@ def check_resumed(folder: Path, config: TrainConfig, data: Prepared) -> None:
     check_same(config, with_base(saved_config(folder), data), data)
 
 
-def check(config: TrainConfig, data: Prepared, progress: Progress) -> None:
+def check_per_user(config: TrainConfig, data: Prepared, progress: Progress) -> None:
     """Raise PrlhfError if settings, base or data have a fault; nothing is written before."""
     count = len(data.user_ids)
     if count > MAX_USERS:

@@ -27,7 +27,7 @@ from prlhf.train import metrics
 from prlhf.train.checkpoints import newest_checkpoint, remove_checkpoints, step_of
 from prlhf.train.encode import encode, note_left_out
 from prlhf.train.final_model import write_model
-from prlhf.train.finite import check_summary, check_weights
+from prlhf.train.finite import check_parameters, check_summary
 from prlhf.train.loop import Listener, Loop, Report, Stop
 from prlhf.train.objectives import objective_of
 from prlhf.train.run_folder import check_same, data_of, finish, finished, saved_config, take_back, write_recipe
@@ -172,7 +172,7 @@ def fit(loop: Loop, resume: bool) -> dict[str, Any]:
         loop.run()
     if loop.stop.agreed():
         raise Interrupted(f"stopped after step {loop.step}; continue with: prlhf train --resume --out {folder}")
-    check_weights(config, loop.step, loop.model.parameters())
+    check_parameters(config, loop.step, loop.model.parameters())
     seconds = time.perf_counter() - began
     losses = [row["loss"] for row in metrics.read(loop.metrics_path) if "loss" in row]
     return {

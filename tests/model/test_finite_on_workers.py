@@ -32,7 +32,7 @@ def one_worker_meets_it(rank: int, out: Path, config: Any) -> None:
             file.write(said + "\n")
     weight = nn.Parameter(torch.tensor([NAN if rank else 1.0]))
     with pytest.raises(NotFinite, match="the weights"):
-        finite.check_weights(config, 3, [weight])
+        finite.check_parameters(config, 3, [weight])
 
 
 def test_workers_end_together(tmp_path: Path, make_config: MakeConfig) -> None:

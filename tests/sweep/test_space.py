@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from prlhf.config import SweepConfig
 from prlhf.errors import PrlhfError
 from prlhf.recipes import over, typed_settings
-from prlhf.sweep.settings import all_settings, check
+from prlhf.sweep.settings import all_settings, check_space
 from prlhf.sweep.space import Range, contains, corners, draw, grid, merged_space, parse_space, size, space_of
 
 
@@ -164,7 +164,7 @@ def test_every_value_is_checked_where_there_are_too_many_corners() -> None:
     space = parse_space([f"{key}=1,2,3,4,5,6,7" for key in ("lora_alpha", "lora_r", "seed", "batch_size", "epochs")])
     space |= {"alpha": [0.1, 0.2, 1.5]}
     with pytest.raises(PrlhfError, match=r"alpha = 1\.5 is refused"):
-        check(space, {}, SWEEP)
+        check_space(space, {}, SWEEP)
 
 
 @pytest.mark.parametrize(
@@ -183,5 +183,5 @@ def test_every_value_is_checked_where_there_are_too_many_corners() -> None:
 )
 def test_every_point_is_checked(base: dict[str, int], text: str, message: str) -> None:
     with pytest.raises(PrlhfError) as error:
-        check(parse_space([text]), {"train": base}, SWEEP)
+        check_space(parse_space([text]), {"train": base}, SWEEP)
     assert message in str(error.value)

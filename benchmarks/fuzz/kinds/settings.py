@@ -74,7 +74,7 @@ def space(rng: Random, work: Path, material: Material) -> Case:
     from prlhf.config import SweepConfig, TrainConfig
     from prlhf.recipes import resolve
     from prlhf.sweep.search import search_for, search_kind
-    from prlhf.sweep.settings import check
+    from prlhf.sweep.settings import check_space
     from prlhf.sweep.space import parse_space, texts_by_key
 
     keys = [*TrainConfig.model_fields] * 2 + ["generate.temperature", "generate.top_p", "generate.seed", *ODD_KEYS]
@@ -98,7 +98,7 @@ def space(rng: Random, work: Path, material: Material) -> Case:
     def read() -> None:
         sweep = resolve(SweepConfig, {"space": texts_by_key(texts), **changes})
         found = parse_space(texts)
-        check(found, sections, sweep)
+        check_space(found, sections, sweep)
         search_kind(found, sweep)
         search = search_for(found, sections, sweep, [], False)
         if not search.total:
