@@ -21,7 +21,7 @@ from prlhf_cli import options
 PAGE = Path(__file__).resolve().parent / "SETTINGS.md"
 COMMAND = "python docs/settings.py"
 ARGUMENTS = {("prep", "dataset")}  # keys that are given without the name of an option
-KINDS = {bool: "switch", int: "int", float: "float", str: "text", Path: "path", dict: "entries"}
+KINDS: dict[Any, str] = {bool: "switch", int: "int", float: "float", str: "text", Path: "path", dict: "entries"}
 
 
 # ---- options.json ----
@@ -53,9 +53,9 @@ def kind_of(stage: type[Stage], key: str) -> tuple[str, tuple[Any, ...]]:
     kind: Any = stage.model_fields[key].annotation
     if get_origin(kind) is UnionType or type(None) in get_args(kind):
         kind = next(one for one in get_args(kind) if one is not type(None))
+    if names := stage.declared[key].named:
+        return "name", tuple(names.ours)
     if get_origin(kind) is Literal:
-        if stage.declared[key].named:
-            return "text", ()
         return "switch" if "/" in (stage.declared[key].flag or "") else "choice", get_args(kind)
     return KINDS[get_origin(kind) or kind], ()
 
@@ -113,11 +113,12 @@ def page() -> str:
 
 def _row(name: str, stage: type[Stage], key: str) -> Iterator[str]:
     kind, choices = kind_of(stage, key)
+    listed = [*(f"`{one}`" for one in choices), *(["or an extension's name"] if kind == "name" else [])]
     option = _option(name, stage, key)["flag"]
     field = stage.model_fields[key]
     yield f"`{key}`"
     yield "(argument)" if (name, key) in ARGUMENTS else " ".join(f"`{one}`" for one in option.split("/"))
-    yield ", ".join(f"`{one}`" for one in choices) or {"switch": "true or false", "entries": "mapping"}.get(kind, kind)
+    yield ", ".join(listed) or {"switch": "true or false", "entries": "mapping"}.get(kind, kind)
     yield "(required)" if field.is_required() else default_of(stage, key)
     yield bounds_of(stage, key)
     yield str(field.description).replace("|", "\\|")

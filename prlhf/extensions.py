@@ -1,7 +1,7 @@
-"""What can be registered by name: data sets and judges.
+"""What can be registered by name: data sets, user models, losses, baselines and judges.
 
 An extension is one object in one file, with everything the rest needs to know of it on the object. A decorator
-registers it, in a script or notebook as in this package: `@data_set("mine")`, `@judge("mine")`. The names of our own
+registers it, in a script or notebook as in this package: `@data_set("mine")`, `@loss("mine")`. The names of our own
 stand here, so that listing names imports nothing. Another package registers by an entry point of the kind's group:
 
     [project.entry-points."prlhf.judges"]
@@ -10,7 +10,7 @@ stand here, so that listing names imports nothing. Another package registers by 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -21,6 +21,7 @@ from typing_extensions import override
 from prlhf.errors import PrlhfError, nearest, one_line
 
 T = TypeVar("T")
+K = TypeVar("K", bound=type)
 
 
 class Registry(Mapping[str, T], Generic[T]):
@@ -37,6 +38,15 @@ class Registry(Mapping[str, T], Generic[T]):
         if self.ours.get(name, module) != module:
             raise PrlhfError(f"prlhf has a {self.kind} '{name}' already", "choose another name")
         self._found[name] = extension
+
+    def decorator(self, name: str) -> Callable[[K], K]:
+        """What registers the decorated class as `name`."""
+
+        def register(kind: K) -> K:
+            self.register(name, kind, kind.__module__)  # type: ignore[arg-type]
+            return kind
+
+        return register
 
     @override
     def __iter__(self) -> Iterator[str]:
@@ -92,6 +102,23 @@ DATA_SETS: Registry[Any] = Registry(
         "prlhf.data.prism": "prism",
         "prlhf.data.psoups": "psoups",
     },
+)
+
+USER_MODELS: Registry[Any] = Registry(
+    "user model", "prlhf.user_models", {"prlhf.model.user_models": "uniform individual cluster"}
+)
+
+LOSSES: Registry[Any] = Registry(  # the names are TRL's
+    "loss",
+    "prlhf.losses",
+    {
+        "prlhf.train.losses": "sigmoid sigmoid_norm robust exo_pair hinge ipo sppo_hard nca_pair apo_zero apo_down "
+        "discopop"
+    },
+)
+
+BASELINES: Registry[Any] = Registry(
+    "baseline", "prlhf.baselines", {"prlhf.generate.baselines": "none base oracle in-context chosen"}
 )
 
 JUDGES: Registry[Any] = Registry(

@@ -28,7 +28,15 @@ if TYPE_CHECKING:
     from prlhf.progress import Progress
 
 FILE = Path(__file__).with_name("options.json")
-KINDS: dict[str, Any] = {"switch": bool, "int": int, "float": float, "text": str, "path": Path, "entries": list[str]}
+KINDS: dict[str, Any] = {
+    "switch": bool,
+    "int": int,
+    "float": float,
+    "text": str,
+    "name": str,
+    "path": Path,
+    "entries": list[str],
+}
 OWN = "Command"  # the heading of options that belong to no key
 
 
@@ -122,11 +130,18 @@ def of(*stages: str, show: Callable[[Any], None], sets: tuple[str, ...] = ()) ->
 
 
 def _option(key: str, about: Mapping[str, Any]) -> inspect.Parameter:
-    choices = about.get("choices") if about["kind"] == "choice" else None
-    kind = Literal[tuple(choices)] if choices else KINDS[about["kind"]]
+    choices = about.get("choices", ())
+    kind = Literal[tuple(choices)] if about["kind"] == "choice" else KINDS[about["kind"]]
     if about.get("argument"):
         return _parameter(key, kind, typer.Argument(help=about["help"]), inspect.Parameter.empty)
-    option = typer.Option(about["flag"], help=about["help"], rich_help_panel=about["panel"], metavar=about.get("form"))
+    named = about["kind"] == "name"
+    option = typer.Option(
+        about["flag"],
+        help=about["help"],
+        rich_help_panel=about["panel"],
+        metavar=about.get("form"),
+        autocompletion=(lambda: choices) if named else None,
+    )
     return _parameter(key, kind | None, option, None)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import subprocess
+import sys
 import typing
 from pathlib import Path
 from typing import Any
@@ -11,9 +14,8 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel
 
-from prlhf.config import STAGES, GenerateConfig, JudgeConfig, PrepConfig, TrainConfig
+from prlhf.config import STAGES, GenerateConfig, JudgeConfig, PrepConfig, Stage, TrainConfig
 from prlhf.errors import PrlhfError
 from prlhf.recipes import load_recipe, parse_override, parse_overrides, resolve
 
@@ -116,6 +118,26 @@ def test_refused_with_what_to_do(stage: Any, values: dict[str, Any], said: str) 
     assert "Input" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("stage", "key"), [(TrainConfig, "user_model"), (TrainConfig, "loss"), (GenerateConfig, "baseline")]
+)
+def test_a_key_says_which_extensions_we_have(stage: type[Stage], key: str) -> None:
+    """Its meaning names them all, so does the JSON schema, and the default is one of them."""
+    field, names = stage.model_fields[key], stage.declared[key].named
+    assert names is not None
+    assert set(names.ours) - {"none"} <= set(re.findall(r"[\w-]+", str(field.description)))
+    assert stage.model_json_schema()["properties"][key]["enum"] == list(names)
+    assert field.default in names.ours
+
+
+def test_settings_are_made_without_importing_models() -> None:
+    """Facts of extensions are asked where a value needs them; what is wrong with the others is said at once."""
+    config = "from prlhf.config import GenerateConfig, TrainConfig; TrainConfig(loss='sigmoid', nll=0)"
+    more = "TrainConfig(user_model='cluster'); TrainConfig(objective='sft'); GenerateConfig(baseline='base')"
+    code = f"import sys; {config}; {more}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 def test_vanilla_needs_no_user_tokens() -> None:
     assert resolve(TrainConfig, {"user_model": "uniform", "user_tokens": 0}).user_tokens == 0
 
@@ -160,11 +182,14 @@ def test_no_recipe_and_an_empty_one(tmp_path: Path) -> None:
 # ---- saved configs ----
 
 
-def values_of(stage: type[BaseModel]) -> st.SearchStrategy[dict[str, Any]]:
+def values_of(stage: type[Stage]) -> st.SearchStrategy[dict[str, Any]]:
     """Any valid values of a stage's keys, some of them missing."""
-    required = {k: _values(f.annotation, f.metadata) for k, f in stage.model_fields.items() if f.is_required()}
-    optional = {k: _values(f.annotation, f.metadata) for k, f in stage.model_fields.items() if not f.is_required()}
-    return st.fixed_dictionaries(required, optional=optional)
+    values = {
+        key: st.sampled_from(list(names)) if (names := about.named) else _values(field.annotation, field.metadata)
+        for (key, field), about in zip(stage.model_fields.items(), stage.declared.values(), strict=True)
+    }
+    required = {key: values[key] for key, field in stage.model_fields.items() if field.is_required()}
+    return st.fixed_dictionaries(required, optional={k: v for k, v in values.items() if k not in required})
 
 
 def _values(kind: Any, rules: list[Any]) -> st.SearchStrategy[Any]:

@@ -7,14 +7,14 @@ from typing import Any, Literal
 
 from pydantic import model_validator
 
-from prlhf.config.keys import Needs, above_zero, key, one_of
-from prlhf.config.names import BaselineName
+from prlhf.config.keys import Needs, above_zero, key, reads, says
 from prlhf.config.stage import Stage
 from prlhf.errors import PrlhfError
+from prlhf.extensions import BASELINES
 
-WRITES = one_of("baseline", "none", "base", "oracle", "in-context")  # a model writes; `chosen` copies
-FOR_USERS = one_of("baseline", "none", "oracle", "in-context", "chosen")
-OF_USERS = one_of("baseline", "none", "oracle", "in-context")
+WRITES = says("baseline", BASELINES, lambda kind: kind.needs_model)
+FOR_USERS = says("baseline", BASELINES, lambda kind: not kind.generic_only)
+OF_USERS = says("baseline", BASELINES, lambda kind: kind.needs_model and not kind.generic_only)
 A_FILE = Needs("prompts", lambda config: config.prompts not in ("eval", "own", "judging"), "a file")
 
 
@@ -41,12 +41,15 @@ class GenerateConfig(Stage):
         idle=["all", "generic", "all,generic"],
     )
     unknown_as_generic: bool = key(False, "Serve unknown ids as the generic user.", used=[OF_USERS], idle=[False])
-    baseline: BaselineName = key(
+    baseline: str = key(
         "none",
         "What to write instead. base: the base model, as the generic user; oracle: the base, told the user's true "
         "preference; in-context: the base, shown the user's own choices; chosen: the data's chosen responses.",
+        named=BASELINES,
     )
-    examples: int = key(4, "How many of the user's own choices to show.", used=[one_of("baseline", "in-context")], ge=1)
+    examples: int = key(
+        4, "How many of the user's own choices to show.", used=[reads("baseline", BASELINES, "examples")], ge=1
+    )
     dataset: str | None = key(None, "Where eval, own and judging come from.", unset="what the run was trained on")
     out: Path = key(
         Path("responses.jsonl"),
@@ -100,8 +103,8 @@ class GenerateConfig(Stage):
             raise PrlhfError(f"best_of = {self.best_of} has no reward to choose by", "add --reward RUN")
         if self.reward is not None and self.best_of == 1:
             raise PrlhfError(f"reward = {self.reward} has nothing to choose from", "add --best-of N, N at least 2")
-        if self.best_of > 1 and (self.temperature == 0 or self.baseline == "chosen"):
-            why = "baseline = chosen" if self.baseline == "chosen" else "temperature = 0"
+        if self.best_of > 1 and (self.temperature == 0 or not WRITES.holds(self)):
+            why = "temperature = 0" if WRITES.holds(self) else f"baseline = {self.baseline}"
             raise PrlhfError(
                 f"best_of = {self.best_of} with {why} would produce {self.best_of} identical responses",
                 "drop one of the two",

@@ -13,6 +13,8 @@ from typing import Any
 
 from pydantic import Field
 
+from prlhf.extensions import Registry
+
 
 @dataclass(frozen=True)
 class Needs:
@@ -20,7 +22,12 @@ class Needs:
 
     key: str
     holds: Callable[[Any], bool]
-    words: str
+    said: str | Callable[[], str]  # a function where it takes an import to know
+
+    @property
+    def words(self) -> str:
+        """The values of the key for which the condition holds."""
+        return self.said if isinstance(self.said, str) else self.said()
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class Key:
     form: str = "KEY=VALUE"  # how an entry of a mapping is written on the command line
     example: str = ""  # such an entry
     texts: bool = False  # its entries are kept as they were typed, for whoever reads the key
-    named: bool = False  # its values are names that are listed in its meaning, and checked by the settings alone
+    named: Registry[Any] | None = None  # its values are the names of these extensions
     commands: tuple[str, ...] = ()  # the commands that have the option; none: all that have the stage
 
     def unmet(self, config: Any) -> Needs | None:
@@ -43,9 +50,10 @@ class Key:
         return next((need for need in self.used if not need.holds(config)), None)
 
     def __call__(self, schema: dict[str, Any]) -> None:
-        """Say in the JSON schema what None means and when the key is used."""
+        """Say in the JSON schema what None means, when the key is used, and which extensions there are."""
         words = [schema.get("description", ""), f"Default: {self.unset}." if self.unset else "", used_when(self)]
         schema["description"] = " ".join(filter(None, words))
+        schema |= {} if self.named is None else {"enum": list(self.named)}
 
 
 def key(
@@ -60,7 +68,7 @@ def key(
     form: str = "KEY=VALUE",
     example: str = "",
     texts: bool = False,
-    named: bool = False,
+    named: Registry[Any] | None = None,
     commands: Sequence[str] = (),
     **bounds: Any,
 ) -> Any:
@@ -81,8 +89,24 @@ def used_when(about: Key) -> str:
 
 def one_of(name: str, *values: str) -> Needs:
     """The condition that the key `name` has one of `values`."""
-    words = " or ".join(values) if len(values) < 3 else f"one of {', '.join(values)}"
-    return Needs(name, lambda config: getattr(config, name) in values, words)
+    return Needs(name, lambda config: getattr(config, name) in values, _any_of(values))
+
+
+def says(name: str, registry: Registry[Any], fact: Callable[[Any], bool]) -> Needs:
+    """The condition that the extension named by the key `name` has a `fact`.
+
+    It is asked when a value is given for whatever has this condition, and imported only then.
+    """
+
+    def words() -> str:
+        return _any_of([one for one in registry.ours if fact(registry[one])])
+
+    return Needs(name, lambda config: fact(registry[getattr(config, name)]), words)
+
+
+def reads(name: str, registry: Registry[Any], key: str) -> Needs:
+    """The condition that the extension named by the key `name` has `key` among those that it uses."""
+    return says(name, registry, lambda extension: key in extension.uses)
 
 
 def above_zero(name: str) -> Needs:
@@ -93,6 +117,10 @@ def above_zero(name: str) -> Needs:
 def turned_on(name: str) -> Needs:
     """The condition that the switch `name` is on."""
     return Needs(name, lambda config: bool(getattr(config, name)), "true")
+
+
+def _any_of(values: Sequence[str]) -> str:
+    return " or ".join(values) if len(values) < 3 else f"one of {', '.join(values)}"
 
 
 # ---- what is given and not used ----

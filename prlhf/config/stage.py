@@ -12,6 +12,7 @@ from pydantic import (
     ModelWrapValidatorHandler,
     ValidationError,
     ValidationInfo,
+    field_validator,
     model_validator,
 )  # fmt: skip
 from typing_extensions import override
@@ -50,6 +51,15 @@ class Stage(BaseModel):
             for name, need in unused(cls.declared, config, given).items():
                 raise PrlhfError(*refusal(name, need, config, given[name]))
         return config
+
+    @field_validator("*")
+    @classmethod
+    def name_an_extension(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse names that no extension has."""
+        names = cls.declared[str(info.field_name)].named
+        if names is not None and value not in names:
+            raise PrlhfError(f"{info.field_name} = {value!r} is not known", nearest(value, names))
+        return value
 
     def given(self) -> dict[str, Any]:
         """What differs from its default."""

@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from pydantic import model_validator
 
-from prlhf.config.keys import Needs, above_zero, key, one_of
-from prlhf.config.names import KNOWN_DATA, SMOOTHED_LOSSES, LossName, UserModelName
+from prlhf.config.keys import Needs, above_zero, key, one_of, reads, says
+from prlhf.config.names import KNOWN_DATA
 from prlhf.config.stage import Stage
 from prlhf.errors import PrlhfError
+from prlhf.extensions import LOSSES, USER_MODELS
 
 WITH_USERS = one_of("objective", "dpo", "rm")
 DPO = one_of("objective", "dpo")
-CLUSTERS = one_of("user_model", "cluster")
+PERSONAL = says("user_model", USER_MODELS, lambda kind: kind.personal)
+SMOOTHED = says("loss", LOSSES, lambda loss: loss.smoothed)
 TOKENS_OR_HEAD = Needs("user_tokens", lambda config: config.user_tokens > 0 or config.objective == "rm", "more than 0")
 ADAPTER = Needs("full_finetune", lambda config: not config.full_finetune, "false")
 
@@ -40,15 +42,16 @@ class TrainConfig(Stage):
     seed: int = key(0, "Seed of everything random.")
 
     # section 4.3
-    user_model: UserModelName = key(
+    user_model: str = key(
         "individual",
         "uniform: the same for all, which is vanilla DPO or reward modeling; individual: a vector of their own for "
         "each user; cluster: a mixture of K.",
         panel="User model",
+        named=USER_MODELS,
         used=[WITH_USERS],
         idle=["uniform"],
     )
-    k: int = key(10, "Number of clusters K.", used=[WITH_USERS, CLUSTERS], ge=1)
+    k: int = key(10, "Number of clusters K.", used=[WITH_USERS, reads("user_model", USER_MODELS, "k")], ge=1)
     user_tokens: int = key(10, "T_u: soft-prompt vectors per user.", used=[WITH_USERS], idle=[0], ge=0)
     user_init: Literal["zero", "vocabulary", "random"] = key(
         "vocabulary", "How users' embeddings start.", used=[WITH_USERS, above_zero("user_tokens")]
@@ -56,7 +59,7 @@ class TrainConfig(Stage):
     cluster_weights: Literal["softmax", "linear"] = key(
         "softmax",
         "A user's mixture of clusters. softmax: as in the paper's released code; linear: V.w, as written in the paper.",
-        used=[WITH_USERS, CLUSTERS],
+        used=[WITH_USERS, reads("user_model", USER_MODELS, "cluster_weights")],
     )
     user_text: bool = key(True, "Prepend the text about the user, if there is any.", used=[WITH_USERS], idle=[False])
 
@@ -64,16 +67,16 @@ class TrainConfig(Stage):
     objective: Literal["dpo", "rm", "sft"] = key(
         "dpo", "dpo: a policy; rm: a reward model; sft: a base model, without users.", panel="Objective"
     )
-    loss: LossName = key(
+    loss: str = key(
         "sigmoid",
-        f"The loss in place of DPO's log-sigmoid: {', '.join(get_args(LossName))}.",
-        named=True,
+        f"The loss in place of DPO's log-sigmoid: {', '.join(LOSSES.ours)}.",
+        named=LOSSES,
         used=[DPO],
     )
     label_smoothing: float = key(
         0.0,
         "Share of preferences that are assumed to be flipped.",
-        used=[DPO, one_of("loss", *SMOOTHED_LOSSES)],
+        used=[DPO, SMOOTHED],
         idle=[0.0],
         ge=0,
         lt=0.5,
@@ -81,7 +84,7 @@ class TrainConfig(Stage):
     alpha: float = key(
         0.5,
         "Weight of the term with the user's id; 1 - alpha is the weight of the generic user's term.",
-        used=[WITH_USERS, one_of("user_model", "individual", "cluster")],
+        used=[WITH_USERS, PERSONAL],
         ge=0,
         le=1,
     )
@@ -106,7 +109,7 @@ class TrainConfig(Stage):
     cluster_lr: float = key(
         5e-2,
         "Learning rate of the users' cluster weights w_i, which are logits and not embeddings.",
-        used=[WITH_USERS, CLUSTERS],
+        used=[WITH_USERS, reads("user_model", USER_MODELS, "cluster_lr")],
         gt=0,
     )
     user_lr: float = key(
@@ -172,7 +175,7 @@ class TrainConfig(Stage):
     @model_validator(mode="after")
     def personalized_needs_tokens(self) -> TrainConfig:
         """Refuse a user model that would have no parameters."""
-        if self.objective != "sft" and self.user_model != "uniform" and self.user_tokens == 0:
+        if self.objective != "sft" and self.user_tokens == 0 and PERSONAL.holds(self):
             raise PrlhfError(
                 f"user_tokens = 0 leaves user_model = {self.user_model} without any parameter",
                 "set user_tokens to 1 or more, or user_model to uniform",
@@ -182,8 +185,9 @@ class TrainConfig(Stage):
     @model_validator(mode="after")
     def loss_fits(self) -> TrainConfig:
         """Refuse a loss that would be infinite."""
-        if self.objective == "dpo" and self.loss == "exo_pair" and not self.label_smoothing:
-            raise PrlhfError("label_smoothing = 0 makes loss = exo_pair infinite", "set it to 0.001, as its paper does")
+        smoothed = self.label_smoothing or "loss" not in self.given()  # the default needs no import to be known
+        if self.objective == "dpo" and not smoothed and LOSSES[self.loss].smoothing_required:
+            raise PrlhfError(f"label_smoothing = 0 makes loss = {self.loss} infinite", "set it to 0.001, for example")
         return self
 
     @property

@@ -12,13 +12,14 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from typing_extensions import override
 
 from prlhf.config import GenerateConfig
 from prlhf.dataset import Comparison, Prepared, Text, prompt_id
 from prlhf.errors import PrlhfError
+from prlhf.extensions import BASELINES
 from prlhf.generate.readers import Reader
 
 SEPARATOR = "\n\n"  # between examples in plain text
@@ -27,16 +28,16 @@ Fits = Callable[[Text], bool]  # whether the model's context has room for a prom
 
 
 class Baseline:
-    """Who writes, and what it is shown."""
+    """Who writes, and what it is shown. A subclass has a name by the decorator `baseline`."""
 
-    name: ClassVar[str]
     needs_data: ClassVar[bool] = False
     needs_run: ClassVar[bool] = False  # False: a base model named by `config.model` will do
-    needs_model: ClassVar[bool] = True  # False: nothing is written, but copied from the data
+    needs_model: ClassVar[bool] = True  # False: nothing is written, but copied from the data, which it needs
     as_base: ClassVar[bool] = False  # whether the base writes alone, adapter and user vectors off
     generic_only: ClassVar[bool] = False  # whether it writes for the generic user alone
     own_prompts: ClassVar[bool] = False  # whether each user gets the held-out prompts that they were asked
     cuts_prompts: ClassVar[bool] = True  # whether max_prompt_tokens holds for what it shows
+    uses: ClassVar[frozenset[str]] = frozenset()  # keys of GenerateConfig that only some baselines read
 
     def __init__(self, data: Prepared | None, config: GenerateConfig) -> None:
         """Take the prepared data set, if any. Raises PrlhfError if it lacks what the baseline shows."""
@@ -44,11 +45,11 @@ class Baseline:
 
     def show(self, prompt: Text, reader: Reader, fits: Fits) -> tuple[Text, str]:
         """What the model is shown for `prompt`, and a text that ends its response ("": none)."""
-        raise NotImplementedError(f"baseline = {self.name} has no model")
+        raise NotImplementedError(f"baseline = {self.config.baseline} has no model")
 
     def responses(self, pairs: Sequence[tuple[Text, Reader]]) -> list[str | None]:
         """Without a model: a response for each (prompt, reader), None where there is none."""
-        raise NotImplementedError(f"baseline = {self.name} has a model that writes")
+        raise NotImplementedError(f"baseline = {self.config.baseline} has a model that writes")
 
     def settings(self) -> dict[str, Any]:
         """What its responses depend on besides the settings that all responses depend on."""
@@ -59,10 +60,18 @@ class Baseline:
         return []
 
 
+B = TypeVar("B", bound=type[Baseline])
+
+
+def baseline(name: str) -> Callable[[B], B]:
+    """Register the decorated class as the baseline `name`."""
+    return BASELINES.decorator(name)
+
+
+@baseline("none")
 class NoBaseline(Baseline):
     """The run itself, shown the prompt as it is."""
 
-    name = "none"
     needs_run = True
 
     @override
@@ -70,18 +79,18 @@ class NoBaseline(Baseline):
         return prompt, ""
 
 
+@baseline("base")
 class BaseAlone(NoBaseline):
     """The base model, for nobody in particular."""
 
-    name = "base"
     needs_run = False
     as_base = generic_only = True
 
 
+@baseline("oracle")
 class ToldPreference(Baseline):
     """The base model, told the user's true preference in words."""
 
-    name = "oracle"
     needs_data = as_base = True
     cuts_prompts = False
 
@@ -103,12 +112,13 @@ class ToldPreference(Baseline):
         return {"data": self.data.manifest["content_hash"]} if self.data else {}
 
 
+@baseline("in-context")
 class ShownExamples(Baseline):
     """The base model, shown some of the user's own training comparisons."""
 
-    name = "in-context"
     needs_data = as_base = True
     cuts_prompts = False
+    uses = frozenset(("examples",))
 
     @override
     def __init__(self, data: Prepared | None, config: GenerateConfig) -> None:
@@ -137,10 +147,10 @@ class ShownExamples(Baseline):
         return [f"{self.dropped} examples were dropped: no room for them in the context"] if self.dropped else []
 
 
+@baseline("chosen")
 class ChosenResponses(Baseline):
     """The chosen responses of the held-out data."""
 
-    name = "chosen"
     needs_data = own_prompts = True
     needs_model = False
 
@@ -153,14 +163,10 @@ class ChosenResponses(Baseline):
         return [_plain(known.get((prompt_id(prompt), reader.id))) for prompt, reader in pairs]
 
 
-BASELINES: dict[str, type[Baseline]] = {
-    baseline.name: baseline for baseline in (NoBaseline, BaseAlone, ToldPreference, ShownExamples, ChosenResponses)
-}
-
-
 def baseline_of(config: GenerateConfig, data: Prepared | None = None) -> Baseline:
     """The baseline that `config` names."""
-    return BASELINES[config.baseline](data, config)
+    kind: type[Baseline] = BASELINES[config.baseline]
+    return kind(data, config)
 
 
 # ---- what is shown ----

@@ -11,7 +11,8 @@ from typing import Any
 from prlhf.config import ClusterConfig, GenerateConfig
 from prlhf.dataset import Prepared, gone, is_prepared, prompt_id, read_prepared
 from prlhf.errors import Interrupted, PrlhfError
-from prlhf.generate.baselines import BASELINES, Baseline, baseline_of
+from prlhf.extensions import BASELINES
+from prlhf.generate.baselines import Baseline, baseline_of
 from prlhf.generate.best_of import reward_settings
 from prlhf.generate.output import Block, OneFile, Shards, claim_output, open_output
 from prlhf.generate.pairs import select
@@ -105,8 +106,8 @@ class Work:
 def copy(baseline: Baseline, config: GenerateConfig, progress: Progress) -> dict[str, Any]:
     """Write what a baseline without a model takes from the data; token counts are 0."""
     data = baseline.data
-    assert data is not None  # `needs_data`
-    settings = settings_of(baseline.name, data.manifest["content_hash"], baseline, config)
+    assert data is not None  # see `load_data`
+    settings = settings_of(config.baseline, data.manifest["content_hash"], baseline, config)
     seen = {user: user_index for user_index, user in enumerate(data.user_ids, start=1)}
     pairs = select(known_readers(seen, {}, data), baseline, config).pairs
     found = [
@@ -139,7 +140,8 @@ def counts(
 
 def load_data(run: Path | None, config: GenerateConfig) -> Prepared | None:
     """The prepared data set: named, or the one the run was trained on; None where it is gone and nothing needs it."""
-    needed = config.prompts in ("eval", "own", "judging") or BASELINES[config.baseline].needs_data
+    kind: type[Baseline] = BASELINES[config.baseline]
+    needed = config.prompts in ("eval", "own", "judging") or kind.needs_data or not kind.needs_model
     name = config.dataset or (trained_on(run) if run else None)
     if name is None:
         if needed:

@@ -15,7 +15,7 @@ import torch
 from prlhf.config import GenerateConfig, TrainConfig
 from prlhf.config.train import WITHOUT_USERS
 from prlhf.errors import PrlhfError
-from prlhf.generate.baselines import BASELINES
+from prlhf.extensions import BASELINES
 from prlhf.generate.best_of import load_best_of
 from prlhf.generate.decode_loop import serves
 from prlhf.generate.decoding import Written, write

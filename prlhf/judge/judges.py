@@ -98,12 +98,7 @@ J = TypeVar("J", bound=type[Judge])
 
 def judge(name: str) -> Callable[[J], J]:
     """Register the decorated class as the judge `name`."""
-
-    def register(kind: J) -> J:
-        JUDGES.register(name, kind, kind.__module__)
-        return kind
-
-    return register
+    return JUDGES.decorator(name)
 
 
 def find_judges(config: JudgeConfig) -> dict[str, Judge]:

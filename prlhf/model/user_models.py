@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Callable, Iterable
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
 from prlhf.config import TrainConfig
-from prlhf.errors import PrlhfError, nearest
+from prlhf.extensions import USER_MODELS
 
 Start = Callable[[int], Tensor]  # the number of d-vectors -> [n, d] to start from
 DRAWN_AT_ONCE = 2**16  # vocabulary rows: the indices for a million users would take much memory
@@ -34,12 +34,12 @@ class Size(NamedTuple):
 class UserModel(nn.Module):
     """Base of all user models, with all that the rest of the code needs to know of one.
 
-    A subclass sets `name` and `tokens`, and defines `__init__(config, users, start)`, for `users` seen users, and
-    `forward`.
+    A subclass has a name by the decorator `user_model`, sets `tokens`, and defines `__init__(config, users, start)`,
+    for `users` seen users, and `forward`.
     """
 
-    name: ClassVar[str]
     personal: ClassVar[bool] = True  # False: its vectors are the same for everyone
+    uses: ClassVar[frozenset[str]] = frozenset()  # keys of TrainConfig that only some user models read
     tokens: int  # T_u
 
     @override
@@ -71,10 +71,18 @@ class UserModel(nn.Module):
         return []
 
 
+M = TypeVar("M", bound=type[UserModel])
+
+
+def user_model(name: str) -> Callable[[M], M]:
+    """Register the decorated class as the user model `name`."""
+    return USER_MODELS.decorator(name)
+
+
+@user_model("uniform")
 class Uniform(UserModel):
     """The same vectors for everyone (Example 1); with T_u = 0 this is vanilla DPO."""
 
-    name = "uniform"
     personal = False
 
     def __init__(self, config: TrainConfig, _users: int, start: Start) -> None:
@@ -87,10 +95,9 @@ class Uniform(UserModel):
         return self.shared.expand(len(user_indices), *self.shared.shape)
 
 
+@user_model("individual")
 class Individual(UserModel):
     """e_0 + o_i (Example 2), for any number of users: vocabulary rows are drawn with replacement."""
-
-    name = "individual"
 
     def __init__(self, config: TrainConfig, users: int, start: Start) -> None:
         super().__init__()
@@ -110,13 +117,14 @@ class Individual(UserModel):
         return self.generic.expand(len(user_indices), *self.generic.shape).index_add(0, seen, offsets)
 
 
+@user_model("cluster")
 class Cluster(UserModel):
     """V . w_i (Example 3), V: [K, T_u, d], w_i: [K]; the generic user has weights too.
 
     The released code applies a softmax to w_i; `cluster_weights: linear` takes w_i as it is.
     """
 
-    name = "cluster"
+    uses = frozenset(("k", "cluster_weights", "cluster_lr"))
 
     def __init__(self, config: TrainConfig, users: int, start: Start) -> None:
         super().__init__()
@@ -153,14 +161,10 @@ class Cluster(UserModel):
         return found
 
 
-USER_MODELS: dict[str, type[UserModel]] = {kind.name: kind for kind in (Uniform, Individual, Cluster)}
-
-
 def user_model_of(config: TrainConfig) -> type[UserModel]:
     """The class of the user model that `config` asks for. Raises PrlhfError for an unknown name."""
-    if config.user_model not in USER_MODELS:
-        raise PrlhfError(f"user model '{config.user_model}' is not known", nearest(config.user_model, USER_MODELS))
-    return USER_MODELS[config.user_model]
+    kind: type[UserModel] = USER_MODELS[config.user_model]
+    return kind
 
 
 def build_user_model(config: TrainConfig, users: int, vocabulary: Tensor) -> UserModel:

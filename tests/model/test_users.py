@@ -13,8 +13,9 @@ from torch import Tensor
 
 from prlhf.config import TrainConfig
 from prlhf.errors import PrlhfError
+from prlhf.extensions import USER_MODELS
 from prlhf.model import user_models
-from prlhf.model.user_models import USER_MODELS, SparseRows, UserModel, build_user_model, size_of, user_model_of
+from prlhf.model.user_models import SparseRows, UserModel, build_user_model, size_of, user_model_of
 
 KINDS = ("uniform", "individual", "cluster")
 VOCABULARY = torch.arange(20.0).reshape(5, 4)

@@ -18,9 +18,10 @@ from typer.testing import CliRunner
 from prlhf.config import ClusterConfig, TrainConfig
 from prlhf.dataset import Prepared, read_prepared, write_prepared
 from prlhf.errors import PrlhfError
+from prlhf.extensions import USER_MODELS
 from prlhf.model.base import load_skeleton
 from prlhf.model.checkpoint import build_policy, build_reward_model
-from prlhf.model.user_models import USER_MODELS, SparseRows, UserModel
+from prlhf.model.user_models import SparseRows, UserModel, user_model
 from prlhf.results import TrainPlan
 from prlhf.train import dry_run as planning
 from prlhf.train.dry_run import idle_parameters, largest_batch, plan, share_of, user_parameters
@@ -494,6 +495,9 @@ def test_only_one_new_run_is_planned(option: str, trained: Path) -> None:
 def test_a_user_model_of_ones_own(tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """Registered as CONTRIBUTING says, it can be planned: its class is all that has to be known."""
 
+    monkeypatch.setattr(USER_MODELS, "_found", dict(USER_MODELS._found))
+
+    @user_model("scaled")
     class Scaled(UserModel):
         def __init__(self, config: Any, users: int, start: Any) -> None:
             super().__init__()
@@ -501,7 +505,6 @@ def test_a_user_model_of_ones_own(tmp_path: Path, make_config: MakeConfig, monke
             self.generic = torch.nn.Parameter(start(self.tokens))
             self.scales = SparseRows(torch.ones(users, 3), first=1)
 
-    monkeypatch.setitem(USER_MODELS, "scaled", Scaled)
-    config = make_config(tmp_path / "run").model_copy(update={"user_model": "scaled"})
+    config = make_config(tmp_path / "run", user_model="scaled")
     assert plan(config)["parameters"]["user_model"] == 2 * 32 + 3 * 3
     assert idle_parameters(config, users=100, width=8, steps=10) == (3 * 98, 3 * 80)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,18 @@ from hypothesis import strategies as st
 from losses import loop_of, loss_of, moved_policy
 
 from prlhf.config import TrainConfig
-from prlhf.config.names import SMOOTHED_LOSSES, LossName
 from prlhf.dataset import read_prepared
 from prlhf.errors import PrlhfError
+from prlhf.extensions import LOSSES
 from prlhf.model.readings import padded, readings_of
 from prlhf.recipes import load_recipe, resolve
 from prlhf.train import losses
-from prlhf.train.losses import LOSSES, PER_TOKEN, preference_loss
+from prlhf.train.losses import preference_loss
 from prlhf.train.run import train
 
 MakeConfig = Callable[..., Any]
 
-NAMES = typing.get_args(LossName)
+NAMES = tuple(LOSSES.ours)
 # Log-ratios of two comparisons, chosen first: D = 4 and -4, rewards at beta 0.5: (1, -1) and (-0.5, 1.5).
 # Per token, by these lengths: (1, -0.5) and (-0.25, 1.5), so D = 1.5 and -1.75.
 RATIOS = torch.tensor([[2.0, -1.0], [-2.0, 3.0]])
@@ -37,9 +36,14 @@ def smoothing_for(name: str) -> float:
     return 0.1 if name in ("robust", "exo_pair") else 0.0
 
 
-def test_every_name_in_the_config_has_a_function() -> None:
-    assert set(LOSSES) == set(NAMES)
-    assert set(SMOOTHED_LOSSES) | PER_TOKEN <= set(NAMES)
+def test_which_losses_read_what() -> None:
+    assert len(NAMES) == 11
+    facts = {fact: {name for name in NAMES if getattr(LOSSES[name], fact)} for fact in ("smoothed", "per_token")}
+    assert facts == {
+        "smoothed": {"sigmoid", "sigmoid_norm", "robust", "exo_pair"},
+        "per_token": {"ipo", "sigmoid_norm"},
+    }
+    assert [name for name in NAMES if LOSSES[name].smoothing_required] == ["exo_pair"]
 
 
 # ---- numbers: log(1 + e^-2) = 0.1269280, s(2) = 0.8807971, s(1) = 0.7310586, s(0.5) = 0.6224593, s(1.5) = 0.8175745
@@ -81,13 +85,13 @@ def test_discopop_between_its_two_halves(margin: float, expected: float) -> None
 @pytest.mark.parametrize("name", NAMES)
 def test_label_smoothing_is_read_by_those_that_say_so(name: str) -> None:
     little, more = (preference_loss(name, RATIOS, LENGTHS, 0.5, smoothing) for smoothing in (0.1, 0.2))
-    assert torch.equal(little, more) is (name not in SMOOTHED_LOSSES)
+    assert torch.equal(little, more) is not LOSSES[name].smoothed
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_lengths_are_read_by_those_that_say_so(name: str) -> None:
     longer, shorter = (preference_loss(name, RATIOS, lengths, 0.5, 0.1) for lengths in (LENGTHS, LENGTHS // 2))
-    assert torch.equal(longer, shorter) is (name not in PER_TOKEN)
+    assert torch.equal(longer, shorter) is not LOSSES[name].per_token
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"discopop"}))  # which rises at 0, see above

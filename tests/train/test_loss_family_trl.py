@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +12,8 @@ import torch
 from losses import loss_of, moved_policy
 from torch import Tensor
 
-from prlhf.config.names import LossName
 from prlhf.dataset import read_prepared
+from prlhf.extensions import LOSSES
 
 MakeConfig = Callable[..., Any]
 LossAndGradients = tuple[float, dict[str, Tensor]]
@@ -67,7 +66,7 @@ def both(tmp_path_factory: pytest.TempPathFactory, make_config: MakeConfig, prep
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.7])
-@pytest.mark.parametrize("name", typing.get_args(LossName))
+@pytest.mark.parametrize("name", list(LOSSES.ours))
 def test_ours_without_users_is_trl(both: Both, name: str, beta: float) -> None:
     smoothing = 0.1 if name in ("robust", "exo_pair") else 0.0  # TRL's other losses do not read it
     (loss, gradients), (their_loss, their_gradients) = both(name, beta, smoothing)
