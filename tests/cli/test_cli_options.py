@@ -68,6 +68,8 @@ def another_value(stage: str, key: str) -> Any:
     if f"{stage}.{key}" in VALUES:
         return VALUES[f"{stage}.{key}"]
     field = STAGES[stage].model_fields[key]
+    if names := STAGES[stage].declared[key].named:
+        return next(name for name in names.ours if name != field.default)
     kind: Any = field.annotation
     if isinstance(kind, UnionType) or type(None) in typing.get_args(kind):
         kind = next(one for one in typing.get_args(kind) if one is not type(None))
