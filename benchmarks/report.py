@@ -66,9 +66,9 @@ def machine() -> str:
     import torch
     import transformers
 
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    devices = [platform.machine(), *([torch.cuda.get_device_name()] if torch.cuda.is_available() else [])]
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}"
-    return f"{platform.machine()}, {gpu}; Python {platform.python_version()}, {versions}"
+    return f"{', '.join(devices)}; Python {platform.python_version()}, {versions}"
 
 
 # ---- formatting numbers ----

@@ -195,7 +195,7 @@ def significance(summary: dict[str, Any]) -> dict[str, Any]:
     return {
         "sign_test_samples": sign_test(summary["wins"], summary["losses"]),
         "sign_test_users": sign_test(verdicts.count("win"), verdicts.count("lose")),
-        "design_effect": round(effect, 2),
+        "design_effect": round(float(effect), 2),
         "samples_needed": needed,
         "note": "" if settled else _note(rate["rate"], n, needed),
     }

@@ -6,6 +6,7 @@ A base is the bundled tiny model, a folder, a hub id, or a GGUF file, which is c
 from __future__ import annotations
 
 import hashlib
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -244,7 +245,8 @@ def make_trainable(lm: Any, config: TrainConfig) -> Any:
         task_type="CAUSAL_LM",
     )
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)  # PEFT uses its old name
             torch.manual_seed(config.seed)
             return get_peft_model(lm, lora, autocast_adapter_dtype=True)
     except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,6 +50,19 @@ def test_a_small_sample_says_how_many_it_would_take() -> None:
     assert (many["note"], many["sign_test_users"]) == ("", 2 / 2**8)
     even = significance(summarize(np.array([1, -1]), ["a", "b"], 500, 0))
     assert even["note"] == "2 samples cannot tell A from B: they are exactly even"
+
+
+def kinds(value: Any) -> set[str]:
+    """The names of the types in a result, at any depth."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else []
+    return {f"{type(value).__module__}.{type(value).__name__}"} | set().union(*map(kinds, inner))
+
+
+def test_results_hold_plain_numbers() -> None:
+    """No types of numpy, which Python shows as np.float64(1.0)."""
+    summary = summarize(np.repeat([1, -1] * 10, 10), [f"u{i // 10}" for i in range(200)], 500, 0)
+    found = kinds([summary, significance(summary)])
+    assert {kind for kind in found if not kind.startswith("builtins.")} == set()
 
 
 def test_users_who_are_of_one_mind_count_for_less_than_their_samples() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,13 @@ def layers(tiny_base: Path, config: Any) -> set[str]:
 )
 def test_names(tiny_base: Path, tmp_path: Path, make_config: MakeConfig, targets: str, expected: set[str]) -> None:
     assert layers(tiny_base, make_config(tmp_path, lora_targets=targets)) == expected
+
+
+def test_nothing_is_said_about_names_within_peft(tiny_base: Path, tmp_path: Path, make_config: MakeConfig) -> None:
+    """A session in Python shows FutureWarnings of others, which its user cannot fix."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        layers(tiny_base, make_config(tmp_path))
 
 
 @pytest.mark.parametrize(
