@@ -61,18 +61,19 @@ class Engine:
 
     def values(self, readings: Sequence[Reading]) -> Tensor:
         """The model's output [n] for `readings`, on the CPU: log-probs of responses, or rewards."""
-        return self._over(readings, self.model.users.tokens, self.model)
+        return self.over(readings, self.model.users.tokens, self.model)
 
     def reference(self, readings: Sequence[Reading]) -> Tensor:
         """Log-probs [n] under the base alone, on the CPU; the user does not matter."""
-        return self._over(readings, 0, cast(PersonalizedLM, self.model).reference)
+        return self.over(readings, 0, cast(PersonalizedLM, self.model).reference)
 
     def kept_in_step(self, parts: list[tuple[list[int], Rows | Pack]]) -> list[tuple[list[int], Rows | Pack]]:
         """`parts`, followed by parts without readings if workers run in step and another one has more parts."""
         missing = workers.most(len(parts)) - len(parts) if self.in_step else 0
         return parts + [([], parts[0][1])] * missing
 
-    def _over(self, readings: Sequence[Reading], user_tokens: int, run: Callable[[Rows | Pack], Tensor]) -> Tensor:
+    def over(self, readings: Sequence[Reading], user_tokens: int, run: Callable[[Rows | Pack], Tensor]) -> Tensor:
+        """What `run` returns for each of `readings`, [n] or [n, w], on the CPU; equal readings are run once."""
         distinct = list(dict.fromkeys(readings))
         found: dict[Reading, Tensor] = {}
         for numbers, layout in self.kept_in_step(list(self.parts(distinct, user_tokens))):

@@ -56,6 +56,20 @@ class Personalized(nn.Module):
         """Hidden states [N, L, d] of `embeds`, before any head."""
         return trunk_of(self.lm)(**self.inputs(embeds, rows)).last_hidden_state  # type: ignore[no-any-return]
 
+    @contextmanager
+    def as_base(self) -> Iterator[None]:
+        """Turn off adapter and dropout while the context lasts: what is left is the reference, in the same memory."""
+        training = self.lm.training
+        self.lm.eval()
+        try:
+            if hasattr(self.lm, "disable_adapter"):
+                with self.lm.disable_adapter():
+                    yield
+            else:
+                yield
+        finally:
+            self.lm.train(training)
+
     def _embeddings(self) -> nn.Module:
         return self.lm.get_input_embeddings()  # type: ignore[no-any-return]
 
@@ -90,20 +104,6 @@ class PersonalizedLM(Personalized):
         picked = logits.gather(2, rows.ids[:, rows.start :].unsqueeze(2)).squeeze(2)
         log_probs = picked - logits.logsumexp(2)
         return (log_probs * rows.mask[:, rows.start :]).sum(1)
-
-    @contextmanager
-    def as_base(self) -> Iterator[None]:
-        """Turn off adapter and dropout while the context lasts: what is left is the reference, in the same memory."""
-        training = self.lm.training
-        self.lm.eval()
-        try:
-            if hasattr(self.lm, "disable_adapter"):
-                with self.lm.disable_adapter():
-                    yield
-            else:
-                yield
-        finally:
-            self.lm.train(training)
 
 
 class RewardModel(Personalized):

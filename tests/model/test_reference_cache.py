@@ -9,17 +9,19 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from prlhf.model import reference as reference_cache
+from prlhf.model import base_cache
 from prlhf.model.base import load_base, make_trainable
+from prlhf.model.base_cache import BaseCache, base_key, pair_key
 from prlhf.model.encoding import Encoded
 from prlhf.model.readings import Reading
-from prlhf.model.reference import Reference, ReferenceCache, base_key, open_cache, pair_key
+from prlhf.model.reference import Reference, open_cache
 from prlhf.progress import Silent
 
 IDS = st.lists(st.integers(0, 2**31 - 1), max_size=6)
@@ -39,7 +41,7 @@ def entries(first: int, count: int) -> dict[bytes, float]:
 
 def found(folder: Path, keys: Any) -> list[float | None]:
     """What a process that starts now finds."""
-    values = ReferenceCache(folder).find(list(keys)).tolist()
+    values = BaseCache(folder).find(list(keys)).tolist()
     return [None if value != value else value for value in values]
 
 
@@ -99,7 +101,7 @@ def test_precision_and_config_count(tiny_base: Path) -> None:
 
 def test_what_is_added_is_found(tmp_path: Path) -> None:
     """Bit for bit, also after a restart; an infinite log-prob is a value like others."""
-    cache = ReferenceCache(tmp_path / "deep/er")
+    cache = BaseCache(tmp_path / "deep/er")
     values = entries(0, 100) | {pair_key([], []): float("-inf"), pair_key([7], []): 0.1}
     assert found(cache.folder, values) == [None] * 102
     cache.add(values)
@@ -109,23 +111,32 @@ def test_what_is_added_is_found(tmp_path: Path) -> None:
 
 def test_half_a_key_finds_nothing(tmp_path: Path) -> None:
     low, here, high = (struct.pack("<QQ", 5, i) for i in (1, 2, 3))
-    ReferenceCache(tmp_path).add({here: -1.0})
+    BaseCache(tmp_path).add({here: -1.0})
     assert found(tmp_path, [low, here, high]) == [None, -1.0, None]
 
 
+def test_the_format_on_disk(tmp_path: Path) -> None:
+    """As written by all versions so far: a row for each half of the keys, and a row of values."""
+    BaseCache(tmp_path).add({struct.pack("<QQ", 7, 8): -2.0, struct.pack("<QQ", 5, 6): -1.5})
+    (path,) = tmp_path.iterdir()
+    stored = np.load(path)
+    assert stored[:2].tolist() == [[5, 7], [6, 8]]
+    assert stored[2].view("<f8").tolist() == [-1.5, -2.0]
+
+
 def test_many_small_segments_become_one(tmp_path: Path) -> None:
-    cache = ReferenceCache(tmp_path)
+    cache = BaseCache(tmp_path)
     for i in range(40):
         cache.add(entries(i, 2))  # each shares an entry with the next
-        assert len(list(tmp_path.iterdir())) <= reference_cache.MANY_SEGMENTS + 1
+        assert len(list(tmp_path.iterdir())) <= base_cache.MANY_SEGMENTS + 1
     values = entries(0, 41)
     assert found(tmp_path, values) == list(values.values()) == cache.find(list(values)).tolist()
 
 
 def test_large_segments_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reference_cache, "SMALL", 3)
-    monkeypatch.setattr(reference_cache, "MANY_SEGMENTS", 2)
-    cache = ReferenceCache(tmp_path)
+    monkeypatch.setattr(base_cache, "SMALL", 9)
+    monkeypatch.setattr(base_cache, "MANY_SEGMENTS", 2)
+    cache = BaseCache(tmp_path)
     cache.add(entries(100, 3))
     large = {path: path.stat().st_ino for path in tmp_path.iterdir()}
     for i in range(3):
@@ -136,8 +147,8 @@ def test_large_segments_are_left_alone(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_merged_into_what_one_of_them_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All others hold no more than the first: the new segment's name is the first's, which must not go."""
-    monkeypatch.setattr(reference_cache, "MANY_SEGMENTS", 2)
-    cache = ReferenceCache(tmp_path)
+    monkeypatch.setattr(base_cache, "MANY_SEGMENTS", 2)
+    cache = BaseCache(tmp_path)
     for count in (3, 2, 1):
         cache.add(entries(0, count))
     assert len(list(tmp_path.iterdir())) == 1
@@ -150,16 +161,16 @@ def test_of_two_values_the_smaller_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: tuple[float, float], merges: bool
 ) -> None:
     if merges:
-        monkeypatch.setattr(reference_cache, "MANY_SEGMENTS", 1)
+        monkeypatch.setattr(base_cache, "MANY_SEGMENTS", 1)
     for value in values:
-        ReferenceCache(tmp_path).add({pair_key([1], [2]): value})
+        BaseCache(tmp_path).add({pair_key([1], [2]): value})
     assert len(list(tmp_path.iterdir())) == 2 - merges
     assert found(tmp_path, [pair_key([1], [2])]) == [-1.5]
 
 
 def write_and_read(folder: Path, mine: int, barrier: Any) -> None:
-    reference_cache.MANY_SEGMENTS = 3  # merge all the time
-    cache = ReferenceCache(folder)
+    base_cache.MANY_SEGMENTS = 3  # merge all the time
+    cache = BaseCache(folder)
     barrier.wait()
     for i in range(60):
         cache.add(entries(1000 * mine + 5 * i, 5) | entries(10_000 + i, 1))
@@ -204,12 +215,12 @@ def emptied(path: Path) -> None:
 @pytest.mark.parametrize("damage", [cut_short, one_bit, emptied])
 def test_a_damaged_segment_is_computed_again(tmp_path: Path, damage: Any) -> None:
     first, second = entries(0, 3), entries(3, 3)
-    ReferenceCache(tmp_path).add(first)
+    BaseCache(tmp_path).add(first)
     damage(next(tmp_path.iterdir()))
-    ReferenceCache(tmp_path / "apart").add(second)
+    BaseCache(tmp_path / "apart").add(second)
     shutil.copy(next((tmp_path / "apart").iterdir()), tmp_path)
     notes = Notes()
-    cache = ReferenceCache(tmp_path, notes)
+    cache = BaseCache(tmp_path, notes)
     assert found(tmp_path, [*first, *second]) == [None] * 3 + list(second.values())
     cache.add(first)
     assert cache.find([*first, *second]).tolist() == [*first.values(), *second.values()]
@@ -220,7 +231,7 @@ def test_a_damaged_segment_is_computed_again(tmp_path: Path, damage: Any) -> Non
 @pytest.mark.parametrize("gone", ["at once", "each time"])
 def test_a_reader_that_loses_the_race_lists_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str) -> None:
     """A segment that is listed and then missing was merged into another, or can be computed again."""
-    ReferenceCache(tmp_path).add(entries(0, 1))
+    BaseCache(tmp_path).add(entries(0, 1))
     listed, times = Path.glob, []
 
     def late(self: Path, pattern: str) -> list[Path]:
@@ -235,7 +246,7 @@ def test_a_reader_that_loses_the_race_lists_again(tmp_path: Path, monkeypatch: p
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     notes = Notes()
-    cache = ReferenceCache(tmp_path / "file/reference", notes)
+    cache = BaseCache(tmp_path / "file/reference/base", notes)
     cache.add(entries(0, 1))
     cache.add(entries(1, 1))
     assert len(found(cache.folder, entries(0, 1))) == 1
@@ -246,7 +257,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 def test_a_full_disk_leaves_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     notes = Notes()
-    cache = ReferenceCache(tmp_path, notes)
+    cache = BaseCache(tmp_path, notes)
     cache.add(entries(0, 2))
 
     def full(self: Path, data: bytes) -> int:
@@ -277,12 +288,12 @@ def comparison(i: int, bad: int = 3) -> Encoded:
 
 def test_a_second_reference_computes_nothing(tmp_path: Path) -> None:
     data = [comparison(i) for i in range(5)]
-    first = Reference(Base(), ReferenceCache(tmp_path))  # type: ignore[arg-type]
+    first = Reference(Base(), BaseCache(tmp_path))  # type: ignore[arg-type]
     values = first.log_probs(data)
     assert (first.cached, first.computed) == (0, 10)
     assert not list(tmp_path.iterdir())
     first.save()
-    second = Reference(Base(), ReferenceCache(tmp_path))  # type: ignore[arg-type]
+    second = Reference(Base(), BaseCache(tmp_path))  # type: ignore[arg-type]
     assert torch.equal(second.log_probs(data), values)
     assert torch.equal(second.log_probs(data), values)
     assert (second.cached, second.computed) == (10, 0)
@@ -291,7 +302,7 @@ def test_a_second_reference_computes_nothing(tmp_path: Path) -> None:
 
 
 def test_it_is_saved_when_the_reference_ends(tmp_path: Path) -> None:
-    reference = Reference(Base(), ReferenceCache(tmp_path))  # type: ignore[arg-type]
+    reference = Reference(Base(), BaseCache(tmp_path))  # type: ignore[arg-type]
     reference.log_probs([comparison(1)])
     del reference
     assert found(tmp_path, [pair_key([1, 1], [4, 4])]) == [-4.0]
@@ -299,7 +310,7 @@ def test_it_is_saved_when_the_reference_ends(tmp_path: Path) -> None:
 
 def test_it_is_saved_after_a_number_of_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prlhf.model.reference.SAVE_EVERY", 4)
-    reference = Reference(Base(), ReferenceCache(tmp_path))  # type: ignore[arg-type]
+    reference = Reference(Base(), BaseCache(tmp_path))  # type: ignore[arg-type]
     for i, files in ((0, 0), (1, 1), (2, 1), (1, 1), (3, 2)):
         reference.log_probs([comparison(i)])
         assert len(list(tmp_path.iterdir())) == files
@@ -307,7 +318,7 @@ def test_it_is_saved_after_a_number_of_values(tmp_path: Path, monkeypatch: pytes
 
 def test_nan_is_not_kept(tmp_path: Path) -> None:
     for _ in range(2):
-        reference = Reference(Base(), ReferenceCache(tmp_path))  # type: ignore[arg-type]
+        reference = Reference(Base(), BaseCache(tmp_path))  # type: ignore[arg-type]
         values = reference.log_probs([comparison(1, bad=13)])
         assert (values[0].item(), values[1].isnan().item()) == (-4.0, True)
         reference.save()

@@ -28,12 +28,12 @@ from prlhf.generate.run import generate
 from prlhf.kernels import speed_up
 from prlhf.model import workers
 from prlhf.model.base import make_trainable
+from prlhf.model.base_cache import base_key
 from prlhf.model.checkpoint import load_policy
 from prlhf.model.engine import Engine, made_up
 from prlhf.model.personalized import PersonalizedLM, unwrapped
 from prlhf.model.prefix_tree import pack
 from prlhf.model.readings import padded
-from prlhf.model.reference import base_key
 from prlhf.model.sharding import load_spread_base, shard
 from prlhf.model.user_models import build_user_model
 from prlhf.progress import SILENT

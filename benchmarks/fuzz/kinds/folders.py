@@ -174,16 +174,16 @@ def cache(rng: Random, work: Path, material: Material) -> Case:
     """Damaged reference log-probs, which are either used unchanged or computed again."""
     import numpy as np
 
-    from prlhf.model.reference import ReferenceCache
+    from prlhf.model.base_cache import BaseCache
 
     place = work / "cache"
     values = {bytes([number]) * 16: float(number) for number in range(1, 40)}
     for start in (1, 20):
-        ReferenceCache(place).add({key: v for key, v in values.items() if start <= v < start + 20})
+        BaseCache(place).add({key: v for key, v in values.items() if start <= v < start + 20})
     how = damage.folder(rng, place)
 
     def read() -> None:
-        cache = ReferenceCache(place)
+        cache = BaseCache(place)
         found = cache.find(list(values))
         wrong = ~np.isnan(found) & (found != np.array(list(values.values())))
         if wrong.any():
