@@ -36,7 +36,7 @@ def draw_all(numbers: Numbers, folder: Path) -> None:
         _open_checks(numbers["open_checks"], folder / "open-checks.png")
 
 
-def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, Any]:
+def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, Any]:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -45,7 +45,7 @@ def _figure(rows: int, columns: int, width: float, height: float) -> tuple[Figur
     return figure, figure.subplots(rows, columns, squeeze=False)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
     with atomic_file(path) as beside:
         figure.savefig(beside, format="png")
 
@@ -58,7 +58,7 @@ def _points(axes: Axes, at: list[float], found: list[Numbers], key: str, **style
     axes.errorbar(at, values, yerr=[below, above], capsize=2.5, **style)
 
 
-def _plain(axes: Axes, title: str, ylabel: str) -> None:
+def plain_axes(axes: Axes, title: str, ylabel: str) -> None:
     axes.set_title(title, fontsize=9)
     axes.set_ylabel(ylabel, fontsize=8)
     axes.tick_params(labelsize=8)
@@ -67,7 +67,7 @@ def _plain(axes: Axes, title: str, ylabel: str) -> None:
 
 def _profiles(win_rates: Numbers, path: Path) -> None:
     """Win-rate of P-DPO for each profile, one color per opponent."""
-    figure, ((axes,),) = _figure(1, 1, 7.5, 3.2)
+    figure, ((axes,),) = new_figure(1, 1, 7.5, 3.2)
     opponents = list(win_rates)
     users = [u for u in next(iter(win_rates.values()))["users"] if u != "generic"]
     for i, name in enumerate(opponents):
@@ -77,14 +77,14 @@ def _profiles(win_rates: Numbers, path: Path) -> None:
     axes.axhline(50, color="#666666", linewidth=0.8, linestyle=":")
     axes.set_xticks(range(len(users)), users)
     axes.set_ylim(0, 100)
-    _plain(axes, "demo-profiles: win-rate of P-DPO by the exact oracle, a tie is half a win", "win-rate, %")
+    plain_axes(axes, "demo-profiles: win-rate of P-DPO by the exact oracle, a tie is half a win", "win-rate, %")
     figure.legend(loc="outside lower center", ncols=3, fontsize=8, frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _crowd(win_rates: Numbers, path: Path) -> None:
     """Win-rates on the crowd, for seen and unseen users."""
-    figure, (panels,) = _figure(1, 2, 7.5, 3.0)
+    figure, (panels,) = new_figure(1, 2, 7.5, 3.0)
     for axes, other in zip(panels, ("vanilla", "chosen"), strict=True):
         names = [n for n in ("vanilla", "individual", "k10", "k100") if f"{n}-{other}" in win_rates]
         for i, kind in enumerate(("seen", "unseen")):
@@ -94,18 +94,18 @@ def _crowd(win_rates: Numbers, path: Path) -> None:
         axes.axhline(50, color="#666666", linewidth=0.8, linestyle=":")
         axes.set_xticks(range(len(names)), names)
         axes.set_ylim(0, 100)
-        _plain(
+        plain_axes(
             axes,
             "against vanilla DPO with text" if other == "vanilla" else "against the chosen response",
             "win-rate, %",
         )
     panels[1].legend(fontsize=8, frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _ablations(found: Numbers, path: Path) -> None:
     """Top: accuracy for the minority. Bottom: words per response for minority, majority and generic user."""
-    figure, panels = _figure(2, len(found), 2.0 * len(found), 4.6)
+    figure, panels = new_figure(2, len(found), 2.0 * len(found), 4.6)
     for column, (key, values) in enumerate(found.items()):
         at = list(range(len(values)))
         accuracies = [v["minority_accuracy"] for v in values.values()]
@@ -121,17 +121,17 @@ def _ablations(found: Numbers, path: Path) -> None:
         for row in (0, 1):
             panels[row][column].set_xticks(at, list(values), rotation=30)
         first = column == 0
-        _plain(panels[0][column], key, "minority's accuracy, %" if first else "")
-        _plain(panels[1][column], "", "words per response" if first else "")
+        plain_axes(panels[0][column], key, "minority's accuracy, %" if first else "")
+        plain_axes(panels[1][column], "", "words per response" if first else "")
     figure.legend(
         *panels[1][0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False
     )
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _open_checks(found: Numbers, path: Path) -> None:
     """Accuracy for seen users under harder conditions, one line per model."""
-    figure, (panels,) = _figure(1, len(found), 2.6 * len(found), 2.9)
+    figure, (panels,) = new_figure(1, len(found), 2.6 * len(found), 2.9)
     for axes, (key, values) in zip(panels, found.items(), strict=True):
         for i, name in enumerate(next(iter(values.values()))):
             readings = [v[name]["seen"] for v in values.values()]
@@ -140,6 +140,6 @@ def _open_checks(found: Numbers, path: Path) -> None:
             )
         axes.set_xticks(range(len(values)), list(values))
         axes.set_ylim(40, 100)
-        _plain(axes, key, "accuracy, seen users, %")
+        plain_axes(axes, key, "accuracy, seen users, %")
     panels[0].legend(fontsize=8, frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)

@@ -18,6 +18,10 @@ import pyarrow.parquet as pq
 from scipy.stats import binomtest
 
 from benchmarks import pictures
+from benchmarks.real_text import experiments as real_texts
+from benchmarks.real_text import gather as real_text_files
+from benchmarks.real_text import page as real_text_page
+from benchmarks.real_text.picture import draw_users
 from benchmarks.steps import (
     ABLATIONS,
     CROWD_MODELS,
@@ -51,12 +55,15 @@ def render(work: Path, docs: Path) -> None:
     numbers["machine"] = numbers.get("machine") or machine()
     kept.write_text(json.dumps(numbers, indent=1) + "\n")
     pictures.draw_all(numbers, docs / "figures")
+    for name, found in numbers.get("real_text", {}).items():
+        if real_texts.EXPERIMENTS[name].dimensions:
+            draw_users(real_texts.EXPERIMENTS[name], found, docs / "figures" / f"{name}.png")
     commands = {
         name: list(dict.fromkeys("prlhf " + s.command.replace("{w}/", "") for s in e.steps))
         for name, e in EXPERIMENTS.items()
     }
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters |= {"pc": percent, "ci": interval, "pm": plus_minus}
+    environment.filters |= {"pc": percent, "ci": interval, "pm": plus_minus, "section": real_text_page.as_markdown}
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**numbers, commands=commands)
     (docs / "RESULTS.md").write_text(page, encoding="utf-8")
 
@@ -362,7 +369,14 @@ def _judged(results: Numbers) -> Numbers:
     return {"rate": results["per_sample"]["tie_half"], **{name: results[name] for name in names}}
 
 
-IN_PARTS = ("ablations", "sweeps", "llm_judge", "open_checks")  # only those that were run are shown
+def real_text(work: Path) -> Numbers:
+    """Return the experiments on real text that were begun, each with the arms that were run."""
+    folder = work / "real-text"
+    begun = {name: each for name, each in real_texts.EXPERIMENTS.items() if (folder / name).is_dir()}
+    return {name: real_text_files.gather(experiment, folder) for name, experiment in begun.items()}
+
+
+IN_PARTS = ("ablations", "sweeps", "llm_judge", "open_checks", "real_text")  # only those that were run are shown
 GATHER: dict[str, Callable[[Path], Numbers]] = {
     "figure3": figure3,
     "table1": table1,
@@ -372,4 +386,5 @@ GATHER: dict[str, Callable[[Path], Numbers]] = {
     "sweeps": sweeps,
     "llm_judge": llm_judge,
     "open_checks": open_checks,
+    "real_text": real_text,
 }

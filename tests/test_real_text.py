@@ -324,6 +324,26 @@ def test_an_experiment_from_raw_data_to_its_page(experiment: Experiment, tiny_ba
     assert "<details" in markdown
 
 
+def test_the_results_page_has_a_section_and_a_picture(
+    experiment: Experiment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from benchmarks import pictures, report
+
+    root = Path(__file__).parents[1]
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "results.json").write_text((root / "docs" / "results.json").read_text())
+    here = tmp_path / "work" / "real-text" / "small" / "soft" / "0"
+    here.mkdir(parents=True)
+    scored = [{key: value for key, value in each.items() if key != "seed"} for each in SCORES]
+    (here / "scores.jsonl").write_text("".join(json.dumps(each) + "\n" for each in scored))
+    monkeypatch.setattr(pictures, "draw_all", lambda numbers, folder: folder.mkdir())
+    report.render(tmp_path / "work", tmp_path / "docs")
+    results = (tmp_path / "docs" / "RESULTS.md").read_text()
+    assert "## Users on real text" in results
+    assert "| soft prompts | 0 | 66.7" in results
+    assert (tmp_path / "docs" / "figures" / "small.png").stat().st_size > 10_000
+
+
 def test_what_was_not_run_is_shown_as_not_measured(experiment: Experiment, tmp_path: Path) -> None:
     from benchmarks.real_text.gather import gather
 
