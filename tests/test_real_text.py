@@ -145,6 +145,25 @@ def test_perplexity_is_compared_with_the_base_at_the_same_length() -> None:
     assert base_curve([]) == []
 
 
+def test_what_is_written_moves_along_tastes(tmp_path: Path) -> None:
+    from benchmarks.real_text.tastes import features, taste_correlation
+
+    about = {"middle_and_scale": [[math.log(10), 1.0], [4.0, 0.5], [0.0, 0.1]]}
+    tastes = {"ann": [1.0, 0.0, 0.0], "bob": [-1.0, 0.0, 0.0], "cat": [0.0, 1.0, 0.0], "dan": [0.0, -1.0, 0.0]}
+    (tmp_path / "tastes.json").write_text(json.dumps(about | {"tastes": tastes}))
+    assert features(text("ann", "p", 10), about["middle_and_scale"]) == pytest.approx([0, 0, 3.0])  # cut at 3
+    assert features(text("ann", "p", 0, None), about["middle_and_scale"]) is None
+    along = [text("ann", "p", 20), text("bob", "p", 5), text("cat", "p", 10, 5.0), text("dan", "p", 10, 3.0)]
+    found = taste_correlation(along, tmp_path / "tastes.json")
+    assert found is not None
+    assert found["mean"] == pytest.approx((2 * math.log(2) + 4) / math.sqrt(4 * (2 * math.log(2) ** 2 + 8)))
+    swapped = [row | {"user_id": other} for row, other in zip(along, ("bob", "ann", "dan", "cat"), strict=True)]
+    opposite = taste_correlation(swapped, tmp_path / "tastes.json")
+    assert opposite is not None
+    assert opposite["mean"] == pytest.approx(-found["mean"])
+    assert taste_correlation(along[:1], tmp_path / "tastes.json") is None
+
+
 # ---- runs ----
 
 

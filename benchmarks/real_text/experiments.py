@@ -6,7 +6,7 @@ Raw data are read from folders NAME under `--raw`, in the layouts of the publish
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 VANILLA = "--user-model uniform --user-tokens 0"
 SOFT = "--user-model individual --user-tokens 10 --user-lr 1e-2"
@@ -44,6 +44,7 @@ class Experiment:
     dimensions: Mapping[str, tuple[str, str, str]] = field(
         default_factory=dict
     )  # measure -> name, users for less, more
+    tastes: str = ""  # file of the users' tastes among the raw data, for judging only
     shown: tuple[str, ...] = ()  # the arms whose texts are shown: the first that has written
 
     def arm(self, name: str) -> Arm:
@@ -53,9 +54,8 @@ class Experiment:
 
 BASE = Arm("base", "the base model", baseline="base", scored=False, users="generic")
 ORACLE = Arm("oracle", "the base, told each user's preference in words", baseline="oracle", users="seen")
-COMMON = (
-    "--batch-size 4 --beta 0.1 --nll 0.5 --lr 3e-4 --warmup-steps 5 --precision bf16 --eval-limit 12 --save-every 40"
-)
+COMMON = "--batch-size 4 --lr 3e-4 --warmup-steps 5 --precision bf16 --eval-limit 12 --save-every 40"
+USERS = ("soft",)  # the arms with a user model
 RANK32 = "--lora-r 32 --lora-alpha 64"
 
 PSOUPS_STRONG = Experiment(
@@ -95,4 +95,68 @@ PSOUPS_STRONG = Experiment(
     },
     shown=("gates", "soft"),
 )
-EXPERIMENTS = {each.name: each for each in (PSOUPS_STRONG,)}
+PSOUPS = replace(
+    PSOUPS_STRONG,
+    name="psoups",
+    title="The same users, who choose between responses that hardly differ",
+    about="The layout and the rules of the six users above, other choices: two responses per prompt as they came, of "
+    "which a rule about letters or warm words prefers one by little. What an adapter of one's own learns is the limit.",
+    data={"data": "psoups --source {raw}/psoups --eval-fraction 0.2"},
+    train=f"{COMMON} {RANK32} --epochs 1 --max-tokens 480",
+    arms=tuple(replace(arm, writes=False) for arm in PSOUPS_STRONG.arms if arm.name in ("vanilla", "per-user", *USERS)),
+    seeds=(0,),
+    dimensions={},
+)
+
+TLDR = Experiment(
+    name="tldr",
+    title="Ten users of TL;DR's format, three of whom like it short",
+    about="Figure 3 of the paper on real text. The base is a chat model, which does not end what it writes after a "
+    "plain `TL;DR:`; so it is first fine-tuned on the chosen responses, as the paper's base was on summaries.",
+    data={"data": "tldr --source {raw}/tldr --simulate length"},
+    train=f"{COMMON} {RANK32} --epochs 1 --max-tokens 440",
+    generate="--prompts eval --max-prompts 50 --max-new-tokens 160 --temperature 0.7 --precision bf16",
+    arms=(
+        BASE,
+        Arm("sft", "supervised fine-tuning", "--objective sft", users="generic", scored=False),
+        Arm("soft", "soft prompts", f"{SOFT} --alpha 0.7", base="sft"),
+        Arm("vanilla", "vanilla DPO", VANILLA, users="generic", base="sft"),
+        Arm("soft-base", "soft prompts, without fine-tuning before", f"{SOFT} --alpha 0.7"),
+    ),
+    shown=("gates", "soft"),
+)
+
+CLUSTERS = "--user-model cluster --k 10 --user-tokens 10 --user-lr 1e-2 --alpha 0.7"
+PRISM = Experiment(
+    name="prism",
+    title="Participants of PRISM's format, with text about them",
+    about="87 seen and 29 unseen users with a text about each; ten clusters (the paper's section 5.3) against vanilla "
+    "DPO with the same text, and the reward models.",
+    data={"data": "prism --source {raw}/prism"},
+    train=f"{COMMON} {RANK32} --epochs 1 --max-tokens 512 --max-prompt-tokens 320",
+    generate="",
+    arms=(
+        Arm("soft-k10", "soft prompts, ten clusters", CLUSTERS, writes=False),
+        Arm("vanilla", "vanilla DPO", VANILLA, writes=False),
+        Arm("rm-soft-k10", "reward model, soft prompts, ten clusters", f"--objective rm {CLUSTERS}", writes=False),
+        Arm("rm-vanilla", "reward model without users", f"--objective rm {VANILLA}", writes=False),
+    ),
+)
+
+CROWD = Experiment(
+    name="crowd",
+    title="A crowd of 60 users with few and noisy choices",
+    about="60 users with 32 noisy choices each; a taste is a direction over three dimensions (log words, letters per "
+    "word, the root of warm words per word). Who knows the tastes is right in 90.3 % of choices.",
+    data={"data": "{raw}/crowd/seen --split train,test"},
+    train=f"{COMMON} {RANK32} --epochs 1 --max-tokens 420",
+    generate="--prompts eval --max-prompts 10 --max-new-tokens 160 --temperature 0.7 --precision bf16",
+    arms=(
+        BASE,
+        Arm("soft", "soft prompts", f"{SOFT} --alpha 0.7"),
+        Arm("soft-k10", "soft prompts, ten clusters", CLUSTERS),
+        Arm("vanilla", "vanilla DPO", VANILLA, users="generic"),
+    ),
+    tastes="crowd/tastes.json",
+)
+EXPERIMENTS = {each.name: each for each in (PSOUPS_STRONG, PSOUPS, TLDR, PRISM, CROWD)}

@@ -10,6 +10,8 @@ from benchmarks.real_text.experiments import Arm, Experiment
 from benchmarks.real_text.measures import read_measures
 from benchmarks.real_text.ranking import difference, ranking
 from benchmarks.real_text.scores import read_scores
+from benchmarks.real_text.tasks import TASTES
+from benchmarks.real_text.tastes import taste_correlation
 from benchmarks.real_text.writing import base_curve, pole_difference, win_share, written
 from prlhf.dataset import GENERIC, read_prepared
 from prlhf.responses import read_responses
@@ -35,6 +37,7 @@ def gather(experiment: Experiment, work: Path) -> Numbers:
         "written": {name: by_user(rows, curve) for name, rows in texts.items()},
         "poles": {name: poles(experiment, rows) for name, rows in texts.items()},
         "wins": {name: winning(rules_of(experiment, root), texts, name) for name in texts},
+        "correlations": correlations(texts, root / TASTES),
         "examples": examples(experiment, root),
     }
 
@@ -77,6 +80,14 @@ def winning(rules: Mapping[str, tuple[str, int]], texts: Mapping[str, Sequence[R
         if any(shares.values()):
             found[user] = shares
     return found
+
+
+def correlations(texts: Mapping[str, Sequence[Row]], tastes: Path) -> Numbers:
+    """For each arm how far what is written moves along the users' tastes, if these are known."""
+    if not tastes.exists():
+        return {}
+    found = {name: taste_correlation(rows, tastes) for name, rows in texts.items()}
+    return {name: value for name, value in found.items() if value}
 
 
 def rules_of(experiment: Experiment, root: Path) -> Mapping[str, tuple[str, int]]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from benchmarks.real_text.experiments import Arm, Experiment
 
 PRLHF, SCORES, MEASURES = "prlhf_cli.main", "benchmarks.real_text.scores", "benchmarks.real_text.measures"
+TASTES = "tastes.json"
 ROOT = Path(__file__).parents[2]
 STAGES = ("prep", "train", "score", "write", "measure")
 
@@ -48,6 +49,9 @@ def tasks_of(experiment: Experiment, work: Path, raw: Path, model: str, seeds: S
     for name, prep in experiment.data.items():
         out = root / name
         yield Task("prep", name, PRLHF, f"prep {prep.format(raw=raw)} --out {out}", out / "manifest.json")
+    if experiment.tastes:
+        line = f"{raw / experiment.tastes} {root / TASTES}"
+        yield Task("prep", TASTES, "benchmarks.real_text.tastes", line, root / TASTES)
     for seed in seeds or experiment.seeds:
         for arm in experiment.arms:
             yield from _tasks_of_arm(experiment, arm, seed, root, model)
