@@ -16,7 +16,6 @@ def kinds_of(judges: str | None) -> set[str]:
 
 
 ASKING = Needs("judge", lambda config: "llm" in kinds_of(config.judge), "llm")
-REWARD = Needs("judge", lambda config: "reward" in kinds_of(config.judge), "reward:RUN")
 NOT_IN_BATCHES = Needs("batch", lambda config: not config.batch, "false")
 
 

@@ -89,17 +89,17 @@ def used_when(about: Key) -> str:
 
 def one_of(name: str, *values: str) -> Needs:
     """The condition that the key `name` has one of `values`."""
-    return Needs(name, lambda config: getattr(config, name) in values, _any_of(values))
+    return Needs(name, lambda config: getattr(config, name) in values, any_of(values))
 
 
 def says(name: str, registry: Registry[Any], fact: Callable[[Any], bool]) -> Needs:
     """The condition that the extension named by the key `name` has a `fact`.
 
-    It is asked when a value is given for whatever has this condition, and imported only then.
+    Only asking it imports the extension, for a key that is given a value: making settings does not.
     """
 
     def words() -> str:
-        return _any_of([one for one in registry.ours if fact(registry[one])])
+        return any_of([one for one in registry.ours if fact(registry[one])])
 
     return Needs(name, lambda config: fact(registry[getattr(config, name)]), words)
 
@@ -119,7 +119,8 @@ def turned_on(name: str) -> Needs:
     return Needs(name, lambda config: bool(getattr(config, name)), "true")
 
 
-def _any_of(values: Sequence[str]) -> str:
+def any_of(values: Sequence[str]) -> str:
+    """Values as a condition lists them: `a or b`, `one of a, b, c`."""
     return " or ".join(values) if len(values) < 3 else f"one of {', '.join(values)}"
 
 

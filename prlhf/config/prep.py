@@ -6,28 +6,28 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from prlhf.config.keys import Needs, key
+from prlhf.config.keys import Needs, any_of, key
 from prlhf.config.names import KNOWN_DATA
 from prlhf.config.stage import Stage
 from prlhf.extensions import DATA_SETS
 
 SIMULATED = Needs("simulate", lambda config: config.dataset != "tldr" or config.simulate == "length", "length")
-CUSTOM = "custom data"
+CUSTOM = frozenset("bad_rows eval_fraction columns split config revision".split())  # the keys that custom data use
 
 
-def read_by(name: str, *kinds: str) -> Needs:
-    """The condition that the data set reads the key `name`: it is one of `kinds`, or a registered one that says so."""
+def read_by(key: str) -> Needs:
+    """The condition that the data set reads `key`: it is a registered one that says so, or `key` is of custom data."""
 
     def holds(config: PrepConfig) -> bool:
-        if config.dataset in DATA_SETS.ours:
-            return config.dataset in kinds
-        return name in DATA_SETS[config.dataset].uses if config.dataset in DATA_SETS else CUSTOM in kinds
+        return key in (DATA_SETS[config.dataset].uses if config.dataset in DATA_SETS else CUSTOM)
 
-    if kinds == (CUSTOM,):
-        return Needs("dataset", holds, "custom data, a path or a hub id")
-    if len(kinds) > 2 and CUSTOM not in kinds:
-        return Needs("dataset", holds, f"one of {', '.join(kinds)}")
-    return Needs("dataset", holds, " or ".join(filter(None, [", ".join(kinds[:-1]), kinds[-1]])))
+    def words() -> str:
+        known = [name for name in DATA_SETS.ours if key in DATA_SETS[name].uses]
+        if key not in CUSTOM:
+            return any_of(known)
+        return f"{', '.join(known)} or custom data" if known else "custom data, a path or a hub id"
+
+    return Needs("dataset", holds, words)
 
 
 def default_name(dataset: str) -> str:
@@ -51,19 +51,19 @@ class PrepConfig(Stage):
         "strict",
         "Malformed rows: stop before anything is written, or drop and count them.",
         flag="--strict/--skip-bad",
-        used=[read_by("bad_rows", "tldr", "prism", "psoups", CUSTOM)],
+        used=[read_by("bad_rows")],
     )
     eval_fraction: float = key(
         0.1,
         "Share held out: of the prompts, or of each user's dialogues (prism).",
-        used=[read_by("eval_fraction", "prism", "psoups", CUSTOM)],
+        used=[read_by("eval_fraction")],
         ge=0,
         lt=1,
     )
     unseen_fraction: float = key(
         0.1,
         "Share of users kept out of training.",
-        used=[read_by("unseen_fraction", "demo-crowd", "prism")],
+        used=[read_by("unseen_fraction")],
         ge=0,
         lt=1,
     )
@@ -75,38 +75,38 @@ class PrepConfig(Stage):
         flag="--column",
         form="OURS=THEIRS",
         example="user_id=annotator",
-        used=[read_by("columns", CUSTOM)],
+        used=[read_by("columns")],
     )
     split: str | None = key(
         None,
         "Split to train on, or TRAIN,EVAL.",
         unset="train, and eval, validation or test",
-        used=[read_by("split", CUSTOM)],
+        used=[read_by("split")],
     )
     config: str | None = key(
         None,
         "Configuration of a hub data set, or folder within the folder.",
         unset="the only one",
-        used=[read_by("config", CUSTOM)],
+        used=[read_by("config")],
     )
     revision: str | None = key(
-        None, "Branch, tag or commit of a hub data set.", unset="the default branch", used=[read_by("revision", CUSTOM)]
+        None, "Branch, tag or commit of a hub data set.", unset="the default branch", used=[read_by("revision")]
     )
 
     top_users: int = key(
         10,
         "How many of the most active workers to keep.",
         panel="Known data",
-        used=[read_by("top_users", "tldr")],
+        used=[read_by("top_users")],
         ge=1,
     )
     simulate: Literal["none", "length"] = key(
-        "none", "Replace the workers' choices by simulated ones, by length.", used=[read_by("simulate", "tldr")]
+        "none", "Replace the workers' choices by simulated ones, by length.", used=[read_by("simulate")]
     )
     minority: float = key(
         0.3,
         "Share of simulated users that prefer the shorter text.",
-        used=[read_by("minority", "demo", "tldr"), SIMULATED],
+        used=[read_by("minority"), SIMULATED],
         ge=0,
         le=1,
     )
@@ -114,7 +114,7 @@ class PrepConfig(Stage):
         None,
         "Number of users.",
         unset="10; demo-crowd: 1500",
-        used=[read_by("users", "demo", "demo-crowd")],
+        used=[read_by("users")],
         ge=1,
         le=1_000_000,
     )
@@ -122,33 +122,31 @@ class PrepConfig(Stage):
         None,
         "Training comparisons per user.",
         unset="300; demo-crowd: 8",
-        used=[read_by("comparisons", "demo", "demo-profiles", "demo-crowd")],
+        used=[read_by("comparisons")],
         ge=1,
         le=1_000_000,
     )
-    noise: float = key(
-        0.0, "Share of training choices that are turned around.", used=[read_by("noise", "demo-crowd")], ge=0, lt=0.5
-    )
+    noise: float = key(0.0, "Share of training choices that are turned around.", used=[read_by("noise")], ge=0, lt=0.5)
     reveal: int = key(
         1,
         "How many of the three dimensions of taste the text about a user tells.",
-        used=[read_by("reveal", "demo-crowd")],
+        used=[read_by("reveal")],
         ge=0,
         le=3,
     )
     prefs: Literal["ratings", "order"] = key(
         "ratings",
         "A user's top preferences: by rating, or by the order shown, as in the paper's released code.",
-        used=[read_by("prefs", "prism")],
+        used=[read_by("prefs")],
     )
     judging_users: int = key(
         25,
         "How many seen, and how many unseen, users to select for judging.",
-        used=[read_by("judging_users", "prism")],
+        used=[read_by("judging_users")],
         ge=0,
     )
     text: bool = key(
-        False, "Give users their true preference as text.", flag="--preference-text", used=[read_by("text", "psoups")]
+        False, "Give users their true preference as text.", flag="--preference-text", used=[read_by("text")]
     )
 
     @property

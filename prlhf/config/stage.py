@@ -17,7 +17,7 @@ from pydantic import (
 )  # fmt: skip
 from typing_extensions import override
 
-from prlhf.config.keys import Key, refusal, unused
+from prlhf.config.keys import Key, Needs, refusal, unused
 from prlhf.errors import PrlhfError, nearest
 from prlhf.files import at_home
 
@@ -60,6 +60,11 @@ class Stage(BaseModel):
         if names is not None and value not in names:
             raise PrlhfError(f"{info.field_name} = {value!r} is not known", nearest(value, names))
         return value
+
+    @classmethod
+    def keys_under(cls, need: Needs) -> frozenset[str]:
+        """The keys that are used only where `need` holds."""
+        return frozenset(name for name, about in cls.declared.items() if need in about.used)
 
     def given(self) -> dict[str, Any]:
         """What differs from its default."""

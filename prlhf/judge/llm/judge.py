@@ -9,6 +9,7 @@ from typing import Any
 from typing_extensions import override
 
 from prlhf.config import JudgeConfig
+from prlhf.config.judge import ASKING, NOT_IN_BATCHES
 from prlhf.dataset import GENERIC
 from prlhf.errors import Interrupted, PrlhfError
 from prlhf.judge.judges import AskingJudge, judge, not_used
@@ -25,7 +26,6 @@ from prlhf.results import CostEstimate, ShownCall
 REMINDERS = 2  # how often an answer without a verdict is asked for again
 PILOT = 8  # requests that are answered first, to see whether answers are cut off
 ANSWER_TOKENS = 60  # estimated length of an answer, until there are answers of the model
-NOT_IN_A_BATCH = ("concurrency", "requests_per_minute")
 
 
 @judge("llm")
@@ -33,11 +33,7 @@ class LlmJudge(AskingJudge):
     """Asks a model at the server that the configuration names."""
 
     metavar, argument_required = "MODEL", False
-    uses = frozenset(
-        """dataset judge_model base_url api_version protocol prompt order temperature max_answer_tokens
-        raised_answer_tokens extra_body leave_out concurrency requests_per_minute timeout retries backoff max_wait
-        prices max_cost max_calls batch batch_poll""".split()
-    )
+    uses = JudgeConfig.keys_under(ASKING) | {"dataset"}
 
     @classmethod
     @override
@@ -45,7 +41,7 @@ class LlmJudge(AskingJudge):
         by, keys = f"--judge {config.judge}", config.given()
         if "judge_model" in keys and "llm" not in [one.strip() for one in (config.judge or "").split(",")]:
             raise not_used(config, "judge_model", by, "leave it out, or write --judge llm")
-        for key in NOT_IN_A_BATCH if config.batch else ():
+        for key in sorted(JudgeConfig.keys_under(NOT_IN_BATCHES)) if config.batch else ():
             if key in keys:
                 raise not_used(config, key, "--batch", "leave it out")
         if "batch_poll" in keys and not config.batch:
