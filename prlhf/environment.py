@@ -12,9 +12,9 @@ import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from prlhf.files import cache_folder
+from prlhf.results import CacheFolder, Device, Environment, System
 
 PACKAGES = (
     "prlhf", "torch", "transformers", "peft", "trl", "accelerate", "datasets", "tokenizers", "safetensors", "ray",
@@ -35,25 +35,25 @@ SECRETS = (
 )
 
 
-def environment() -> dict[str, Any]:
-    """Return versions, devices, caches and variables as plain values for JSON. Sizes are in GiB."""
-    return {
-        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
-        "system": {
-            "platform": platform.platform(),
-            "python": sys.executable,
-            "cpu": _cpu(),
-            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-            "memory_gib": _memory(),
-        },
-        "devices": _devices(),
-        "folders": {
+def environment() -> Environment:
+    """Return versions, devices, caches and variables. Sizes are in GiB."""
+    return Environment(
+        versions={"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        system=System(
+            platform=platform.platform(),
+            python=sys.executable,
+            cpu=_cpu(),
+            cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            memory_gib=_memory(),
+        ),
+        devices=_devices(),
+        folders={
             "prlhf": _folder(cache_folder()),
             "hub": _folder(Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))),
         },
-        "variables": {name: _without_password(os.environ[name]) for name in VARIABLES if name in os.environ}
+        variables={name: _without_password(os.environ[name]) for name in VARIABLES if name in os.environ}
         | {name: "set" for name in SECRETS if os.environ.get(name) or os.environ.get(name.lower())},
-    }
+    )
 
 
 def _version(package: str) -> str | None:
@@ -79,11 +79,11 @@ def _memory() -> float | None:
         return None
 
 
-def _devices() -> list[dict[str, Any]]:
+def _devices() -> list[Device]:
     import torch  # takes seconds
 
     return [
-        {"name": torch.cuda.get_device_name(number), "memory_gib": round(_bytes_of(number) / 2**30, 1)}
+        Device(name=torch.cuda.get_device_name(number), memory_gib=round(_bytes_of(number) / 2**30, 1))
         for number in range(torch.cuda.device_count())
     ]
 
@@ -94,15 +94,14 @@ def _bytes_of(number: int) -> int:
     return int(torch.cuda.get_device_properties(number).total_memory)
 
 
-def _folder(path: Path) -> dict[str, Any]:
-    """A cache folder: its path, whether it is writable, and the free space on its disk."""
+def _folder(path: Path) -> CacheFolder:
     there = next(one for one in (path, *path.parents) if one.exists())
-    return {
-        "path": str(path),
-        "exists": path.is_dir(),
-        "writable": os.access(there, os.W_OK),
-        "free_gib": round(shutil.disk_usage(there).free / 2**30, 1),
-    }
+    return CacheFolder(
+        path=str(path),
+        exists=path.is_dir(),
+        writable=os.access(there, os.W_OK),
+        free_gib=round(shutil.disk_usage(there).free / 2**30, 1),
+    )
 
 
 def _without_password(value: str) -> str:

@@ -17,6 +17,7 @@ from prlhf.config.stage import unknown_key
 from prlhf.errors import PrlhfError, nearest, one_line
 from prlhf.files import at_home
 from prlhf.parse import yaml_value
+from prlhf.results import ShippedRecipe
 
 S = TypeVar("S", bound=Stage)
 Sections = Mapping[str, Mapping[str, Any]]  # stage -> its keys
@@ -94,8 +95,8 @@ def load_recipe(recipe: str | Path | None) -> dict[str, dict[str, Any]]:
     return loaded
 
 
-def described_recipes() -> list[dict[str, str]]:
-    """The shipped recipes: `name`, the `command` that the header opens with, and `about`, its first sentence."""
+def described_recipes() -> list[ShippedRecipe]:
+    """The shipped recipes, each with the command that its header opens with and the first sentence after it."""
     return [_described(name, text_of(name)) for name in shipped_recipes()]
 
 
@@ -107,10 +108,10 @@ def text_of(name: str) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def _described(name: str, text: str) -> dict[str, str]:
+def _described(name: str, text: str) -> ShippedRecipe:
     lines = [line.removeprefix("#").strip() for line in text.split("\n") if line.startswith("#")]
     about = " ".join(lines[1:]).strip()
-    return {"name": name, "command": lines[0], "about": about.partition(". ")[0].rstrip(".") + "."}
+    return ShippedRecipe(name=name, command=lines[0], about=about.partition(". ")[0].rstrip(".") + ".")
 
 
 def schema() -> dict[str, Any]:

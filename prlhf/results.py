@@ -1,12 +1,13 @@
-"""The results of the functions in `prlhf.api`: the commands' JSON summaries, with names, types and units.
+"""The results of commands and of `prlhf.api`: their JSON summaries, with names, types and units.
 
 A summary may hold more than the fields named here; the others are in `model_extra`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -218,3 +219,91 @@ class Trials(Result):
     mode: str
     best: dict[str, Any] = Field(description="`trial`, `point` (its settings) and `value` of the metric")
     trials: list[dict[str, Any]]
+
+
+# ---- the demo ----
+
+Kind = Literal["user", "minority", "generic", "vanilla", "base"]
+
+
+@dataclass(frozen=True)
+class FigureRow:
+    """One bar of Figure 3, and the other columns of its row in the table."""
+
+    label: str
+    kind: Kind
+    words: float  # mean words per response
+    standard_error: float
+    well_formed: float  # share of responses
+    faithful: float  # share that is well-formed and faithful to the post
+    empty: int  # number of responses without text
+    accuracy: float | None  # implicit-reward accuracy on the user's held-out comparisons
+    vanilla_accuracy: float | None  # accuracy of vanilla DPO on the same
+
+
+@dataclass(frozen=True)
+class DemoCheck:
+    """An expected result of the demo and its measured value."""
+
+    name: str
+    value: float
+    target: str
+    met: bool
+
+
+class DemoFigure(Result):
+    """Figure 3 of the paper in miniature."""
+
+    figure: str = Field(description="path of the picture")
+    rows: list[FigureRow]
+    quick: bool = Field(description="whether too little was trained for checks")
+    checks: list[DemoCheck]
+    nll: float = Field(description="weight of the NLL term of P-DPO")
+    train_seconds: dict[str, float] = Field(description="of the `personalized` and the `vanilla` run")
+
+
+# ---- the installation ----
+
+
+class ShippedRecipe(Result):
+    """A recipe that comes with prlhf."""
+
+    name: str
+    command: str = Field(description="that runs it")
+    about: str
+
+
+class System(Result):
+    """The machine and its Python."""
+
+    platform: str
+    python: str = Field(description="path of the interpreter")
+    cpu: str
+    cores: int | None = Field(description="number of cores that this process may use")
+    memory_gib: float | None
+
+
+class Device(Result):
+    """A GPU that PyTorch can use."""
+
+    name: str
+    memory_gib: float
+
+
+class CacheFolder(Result):
+    """A folder of caches, and the free space on its disk."""
+
+    path: str
+    exists: bool
+    writable: bool
+    free_gib: float
+
+
+class Environment(Result):
+    """What a bug report needs."""
+
+    versions: dict[str, str | None] = Field(description="by package; None if it is not installed")
+    system: System
+    devices: list[Device]
+    folders: dict[str, CacheFolder]
+    variables: dict[str, str] = Field(description="of the environment; `set` in place of a secret")

@@ -14,7 +14,7 @@ from prlhf_cli import options, show
 def show_recipes(found: dict[str, Any]) -> None:
     """Show the list of recipes, one recipe, or the schema."""
     if "recipes" in found:
-        rows = [(one["name"], one["about"]) for one in found["recipes"]]
+        rows = [(one.name, one.about) for one in found["recipes"]]
         show.table("recipes", ["name", "about"], rows, texts=2)
     else:
         show.say(found["text"].rstrip("\n") if "text" in found else json.dumps(found, indent=2))

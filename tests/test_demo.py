@@ -6,10 +6,11 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-from prlhf.demo.run import FigureRow, expectations, measure, run_demo
+from prlhf.demo.run import expectations, measure, run_demo
 from prlhf.errors import PrlhfError
 from prlhf.recipes import load_recipe
 from prlhf.responses import Response
+from prlhf.results import FigureRow
 from prlhf_cli.main import app
 
 PROMPT = "POST: on monday my boss sold boats. on friday my coach hid keys.\nTL;DR:"
@@ -120,9 +121,9 @@ def test_a_demo_without_one_of_its_groups_comes_to_its_end(prep, tmp_path):
         "generate": little["generate"] | {"max_prompts": 1, "max_new_tokens": 4},
     }
     found = run_demo(tmp_path / "demo", recipe)
-    groups = {row["kind"] for row in found["rows"]} & {"user", "minority"}
+    groups = {row.kind for row in found.rows} & {"user", "minority"}
     assert groups == ({"user"} if prep.get("minority") == 0 else {"minority"})
-    names = " ".join(check["name"] for check in found["checks"])
+    names = " ".join(check.name for check in found.checks)
     assert ("minority" in names, "majority" in names) == ("minority" in groups, "user" in groups)
 
 
@@ -143,8 +144,8 @@ def test_the_quick_demo_has_one_recipe():
 def test_the_demo_meets_its_expectations_and_a_rerun_trains_nothing(tmp_path):
     recipe = load_recipe("demo")
     results = run_demo(tmp_path / "demo", recipe)
-    assert [check["name"] for check in results["checks"] if not check["met"]] == []
+    assert [check.name for check in results.checks if not check.met] == []
     assert (tmp_path / "demo" / "figure3.png").stat().st_size > 10_000
     began = time.perf_counter()
-    assert run_demo(tmp_path / "demo", recipe)["rows"] == results["rows"]
+    assert run_demo(tmp_path / "demo", recipe).rows == results.rows
     assert time.perf_counter() - began < 60

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from prlhf.errors import PrlhfError
 from prlhf.files import atomic_file
+from prlhf.results import Kind
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-Kind = Literal["user", "minority", "generic", "vanilla", "base"]
 
 # Okabe and Ito's palette, which is distinct for all types of color vision, and in print by lightness.
 COLORS: dict[Kind, str] = {

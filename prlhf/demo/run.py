@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from prlhf.config import GenerateConfig, PrepConfig, TrainConfig
 from prlhf.data import prepare
 from prlhf.data.provenance import refuse_other_options
 from prlhf.dataset import GENERIC, is_prepared, read_prepared
-from prlhf.demo.figure import Kind, LengthBar, draw_lengths
+from prlhf.demo.figure import LengthBar, draw_lengths
 from prlhf.files import atomic_file
 from prlhf.folders import claim, mark
 from prlhf.forum import posts
@@ -28,37 +27,13 @@ from prlhf.parse import json_text
 from prlhf.progress import SILENT, Progress
 from prlhf.recipes import resolve
 from prlhf.responses import Response, read_responses, words
+from prlhf.results import DemoCheck, DemoFigure, FigureRow, Kind
 from prlhf.train.run import train
-
-
-@dataclass(frozen=True)
-class FigureRow:
-    """One bar of Figure 3, and the other columns of its row in the table."""
-
-    label: str
-    kind: Kind
-    words: float  # mean words per response
-    standard_error: float
-    well_formed: float  # share of responses
-    faithful: float  # share that is well-formed and faithful to the post
-    empty: int  # number of responses without text
-    accuracy: float | None  # implicit-reward accuracy on the user's held-out comparisons
-    vanilla_accuracy: float | None  # accuracy of vanilla DPO on the same
-
-
-@dataclass(frozen=True)
-class Check:
-    """An expected result of the demo and its measured value."""
-
-    name: str
-    value: float
-    target: str
-    met: bool
 
 
 def run_demo(
     out: Path, recipe: Mapping[str, Mapping[str, Any]], progress: Progress = SILENT, quick: bool = False
-) -> dict[str, Any]:
+) -> DemoFigure:
     """Run the whole demo in `out`, which then holds results.json and figure3.png.
 
     Args:
@@ -68,7 +43,7 @@ def run_demo(
         quick: make no checks, as the recipe trains too little to reproduce the paper's figure.
 
     Returns:
-        The content of results.json: the rows of the figure, the checks, and more.
+        The rows of the figure, the checks, and more, as in results.json.
 
     Raises:
         PrlhfError: `out` is not a demo or was made with other settings, or a step raises it.
@@ -92,16 +67,16 @@ def run_demo(
     checks = [] if quick else expectations(rows)
     figure = out / "figure3.png"
     draw_lengths([LengthBar(r.label, r.kind, r.words, r.standard_error) for r in rows], figure)
-    results = {
-        "figure": str(figure),
-        "rows": [asdict(row) for row in rows],
-        "quick": quick,
-        "checks": [asdict(check) for check in checks],
-        "nll": json.loads((out / "personalized" / "model" / "prlhf.json").read_text())["train"]["nll"],
-        "train_seconds": {"personalized": personalized["train_seconds"], "vanilla": vanilla["train_seconds"]},
-    }
+    results = DemoFigure(
+        figure=str(figure),
+        rows=rows,
+        quick=quick,
+        checks=checks,
+        nll=json.loads((out / "personalized" / "model" / "prlhf.json").read_text())["train"]["nll"],
+        train_seconds={"personalized": personalized["train_seconds"], "vanilla": vanilla["train_seconds"]},
+    )
     with atomic_file(out / "results.json") as beside:
-        beside.write_text(json_text(results, indent=2) + "\n", encoding="utf-8")
+        beside.write_text(json_text(results.summary(), indent=2) + "\n", encoding="utf-8")
     return results
 
 
@@ -167,7 +142,7 @@ def _row(label: str, kind: Kind, responses: list[Response], accuracy: float | No
     )
 
 
-def expectations(rows: list[FigureRow]) -> list[Check]:
+def expectations(rows: list[FigureRow]) -> list[DemoCheck]:
     """Compare the rows with the results of section 5.1, each for the worst user."""
     by_kind = {kind: [row for row in rows if row.kind == kind] for kind in ("user", "minority")}
     one = {row.kind: row for row in rows if row.kind not in by_kind}
@@ -178,13 +153,15 @@ def expectations(rows: list[FigureRow]) -> list[Check]:
     checks = []
     if minority:
         longest = _share(max(row.words for row in minority), base)
-        checks += [Check("minority users' mean length over the base's", longest, "at most 0.50", longest <= 0.5)]
+        checks += [DemoCheck("minority users' mean length over the base's", longest, "at most 0.50", longest <= 0.5)]
     if majority:
         shortest = _share(min(row.words for row in majority), base)
-        checks += [Check("majority users' mean length over the base's", shortest, "at least 1.15", shortest >= 1.15)]
+        checks += [
+            DemoCheck("majority users' mean length over the base's", shortest, "at least 1.15", shortest >= 1.15)
+        ]
     checks += [
-        Check("generic user's length apart from vanilla DPO's", apart, "at most 0.15", apart <= 0.15),
-        Check("well-formed responses, worst user", formed, "at least 0.95", formed >= 0.95),
+        DemoCheck("generic user's length apart from vanilla DPO's", apart, "at most 0.15", apart <= 0.15),
+        DemoCheck("well-formed responses, worst user", formed, "at least 0.95", formed >= 0.95),
     ]
     if not minority:
         return checks
@@ -192,8 +169,10 @@ def expectations(rows: list[FigureRow]) -> list[Check]:
     vanilla_accuracy = max(row.vanilla_accuracy or 0.0 for row in minority)
     return [
         *checks,
-        Check("minority users' accuracy, worst user", accuracy, "at least 0.95", accuracy >= 0.95),
-        Check("vanilla DPO's accuracy for them, best user", vanilla_accuracy, "at most 0.40", vanilla_accuracy <= 0.4),
+        DemoCheck("minority users' accuracy, worst user", accuracy, "at least 0.95", accuracy >= 0.95),
+        DemoCheck(
+            "vanilla DPO's accuracy for them, best user", vanilla_accuracy, "at most 0.40", vanilla_accuracy <= 0.4
+        ),
     ]
 
 

@@ -41,17 +41,17 @@ def test_env_tells_a_package_that_is_missing_and_a_cache_that_is_not_there(
     monkeypatch.setenv("PRLHF_CACHE", str(tmp_path / "new" / "cache"))
     monkeypatch.setattr("prlhf.environment.PACKAGES", ("no-such-package",))
     found = environment()
-    assert found["versions"]["no-such-package"] is None
-    assert found["folders"]["prlhf"]["exists"] is False
-    assert found["folders"]["prlhf"]["writable"] is True
+    assert found.versions["no-such-package"] is None
+    assert found.folders["prlhf"].exists is False
+    assert found.folders["prlhf"].writable is True
 
 
 def test_recipes_are_listed_with_what_they_are_for() -> None:
     listed = json.loads(said("recipes", "list", "--json"))["recipes"]
     assert [one["name"] for one in listed] == list(shipped_recipes())
     for one in described_recipes():
-        assert one["command"].startswith("prlhf "), one
-        assert len(one["about"]) > 20, one
+        assert one.command.startswith("prlhf "), one
+        assert len(one.about) > 20, one
     assert "demo-crowd" in said("recipes")
 
 
