@@ -19,7 +19,9 @@ WITH_USERS = one_of("objective", "dpo", "rm")
 DPO = one_of("objective", "dpo")
 PERSONAL = says("user_model", USER_MODELS, lambda kind: kind.personal)
 SMOOTHED = says("loss", LOSSES, lambda loss: loss.smoothed)
-TOKENS_OR_HEAD = Needs("user_tokens", lambda config: config.user_tokens > 0 or config.objective == "rm", "more than 0")
+IN_PROMPT = one_of("user_in", "prompt", "both")
+IN_ADAPTER = one_of("user_in", "adapter", "both")
+TOKENS_OR_HEAD = Needs("user_tokens", lambda config: config.slots > 0 or config.objective == "rm", "more than 0")
 ADAPTER = Needs("full_finetune", lambda config: not config.full_finetune, "false")
 
 
@@ -52,9 +54,25 @@ class TrainConfig(Stage):
         idle=["uniform"],
     )
     k: int = key(10, "Number of clusters K.", used=[WITH_USERS, reads("user_model", USER_MODELS, "k")], ge=1)
-    user_tokens: int = key(10, "T_u: soft-prompt vectors per user.", used=[WITH_USERS], idle=[0], ge=0)
+    user_in: Literal["prompt", "adapter", "both"] = key(
+        "prompt",
+        "Where users act. prompt: soft-prompt vectors, as in the paper; adapter: gates on the rank of LoRA; both.",
+        used=[WITH_USERS],
+        idle=["prompt"],
+    )
+    user_tokens: int = key(10, "T_u: soft-prompt vectors per user.", used=[WITH_USERS, IN_PROMPT], idle=[0], ge=0)
     user_init: Literal["zero", "vocabulary", "random"] = key(
-        "vocabulary", "How users' embeddings start.", used=[WITH_USERS, above_zero("user_tokens")]
+        "vocabulary", "How users' vectors start.", used=[WITH_USERS, IN_PROMPT, above_zero("user_tokens")]
+    )
+    gates: Literal["one", "block"] = key(
+        "one", "A user's gates. one: the same in all layers; block: one for each decoder layer.",
+        used=[WITH_USERS, IN_ADAPTER],
+    )
+    gate_scale: float = key(
+        2.0,
+        "Standard deviation of users' gates at the start, around the generic user's, which are 1.",
+        used=[WITH_USERS, IN_ADAPTER],
+        ge=0,
     )
     cluster_weights: Literal["softmax", "linear"] = key(
         "softmax",
@@ -118,6 +136,7 @@ class TrainConfig(Stage):
         used=[WITH_USERS, TOKENS_OR_HEAD],
         gt=0,
     )
+    gate_lr: float = key(3e-2, "Learning rate of users' gates.", used=[WITH_USERS, IN_ADAPTER], gt=0)
     weight_decay: float = key(0.0, "Weight decay of the adapter, or of the base.", ge=0)
     schedule: Literal["cosine", "linear", "constant"] = key("cosine", "Learning rates after the warmup.")
     warmup_steps: int = key(10, "Optimizer steps over which the learning rates rise.", ge=0)
@@ -175,10 +194,20 @@ class TrainConfig(Stage):
     @model_validator(mode="after")
     def personalized_needs_tokens(self) -> TrainConfig:
         """Refuse a user model that would have no parameters."""
-        if self.objective != "sft" and self.user_tokens == 0 and PERSONAL.holds(self):
+        if self.objective != "sft" and self.user_in != "adapter" and self.user_tokens == 0 and PERSONAL.holds(self):
             raise PrlhfError(
                 f"user_tokens = 0 leaves user_model = {self.user_model} without any parameter",
                 "set user_tokens to 1 or more, or user_model to uniform",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def gates_need_an_adapter(self) -> TrainConfig:
+        """Refuse gates where there is no adapter for them."""
+        if self.objective != "sft" and self.full_finetune and self.user_in != "prompt":
+            raise PrlhfError(
+                f"full_finetune = true leaves no adapter for user_in = {self.user_in}",
+                "set user_in to prompt, or leave full_finetune out",
             )
         return self
 
@@ -189,6 +218,11 @@ class TrainConfig(Stage):
         if self.objective == "dpo" and not smoothed and LOSSES[self.loss].smoothing_required:
             raise PrlhfError(f"label_smoothing = 0 makes loss = {self.loss} infinite", "set it to 0.001, for example")
         return self
+
+    @property
+    def slots(self) -> int:
+        """Soft-prompt vectors in front of each prompt: T_u, or 0 if users act in the adapter alone."""
+        return 0 if self.user_in == "adapter" else self.user_tokens
 
     @property
     def folder(self) -> Path:

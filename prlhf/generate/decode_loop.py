@@ -30,7 +30,7 @@ Ended = Callable[["DecodeRow"], bool]
 
 @dataclass(eq=False)
 class DecodeRow:
-    """One response being written, after `ids` and, in front of them, the vectors of `user_index` (None: none)."""
+    """One response being written, after `ids` and as the user of `user_index` (None: no user acts)."""
 
     ids: Sequence[int]
     user_index: int | None
@@ -103,6 +103,7 @@ class DecodeLoop:
         """
         embeds = self._embed([row for _, row in group])[:, :-1]
         if embeds.shape[1]:
+            self._act_as([row for _, row in group])
             self.cache.begin(self._tensor([slot for slot, _ in group]))
             positions = torch.arange(embeds.shape[1], device=embeds.device).expand(len(group), -1)
             self.lm.base_model(inputs_embeds=embeds, position_ids=positions, past_key_values=self.cache, use_cache=True)
@@ -112,10 +113,15 @@ class DecodeLoop:
         words = self.lm.get_input_embeddings()
         ids = torch.nn.utils.rnn.pad_sequence([self._tensor(row.ids) for row in rows], batch_first=True)
         embeds: Tensor = words(ids)
-        if rows[0].user_index is not None:
+        if rows[0].user_index is not None and self.model.users.tokens:
             vectors = self.model.users(self._tensor([row.user_index for row in rows]))
             embeds = torch.cat([vectors.to(embeds.dtype), embeds], 1)
         return embeds
+
+    def _act_as(self, rows: Sequence[DecodeRow]) -> None:
+        """Set the gates of `rows`, which the next forward pass reads."""
+        nobody = rows[0].user_index is None
+        self.model.act_as(None if nobody else self._tensor([row.user_index for row in rows]))
 
     # ---- one token each ----
 
@@ -131,6 +137,7 @@ class DecodeLoop:
         lengths = [self._length(row) + len(row.written) - 1 for row in self.active]
         columns = self._tensor(lengths)
         self.cache.go_on(columns, max(lengths))
+        self._act_as(self.active)
         return self.lm(  # type: ignore[no-any-return]
             inputs_embeds=self.next[:, None],
             attention_mask=decode_masks(self.config, columns, max(lengths) + 1, self.next.dtype),
@@ -201,6 +208,7 @@ def serves(model: PersonalizedLM) -> bool:
 
 
 def _agree(model: PersonalizedLM, lm: Any) -> bool:
+    model.act_as(None)
     words = lm.get_input_embeddings()
     length = min(LONGEST, 2 + (window_of(lm.config.get_text_config()) or 10))
     rows = [DecodeRow([(7 * i + 3 * n) % words.num_embeddings for i in range(n)], None, seed=0) for n in (length, 3)]

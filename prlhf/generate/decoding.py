@@ -24,6 +24,7 @@ from prlhf.model.chat import Chat
 from prlhf.model.checkpoint import Policy
 from prlhf.model.personalized import unwrapped
 from prlhf.model.readings import pad_rows
+from prlhf.model.user_models import user_model_of
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def write(
     """
     groups: dict[Any, list[WriteRequest]] = {}
     for request in requests:
-        user = None if base or policy.config.user_tokens == 0 else vectors_of(policy, request)
+        user = None if base or policy.model.users.idle else who_acts(policy, request)
         key = (user, tuple(request.ids), request.stop, row_seed(config.seed, request) if config.temperature else 0)
         groups.setdefault(key, []).append(request)
     rows = [DecodeRow(ids, user, seed, tag=same) for (user, ids, _, seed), same in groups.items()]
@@ -76,9 +77,9 @@ def turn_end(policy: Policy, config: GenerateConfig) -> End:
     return End(frozenset(id_ for id_ in ids if id_ is not None), chat.end_words)
 
 
-def vectors_of(policy: Policy, request: WriteRequest) -> int:
-    """The user whose vectors the request begins with; 0 if the user model has the same vectors for everyone."""
-    return request.user_index if policy.model.users.personal else 0
+def who_acts(policy: Policy, request: WriteRequest) -> int:
+    """The user as whom the request is read; 0 if the user model does not tell users apart."""
+    return request.user_index if user_model_of(policy.config).personal else 0
 
 
 def by_loop(policy: Policy, rows: Sequence[DecodeRow], config: GenerateConfig, end: End) -> Iterator[list[DecodeRow]]:
@@ -118,11 +119,13 @@ def by_generate(
     )
     for batch in batches(rows, config.batch_size):
         user_indices = [row.user_index or 0 for row in batch]
-        tokens = 0 if batch[0].user_index is None else policy.config.user_tokens
+        nobody = batch[0].user_index is None
+        tokens = 0 if nobody else model.users.tokens
         padded = pad_rows(
             [list(row.ids) for row in batch], [[]] * len(batch), user_indices, tokens, tokenizer.pad_token_id
         )
         padded = padded.to(policy.device)
+        model.act_as(None if nobody else padded.user_indices)
         embeds = model.embed(padded) if tokens else lm.get_input_embeddings()(padded.ids)
         choice = LogitsProcessorList([Choice(batch, config)])
         with plain_settings(lm):

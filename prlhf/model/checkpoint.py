@@ -29,7 +29,7 @@ from prlhf.errors import PrlhfError, one_line
 from prlhf.kernels import speed_up
 from prlhf.model.base import Base, load_base, make_trainable, pick_device, pick_dtype
 from prlhf.model.encoding import Encoder
-from prlhf.model.personalized import Personalized, PersonalizedLM, RewardModel
+from prlhf.model.personalized import Personalized, PersonalizedLM, RewardModel, decoder_layers
 from prlhf.model.sharding import load_spread_base, shard
 from prlhf.model.user_models import UserModel, build_user_model
 from prlhf.model.user_store import MANY, Users, read_users, write_users
@@ -83,7 +83,7 @@ class Trained(Generic[M]):
         limit = min(self.config.max_tokens or self.base.context, self.base.context)
         return Encoder(
             self.tokenizer,
-            self.config.user_tokens,
+            self.config.slots,
             limit,
             self.config.max_prompt_tokens,
             self.config.user_text,
@@ -150,8 +150,7 @@ def _ready(lm: Any, config: TrainConfig, device: torch.device) -> Any:
 
 
 def _fresh_users(base: Base, config: TrainConfig, user_ids: list[str]) -> UserModel:
-    vocabulary = base.lm.get_input_embeddings().weight
-    return build_user_model(config, len(user_ids), vocabulary).to(vocabulary.device)
+    return _users_on(base, config, len(user_ids))
 
 
 def save_policy(policy: Trained[Any], folder: Path) -> None:
@@ -249,9 +248,13 @@ def _load(
 
 def _blank_users(config: TrainConfig, users: Users, base: Base) -> UserModel:
     """A user model to load `users` into, which starts from zeros: they take no memory before the weights are loaded."""
+    blank = config.model_copy(update={"user_init": "zero", "gate_scale": 0.0})
+    return _users_on(base, blank, users.count if users.user_indices is None else 0)
+
+
+def _users_on(base: Base, config: TrainConfig, users: int) -> UserModel:
     vocabulary = base.lm.get_input_embeddings().weight
-    blank = config.model_copy(update={"user_init": "zero"})
-    return build_user_model(blank, users.count if users.user_indices is None else 0, vocabulary).to(base.lm.device)
+    return build_user_model(config, users, vocabulary, len(decoder_layers(base.lm))).to(vocabulary.device)
 
 
 def reference_model(

@@ -16,6 +16,7 @@ from prlhf.config import TrainConfig
 from prlhf.errors import PrlhfError
 from prlhf.kernels.onednn import times_weight
 from prlhf.kernels.tree_attention import tree_inputs, way_of
+from prlhf.model.gates import Gates
 from prlhf.model.prefix_tree import Pack
 from prlhf.model.readings import Rows
 from prlhf.model.user_models import UserModel
@@ -30,12 +31,27 @@ class Personalized(nn.Module):
         super().__init__()
         self.lm = lm
         self.users = users
+        self.gates = Gates(lm, decoder_layers(lm)) if users.gates else None
         self.to_save: dict[str, Tensor] | None = None  # the lm's weights if they are in shards; see sharding.py
         self.attention = way_of(unwrapped(lm))  # how attention reads packs
 
     def rates(self, config: TrainConfig) -> list[tuple[list[nn.Parameter], float]]:
         """All parameters except for the language model's, in groups with a learning rate each."""
-        return self.users.rates(config)
+        gates = self.users.gates.rates(config) if self.users.gates else []
+        return self.users.rates(config) + gates
+
+    def act_as(self, user_indices: Tensor | None, columns: Tensor | None = None) -> None:
+        """Set the gates of the next forward pass: those of the users [N] of its rows, or of the trees of a pack.
+
+        `columns` [T]: to which tree each column of the pack belongs. `None`: all rows are read as the generic user.
+        """
+        if self.gates and self.users.gates:
+            self.gates.set(None if user_indices is None else 1 + self.users.gates(user_indices), columns)
+
+    def as_users(self, rows: Rows | Pack) -> Tensor:
+        """Let the users of `rows` act: set their gates and return the embeddings with their vectors, as `embed`."""
+        self.act_as(rows.user_indices, rows.trees if isinstance(rows, Pack) else None)
+        return self.embed(rows)
 
     def embed(self, rows: Rows | Pack) -> Tensor:
         """Input embeddings [N, L, d] (of a pack [1, T, d]) with the user's vectors in the rows' slots (section 4.3)."""
@@ -84,7 +100,7 @@ class PersonalizedLM(Personalized):
     @override
     def forward(self, rows: Rows | Pack) -> Tensor:
         """Log-probs [N] of the responses, summed over their tokens (nats); for a pack in the order of its readings."""
-        return self.response_log_probs(self.embed(rows), rows)
+        return self.response_log_probs(self.as_users(rows), rows)
 
     def reference(self, rows: Rows | Pack) -> Tensor:
         """Log-probs [N] of the responses under the base alone; `rows` have no user slots."""
@@ -137,7 +153,7 @@ class RewardModel(Personalized):
     @override
     def forward(self, rows: Rows | Pack) -> Tensor:
         """Rewards [N] of the responses, in units of log-odds (Bradley-Terry). No logits are computed."""
-        hidden = self.hidden(self.embed(rows), rows)
+        hidden = self.hidden(self.as_users(rows), rows)
         if isinstance(rows, Pack):
             last = hidden[0, rows.lasts]
         else:
@@ -168,6 +184,13 @@ def trunk_of(lm: Any) -> nn.Module:
             "choose another base for a reward model",
         )
     return trunk
+
+
+def decoder_layers(lm: Any) -> list[nn.Module]:
+    """The list of modules, as long as the model is deep, that has most parameters; empty if there is none."""
+    depth = unwrapped(lm).config.get_text_config().num_hidden_layers
+    found = [module for module in lm.modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
+    return list(max(found, key=lambda layers: sum(p.numel() for p in layers.parameters()), default=()))
 
 
 # ---- log-probs without all logits in memory ----

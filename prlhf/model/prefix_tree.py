@@ -31,7 +31,8 @@ MIN_SHARED = 8  # tokens; it is cheaper to read a shorter common beginning twice
 class Pack:
     """Readings as one row of T columns without padding.
 
-    `ids`, `positions`, `slots` are [1, T]; `user_indices` [n] is the user of each run of T_u slots, in their order.
+    `ids`, `positions`, `slots` are [1, T]; `user_indices` [n] is the user of each tree, whose T_u slots stand at its
+    root, and `trees` [T] says to which of them each column belongs.
     Of the S scored tokens, `targets` [S], `columns` [S] says which column predicts each, and `owners` [S] whose
     reading it belongs to, of `readings`. `lasts` [readings] is the column of each reading's last token.
     """
@@ -40,6 +41,7 @@ class Pack:
     positions: Tensor
     slots: Tensor
     user_indices: Tensor
+    trees: Tensor
     segments: tuple[Segment, ...]
     columns: Tensor
     targets: Tensor
@@ -89,6 +91,7 @@ def pack(readings: Sequence[Reading], user_tokens: int, min_shared: int = MIN_SH
         positions=torch.tensor([forest.positions]),
         slots=slots,
         user_indices=torch.tensor(user_indices),
+        trees=torch.tensor(forest.trees()).clamp(max=len(user_indices) - 1),
         segments=tuple(forest.segments),
         columns=torch.tensor(columns),
         targets=torch.tensor(targets),
@@ -134,6 +137,15 @@ class Forest:
             self.segments.append(Segment(len(self.ids), len(self.ids) + columns, (), 0))
             self.ids += [0] * columns
             self.positions += range(columns)
+
+    def trees(self) -> list[int]:
+        """The number of each column's tree: how many roots stand before its own."""
+        found: list[int] = []
+        number: dict[int, int] = {}  # of a root segment -> of its tree
+        for at, segment in enumerate(self.segments):
+            root = segment.above[0] if segment.above else at
+            found += [number.setdefault(root, len(number))] * (segment.end - segment.start)
+        return found
 
     def path(self, number: int) -> list[int]:
         """The columns of a sequence, in order."""

@@ -21,7 +21,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from prlhf.model import workers
 from prlhf.model.base import Base, load_base, load_skeleton
-from prlhf.model.personalized import Personalized, PersonalizedLM, unwrapped
+from prlhf.model.personalized import Personalized, PersonalizedLM, decoder_layers
 
 M = TypeVar("M", bound=Personalized)
 
@@ -60,13 +60,6 @@ def shard(lm: Any, device: torch.device, make: Callable[[Any], M]) -> M:
     if isinstance(model, PersonalizedLM):
         register_fsdp_forward_method(model, "reference")
     return model
-
-
-def decoder_layers(lm: Any) -> list[nn.Module]:
-    """The list of modules, as long as the model is deep, that has most parameters; empty if there is none."""
-    depth = unwrapped(lm).config.get_text_config().num_hidden_layers
-    found = [module for module in lm.modules() if isinstance(module, nn.ModuleList) and len(module) == depth]
-    return list(max(found, key=lambda layers: sum(p.numel() for p in layers.parameters()), default=()))
 
 
 def _hand_out(module: nn.Module, device: torch.device) -> None:

@@ -1,4 +1,7 @@
-"""User models: user indices [B] -> soft-prompt vectors [B, T_u, d] (paper, section 4.3, Examples 1-3).
+"""User models: user indices [B] -> vectors [B, n, width] of the place where users act (paper, section 4.3, Examples 1-3).
+
+The paper's place is in front of the prompt: n = T_u soft-prompt vectors, as wide as the base's embeddings. The other one
+is in the adapter: gates, which multiply the rank of LoRA (gates.py), as deviations from 1.
 
 Index 0 is the generic user, 1..m are the users seen in training. Parameters are fp32 whatever the base's precision.
 What belongs to one user is a row of `SparseRows`, with sparse gradients; what all users share is a dense parameter.
@@ -9,8 +12,8 @@ A low-rank individual model, o_i = a_i B, would be `cluster` with linear weights
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, TypeVar
 
 import torch
@@ -19,9 +22,32 @@ from typing_extensions import override
 
 from prlhf.config import TrainConfig
 from prlhf.extensions import USER_MODELS
+from prlhf.model.user_rows import SparseRows, zeros
 
-Start = Callable[[int], Tensor]  # the number of d-vectors -> [n, d] to start from
+Start = Callable[[int], Tensor]  # how many vectors -> [n, width] to start from
 DRAWN_AT_ONCE = 2**16  # vocabulary rows: the indices for a million users would take much memory
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where users act, as a user model sees it: `vectors` of `width` numbers each, learned at `rate`.
+
+    `start(n)` draws n vectors [n, width] to start from. `alike`: users start at the generic one. `anchored`: the
+    generic user's vectors are 0 and stay 0.
+    """
+
+    vectors: int
+    width: int
+    rate: float
+    start: Start
+    alike: bool = False
+    anchored: bool = False
+
+    def rows(self, users: int) -> Tensor:
+        """What `users` users start with, one row each: [users, vectors * width]."""
+        if self.alike:
+            return zeros(users, self.vectors * self.width)
+        return self.start(users * self.vectors).reshape(users, self.vectors * self.width)
 
 
 class Size(NamedTuple):
@@ -34,34 +60,47 @@ class Size(NamedTuple):
 class UserModel(nn.Module):
     """Base of all user models, with all that the rest of the code needs to know of one.
 
-    A subclass has a name by the decorator `user_model`, sets `tokens`, and defines `__init__(config, users, start)`,
-    for `users` seen users, and `forward`.
+    A subclass has a name by the decorator `user_model` and defines `__init__(config, users, place)`, for `users` seen
+    users, which calls this one with `place`, and `forward`. The model of the vectors in front of the prompt may have
+    gates beside it: `gates` is a user model too.
     """
 
     personal: ClassVar[bool] = True  # False: its vectors are the same for everyone
     uses: ClassVar[frozenset[str]] = frozenset()  # keys of TrainConfig that only some user models read
-    tokens: int  # T_u
+    gates: UserModel | None
+
+    def __init__(self, place: Place) -> None:
+        super().__init__()
+        self.vectors, self.rate = place.vectors, place.rate
+        self.gates = None
 
     @override
     def forward(self, user_indices: Tensor) -> Tensor:
-        """Vectors [B, T_u, d] of the users [B]."""
+        """Vectors [B, n, width] of the users [B]."""
         raise NotImplementedError
 
-    def rates(self, config: TrainConfig) -> list[tuple[list[nn.Parameter], float]]:
-        """The parameters, in groups with a learning rate each."""
-        return [(list(self.parameters()), config.user_lr)]
+    @property
+    def tokens(self) -> int:
+        """T_u, if it acts in front of the prompt."""
+        return self.vectors
+
+    @property
+    def idle(self) -> bool:
+        """Whether it acts nowhere, so that everyone is served by adapter and base alone."""
+        return self.vectors == 0 and self.gates is None
+
+    def rates(self, config: TrainConfig) -> list[tuple[list[nn.Parameter], float]]:  # noqa: ARG002
+        """Its parameters without those of its gates, in groups with a learning rate each."""
+        return [([p for name, p in self.named_parameters() if not name.startswith("gates.")], self.rate)]
 
     def row_tables(self) -> dict[str, SparseRows]:
-        """The tables with a row per user, by the names of their weights in the state dict."""
+        """The tables with a row per user, gates included, by the names of their weights in the state dict."""
         return {f"{name}.weight": table for name, table in self.named_modules() if isinstance(table, SparseRows)}
 
-    @classmethod
-    def size(cls, config: TrainConfig, users: int, width: int) -> Size:
-        """Count the parameters for `users` seen users and embeddings of `width`, without allocating them."""
-        with torch.device("meta"):
-            model = cls(config, users, lambda count: torch.empty(count, width))
-        total = sum(parameter.numel() for parameter in model.parameters())
-        return Size(total, sum(table.weight.shape[1] for table in model.row_tables().values()))
+    def size(self) -> Size:
+        """Count its parameters, gates included."""
+        total = sum(parameter.numel() for parameter in self.parameters())
+        return Size(total, sum(table.weight.shape[1] for table in self.row_tables().values()))
 
     @classmethod
     def warnings(cls, config: TrainConfig, users: int) -> list[str]:  # noqa: ARG003
@@ -79,16 +118,24 @@ def user_model(name: str) -> Callable[[M], M]:
     return USER_MODELS.decorator(name)
 
 
+def common_vectors(module: nn.Module, name: str, place: Place) -> None:
+    """Give `module` the vectors [n, width] of the generic user, which are a parameter or, if anchored, fixed zeros."""
+    if place.anchored:
+        module.register_buffer(name, torch.zeros(place.vectors, place.width), persistent=False)
+    else:
+        module.register_parameter(name, nn.Parameter(place.start(place.vectors)))
+
+
 @user_model("uniform")
 class Uniform(UserModel):
     """The same vectors for everyone (Example 1); with T_u = 0 this is vanilla DPO."""
 
     personal = False
+    shared: Tensor
 
-    def __init__(self, config: TrainConfig, _users: int, start: Start) -> None:
-        super().__init__()
-        self.tokens = config.user_tokens
-        self.shared = nn.Parameter(start(self.tokens))
+    def __init__(self, _config: TrainConfig, _users: int, place: Place) -> None:
+        super().__init__(place)
+        common_vectors(self, "shared", place)
 
     @override
     def forward(self, user_indices: Tensor) -> Tensor:
@@ -99,16 +146,12 @@ class Uniform(UserModel):
 class Individual(UserModel):
     """e_0 + o_i (Example 2), for any number of users: vocabulary rows are drawn with replacement."""
 
-    def __init__(self, config: TrainConfig, users: int, start: Start) -> None:
-        super().__init__()
-        self.tokens = config.user_tokens
-        self.generic = nn.Parameter(start(self.tokens))
-        width = self.generic.shape[1]
-        if config.user_init == "zero":
-            offsets = zeros(users, self.tokens * width)
-        else:
-            offsets = start(users * self.tokens).reshape(users, self.tokens * width)
-        self.offsets = SparseRows(offsets, first=1)
+    generic: Tensor
+
+    def __init__(self, _config: TrainConfig, users: int, place: Place) -> None:
+        super().__init__(place)
+        common_vectors(self, "generic", place)
+        self.offsets = SparseRows(place.rows(users), first=1)
 
     @override
     def forward(self, user_indices: Tensor) -> Tensor:
@@ -119,38 +162,39 @@ class Individual(UserModel):
 
 @user_model("cluster")
 class Cluster(UserModel):
-    """V . w_i (Example 3), V: [K, T_u, d], w_i: [K]; the generic user has weights too.
+    """V . w_i (Example 3), V: [K, n, width], w_i: [K]; the generic user has weights too, unless he is anchored.
 
     The released code applies a softmax to w_i; `cluster_weights: linear` takes w_i as it is.
     """
 
     uses = frozenset(("k", "cluster_weights", "cluster_lr"))
 
-    def __init__(self, config: TrainConfig, users: int, start: Start) -> None:
-        super().__init__()
-        self.tokens = config.user_tokens
+    def __init__(self, config: TrainConfig, users: int, place: Place) -> None:
+        super().__init__(place)
         self.softmax = config.cluster_weights == "softmax"
-        centers = start(config.k * self.tokens)
-        self.centers = nn.Parameter(centers.reshape(config.k, self.tokens, centers.shape[1]))
-        if config.user_init == "zero":  # everyone starts at the mean of the clusters
-            weights = zeros(users + 1, config.k)
+        self.centers = nn.Parameter(place.start(config.k * self.vectors).reshape(config.k, self.vectors, place.width))
+        first = 1 if place.anchored else 0
+        if place.alike:  # everyone starts at the mean of the clusters
+            weights = zeros(users + 1 - first, config.k)
             if not self.softmax:
                 weights += 1.0 / config.k
         else:
-            weights = torch.randn(users + 1, config.k)
-        self.weights = SparseRows(weights, first=0)
+            weights = torch.randn(users + 1 - first, config.k)
+        self.weights = SparseRows(weights, first)
 
     @override
     def forward(self, user_indices: Tensor) -> Tensor:
-        weights: Tensor = self.weights(user_indices)
+        own = (user_indices >= self.weights.first).nonzero().squeeze(1)
+        weights: Tensor = self.weights(user_indices[own])
         if self.softmax:
             weights = weights.softmax(-1)
-        return torch.einsum("bk,ktd->btd", weights, self.centers)
+        mixed = torch.einsum("bk,kvd->bvd", weights, self.centers)
+        return mixed.new_zeros(len(user_indices), *mixed.shape[1:]).index_add(0, own, mixed)
 
     @override
     def rates(self, config: TrainConfig) -> list[tuple[list[nn.Parameter], float]]:
         """A user's weights have a gradient in few steps and far to move; the centers have one in every step."""
-        return [([self.centers], config.user_lr), (list(self.weights.parameters()), config.cluster_lr)]
+        return [([self.centers], self.rate), (list(self.weights.parameters()), config.cluster_lr)]
 
     @override
     @classmethod
@@ -167,86 +211,58 @@ def user_model_of(config: TrainConfig) -> type[UserModel]:
     return kind
 
 
-def build_user_model(config: TrainConfig, users: int, vocabulary: Tensor) -> UserModel:
-    """The user model that `config` asks for, for `users` seen users. `vocabulary`: the base's input embeddings [V, d].
+# ---- built ----
 
-    `user_init = zero` starts e_0 (or V) from vocabulary rows and every user at the generic one; `vocabulary` draws the
-    users' own parts from the vocabulary too; `random` draws everything from a normal distribution with the standard
-    deviation of the vocabulary.
+
+def build_user_model(config: TrainConfig, users: int, vocabulary: Tensor, blocks: int = 1) -> UserModel:
+    """The user model that `config` asks for, for `users` seen users.
+
+    Args:
+        config: `user_init = zero` starts e_0 (or V) from vocabulary rows and every user at the generic one;
+            `vocabulary` draws the users' own parts from the vocabulary too; `random` draws everything from a normal
+            distribution with the standard deviation of the vocabulary. Gates start from N(0, gate_scale^2).
+        users: m.
+        vocabulary: the base's input embeddings [V, d].
+        blocks: the base's decoder layers, of which each may have a gate of its own.
     """
-    kind = user_model_of(config)
     vocabulary = vocabulary.detach().float().cpu()
-    generator = torch.Generator().manual_seed(config.seed)
+    drawn = torch.Generator().manual_seed(config.seed)
+    gates_drawn = torch.Generator().manual_seed(config.seed)
 
-    def start(count: int) -> Tensor:
-        drawn = torch.empty(count, vocabulary.shape[1])  # filled in place: it may take most of the memory
+    def vectors(count: int) -> Tensor:
+        found = torch.empty(count, vocabulary.shape[1])  # filled in place: it may take most of the memory
         if config.user_init == "random":
-            return drawn.normal_(0, vocabulary.std().item(), generator=generator)
-        for part in drawn.split(DRAWN_AT_ONCE):
-            rows = torch.randint(len(vocabulary), (len(part),), generator=generator)
+            return found.normal_(0, vocabulary.std().item(), generator=drawn)
+        for part in found.split(DRAWN_AT_ONCE):
+            rows = torch.randint(len(vocabulary), (len(part),), generator=drawn)
             torch.index_select(vocabulary, 0, rows, out=part)
-        return drawn
+        return found
+
+    def gates(count: int) -> Tensor:
+        return torch.empty(count, config.lora_r).normal_(0, config.gate_scale, generator=gates_drawn)
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return kind(config, users, start)
+        return _built(config, users, vocabulary.shape[1], blocks, vectors, gates)
 
 
-def size_of(config: TrainConfig, users: int, width: int) -> Size:
-    """The size of the user model that `config` asks for, for `users` seen users and embeddings of `width`."""
-    return user_model_of(config).size(config, users, width)
+def size_of(config: TrainConfig, users: int, width: int, blocks: int = 1) -> Size:
+    """The size of the user model that `config` asks for, counted without allocating it.
 
-
-# ---- a row per user ----
-
-
-class SparseRows(nn.Embedding):
-    """A table whose row i belongs to user index `first` + i.
-
-    The gradient is sparse: it holds the rows that were asked for and no others, so the cost of a step depends on its
-    batch and not on the number of users. With `select` a table holds the rows of some users only, as when one user of a
-    million is served.
+    `users` seen users, embeddings of `width`, and `blocks` decoder layers.
     """
-
-    selected: Tensor | None  # the user indices of the rows, ascending; None: all users
-
-    def __init__(self, start: Tensor, first: int) -> None:
-        super().__init__(start.shape[0], start.shape[1], _weight=start, sparse=True)
-        self.first = first
-        self.register_buffer("selected", None, persistent=False)
-
-    @override
-    def forward(self, user_indices: Tensor) -> Tensor:
-        """Rows [B, width] of the user indices [B], none of them below `first`.
-
-        Raises:
-            ValueError: the rows of a user were not selected.
-        """
-        return super().forward(user_indices - self.first if self.selected is None else self._place(user_indices))
-
-    def select(self, user_indices: Iterable[int]) -> list[int]:
-        """Make room for the rows of `user_indices`, and of the generic user if it has one, in place of all rows.
-
-        Returns which rows of the whole table these are, ascending. Their values are still to be loaded.
-        """
-        selected = sorted({0, *user_indices} if self.first == 0 else set(user_indices))
-        self.selected = torch.tensor(selected, dtype=torch.long, device=self.weight.device)
-        self.weight = nn.Parameter(self.weight.new_empty(len(selected), self.embedding_dim))
-        return [user_index - self.first for user_index in selected]
-
-    def _place(self, user_indices: Tensor) -> Tensor:
-        assert self.selected is not None
-        if not torch.isin(user_indices, self.selected).all():  # another user's row would be worse than an error
-            raise ValueError(f"the rows of some of the users {user_indices.tolist()} were not loaded")
-        return torch.searchsorted(self.selected, user_indices)
+    with torch.device("meta"):
+        vectors, gates = (lambda count: torch.empty(count, width)), (lambda count: torch.empty(count, config.lora_r))
+        return _built(config, users, width, blocks, vectors, gates).size()
 
 
-def zeros(rows: int, width: int) -> Tensor:
-    """A start [rows, width] that takes no memory before a row is written.
-
-    torch would write every zero; numpy asks for pages of 2 MiB, most of which a few hundred users would touch.
-    """
-    if not rows * width:
-        return torch.zeros(rows, width)
-    memory = mmap.mmap(-1, 4 * rows * width, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return torch.frombuffer(memory, dtype=torch.float32).view(rows, width)
+def _built(config: TrainConfig, users: int, width: int, blocks: int, vectors: Start, gates: Start) -> UserModel:
+    """The vectors in front of the prompt, none of them if users act in the adapter alone, and the gates beside them."""
+    kind = user_model_of(config)
+    in_prompt = Place(config.slots, width, config.user_lr, vectors, alike=config.user_init == "zero")
+    model = (Uniform if config.user_in == "adapter" else kind)(config, users, in_prompt)
+    if config.user_in != "prompt" and kind.personal:
+        count, alike = blocks if config.gates == "block" else 1, config.gate_scale == 0
+        in_adapter = Place(count, config.lora_r, config.gate_lr, gates, alike, anchored=True)
+        model.gates = kind(config, users, in_adapter)
+    return model

@@ -14,7 +14,8 @@ from prlhf.errors import PrlhfError, one_line
 from prlhf.files import sha256
 from prlhf.model.personalized import Personalized, RewardModel
 from prlhf.model.sharding import as_shards_of, let_go
-from prlhf.model.user_models import SparseRows, UserModel
+from prlhf.model.user_models import UserModel
+from prlhf.model.user_rows import SparseRows
 from prlhf.model.user_store import RowSelection, block_sums, changed, read_rows
 
 USER_MODEL, BLOCK_SUMS = "user_model.safetensors", "user_model.sha256"

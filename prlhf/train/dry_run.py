@@ -145,7 +145,7 @@ def look_at(
     number of held-out rows, and the numbers of rows that were left out.
     """
     train_set, held_out, encoder = encode(policy, data)
-    lengths = [lengths_of(row, policy.config.user_tokens) for row in train_set.encoded]
+    lengths = [lengths_of(row, policy.config.slots) for row in train_set.encoded]
     return encoder, lengths, len(held_out), {"train": train_set.left_out, "eval": held_out.left_out}
 
 

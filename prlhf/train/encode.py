@@ -154,7 +154,7 @@ def rows_in_context(dataset: Path, base: Base) -> dict[str, Any]:
         for _, encoded in fitting.part(part, rows, encoder.comparison)
     ]
 
-    tokens = [sum(lengths_of(row, config.user_tokens)) for row in found]
+    tokens = [sum(lengths_of(row, config.slots)) for row in found]
     lengths = np.percentile(tokens, PERCENTILES).tolist() if found else []
     return {
         "model": base.name,

@@ -42,7 +42,7 @@ from prlhf.config import ClusterConfig, TrainConfig
 from prlhf.kernels.tree_attention import implementation_of
 from prlhf.model import workers
 from prlhf.model.base import Base
-from prlhf.model.sharding import decoder_layers
+from prlhf.model.personalized import decoder_layers
 
 ALONE = ClusterConfig()  # one process, without Ray
 

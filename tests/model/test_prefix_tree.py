@@ -105,7 +105,7 @@ def test_a_pack_moves_whole() -> None:
     found = pack([Reading(0, (1,), (2,))], 1).to("meta")
     tensors = [value for value in vars(found).values() if isinstance(value, torch.Tensor)]
     assert {t.device.type for t in tensors} == {"meta"}
-    assert len(tensors) == 8
+    assert len(tensors) == 9
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -15,7 +15,8 @@ from prlhf.config import TrainConfig
 from prlhf.errors import PrlhfError
 from prlhf.extensions import USER_MODELS
 from prlhf.model import user_models
-from prlhf.model.user_models import SparseRows, UserModel, build_user_model, size_of, user_model_of
+from prlhf.model.user_models import UserModel, build_user_model, size_of
+from prlhf.model.user_rows import SparseRows
 
 KINDS = ("uniform", "individual", "cluster")
 VOCABULARY = torch.arange(20.0).reshape(5, 4)
@@ -227,8 +228,8 @@ def test_drawn_in_parts_is_drawn_at_once(init: str, monkeypatch: pytest.MonkeyPa
 def test_the_size_is_that_of_a_built_model(kind: str) -> None:
     config = TrainConfig(user_model=kind, user_tokens=3, **({"k": 5} if kind == "cluster" else {}))
     built = build_user_model(config, 4, torch.randn(9, 6))
-    found = user_model_of(config).size(config, 4, 6)
-    assert found == size_of(config, 4, 6)
+    found = size_of(config, 4, 6)
+    assert found == built.size()
     assert found.total == sum(parameter.numel() for parameter in built.parameters())
     assert found.per_user == {"uniform": 0, "individual": 18, "cluster": 5}[kind]
 

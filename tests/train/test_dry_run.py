@@ -21,7 +21,8 @@ from prlhf.errors import PrlhfError
 from prlhf.extensions import USER_MODELS
 from prlhf.model.base import load_skeleton
 from prlhf.model.checkpoint import build_policy, build_reward_model
-from prlhf.model.user_models import SparseRows, UserModel, user_model
+from prlhf.model.user_models import UserModel, user_model
+from prlhf.model.user_rows import SparseRows
 from prlhf.results import TrainPlan
 from prlhf.train import dry_run as planning
 from prlhf.train.dry_run import idle_parameters, largest_batch, plan, share_of, user_parameters
@@ -499,10 +500,9 @@ def test_a_user_model_of_ones_own(tmp_path: Path, make_config: MakeConfig, monke
 
     @user_model("scaled")
     class Scaled(UserModel):
-        def __init__(self, config: Any, users: int, start: Any) -> None:
-            super().__init__()
-            self.tokens = config.user_tokens
-            self.generic = torch.nn.Parameter(start(self.tokens))
+        def __init__(self, _config: Any, users: int, place: Any) -> None:
+            super().__init__(place)
+            self.generic = torch.nn.Parameter(place.start(self.vectors))
             self.scales = SparseRows(torch.ones(users, 3), first=1)
 
     config = make_config(tmp_path / "run", user_model="scaled")

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from prlhf.model.user_models import SparseRows
+from prlhf.model.user_rows import SparseRows
 from prlhf.train.optimizer import RowAdamW, clip_grad_norm
 
 OPTIONS: dict[str, Any] = {"lr": 0.1, "betas": (0.8, 0.95), "eps": 1e-3, "weight_decay": 0.2}

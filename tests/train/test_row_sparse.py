@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from prlhf.dataset import read_prepared
 from prlhf.model.checkpoint import Policy, build_policy
-from prlhf.model.user_models import SparseRows
+from prlhf.model.user_rows import SparseRows
 from prlhf.model.weights import load_weights
 from prlhf.train import batches, metrics
 
