@@ -50,9 +50,9 @@ def plan(config: TrainConfig, progress: Progress = SILENT, cluster: ClusterConfi
     encoder.note_cut(progress)
     note_left_out(left_out, progress)
     shape = shape_of(base, lm)
-    users = user_parameters(config, len(data.user_ids), shape.h)
+    users = user_parameters(config, len(data.user_ids), shape.h, shape.layers)
     head = shape.h if config.objective == "rm" else 0
-    idle = idle_parameters(config, len(data.user_ids), shape.h, step_count(config, len(lengths)))
+    idle = idle_parameters(config, len(data.user_ids), shape.h, step_count(config, len(lengths)), shape.layers)
 
     def parts(config: TrainConfig, cluster: ClusterConfig) -> dict[str, float]:
         budget = budget_on(device, config.pack_tokens)
@@ -170,14 +170,14 @@ def largest_batch(config: TrainConfig, lengths: Sequence[tuple[int, int]], budge
     return Batch(rows * row, rows * (response + 1), row)
 
 
-def user_parameters(config: TrainConfig, users: int, width: int) -> int:
-    """Parameters of the user model (section 4.3, Examples 1 to 3) for `users` seen users."""
-    return size_of(config, users, width)[0]
+def user_parameters(config: TrainConfig, users: int, width: int, blocks: int = 1) -> int:
+    """Parameters of the user model (section 4.3, Examples 1 to 3), gates included, for `users` seen users."""
+    return size_of(config, users, width, blocks).total
 
 
-def idle_parameters(config: TrainConfig, users: int, width: int, steps: int) -> tuple[int, int]:
+def idle_parameters(config: TrainConfig, users: int, width: int, steps: int, blocks: int = 1) -> tuple[int, int]:
     """Parameters of users who cannot all have rows: in one step, and in the run's `steps`."""
-    _, row = size_of(config, users, width)
+    row = size_of(config, users, width, blocks).per_user
     a_step = config.batch_size * config.accumulation  # a comparison is one user's
     return row * max(0, users - a_step), row * max(0, users - a_step * steps)
 

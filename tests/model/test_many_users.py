@@ -33,7 +33,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def save(folder: Path, make_config: Callable[..., Any], tiny_base: Path, **options: Any) -> Policy:
-    start = {} if options.get("user_tokens") == 0 else {"user_init": "random"}
+    start = {} if options.get("user_tokens") == 0 or options.get("user_in") == "adapter" else {"user_init": "random"}
     config = make_config(folder, **({"user_model": "individual"} | start | options))
     ids = [f"u{i}" for i in range(1, USERS + 1)]
     policy = assemble(load_base(str(tiny_base)), config, ids, {"u7": "naïve ✓", "u1500": "the last"})
@@ -57,7 +57,10 @@ def copy(individual: Path, tmp_path: Path) -> Path:
 
 
 def vectors(policy: Policy, users: list[int]) -> Tensor:
-    return policy.model.users(torch.tensor(users)).detach()
+    """Those in front of the prompt and the gates, [B, numbers]."""
+    model = policy.model.users
+    parts = [model, model.gates] if model.gates else [model]
+    return torch.cat([part(torch.tensor(users)).detach().flatten(1) for part in parts], 1)
 
 
 def flip(path: Path, at: int) -> None:
@@ -76,7 +79,8 @@ def row_at(folder: Path, user: int) -> int:
 
 @pytest.mark.parametrize(
     "options", [{}, {"user_model": "cluster", "k": 7}, {"user_model": "cluster", "cluster_weights": "linear"},
-                {"user_model": "uniform"}, {"user_model": "uniform", "user_tokens": 0}, {"full_finetune": True}]
+                {"user_model": "uniform"}, {"user_model": "uniform", "user_tokens": 0}, {"full_finetune": True},
+                {"user_in": "adapter"}, {"user_in": "both", "user_model": "cluster", "k": 7}]
 )  # fmt: skip
 def test_some_users_are_loaded_as_they_were_saved(
     tmp_path: Path, make_config: Callable[..., Any], tiny_base: Path, options: dict[str, Any]

@@ -45,6 +45,7 @@ STEPS, KEPT = 20, 16  # of a run, and after which a checkpoint of it is put asid
 CASES: dict[str, dict[str, Any]] = {
     "dpo": {"user_model": "individual"},
     "dpo, all weights": {"user_model": "cluster", "full_finetune": True},
+    "gates": {"user_model": "cluster", "user_in": "both"},
     "rm": {"objective": "rm", "user_model": "cluster"},
     "rm, all weights": {"objective": "rm", "user_model": "individual", "full_finetune": True},
 }
@@ -53,6 +54,7 @@ SHORT: dict[str, dict[str, Any]] = {  # three steps of each, from the beginning 
     "accumulation": {"accumulation": 2, "user_model": "uniform"},
     "no cache": {"reference_cache": False, "group_by_prompt": True},
     "bf16": {"precision": "bf16"},
+    "a gate per block": {"user_in": "adapter", "gates": "block", "gradient_checkpointing": True},
 }
 
 

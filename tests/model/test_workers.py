@@ -88,16 +88,19 @@ def _silent() -> Any:
 
 
 @pytest.mark.parametrize(
-    ("objective", "user_model", "device"),
-    [("dpo", "individual", "cpu"), ("dpo", "cluster", "auto"), ("dpo", "uniform", "cpu"), ("rm", "individual", "auto")],
-)
-def test_two_workers_follow_one(make_config: Any, tmp_path: Path, objective: str, user_model: str, device: str) -> None:
+    ("objective", "user_model", "user_in", "device"),
+    [("dpo", "individual", "prompt", "cpu"), ("dpo", "cluster", "prompt", "auto"), ("dpo", "uniform", "prompt", "cpu"),
+     ("dpo", "individual", "adapter", "cpu"), ("rm", "individual", "both", "auto")],
+)  # fmt: skip
+def test_two_workers_follow_one(
+    make_config: Any, tmp_path: Path, objective: str, user_model: str, user_in: str, device: str
+) -> None:
     """Half the batch each, 20 steps, the last of an epoch with one comparison for two workers. In no step does a
     worker have all users, and gradients are clipped."""
     from prlhf.train.run import train
 
     options = {
-        "objective": objective, "user_model": user_model, "max_steps": 20, "batch_size": 4, "lr": 1e-3,
+        "objective": objective, "user_model": user_model, "user_in": user_in, "max_steps": 20, "batch_size": 4, "lr": 1e-3,
         "user_lr": 1e-2, "eval_every": 10, "save_every": 50, "max_grad_norm": 0.5, "device": device,
     }  # fmt: skip
     data = shortened(make_config(tmp_path).dataset, tmp_path / "data")

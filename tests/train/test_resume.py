@@ -114,6 +114,14 @@ def test_grouped_by_prompt(tmp_path: Path, make_config: MakeConfig, uninterrupte
     assert metrics.read(tmp_path / "run/metrics.jsonl") != metrics.read(uninterrupted / "metrics.jsonl")
 
 
+@pytest.mark.parametrize("changes", [{"user_in": "adapter"}, {"user_in": "both", "user_model": "cluster"}])
+def test_gates(tmp_path: Path, make_config: MakeConfig, uninterrupted: Path, changes: dict[str, str]) -> None:
+    train(make_config(tmp_path / "whole", **OPTIONS, **changes))
+    train(killed(tmp_path / "run", make_config, at=5, **changes), resume=True)
+    assert_same_run(tmp_path / "run", tmp_path / "whole")
+    assert metrics.read(tmp_path / "run/metrics.jsonl") != metrics.read(uninterrupted / "metrics.jsonl")
+
+
 def test_killed_twice(tmp_path: Path, make_config: MakeConfig, uninterrupted: Path) -> None:
     config = killed(tmp_path / "run", make_config, at=4)
     with pytest.raises(Killed):

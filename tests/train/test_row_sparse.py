@@ -18,7 +18,11 @@ from prlhf.model.weights import load_weights
 from prlhf.train import batches, metrics
 
 MakeConfig = Callable[..., Any]
-KINDS = ["individual", "cluster"]
+KINDS: dict[str, dict[str, Any]] = {
+    "individual": {"user_model": "individual", "user_init": "random"},
+    "cluster": {"user_model": "cluster", "user_init": "random"},
+    "gates": {"user_in": "adapter", "gate_lr": 1e-2},
+}
 
 
 def table_of(policy: Policy) -> SparseRows:
@@ -35,10 +39,11 @@ def test_where_all_are_met_it_is_dense_training(
     tmp_path: Path, make_config: MakeConfig, prepared: Path, kind: str
 ) -> None:
     """Three of three users in every step, in two passes; gradients are clipped, rates follow a schedule."""
-    options = {"batch_size": 6, "accumulation": 2, "max_grad_norm": 0.5, "max_steps": 8, "lr": 1e-3, "user_lr": 1e-2}
+    options: dict[str, Any] = {"batch_size": 6, "accumulation": 2, "max_grad_norm": 0.5, "max_steps": 8, "lr": 1e-3}
+    options |= {} if kind == "gates" else {"user_lr": 1e-2}
     rows, found = read_prepared(prepared).train, {}
     for sparse in (True, False):
-        config = make_config(tmp_path / str(sparse), user_model=kind, user_init="random", **options)
+        config = make_config(tmp_path / str(sparse), **(options | KINDS[kind]))
         policy = policy_of(config, 3)
         table_of(policy).sparse = sparse
         loop = loop_of(policy, rows)
@@ -62,7 +67,7 @@ def test_a_user_met_early_drifts_as_in_dense_training(
     monkeypatch.setattr(batches, "order_of", lambda *_: [0, 1, 2, 3, 4, 5, 6, 7, 4, 5])
     found = {}
     for sparse in (True, False):
-        options = {"user_model": kind, "user_init": "random", "max_steps": 5, "save_every": 5}
+        options: dict[str, Any] = KINDS[kind] | {"max_steps": 5, "save_every": 5}
         config = make_config(tmp_path / str(sparse), **options, eval_every=eval_every)
         policy = policy_of(config, 3)
         table_of(policy).sparse = sparse
@@ -78,7 +83,7 @@ def test_a_user_met_early_drifts_as_in_dense_training(
 @pytest.mark.parametrize("kind", KINDS)
 def test_users_who_are_not_met_cost_nothing(tmp_path: Path, make_config: MakeConfig, prepared: Path, kind: str) -> None:
     """Their rows stay, to the bit; neither optimizer.pt nor the checkpoint's user model holds anything of them."""
-    config = make_config(tmp_path, user_model=kind, user_init="random", max_steps=6, weight_decay=0.1)
+    config = make_config(tmp_path, **KINDS[kind], max_steps=6, weight_decay=0.1)
     policy, fresh = policy_of(config, 200), policy_of(config, 200)
     start = table_of(policy).weight.detach().clone()
     loop_of(policy, read_prepared(prepared).train).run()
@@ -108,7 +113,7 @@ def test_resumed_with_other_users_is_uninterrupted(
     monkeypatch.setattr(batches, "order_of", lambda *_: list(range(8)))
 
     def run(name: str, resume: Path | None) -> Policy:
-        config = make_config(tmp_path / name, user_model=kind, user_init="random", max_steps=4, save_every=2)
+        config = make_config(tmp_path / name, **KINDS[kind], max_steps=4, save_every=2)
         policy = policy_of(config, 50)
         loop = loop_of(policy, rows)
         if resume:
