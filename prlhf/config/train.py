@@ -21,7 +21,10 @@ PERSONAL = says("user_model", USER_MODELS, lambda kind: kind.personal)
 SMOOTHED = says("loss", LOSSES, lambda loss: loss.smoothed)
 IN_PROMPT = one_of("user_in", "prompt", "both")
 IN_ADAPTER = one_of("user_in", "adapter", "both")
-TOKENS_OR_HEAD = Needs("user_tokens", lambda config: config.slots > 0 or config.objective == "rm", "more than 0")
+PROMPT_OR_HEAD = Needs(
+    "user_in", lambda config: config.user_in != "adapter" or config.objective == "rm", "prompt or both"
+)
+TOKENS_OR_HEAD = Needs("user_tokens", lambda config: config.user_tokens > 0 or config.objective == "rm", "more than 0")
 ADAPTER = Needs("full_finetune", lambda config: not config.full_finetune, "false")
 
 
@@ -65,7 +68,8 @@ class TrainConfig(Stage):
         "vocabulary", "How users' vectors start.", used=[WITH_USERS, IN_PROMPT, above_zero("user_tokens")]
     )
     gates: Literal["one", "block"] = key(
-        "one", "A user's gates. one: the same in all layers; block: one for each decoder layer.",
+        "one",
+        "A user's gates. one: the same in all layers; block: one for each decoder layer.",
         used=[WITH_USERS, IN_ADAPTER],
     )
     gate_scale: float = key(
@@ -133,7 +137,7 @@ class TrainConfig(Stage):
     user_lr: float = key(
         5e-3,
         "Learning rate of the user model and of a reward model's head; neither has weight decay.",
-        used=[WITH_USERS, TOKENS_OR_HEAD],
+        used=[WITH_USERS, PROMPT_OR_HEAD, TOKENS_OR_HEAD],
         gt=0,
     )
     gate_lr: float = key(3e-2, "Learning rate of users' gates.", used=[WITH_USERS, IN_ADAPTER], gt=0)

@@ -1,7 +1,7 @@
-"""User models: user indices [B] -> vectors [B, n, width] of the place where users act (paper, section 4.3, Examples 1-3).
+"""User models: user indices [B] -> vectors [B, n, width] of the place where users act (section 4.3, Examples 1-3).
 
-The paper's place is in front of the prompt: n = T_u soft-prompt vectors, as wide as the base's embeddings. The other one
-is in the adapter: gates, which multiply the rank of LoRA (gates.py), as deviations from 1.
+The paper's place is in front of the prompt: n = T_u soft-prompt vectors, as wide as the base's embeddings. The other
+place is in the adapter: gates, which multiply the rank of LoRA (gates.py), as deviations from 1.
 
 Index 0 is the generic user, 1..m are the users seen in training. Parameters are fp32 whatever the base's precision.
 What belongs to one user is a row of `SparseRows`, with sparse gradients; what all users share is a dense parameter.
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -258,9 +258,9 @@ def size_of(config: TrainConfig, users: int, width: int, blocks: int = 1) -> Siz
 
 def _built(config: TrainConfig, users: int, width: int, blocks: int, vectors: Start, gates: Start) -> UserModel:
     """The vectors in front of the prompt, none of them if users act in the adapter alone, and the gates beside them."""
-    kind = user_model_of(config)
+    kind: Any = user_model_of(config)  # a subclass, whose arguments are these
     in_prompt = Place(config.slots, width, config.user_lr, vectors, alike=config.user_init == "zero")
-    model = (Uniform if config.user_in == "adapter" else kind)(config, users, in_prompt)
+    model: UserModel = (Uniform if config.user_in == "adapter" else kind)(config, users, in_prompt)
     if config.user_in != "prompt" and kind.personal:
         count, alike = blocks if config.gates == "block" else 1, config.gate_scale == 0
         in_adapter = Place(count, config.lora_r, config.gate_lr, gates, alike, anchored=True)

@@ -35,6 +35,7 @@ def write_model(policy: Trained[Any], results: dict[str, Any], folder: Path) -> 
     template = resources.files("prlhf.train").joinpath("card.md.jinja").read_text(encoding="utf-8")
     card = jinja2.Template(template, trim_blocks=True, lstrip_blocks=True).render(
         config=policy.config,
+        gates=policy.model.users.gates is not None,
         results=results,
         users=len(policy.user_ids),
         base=policy.base,

@@ -54,17 +54,19 @@ SHORT: dict[str, dict[str, Any]] = {  # three steps of each, from the beginning 
     "accumulation": {"accumulation": 2, "user_model": "uniform"},
     "no cache": {"reference_cache": False, "group_by_prompt": True},
     "bf16": {"precision": "bf16"},
-    "a gate per block": {"user_in": "adapter", "gates": "block", "gradient_checkpointing": True},
+    "a gate per block": {"user_in": "adapter", "gates": "block", "gradient_checkpointing": True, "rate": "gate_lr"},
 }
 
 
 def config_of(make_config: Any, dataset: Path, options: dict[str, Any]) -> TrainConfig:
     """With few tokens a pass, so that workers have unlike numbers of parts, and gradients that are clipped."""
     common = {
-        "max_steps": STEPS, "batch_size": 4, "lr": 1e-3, "user_lr": 1e-2, "eval_every": 10, "save_every": 8,
-        "max_grad_norm": 0.5, "pack_tokens": 40, "dataset": str(dataset),
+        "max_steps": STEPS, "batch_size": 4, "lr": 1e-3, options.get("rate", "user_lr"): 1e-2, "eval_every": 10,
+        "save_every": 8, "max_grad_norm": 0.5, "pack_tokens": 40, "dataset": str(dataset),
     }  # fmt: skip
-    config: TrainConfig = make_config(Path("unused"), **common | options)
+    config: TrainConfig = make_config(
+        Path("unused"), **common | {key: value for key, value in options.items() if key != "rate"}
+    )
     return config
 
 

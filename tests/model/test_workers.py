@@ -100,8 +100,9 @@ def test_two_workers_follow_one(
     from prlhf.train.run import train
 
     options = {
-        "objective": objective, "user_model": user_model, "user_in": user_in, "max_steps": 20, "batch_size": 4, "lr": 1e-3,
-        "user_lr": 1e-2, "eval_every": 10, "save_every": 50, "max_grad_norm": 0.5, "device": device,
+        "objective": objective, "user_model": user_model, "user_in": user_in, "max_steps": 20, "batch_size": 4,
+        "lr": 1e-3, "gate_lr" if user_in == "adapter" else "user_lr": 1e-2, "eval_every": 10, "save_every": 50,
+        "max_grad_norm": 0.5, "device": device,
     }  # fmt: skip
     data = shortened(make_config(tmp_path).dataset, tmp_path / "data")
     config = make_config(tmp_path / "one", **options, dataset=str(data))

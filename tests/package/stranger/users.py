@@ -1,4 +1,4 @@
-"""A user model: e_0 + a_i B, with a row a_i [k] per user and B [k, T_u d] for all."""
+"""A user model: e_0 + a_i B, with a row a_i [k] per user and B [k, n width] for all."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from prlhf.config import TrainConfig
-from prlhf.model.user_models import SparseRows, Start, UserModel, user_model
+from prlhf.model.user_models import Place, UserModel, common_vectors, user_model
+from prlhf.model.user_rows import SparseRows
 
 
 @user_model("shared-rank")
@@ -15,12 +16,12 @@ class SharedRank(UserModel):
     """The users' offsets have rank k."""
 
     uses = frozenset(("k",))
+    generic: Tensor
 
-    def __init__(self, config: TrainConfig, users: int, start: Start) -> None:
-        super().__init__()
-        self.tokens = config.user_tokens
-        self.generic = nn.Parameter(start(self.tokens))
-        self.directions = nn.Parameter(start(config.k * self.tokens).reshape(config.k, -1))
+    def __init__(self, config: TrainConfig, users: int, place: Place) -> None:
+        super().__init__(place)
+        common_vectors(self, "generic", place)
+        self.directions = nn.Parameter(place.start(config.k * self.vectors).reshape(config.k, -1))
         self.weights = SparseRows(torch.zeros(users, config.k), first=1)
 
     @override
