@@ -63,7 +63,7 @@ def a_modules(lm: nn.Module, layers: Sequence[nn.Module]) -> Iterator[tuple[int,
 
 @torch.no_grad()
 def folded(lm: nn.Module, layers: Sequence[nn.Module], gate: Tensor) -> dict[str, Tensor]:
-    """diag(g) A [r, d_in] for each A in `lm`, by the names of their weights. `gate` [1 or layers, r] is the user's g."""
+    """diag(g) A [r, d_in] for each A in `lm`, by the names of their weights; `gate` [1 or layers, r] is a user's g."""
     names = {id(module): name for name, module in lm.named_modules()}
     found = {}
     for block, module in a_modules(lm, layers):
