@@ -4,8 +4,10 @@ It is a folder with `train.parquet`, `eval.parquet`, `users.parquet` and `manife
 `rejected` follow TRL's preference format, plain strings or lists of {role, content} messages. `user_index`
 counts from 1; index 0 is the generic user, which is also used for eval users that are unseen in training.
 
-Some data sets have two more files: `prompts.jsonl`, their own prompts to generate from (`{"prompt": …}`), and
-`judging.jsonl`, (prompt, user) pairs to judge, with what a judge may know about the user.
+Some data sets have more files: `prompts.jsonl`, their own prompts to generate from (`{"prompt": …}`); `judging.jsonl`,
+(prompt, user) pairs to judge, with what a judge may know about the user; and `choices.jsonl`, the choices from which
+users that are unseen in training can be learned, in the format of custom data. They are not in `eval.parquet`, which
+holds what such a user is tested on.
 """
 
 from __future__ import annotations
@@ -45,6 +47,13 @@ class _Judged(_Prompt):
     material: NotRequired[dict[str, Any]]
 
 
+class _Choice(_Prompt):
+    id: str
+    chosen: str | list[_Turn]
+    rejected: str | list[_Turn]
+    user_id: str
+
+
 class _Manifest(TypedDict):
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
     content_hash: str
@@ -53,9 +62,10 @@ class _Manifest(TypedDict):
 _MANIFEST: TypeAdapter[Any] = TypeAdapter(_Manifest)
 _PROMPT: TypeAdapter[Any] = TypeAdapter(_Prompt)
 _JUDGED: TypeAdapter[Any] = TypeAdapter(_Judged)
+_CHOICE: TypeAdapter[Any] = TypeAdapter(_Choice)
 AGAIN = "run `prlhf prep` again"
 
-PROMPTS, JUDGING = "prompts.jsonl", "judging.jsonl"
+PROMPTS, JUDGING, CHOICES = "prompts.jsonl", "judging.jsonl", "choices.jsonl"
 GENERIC = "generic"  # the id of the generic user, whose index is 0
 
 MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
@@ -110,6 +120,7 @@ class Prepared:
     manifest: dict[str, Any]
     prompts: list[Text] = field(default_factory=list)  # the data set's own prompts to generate from
     judging: list[dict[str, Any]] = field(default_factory=list)  # rows with `prompt`, `user_id` and `material`
+    choices: list[dict[str, Any]] = field(default_factory=list)  # of unseen users, in the format of custom data
 
     @property
     def conversational(self) -> bool:
@@ -172,7 +183,8 @@ def write_prepared(out: Path, data: Prepared) -> dict[str, Any]:
         pq.write_table(pa.Table.from_pylist([asdict(r) for r in data.train], schema), folder / "train.parquet")
         pq.write_table(pa.Table.from_pylist([asdict(r) for r in data.eval], schema), folder / "eval.parquet")
         pq.write_table(pa.Table.from_pylist(list(map(_row_of, data.users)), USERS_SCHEMA), folder / "users.parquet")
-        for name, rows in ((PROMPTS, [{"prompt": prompt} for prompt in data.prompts]), (JUDGING, data.judging)):
+        prompts = [{"prompt": prompt} for prompt in data.prompts]
+        for name, rows in ((PROMPTS, prompts), (JUDGING, data.judging), (CHOICES, data.choices)):
             if rows:
                 lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
                 (folder / name).write_text("".join(lines), encoding="utf-8")
@@ -229,6 +241,7 @@ def read_prepared(folder: Path) -> Prepared:
         manifest=manifest,
         prompts=[row["prompt"] for row in prompts],
         judging=read_lines(folder / JUDGING, _JUDGED, AGAIN),
+        choices=read_lines(folder / CHOICES, _CHOICE, AGAIN),
     )
     _check_users(folder, data)
     return data

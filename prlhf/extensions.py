@@ -101,6 +101,9 @@ DATA_SETS: Registry[Any] = Registry(
         "prlhf.data.tldr": "tldr",
         "prlhf.data.prism": "prism",
         "prlhf.data.psoups": "psoups",
+        "prlhf.data.personalllm": "personalllm",
+        "prlhf.data.personalrewardbench": "personalrewardbench",
+        "prlhf.data.ultrafeedback": "ultrafeedback",
     },
 )
 

@@ -48,7 +48,7 @@ KINDS = {
     "dataset": Kind(
         "a prepared data set",
         frozenset(
-            {"manifest.json", "train.parquet", "eval.parquet", "users.parquet", "prompts.jsonl", "judging.jsonl"}
+            "manifest.json train.parquet eval.parquet users.parquet prompts.jsonl judging.jsonl choices.jsonl".split()
         ),
     ),
     "judgement": Kind("a judgement", frozenset({"results.json", "verdicts.jsonl", "calibration.jsonl", "report.html"})),

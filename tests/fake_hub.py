@@ -1,4 +1,7 @@
-"""A hub on the loopback address that answers like the real one, with its status codes and X-Error-Code headers."""
+"""A hub on the loopback address that answers like the real one, with its status codes and X-Error-Code headers.
+
+It serves models and data sets, and the folders in them.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import parse_qs, unquote
 
 COMMIT = "0" * 39 + "1"
 REFUSALS = {  # repository -> status, X-Error-Code, X-Error-Message
@@ -40,26 +44,45 @@ class Handler(BaseHTTPRequestHandler):
     folders: dict[str, Path]
 
     def do_GET(self) -> None:
-        parts = self.path.split("?")[0].strip("/").split("/")
+        parts = [unquote(part) for part in self.path.split("?")[0].strip("/").split("/")]
         api = parts[0] == "api"
-        parts = parts[2:] if api else parts
-        name, rest = "/".join(parts[:2]), parts[2:]
+        parts = parts[2:] if api else parts[1:] if parts[0] == "datasets" else parts
+        name, rest = "/".join(parts[:2]), parts[2:]  # rest: [tree, REVISION, …], [resolve, REVISION, *PATH], …
         if name in REFUSALS:
             self.answer(REFUSALS[name])
         elif name not in self.folders:
             self.answer((404, "RepoNotFound", "Repository not found"))
+        elif "tree" in rest and not self.folders[name].joinpath(*rest[2:]).is_dir():
+            self.answer((404, "EntryNotFound", "Entry not found"))
         elif api:
-            names = sorted(path.name for path in self.folders[name].iterdir())
-            listing: object = {"id": name, "sha": COMMIT, "siblings": [{"rfilename": n} for n in names]}
-            if "tree" in rest:
-                listing = [{"type": "file", "path": n, "size": 1, "oid": COMMIT} for n in names]
-            self.send(json.dumps(listing).encode(), {})
-        elif (path := self.folders[name] / rest[-1]).is_file():
+            self.send(json.dumps(self.listing(self.folders[name], rest)).encode(), {})
+        elif (path := self.folders[name].joinpath(*rest[2:])).is_file():
             self.send(path.read_bytes(), {"ETag": f'"{path.name}"', "X-Repo-Commit": COMMIT})
         else:
             self.answer((404, "EntryNotFound", "Entry not found"))
 
-    do_HEAD = do_GET
+    def listing(self, folder: Path, rest: list[str]) -> object:
+        """Of `tree` what is in a folder, of `paths-info` what is asked for, else the names of all files."""
+        if "tree" in rest:
+            found = folder.joinpath(*rest[2:])
+            paths = found.rglob("*") if "recursive=true" in self.path.lower() else found.iterdir()
+        elif "paths-info" in rest:
+            asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())["paths"]
+            paths = (path for path in map(folder.joinpath, asked) if path.exists())
+        else:
+            names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+            return {"id": folder.name, "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
+        return [
+            {
+                "type": "directory" if path.is_dir() else "file",
+                "path": path.relative_to(folder).as_posix(),
+                "size": path.stat().st_size,
+                "oid": COMMIT,
+            }
+            for path in sorted(paths)
+        ]
+
+    do_HEAD = do_POST = do_GET
 
     def send(self, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(200)

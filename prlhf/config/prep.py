@@ -113,7 +113,7 @@ class PrepConfig(Stage):
     users: int | None = key(
         None,
         "Number of users.",
-        unset="10; demo-crowd: 1500",
+        unset="10; demo-crowd: 1500; personalllm: 120; ultrafeedback: one per attribute",
         used=[read_by("users")],
         ge=1,
         le=1_000_000,
@@ -121,7 +121,7 @@ class PrepConfig(Stage):
     comparisons: int | None = key(
         None,
         "Training comparisons per user.",
-        unset="300; demo-crowd: 8",
+        unset="300; demo-crowd: 8; personalllm: 100",
         used=[read_by("comparisons")],
         ge=1,
         le=1_000_000,
@@ -147,6 +147,30 @@ class PrepConfig(Stage):
     )
     text: bool = key(
         False, "Give users their true preference as text.", flag="--preference-text", used=[read_by("text")]
+    )
+    shots: int = key(
+        4,
+        "Choices of each unseen user in choices.jsonl, to learn the user from.",
+        used=[read_by("shots")],
+        ge=1,
+        le=100,
+    )
+    concentration: float = key(
+        0.05,
+        "Of the Dirichlet distribution of users' weights; with a small one a user follows a single reward model.",
+        used=[read_by("concentration")],
+        ge=0.001,
+        le=1000,
+    )
+    people: Literal["prism", "arena"] = key(
+        "prism",
+        "Whose choices: of PRISM's participants, or of users of Chatbot Arena.",
+        used=[read_by("people")],
+    )
+    attributes: Literal["two", "four"] = key(
+        "two",
+        "What users choose by: helpfulness, honesty (UF-P-2), or also instruction following, truthfulness (UF-P-4).",
+        used=[read_by("attributes")],
     )
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ def prepare(config: PrepConfig, progress: Progress = SILENT) -> dict[str, Any]:
         raise PrlhfError(f"no comparison to train on is left in {loaded.source}", "check the file and the filters")
     warnings = [*loaded.warnings, *_warnings(loaded)]
     manifest = _manifest(config, loaded, users) | loaded.notes | {"warnings": warnings}
-    data = Prepared(train, held_out, users, manifest, loaded.prompts, loaded.judging)
+    choices = [{name: value for name, value in asdict(row).items() if value} for row in loaded.choices]
+    data = Prepared(train, held_out, users, manifest, loaded.prompts, loaded.judging, choices)
     written = write_prepared(config.folder, data)
     for line in warnings:
         progress.note(f"warning: {line}")
@@ -130,13 +132,14 @@ def find_loader(dataset: str) -> Load:
 
 def _manifest(config: PrepConfig, loaded: LoadedData, users: list[User]) -> dict[str, Any]:
     seen = sum(user.seen for user in users)
+    choices = {"choices": len(loaded.choices)} if loaded.choices else {}
     return {
         "dataset": config.dataset,
         "source": loaded.source,
         "seed": config.seed,
         "options": loaded.options,
         **loaded.counts,
-        "kept": {"train": len(loaded.train), "eval": len(loaded.eval)},
+        "kept": {"train": len(loaded.train), "eval": len(loaded.eval), **choices},
         "users": {"seen": seen, "unseen": len(users) - seen},
     }
 

@@ -16,7 +16,7 @@ from prlhf.data.columns import OPTIONAL, UNUSED, check_columns, column_value
 from prlhf.data.identifiers import NAMED, identifier, look_alikes, own_ids, user_identifier
 from prlhf.data.messages import one_answer_each, one_format, take_off_prompts
 from prlhf.data.rows import EQUAL, REPEAT, Convert, DropCounts, Dropped, LoadedData, Row, RowReader, check_left
-from prlhf.data.splits import count_shared_prompts, first_appearance, split_by_prompt, text_conflicts
+from prlhf.data.splits import first_appearance, split_by_prompt, text_conflicts, warn_of_shared_prompts
 from prlhf.errors import PrlhfError, nearest
 from prlhf.progress import Progress
 from prlhf.source.folders import EVAL_NAMES, TRAIN, open_folder
@@ -59,8 +59,7 @@ def load(config: PrepConfig, progress: Progress) -> LoadedData:
     else:
         train, held_out = parts["train"], parts["eval"]
         check_left(train, drops, source)
-        if shared := count_shared_prompts(train, held_out):
-            warnings.append(f"{shared} held-out prompts are also in training: their accuracy is optimistic")
+        warnings = warn_of_shared_prompts(train, held_out)
     moved = dict(converter.moved + changed.counts + Counter({NAMED: sum(count for _, count in named.values())}))
     users = first_appearance([*train, *held_out])
     lost = sorted(converter.users.keys() - set(users))

@@ -16,7 +16,7 @@ from prlhf.data.data_sets import data_set
 from prlhf.data.demo import forum_data, fresh_post, refuse_source
 from prlhf.data.demo_profiles import contrast
 from prlhf.data.rows import LoadedData, Row
-from prlhf.data.splits import first_appearance
+from prlhf.data.splits import draw_unseen, first_appearance
 from prlhf.forum.posts import Post
 from prlhf.forum.tastes import DIMENSIONS, Taste, describe
 from prlhf.progress import Progress
@@ -53,7 +53,7 @@ def load(config: PrepConfig, progress: Progress) -> LoadedData:
     count, comparisons = config.users or USERS, config.comparisons or COMPARISONS
     tastes = draw_tastes(count, random.Random(f"{config.seed}-demo-crowd-users"))
     texts = describe_partly(tastes, config.reveal, random.Random(f"{config.seed}-demo-crowd-texts"))
-    unseen = _draw_unseen(list(tastes), config.unseen_fraction, config.seed)
+    unseen = draw_unseen(list(tastes), config.unseen_fraction, f"{config.seed}-demo-crowd-unseen")
     rng, known = random.Random(f"{config.seed}-demo-crowd-rows"), set[str]()
 
     def rows(part: str, users: list[str], each: int, noise: float) -> list[Row]:
@@ -100,7 +100,3 @@ def _comparison(row_id: str, post: Post, user: str, taste: Taste, text: str, noi
     if rng.random() < noise:
         chosen, rejected = rejected, chosen
     return Row(row_id, post.prompt, chosen, rejected, user, text)
-
-
-def _draw_unseen(users: list[str], share: float, seed: int) -> set[str]:
-    return set(random.Random(f"{seed}-demo-crowd-unseen").sample(users, round(share * len(users))))

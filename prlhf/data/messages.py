@@ -34,6 +34,11 @@ def one_format(prompt: Text, chosen: Text, rejected: Text) -> tuple[Text, Text, 
     return _as_messages("user", prompt), first, second
 
 
+def as_conversation(prompt: Text, chosen: Text, rejected: Text) -> tuple[list[Message], list[Message], list[Message]]:
+    """Return all three as messages."""
+    return _as_messages("user", prompt), _as_messages("assistant", chosen), _as_messages("assistant", rejected)
+
+
 def one_answer_each(
     prompt: list[Message], chosen: list[Message], rejected: list[Message]
 ) -> tuple[list[Message], list[Message], list[Message], list[str]]:

@@ -45,6 +45,7 @@ class LoadedData:
     preferences: dict[str, str] = field(default_factory=dict)  # user id -> true preference in words, if known
     prompts: list[Text] = field(default_factory=list)  # the data set's own prompts to generate from
     judging: list[dict[str, Any]] = field(default_factory=list)  # (prompt, user) pairs to judge, with material
+    choices: list[Row] = field(default_factory=list)  # of unseen users, to learn them from; not in `eval`
 
 
 class Dropped(Exception):

@@ -5,9 +5,14 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from prlhf.data.rows import Row
 from prlhf.dataset import Comparison, User, prompt_id
+from prlhf.errors import PrlhfError
+
+POOL = 100
+T = TypeVar("T")
 
 
 def first_appearance(rows: Iterable[Row]) -> list[str]:
@@ -27,6 +32,25 @@ def split_by_prompt(rows: Sequence[Row], fraction: float, seed: int) -> tuple[li
     held_out = set(random.Random(f"{seed}-split").sample(prompts, max(count, 0)))
     train = [row for row, prompt in zip(rows, ids, strict=True) if prompt not in held_out]
     return train, [row for row, prompt in zip(rows, ids, strict=True) if prompt in held_out]
+
+
+def draw_unseen(users: Sequence[str], fraction: float, seed: str) -> set[str]:
+    """Draw `fraction` of the users, rounded, to be unseen in training; at least one user is not drawn."""
+    count = min(round(fraction * len(users)), max(len(users) - 1, 0))
+    return set(random.Random(seed).sample(users, count))
+
+
+def draw_pool(pairs: Sequence[T], shots: int, seed: str, source: str) -> list[T]:
+    """Draw the pairs that unseen users choose from and nobody is trained on: 100, at most half (P-TTT 2609.35109, H).
+
+    Raises:
+        PrlhfError: there are fewer than `shots`, the number that each user needs.
+    """
+    pool = random.Random(seed).sample(pairs, min(POOL, len(pairs) // 2))
+    if shots > len(pool):
+        why = f"shots = {shots}, and the pool of pairs to choose from has {len(pool)} ({source})"
+        raise PrlhfError(why, f"set it to at most {len(pool)}" if pool else "give more prompts")
+    return pool
 
 
 def index_users(
@@ -71,9 +95,10 @@ def text_conflicts(rows: Iterable[Row]) -> int:
     return sum(len(found) > 1 for found in texts.values())
 
 
-def count_shared_prompts(train: Iterable[Row], held_out: Iterable[Row]) -> int:
-    """Count held-out prompts that are also in training."""
-    return len({prompt_id(row.prompt) for row in held_out} & {prompt_id(row.prompt) for row in train})
+def warn_of_shared_prompts(train: Iterable[Row], held_out: Iterable[Row]) -> list[str]:
+    """Return a warning if held-out prompts are also in training."""
+    shared = len({prompt_id(row.prompt) for row in held_out} & {prompt_id(row.prompt) for row in train})
+    return [f"{shared} held-out prompts are also in training: their accuracy is optimistic"] if shared else []
 
 
 def _first_texts(rows: Iterable[Row]) -> dict[str, str]:

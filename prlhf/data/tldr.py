@@ -14,11 +14,10 @@ from prlhf.config import PrepConfig
 from prlhf.data.data_sets import data_set
 from prlhf.data.identifiers import user_identifier
 from prlhf.data.rows import EQUAL, Convert, DropCounts, Dropped, LoadedData, Row, RowReader, check_left
-from prlhf.errors import PrlhfError
 from prlhf.progress import Progress
 from prlhf.responses import words
 from prlhf.source.folders import folder_rows
-from prlhf.source.hub import hub_splits
+from prlhf.source.hub import hub_parts
 from prlhf.source.raw import RawRows
 from prlhf.source.values import Malformed, any_text, column, mapping, text
 
@@ -90,11 +89,8 @@ def prompt_of(info: Mapping[str, Any]) -> str:
 def _open(source: str | None) -> tuple[str, dict[str, RawRows]]:
     """The source for the manifest, and the rows of each part."""
     if source is None:
-        splits = hub_splits(HUB, INSTEAD, HUB_CONFIG, HUB_REVISION)
-        for name in SPLITS.values():
-            if name not in splits:
-                raise PrlhfError(f"{HUB} at {HUB_REVISION} has no split '{name}'", INSTEAD)
-        return f"{HUB}:{HUB_CONFIG}@{HUB_REVISION}", {part: splits[name] for part, name in SPLITS.items()}
+        parts = hub_parts(HUB, SPLITS, INSTEAD, HUB_CONFIG, HUB_REVISION)
+        return f"{HUB}:{HUB_CONFIG}@{HUB_REVISION}", parts
     return source, folder_rows(source, SPLITS)
 
 

@@ -6,7 +6,7 @@ import errno
 import os
 import socket
 import urllib.request
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -164,6 +164,22 @@ def hub_splits(repo: str, instead: str, config: str | None = None, revision: str
     except Exception as error:  # datasets, the hub and its client raise many types; all mean that there is no data
         raise PrlhfError(*_why_not(repo, error, instead)) from error
     return {str(name): RawRows(len(rows), _hub_rows(f"{repo}[{name}]", rows)) for name, rows in found.items()}
+
+
+def hub_parts(
+    repo: str, names: Mapping[str, str], instead: str, config: str | None = None, revision: str | None = None
+) -> dict[str, RawRows]:
+    """Load each part of a data set of the hub. `names`: the name of the split for each part.
+
+    Raises:
+        PrlhfError: the data set cannot be loaded, or a split is missing.
+    """
+    splits = hub_splits(repo, instead, config, revision)
+    for name in names.values():
+        if name not in splits:
+            where = f"{repo} at {revision}" if revision else repo
+            raise PrlhfError(f"{where} has no split '{name}'", instead)
+    return {part: splits[name] for part, name in names.items()}
 
 
 def _hub_rows(name: str, rows: Iterable[Any]) -> Iterator[Raw]:

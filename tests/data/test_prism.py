@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from prlhf.config import PrepConfig
 from prlhf.data import prepare, prism
 from prlhf.data.prism.conversations import Conversation, Exchange
+from prlhf.data.splits import draw_unseen
 from prlhf.dataset import read_prepared
 from prlhf.errors import PrlhfError
 from prlhf.source.raw import Raw, RawRows
@@ -98,16 +99,16 @@ def test_how_many_dialogues_are_held_out(dialogues: int, fraction: float, count:
 
 def test_the_papers_number_of_unseen_users() -> None:
     users = [f"user{i}" for i in range(1396)]
-    unseen = prism.draw_unseen(users, 0.1, seed=0)
+    unseen = draw_unseen(users, 0.1, "0")
     assert len(unseen) == 140  # 162 minus those with a single dialogue
-    assert unseen == prism.draw_unseen(users, 0.1, seed=0) != prism.draw_unseen(users, 0.1, seed=1)
-    assert prism.draw_unseen(["ann"], 0.9, seed=0) == prism.draw_unseen([], 0.9, seed=0) == set()
+    assert unseen == draw_unseen(users, 0.1, "0") != draw_unseen(users, 0.1, "1")
+    assert draw_unseen(["ann"], 0.9, "0") == draw_unseen([], 0.9, "0") == set()
 
 
 @given(st.lists(st.sampled_from("abcdefgh"), max_size=40), st.floats(0, 0.99), st.floats(0, 0.99), st.integers(0, 5))
 def test_no_dialogue_is_on_both_sides(users: list[str], unseen_fraction: float, fraction: float, seed: int) -> None:
     talks = [Conversation(str(i), user, [Exchange("q", "a", ["b"])]) for i, user in enumerate(users)]
-    unseen = prism.draw_unseen(prism.users_of(talks), unseen_fraction, seed)
+    unseen = draw_unseen(prism.users_of(talks), unseen_fraction, str(seed))
     train, held_out = prism.split_dialogues(talks, unseen, fraction, seed)
     assert sorted([*train, *held_out], key=lambda t: int(t.id)) == talks
     assert not unseen & {t.user_id for t in train}

@@ -16,6 +16,7 @@ from prlhf.data.data_sets import data_set
 from prlhf.data.prism.conversations import NO_SURVEY, Conversation, count_turns, read_conversation
 from prlhf.data.prism.survey import Participant, read_participant
 from prlhf.data.rows import REPEAT, DropCounts, LoadedData, Row, RowReader, check_left
+from prlhf.data.splits import draw_unseen
 from prlhf.errors import PrlhfError
 from prlhf.progress import Progress
 from prlhf.source.folders import folder_rows
@@ -49,7 +50,7 @@ def load(config: PrepConfig, progress: Progress) -> LoadedData:
     usable = [talk for talk in talks if talk.choices]
     drops.drop("conversations", UNUSABLE, len(talks) - len(usable))
 
-    drawn = draw_unseen(users_of(usable), config.unseen_fraction, config.seed)
+    drawn = draw_unseen(users_of(usable), config.unseen_fraction, f"{config.seed}-prism-unseen")
     train, held_out = split_dialogues(usable, drawn, config.eval_fraction, config.seed)
     check_left(train, drops, source)
     seen = users_of(train)
@@ -75,12 +76,6 @@ def load(config: PrepConfig, progress: Progress) -> LoadedData:
 def users_of(talks: Iterable[Conversation]) -> list[str]:
     """Return the users of conversations, each once, in order of first appearance."""
     return list(dict.fromkeys(talk.user_id for talk in talks))
-
-
-def draw_unseen(users: list[str], fraction: float, seed: int) -> set[str]:
-    """Draw `fraction` of the users, rounded; at least one user is not drawn."""
-    count = min(round(fraction * len(users)), max(len(users) - 1, 0))
-    return set(random.Random(f"{seed}-prism-unseen").sample(users, count))
 
 
 def split_dialogues(
