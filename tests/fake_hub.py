@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import parse_qs, unquote
+from urllib.parse import unquote
 
 COMMIT = "0" * 39 + "1"
 REFUSALS = {  # repository -> status, X-Error-Code, X-Error-Message
@@ -55,23 +55,21 @@ class Handler(BaseHTTPRequestHandler):
         elif "tree" in rest and not self.folders[name].joinpath(*rest[2:]).is_dir():
             self.answer((404, "EntryNotFound", "Entry not found"))
         elif api:
-            self.send(json.dumps(self.listing(self.folders[name], rest)).encode(), {})
+            self.send(json.dumps(self.listing(name, rest)).encode(), {})
         elif (path := self.folders[name].joinpath(*rest[2:])).is_file():
             self.send(path.read_bytes(), {"ETag": f'"{path.name}"', "X-Repo-Commit": COMMIT})
         else:
             self.answer((404, "EntryNotFound", "Entry not found"))
 
-    def listing(self, folder: Path, rest: list[str]) -> object:
-        """Of `tree` what is in a folder, of `paths-info` what is asked for, else the names of all files."""
+    def listing(self, name: str, rest: list[str]) -> object:
+        """Of `tree` what is in a folder, else the names of all files."""
+        folder = self.folders[name]
         if "tree" in rest:
             found = folder.joinpath(*rest[2:])
             paths = found.rglob("*") if "recursive=true" in self.path.lower() else found.iterdir()
-        elif "paths-info" in rest:
-            asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())["paths"]
-            paths = (path for path in map(folder.joinpath, asked) if path.exists())
         else:
-            names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-            return {"id": folder.name, "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
+            files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+            return {"id": name, "sha": COMMIT, "siblings": [{"rfilename": file} for file in files]}
         return [
             {
                 "type": "directory" if path.is_dir() else "file",
@@ -82,7 +80,7 @@ class Handler(BaseHTTPRequestHandler):
             for path in sorted(paths)
         ]
 
-    do_HEAD = do_POST = do_GET
+    do_HEAD = do_GET
 
     def send(self, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(200)

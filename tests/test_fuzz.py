@@ -13,7 +13,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "data")]
 
 # kind -> cases; "model", "run", "command line" and "sweep folder" take longer, and run only in `make fuzz`
 SLICE = {
-    "rows: custom": 40, "rows: tldr": 20, "rows: psoups": 20, "rows: prism": 20, "recipe": 20, "set": 20, "space": 20,
+    "rows: custom": 40, "rows: tldr": 20, "rows: psoups": 20, "rows: prism": 20, "rows: few-shot": 30,
+    "recipe": 20, "set": 20, "space": 20,
     "sweep's recipe": 10, "prepared data": 10, "base": 5, "reference cache": 10, "output": 5, "responses": 20,
     "prompts": 20, "verdict": 20, "answers": 10, "judge's files": 5,
 }  # fmt: skip

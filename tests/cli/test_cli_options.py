@@ -25,7 +25,17 @@ from prlhf_cli.main import COMMANDS, app
 
 STAGE_COMMANDS = {"cluster": ("train", "generate", "sweep")}
 KEYS = [(stage, key) for stage, model in STAGES.items() for key in model.model_fields]
-DATASETS = {"top_users": "tldr", "simulate": "tldr", "prefs": "prism", "judging_users": "prism", "text": "psoups"}
+DATASETS = {
+    "top_users": "tldr",
+    "simulate": "tldr",
+    "prefs": "prism",
+    "judging_users": "prism",
+    "text": "psoups",
+    "shots": "personalllm",
+    "concentration": "personalllm",
+    "people": "personalrewardbench",
+    "attributes": "ultrafeedback",
+}
 CROWD = ("users", "comparisons", "noise", "reveal", "unseen_fraction")
 CUSTOM = ("columns", "split", "config", "revision", "bad_rows", "eval_fraction")
 # settings with which a key is used, where the defaults do not use it

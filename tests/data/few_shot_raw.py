@@ -64,7 +64,7 @@ def chosen(user: str, number: int, split: str, **changes: Any) -> dict[str, Any]
 
 
 def rewardbench_rows() -> dict[str, list[dict[str, Any]]]:
-    """File -> rows: two seen users, one to validate on and one to test on, each with two context pairs and a tested one."""
+    """File -> rows: two seen users and two unseen ones, each with two context pairs and a tested one."""
     users = {"train": ["ann", "bob"], "validation": ["cy"], "test": ["di"]}
     splits = ("train", "val", "test")
     return {

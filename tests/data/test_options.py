@@ -18,7 +18,8 @@ CUSTOM = "some/where"
 GIVEN: dict[str, Any] = {
     "top_users": 5, "simulate": "length", "minority": 0.4, "users": 3, "comparisons": 2, "noise": 0.4, "reveal": 2,
     "bad_rows": "skip", "eval_fraction": 0.2, "unseen_fraction": 0.2, "prefs": "order", "judging_users": 5,
-    "text": True, "columns": {"id": "none"}, "split": "train", "config": "default", "revision": "main",
+    "text": True, "shots": 2, "concentration": 0.1, "people": "arena", "attributes": "four",
+    "columns": {"id": "none"}, "split": "train", "config": "default", "revision": "main",
 }  # fmt: skip
 EVERYWHERE = {"dataset", "out", "seed", "source"}
 # Data set -> keys that apply, written out.
@@ -29,6 +30,9 @@ USED = {
     "tldr": {"top_users", "simulate", "minority", "bad_rows"},
     "prism": {"prefs", "unseen_fraction", "eval_fraction", "judging_users", "bad_rows"},
     "psoups": {"eval_fraction", "text", "bad_rows"},
+    "personalllm": {"users", "comparisons", "unseen_fraction", "concentration", "shots", "bad_rows"},
+    "personalrewardbench": {"people", "bad_rows"},
+    "ultrafeedback": {"users", "attributes", "eval_fraction", "shots", "bad_rows"},
     CUSTOM: {"bad_rows", "columns", "eval_fraction", "split", "config", "revision"},
 }
 

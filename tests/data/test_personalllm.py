@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,11 @@ def test_the_same_by_seed_and_others_by_another(tmp_path: Path, prep: Any) -> No
     one, again, other = (prep(source, seed=seed) for seed in (3, 3, -4))
     assert (one.train, one.choices) == (again.train, again.choices)
     assert one.manifest["content_hash"] != other.manifest["content_hash"]
+    asked = [{row["prompt"][0]["content"] for row in data.choices} for data in (one, other)]
+    assert asked[0] != asked[1]
+    crowds = [Crowd([Item("1", "Why?", (("a", one_model(0)),))], 3, 1.0, seed) for seed in (3, 3, -4)]
+    weights = [crowd.weights["user-1"].tolist() for crowd in crowds]
+    assert weights[0] == weights[1] != weights[2]
 
 
 def one_model(place: int) -> tuple[float, ...]:
@@ -78,8 +84,6 @@ def test_a_user_chooses_by_the_weighted_standardized_scores() -> None:
     items = [Item("1", "Why?", (("a", (1.0, 0.0, *[0.0] * 8)), ("b", (0.0, 2000.0, *[0.0] * 8))))]
     crowd = Crowd(items, users=2, concentration=1.0, seed=0)
     crowd.weights = {"user-1": np.array([0.6, 0.4, *[0.0] * 8]), "user-2": np.array([0.4, 0.6, *[0.0] * 8])}
-    from random import Random
-
     rows = crowd.choose("train", ["user-1", "user-2"], items, 1, Random(0))
     assert [(row.user_id, row.chosen[0]["content"]) for row in rows] == [("user-1", "a"), ("user-2", "b")]  # type: ignore[index]
 

@@ -37,16 +37,14 @@ def test_users_of_the_training_file_are_seen(tmp_path: Path, prep: Any) -> None:
     assert data.manifest["kept"] == {"train": 4, "eval": 4, "choices": 4}
 
 
-def test_a_conversation(tmp_path: Path, prep: Any) -> None:
+def test_a_conversation(write_lines: Any, prep: Any) -> None:
     """The role `model` is the assistant's; in Chatbot Arena the chosen response is a list of one message."""
     rows = rewardbench_rows()
     answer = [{"content": "Because.", "role": "assistant"}]
     rows["train"] = [chosen("ann", 1, "train"), chosen("ann", 2, "val", chosen=answer)]
     for name, found in rows.items():
-        path = tmp_path / f"raw/{name}.jsonl"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text("".join(__import__("json").dumps(row) + "\n" for row in found))
-    first, second = prep(tmp_path / "raw").train
+        source = write_lines(f"raw/{name}.jsonl", *found).parent
+    first, second = prep(source).train
     assert first.prompt == [
         {"role": "user", "content": "Hello 1"},
         {"role": "assistant", "content": "Hi!"},

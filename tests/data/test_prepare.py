@@ -43,13 +43,16 @@ def fingerprint(folder: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
 
 
+KNOWN = "known: demo, demo-crowd, demo-profiles, personalllm, personalrewardbench, prism, psoups, tldr, ultrafeedback"
+
+
 @pytest.mark.parametrize(
     ("name", "message", "hint"),
     [
         ("tldrr", "unknown data set 'tldrr'", "did you mean 'tldr'?"),
         ("dmo", "unknown data set 'dmo'", "did you mean 'demo'?"),
-        ("zzz", "unknown data set 'zzz'", "known: demo, demo-crowd, demo-profiles, prism, psoups, tldr"),
-        ("", "unknown data set ''", "known: demo, demo-crowd, demo-profiles, prism, psoups, tldr"),
+        ("zzz", "unknown data set 'zzz'", KNOWN),
+        ("", "unknown data set ''", KNOWN),
         ("missing.jsonl", "no data at missing.jsonl", "check the path"),
         ("data/missing.parquet", "no data at data/missing.parquet", "check the path"),
         ("/nowhere/at/all", "no data at /nowhere/at/all", "check the path"),

@@ -89,7 +89,10 @@ GOOD = [rated(n) for n in range(20)]
 DROPPED = {
     "agreed": (rated(99, completion("a", helpfulness="5", honesty="5"), completion("b")), "no disagreement"),
     "equal on one": (rated(99, completion("a", helpfulness="5"), completion("b")), "no disagreement"),
-    "not rated": (rated(99, completion("a", honesty="N/A"), completion("b")), "no worse response that is rated"),
+    "not rated": (
+        rated(99, completion("a", honesty="N/A", helpfulness="5"), completion("b")),
+        "no worse response that is rated",
+    ),
     "blank": (rated(99, completion(" ", honesty="1"), completion("b")), "no worse response that is rated"),
     "equal means": (
         rated(99, completion("a", helpfulness="5", honesty="1"), completion("b", helpfulness="1", honesty="5")),
@@ -135,10 +138,10 @@ def test_bad_rows(change: dict[str, Any], message: str, prep: Any) -> None:
 
 def test_too_few_pairs_for_a_pool(prep: Any) -> None:
     with pytest.raises(
-        PrlhfError, match="shots = 4, and the pool of pairs to choose from has 3 .*; set it to at most 3"
+        PrlhfError, match=r"shots = 4, and the pool of pairs to choose from has 3 .*; set it to at most 3"
     ):
         prep(GOOD[:6])
-    with pytest.raises(PrlhfError, match="no comparison is left in .*: 1 read, 1 no disagreement"):
+    with pytest.raises(PrlhfError, match=r"no comparison is left in .*: 1 read, 1 no disagreement"):
         prep([DROPPED["agreed"][0]])
 
 

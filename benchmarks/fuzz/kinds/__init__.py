@@ -16,16 +16,17 @@ Draw = Callable[[Any, Path, Material], Case]  # with `draw` of hypothesis
 
 # name -> (cases per thousand, function); cheap kinds have more
 KINDS: dict[str, tuple[int, Make]] = {
-    "rows: custom": (80, raw.custom),
+    "rows: custom": (70, raw.custom),
     "rows: tldr": (50, raw.tldr),
     "rows: psoups": (50, raw.psoups),
     "rows: prism": (60, raw.prism),
-    "recipe": (80, settings.recipe),
-    "set": (80, settings.overrides),
-    "space": (70, settings.space),
+    "rows: few-shot": (50, raw.few_shot),
+    "recipe": (70, settings.recipe),
+    "set": (70, settings.overrides),
+    "space": (60, settings.space),
     "sweep's recipe": (30, settings.sweep_recipe),
     "command line": (50, settings.command),
-    "prepared data": (75, folders.prepared),
+    "prepared data": (65, folders.prepared),
     "model": (45, folders.checkpoint),
     "base": (20, folders.base),
     "run": (20, folders.run),

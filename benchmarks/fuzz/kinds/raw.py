@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from few_shot_raw import rated, rewardbench_rows, scored  # tests/data/
 from hypothesis import strategies as st
 from prism_raw import JSON, SURVEY, talk, turn  # tests/data/
 
@@ -69,6 +71,16 @@ DIALOGUES = [
     talk(f"c{i}", user, turn(0, "yes", "no"), turn(1, "perhaps", "never", "always", chosen=i % 3))
     for i, user in enumerate(("ann", "bob", "ann", "cy", "bob", "cy"))
 ]
+FEW_SHOT: dict[str, dict[str, list[dict[str, Any]]]] = {
+    "personalllm": {name: [scored(n) for n in range(6)] for name in ("train", "test")},
+    "personalrewardbench": rewardbench_rows(),
+    "ultrafeedback": {"flan": [rated(n) for n in range(6)]},
+}
+SMALL: dict[str, dict[str, Any]] = {  # settings with which a few rows are enough
+    "personalllm": {"users": 4, "comparisons": 2, "shots": 1},
+    "personalrewardbench": {},
+    "ultrafeedback": {"shots": 1},
+}
 OPTIONS: list[dict[str, Any]] = [
     {}, {"bad_rows": "skip"}, {"eval_fraction": 0}, {"eval_fraction": 0.9}, {"seed": 7}, {"top_users": 1},
     {"simulate": "length"}, {"unseen_fraction": 0.9}, {"prefs": "order"}, {"text": True}, {"judging_users": 0},
@@ -114,9 +126,17 @@ def prism(rng: Random, work: Path, material: Material) -> Case:
     return _known("prism", rng, work)
 
 
-def _known(name: str, rng: Random, work: Path) -> Case:
+def few_shot(rng: Random, work: Path, material: Material) -> Case:
+    """One of the benchmarks of new users."""
+    name = rng.choice(sorted(FEW_SHOT))
+    for file, rows in FEW_SHOT[name].items():
+        _write(work / "raw" / f"{file}.{rng.choice(['jsonl', 'parquet'])}", rows)
+    return _known(name, rng, work, [SMALL[name] | more for more in ({}, {"bad_rows": "skip"}, {"seed": -7})])
+
+
+def _known(name: str, rng: Random, work: Path, choices: Sequence[dict[str, Any]] = OPTIONS) -> Case:
     how = damage.folder(rng, work / "raw")
-    options = rng.choice(OPTIONS)
+    options = rng.choice(choices)
     return _prep(name, work, f"{how} {options}", inputs=work / "raw", source=str(work / "raw"), **options)
 
 
@@ -173,6 +193,7 @@ ROWS: dict[str, Any] = {
     "tldr": TLDR[0],
     "prism": DIALOGUES[0],
     "psoups": PSOUPS["P1A"][0],
+    **{name: next(iter(files.values()))[0] for name, files in FEW_SHOT.items()},
 }
 
 
@@ -195,6 +216,11 @@ def any_rows(draw: Any, work: Path, material: Material) -> Case:
     elif name == "prism":
         _write(work / "raw" / "survey.jsonl", SURVEYS)
         _write(work / "raw" / "conversations.jsonl", [*DIALOGUES, *odd])
+    elif name in FEW_SHOT:
+        first = next(iter(FEW_SHOT[name]))
+        for file, rows in FEW_SHOT[name].items():
+            _write(work / "raw" / f"{file}.jsonl", rows + (odd if file == first else []))
+        options |= SMALL[name]
     else:
         for profile, rows in PSOUPS.items():
             _write(work / "raw" / "rm_training" / f"{profile}.json", rows + (odd if profile == "P1A" else []))
