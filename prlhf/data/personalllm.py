@@ -23,8 +23,8 @@ from prlhf.data.splits import draw_pool, draw_unseen, first_appearance, warn_of_
 from prlhf.errors import PrlhfError
 from prlhf.progress import Progress
 from prlhf.source.folders import folder_rows
-from prlhf.source.formats import RawRows
 from prlhf.source.hub import hub_parts
+from prlhf.source.raw import RawRows
 from prlhf.source.values import Malformed, any_text, column, kind, mapping, text
 
 HUB = "namkoong-lab/PersonalLLM"

@@ -19,9 +19,9 @@ from prlhf.data.rows import EQUAL, DropCounts, Dropped, LoadedData, Row, RowRead
 from prlhf.data.splits import first_appearance, warn_of_shared_prompts
 from prlhf.progress import Progress
 from prlhf.source.folders import folder_rows
-from prlhf.source.formats import RawRows
 from prlhf.source.hub import hub_parts
 from prlhf.source.messages import text_or_messages
+from prlhf.source.raw import RawRows
 from prlhf.source.values import Malformed, column, mapping
 
 HUB = {"prism": "MichaelR207/prism_personalized_0125", "arena": "MichaelR207/chatbot_arena_personalized_0125"}
@@ -34,7 +34,7 @@ INSTEAD = (
 
 
 @dataclass(frozen=True)
-class Choice:
+class GivenChoice:
     """A user's choice, and whether it is tested; the others are context."""
 
     id: str
@@ -70,8 +70,8 @@ def load(config: PrepConfig, progress: Progress) -> LoadedData:
     )
 
 
-def _converter(name: str) -> Callable[[Any, int], Choice]:
-    def convert(value: Any, number: int) -> Choice:
+def _converter(name: str) -> Callable[[Any, int], GivenChoice]:
+    def convert(value: Any, number: int) -> GivenChoice:
         raw, row_id = mapping(value), f"{name}-{number}"
         split = column(raw, "split")
         if split not in (*CONTEXT, *TESTED):
@@ -81,7 +81,7 @@ def _converter(name: str) -> Callable[[Any, int], Choice]:
         prompt, chosen, rejected, _ = one_answer_each(*as_conversation(*turns))
         if chosen == rejected:
             raise Dropped(EQUAL)
-        return Choice(row_id, Row(row_id, prompt, chosen, rejected, user), split in TESTED)
+        return GivenChoice(row_id, Row(row_id, prompt, chosen, rejected, user), split in TESTED)
 
     return convert
 

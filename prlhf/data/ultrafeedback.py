@@ -27,8 +27,8 @@ from prlhf.data.splits import draw_pool, first_appearance, split_by_prompt
 from prlhf.errors import PrlhfError
 from prlhf.progress import Progress
 from prlhf.source.folders import open_folder
-from prlhf.source.formats import RawRows
 from prlhf.source.hub import hub_parts
+from prlhf.source.raw import RawRows
 from prlhf.source.values import Malformed, any_text, column, kind, mapping, text
 
 HUB = "openbmb/UltraFeedback"
@@ -44,7 +44,7 @@ BENCHMARK, UNRATED, AGREED = "prompt of TruthfulQA", "no worse response that is 
 
 
 @dataclass(frozen=True)
-class Pair:
+class RatedPair:
     """Two responses, and for each attribute on which they differ whether the first is rated higher."""
 
     id: str
@@ -129,8 +129,8 @@ def _deal(rows: Sequence[Row], each: int) -> list[Row]:
 # ---- from ratings to pairs ----
 
 
-def _converter(attributes: Sequence[str], seed: int) -> Callable[[Any, int], Pair]:
-    def convert(value: Any, number: int) -> Pair:
+def _converter(attributes: Sequence[str], seed: int) -> Callable[[Any, int], RatedPair]:
+    def convert(value: Any, number: int) -> RatedPair:
         row = mapping(value)
         prompt = text(column(row, "instruction"), "instruction")
         if row.get("source") == CONTAMINATED:
@@ -144,7 +144,7 @@ def _converter(attributes: Sequence[str], seed: int) -> Callable[[Any, int], Pai
         first = {name: best[1][name] > other[1][name] for name in attributes if best[1][name] != other[1][name]}
         if len(set(first.values())) < 2:
             raise Dropped(AGREED)
-        return Pair(str(number), prompt, (best[0], other[0]), first)
+        return RatedPair(str(number), prompt, (best[0], other[0]), first)
 
     return convert
 
