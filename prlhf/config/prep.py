@@ -157,7 +157,7 @@ class PrepConfig(Stage):
     )
     concentration: float = key(
         0.05,
-        "Of the Dirichlet distribution of users' weights; with a small one a user follows a single reward model.",
+        "Concentration of the Dirichlet distribution of users' weights; if small, a user follows one reward model.",
         used=[read_by("concentration")],
         ge=0.001,
         le=1000,
