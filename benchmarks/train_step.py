@@ -6,6 +6,7 @@
 
 ours    prefix trees, the reference from the cache
 ours-gc the same with gradient checkpointing
+gates   ours with users in the adapter in place of a soft prompt
 trl     TRL's DPOTrainer with its defaults (gradient checkpointing), no users, precomputed reference, twice the rows
 trl-nc  the same without gradient checkpointing
 paper   the published algorithm: twice the rows, a soft prompt before each, the reference computed each time, all logits
@@ -79,7 +80,7 @@ LLAMAS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 MODELS = ("tiny", *LLAMAS)
-ENGINES = ("ours", "ours-gc", "trl", "trl-nc", "paper")
+ENGINES = ("ours", "ours-gc", "gates", "trl", "trl-nc", "paper")
 BETA = 0.1
 MICRO = 4  # rows (two per comparison) at a time for `paper`, whose logits would otherwise need more than 24 GiB
 
@@ -240,14 +241,14 @@ def device() -> str:
 
 
 def make_step(engine: str, args: argparse.Namespace) -> Step:
-    if engine in ("ours", "ours-gc"):
-        return our_step(args, checkpointing=engine == "ours-gc")
+    if engine in ("ours", "ours-gc", "gates"):
+        return our_step(args, checkpointing=engine == "ours-gc", gates=engine == "gates")
     if engine == "paper":
         return paper_step(args)
     return trl_step(args, checkpointing=engine == "trl")
 
 
-def our_step(args: argparse.Namespace, checkpointing: bool) -> Step:
+def our_step(args: argparse.Namespace, checkpointing: bool, gates: bool = False) -> Step:
     from prlhf.dataset import Comparison
     from prlhf.model.checkpoint import assemble
     from prlhf.model.reference import Reference
@@ -264,9 +265,9 @@ def our_step(args: argparse.Namespace, checkpointing: bool) -> Step:
         "beta": BETA,
         "lora_dropout": 0.0,
         "device": device(),
-        "user_init": "zero",
     }
-    fixed |= {"user_tokens": shape.user_tokens, "out": tempfile.mkdtemp(), "pack_tokens": args.pack_tokens}
+    fixed |= {"user_in": "adapter"} if gates else {"user_init": "zero", "user_tokens": shape.user_tokens}
+    fixed |= {"out": tempfile.mkdtemp(), "pack_tokens": args.pack_tokens}
     fixed |= {"gradient_checkpointing": checkpointing}
     config = resolve(TrainConfig, fixed, parse_overrides(args.set, "train"))
     base = load(args.model, device())
