@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 VANILLA = "--user-model uniform --user-tokens 0"
+GATES = "--user-model individual --user-in adapter"
+HALF = "--lora-dropout 0 --max-steps 240"  # of 480 steps
 SOFT = "--user-model individual --user-tokens 10 --user-lr 1e-2"
 
 
@@ -55,7 +57,7 @@ class Experiment:
 BASE = Arm("base", "the base model", baseline="base", scored=False, users="generic")
 ORACLE = Arm("oracle", "the base, told each user's preference in words", baseline="oracle", users="seen")
 COMMON = "--batch-size 4 --lr 3e-4 --warmup-steps 5 --precision bf16 --eval-limit 12 --save-every 40"
-USERS = ("soft",)  # the arms with a user model
+USERS = ("soft", "gates")  # the arms with a user model
 RANK32 = "--lora-r 32 --lora-alpha 64"
 
 PSOUPS_STRONG = Experiment(
@@ -75,8 +77,12 @@ PSOUPS_STRONG = Experiment(
     arms=(
         BASE,
         ORACLE,
+        Arm("gates", "gates", f"{GATES} --alpha 0.7"),
+        Arm("gates-half", "gates, half of the comparisons", f"{GATES} --alpha 0.7 {HALF}"),
+        Arm("both", "gates and soft prompts", f"{SOFT} --user-in both --alpha 0.7"),
         Arm("soft", "soft prompts", f"{SOFT} --alpha 0.7"),
         Arm("vanilla", "vanilla DPO", VANILLA, users="generic"),
+        Arm("vanilla-half", "vanilla DPO, half of the comparisons", f"{VANILLA} {HALF}", users="generic"),
         Arm("per-user", "one adapter per user", "--per-user", users="seen"),
         Arm("vanilla-told", "vanilla DPO, told each user's preference in words", VANILLA, data="told", users="seen"),
     ),
@@ -119,6 +125,7 @@ TLDR = Experiment(
     arms=(
         BASE,
         Arm("sft", "supervised fine-tuning", "--objective sft", users="generic", scored=False),
+        Arm("gates", "gates", f"{GATES} --alpha 0.7", base="sft"),
         Arm("soft", "soft prompts", f"{SOFT} --alpha 0.7", base="sft"),
         Arm("vanilla", "vanilla DPO", VANILLA, users="generic", base="sft"),
         Arm("soft-base", "soft prompts, without fine-tuning before", f"{SOFT} --alpha 0.7"),
@@ -127,6 +134,7 @@ TLDR = Experiment(
 )
 
 CLUSTERS = "--user-model cluster --k 10 --user-tokens 10 --user-lr 1e-2 --alpha 0.7"
+GATES_K10 = "--user-model cluster --k 10 --user-in adapter --alpha 0.7"
 PRISM = Experiment(
     name="prism",
     title="Participants of PRISM's format, with text about them",
@@ -136,8 +144,10 @@ PRISM = Experiment(
     train=f"{COMMON} {RANK32} --epochs 1 --max-tokens 512 --max-prompt-tokens 320",
     generate="",
     arms=(
+        Arm("gates-k10", "gates, ten clusters", GATES_K10, writes=False),
         Arm("soft-k10", "soft prompts, ten clusters", CLUSTERS, writes=False),
         Arm("vanilla", "vanilla DPO", VANILLA, writes=False),
+        Arm("rm-gates-k10", "reward model, gates, ten clusters", f"--objective rm {GATES_K10}", writes=False),
         Arm("rm-soft-k10", "reward model, soft prompts, ten clusters", f"--objective rm {CLUSTERS}", writes=False),
         Arm("rm-vanilla", "reward model without users", f"--objective rm {VANILLA}", writes=False),
     ),
@@ -153,6 +163,8 @@ CROWD = Experiment(
     generate="--prompts eval --max-prompts 10 --max-new-tokens 160 --temperature 0.7 --precision bf16",
     arms=(
         BASE,
+        Arm("gates", "gates", f"{GATES} --alpha 0.7"),
+        Arm("gates-k10", "gates, ten clusters", GATES_K10),
         Arm("soft", "soft prompts", f"{SOFT} --alpha 0.7"),
         Arm("soft-k10", "soft prompts, ten clusters", CLUSTERS),
         Arm("vanilla", "vanilla DPO", VANILLA, users="generic"),
