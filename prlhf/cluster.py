@@ -20,7 +20,6 @@ from typing_extensions import override
 from prlhf.config import ClusterConfig
 from prlhf.errors import PrlhfError, one_line
 from prlhf.progress import Progress
-from prlhf.ray_private import address_of_auto, machines_to_come
 
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AIR_NEW_OUTPUT": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 HANDED_ON = ("PRLHF_CACHE", "HF_HOME", "HF_HUB_OFFLINE")  # settings that workers on other machines need as well
@@ -98,7 +97,7 @@ def worker_resources(config: ClusterConfig) -> dict[str, float]:
 
 
 def check_fits(workers: int, each: dict[str, float], what: str = "workers") -> None:
-    """Raise PrlhfError where the cluster can never place `workers` of `each`; Ray itself would wait for ever.
+    """Raise PrlhfError where the cluster can never place `workers` of `each`; Ray itself would wait without limit.
 
     A cluster that can grow is taken at its full size. `what`: the name of the number in the message.
     """
@@ -169,10 +168,10 @@ class Mailbox:
 
 
 class Relay(Progress):
-    """A `Progress` to be handed to a worker: what it is told goes to whoever holds the other end of `mailbox`.
+    """A `Progress` to be handed to a worker: what it receives goes to whoever holds the other end of `mailbox`.
 
-    Steps are told in passing: a bar must not slow them. What ends them or is said once is waited for, and with it
-    all that came before: a worker may end right after.
+    Steps are sent without waiting: a bar must not slow them. What ends them, or is said once, is waited for, and
+    with it all that came before: a worker may end right after.
     """
 
     def __init__(self, mailbox: Any) -> None:
@@ -238,3 +237,31 @@ def shown_by(progress: Progress, report: Callable[[dict[str, float]], None] | No
         over.set()
         thread.join(timeout=2 * ANSWER_SECONDS)
         ray.kill(mailbox)
+
+
+# ---- what Ray tells only under private names: a plain answer where the name is gone ----
+
+
+def address_of_auto() -> str | None:
+    """HOST:PORT of the cluster that `auto` stands for: the one last started on this machine, which may be gone.
+
+    None where Ray does not tell: then it is left to `ray.init` to find out.
+    """
+    try:
+        found = importlib.import_module("ray._private.services").canonicalize_bootstrap_address("auto")
+    except (ImportError, AttributeError, TypeError):
+        return None
+    return None if found is None else str(found)
+
+
+def machines_to_come() -> list[tuple[dict[str, float], int]]:
+    """The kinds of machines that an autoscaler may start: what each has, and how many at most (negative: no limit).
+
+    [] without an autoscaler, and where Ray does not tell: the cluster is then taken as it is.
+    """
+    try:
+        config: Any = importlib.import_module("ray._private.state").state.get_cluster_config()
+        groups = config.node_group_configs if config else []
+        return [(dict(group.resources), int(group.max_count)) for group in groups]
+    except (ImportError, AttributeError, TypeError):
+        return []

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [
     ["errors"],
     ["parse", "extensions", "files", "results"],
-    ["progress", "config", "forum", "kernels", "ray_private"],
+    ["progress", "config", "forum", "kernels"],
     ["legacy_folders"],
     ["folders"],
     ["dataset"],

@@ -14,15 +14,15 @@ import ray
 import torch
 from ray._private import services, state
 
+from prlhf.cluster import address_of_auto, machines_to_come
 from prlhf.kernels.tree_attention import attend_over_packs, implementation_of, way_of
-from prlhf.ray_private import address_of_auto, machines_to_come
 
 ROOT = Path(__file__).parents[1]
 
 DOORS = {
     "prlhf/kernels/onednn.py": {"_linear_pointwise"},  # tests/kernels/test_onednn.py
     "prlhf/kernels/tree_attention.py": {"_attn_implementation"},
-    "prlhf/ray_private.py": {"ray._private.services", "ray._private.state"},
+    "prlhf/cluster.py": {"ray._private.services", "ray._private.state"},
 }
 PUBLIC = {"_replace", "_asdict", "_fields", "_make"}  # of named tuples
 

@@ -27,17 +27,8 @@ PAGES = (
     "prlhf",
 )
 CODE = (  # whose Python is held to the same
-    "docs", "benchmarks", "prlhf/data", "prlhf/source", "prlhf/forum", "prlhf/demo", "prlhf/api.py", "prlhf/dataset.py",
-    "prlhf/train", "tests/train", "prlhf/model", "prlhf/generate", "prlhf/kernels",
-    "tests/model", "tests/generate", "tests/kernels",
-    "prlhf/environment.py", "prlhf/errors.py", "prlhf/files.py", "prlhf/folders.py", "prlhf/html.py",
-    "prlhf/legacy_folders.py", "prlhf/loaded.py", "prlhf/parse.py", "prlhf/progress.py", "prlhf/responses.py",
-    "prlhf/results.py", "prlhf/__init__.py", "prlhf/judge", "prlhf/ray_private.py", "prlhf/extensions.py",
-    "tests/data", "tests/kernels", "tests/judge",
-    "prlhf/sweep/on_ray.py", "prlhf/sweep/report.py", "prlhf/sweep/results.py",
-    "prlhf/sweep/run.py", "prlhf/sweep/search.py", "prlhf/sweep/space.py", "prlhf/sweep/settings.py",
-    "prlhf/sweep/trial.py", "prlhf/sweep/trials.py",
-    "prlhf/config", "prlhf/recipes.py", "prlhf/start_training.py", "prlhf_cli", "tests/cli",
+    "docs", "benchmarks", "prlhf", "prlhf_cli",
+    "tests/cli", "tests/data", "tests/generate", "tests/judge", "tests/kernels", "tests/model", "tests/train",
 )  # fmt: skip
 ENDINGS = {".md", ".yaml", ".yml", ".jinja", ".ipynb", ""}
 FROM_CODE = {"ARCHITECTURE.md", "CLI.md"}  # whose words stand in the code

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from prlhf.config import TrainConfig
-from prlhf.kernels import cpu_attention
-from prlhf.kernels.tree_attention import NAME
+from prlhf.kernels.tree_attention import NAME, SegmentAttention
 from prlhf.model.checkpoint import Policy, assemble
 from prlhf.model.engine import Engine, tree_fault
 from prlhf.model.personalized import Personalized, RewardModel
@@ -209,11 +208,9 @@ def test_other_rows_go_through_sdpa() -> None:
 def test_long_readings_on_a_cpu(monkeypatch: pytest.MonkeyPatch, name: str, queries: int) -> None:
     """Attention of our own, a few queries at a time, as it is for readings of hundreds of tokens."""
     monkeypatch.setattr("prlhf.kernels.tree_attention.LONG", 1)
-    monkeypatch.setattr("prlhf.kernels.cpu_attention.QUERIES", queries)
+    monkeypatch.setattr("prlhf.kernels.tree_attention.QUERIES", queries)
     used: list[int] = []
-    own = cpu_attention.SegmentAttention.backward
-    monkeypatch.setattr(
-        cpu_attention.SegmentAttention, "backward", staticmethod(lambda ctx, grad: used.append(1) or own(ctx, grad))
-    )
+    own = SegmentAttention.backward
+    monkeypatch.setattr(SegmentAttention, "backward", staticmethod(lambda ctx, grad: used.append(1) or own(ctx, grad)))
     assert_same(policy_of(name).model, readings_with(3), min_shared=1)
     assert used
