@@ -47,11 +47,14 @@ class _Judged(_Prompt):
     material: NotRequired[dict[str, Any]]
 
 
-class _Choice(_Prompt):
+class _Choice(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
     id: str
+    prompt: str | list[_Turn]
     chosen: str | list[_Turn]
     rejected: str | list[_Turn]
     user_id: str
+    user_text: NotRequired[str]
 
 
 class _Manifest(TypedDict):
@@ -120,7 +123,7 @@ class Prepared:
     manifest: dict[str, Any]
     prompts: list[Text] = field(default_factory=list)  # the data set's own prompts to generate from
     judging: list[dict[str, Any]] = field(default_factory=list)  # rows with `prompt`, `user_id` and `material`
-    choices: list[dict[str, Any]] = field(default_factory=list)  # of unseen users, in the format of custom data
+    choices: list[Comparison] = field(default_factory=list)  # of unseen users, to learn them from; not in `eval`
 
     @property
     def conversational(self) -> bool:
@@ -156,10 +159,10 @@ def comparisons_schema(conversational: bool) -> pa.Schema:
     )
 
 
-def content_hash(train: list[Comparison], held_out: list[Comparison]) -> str:
+def content_hash(train: list[Comparison], held_out: list[Comparison], choices: list[Comparison]) -> str:
     """Return the SHA-256 of all comparisons, 64 hex digits."""
     digest = hashlib.sha256()
-    for row in [*train, *held_out]:
+    for row in [*train, *held_out, *choices]:
         digest.update(json.dumps(asdict(row), sort_keys=True).encode())
     return digest.hexdigest()
 
@@ -176,7 +179,7 @@ def write_prepared(out: Path, data: Prepared) -> dict[str, Any]:
     conversational = bool(data.train) and not isinstance(data.train[0].prompt, str)
     manifest = data.manifest | {
         "format": "conversational" if conversational else "plain",
-        "content_hash": content_hash(data.train, data.eval),
+        "content_hash": content_hash(data.train, data.eval, data.choices),
     }
     with replacing(out, "dataset") as folder:
         schema = comparisons_schema(conversational)
@@ -184,7 +187,7 @@ def write_prepared(out: Path, data: Prepared) -> dict[str, Any]:
         pq.write_table(pa.Table.from_pylist([asdict(r) for r in data.eval], schema), folder / "eval.parquet")
         pq.write_table(pa.Table.from_pylist(list(map(_row_of, data.users)), USERS_SCHEMA), folder / "users.parquet")
         prompts = [{"prompt": prompt} for prompt in data.prompts]
-        for name, rows in ((PROMPTS, prompts), (JUDGING, data.judging), (CHOICES, data.choices)):
+        for name, rows in ((PROMPTS, prompts), (JUDGING, data.judging), (CHOICES, list(map(_choice, data.choices)))):
             if rows:
                 lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
                 (folder / name).write_text("".join(lines), encoding="utf-8")
@@ -200,6 +203,22 @@ def _row_of(user: User) -> dict[str, Any]:
 
 def _user_of(row: dict[str, Any]) -> User:
     return User(user_index=row["index"], **{name: value for name, value in row.items() if name != "index"})
+
+
+def _choice(row: Comparison) -> dict[str, Any]:
+    """A line of choices.jsonl, in the format of custom data."""
+    text = {"user_text": row.user_text} if row.user_text else {}
+    return {
+        "id": row.id,
+        "prompt": row.prompt,
+        "chosen": row.chosen,
+        "rejected": row.rejected,
+        "user_id": row.user_id,
+    } | text
+
+
+def _chosen(row: dict[str, Any]) -> Comparison:
+    return Comparison(**{"user_text": ""} | row, user_index=0, prompt_id=prompt_id(row["prompt"]), seen=False)
 
 
 def is_prepared(folder: Path) -> bool:
@@ -241,7 +260,7 @@ def read_prepared(folder: Path) -> Prepared:
         manifest=manifest,
         prompts=[row["prompt"] for row in prompts],
         judging=read_lines(folder / JUDGING, _JUDGED, AGAIN),
-        choices=read_lines(folder / CHOICES, _CHOICE, AGAIN),
+        choices=[_chosen(row) for row in read_lines(folder / CHOICES, _CHOICE, AGAIN)],
     )
     _check_users(folder, data)
     return data

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from prlhf.data import custom
 from prlhf.data.data_sets import Load, data_set
 from prlhf.data.provenance import choices, refuse_other_options, refuse_to_replace
 from prlhf.data.rows import LoadedData
-from prlhf.data.splits import index_users
+from prlhf.data.splits import index_users, indexed
 from prlhf.dataset import Prepared, User, is_prepared, write_prepared
 from prlhf.errors import PrlhfError, nearest
 from prlhf.extensions import DATA_SETS
@@ -47,8 +46,7 @@ def prepare(config: PrepConfig, progress: Progress = SILENT) -> dict[str, Any]:
         raise PrlhfError(f"no comparison to train on is left in {loaded.source}", "check the file and the filters")
     warnings = [*loaded.warnings, *_warnings(loaded)]
     manifest = _manifest(config, loaded, users) | loaded.notes | {"warnings": warnings}
-    choices = [{name: value for name, value in asdict(row).items() if value} for row in loaded.choices]
-    data = Prepared(train, held_out, users, manifest, loaded.prompts, loaded.judging, choices)
+    data = Prepared(train, held_out, users, manifest, loaded.prompts, loaded.judging, indexed(loaded.choices, {}))
     written = write_prepared(config.folder, data)
     for line in warnings:
         progress.note(f"warning: {line}")

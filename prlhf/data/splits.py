@@ -83,7 +83,7 @@ def index_users(
         )
         for user in dict.fromkeys([*order, *first_appearance(held_out)])
     ]
-    return _indexed(train, index), _indexed(held_out, index), users
+    return indexed(train, index), indexed(held_out, index), users
 
 
 def text_conflicts(rows: Iterable[Row]) -> int:
@@ -109,7 +109,8 @@ def _first_texts(rows: Iterable[Row]) -> dict[str, str]:
     return texts
 
 
-def _indexed(rows: Sequence[Row], index: dict[str, int]) -> list[Comparison]:
+def indexed(rows: Sequence[Row], index: Mapping[str, int]) -> list[Comparison]:
+    """Return the rows as comparisons. `index`: the indices of the seen users."""
     return [
         Comparison(
             id=row.id,

@@ -114,7 +114,7 @@ class ToldPreference(Baseline):
 
 @baseline("in-context")
 class ShownExamples(Baseline):
-    """The base model, shown some of the user's own training comparisons."""
+    """The base model, shown some of the user's own choices: from training, or from `choices.jsonl` if unseen."""
 
     needs_data = as_base = True
     cuts_prompts = False
@@ -173,16 +173,19 @@ def baseline_of(config: GenerateConfig, data: Prepared | None = None) -> Baselin
 
 
 class OwnChoices:
-    """Each user's training comparisons, in an order drawn once for each user: the first `count` serve as examples."""
+    """Each user's known choices, in an order drawn once for each user: the first `count` serve as examples.
+
+    They are the training comparisons of a seen user, and the rows of `choices.jsonl` of an unseen one.
+    """
 
     def __init__(self, data: Prepared, count: int, seed: int) -> None:
         self.count, self.seed = count, seed
         self._rows = defaultdict[str, dict[str, Comparison]](dict)  # user -> prompt id -> first row
-        for row in data.train:
+        for row in [*data.train, *data.choices]:
             self._rows[row.user_id].setdefault(row.prompt_id, row)
 
     def of(self, user_id: str, prompt: Text) -> list[Comparison]:
-        """`count` of the user's comparisons, of distinct prompts other than `prompt`; none for unseen users."""
+        """`count` of the user's comparisons, of distinct prompts other than `prompt`; none if no choice is known."""
         rows = list(self._rows.get(user_id, {}).values())
         random.Random(f"{self.seed}\0{user_id}\0examples").shuffle(rows)
         asked = prompt_id(prompt)

@@ -37,7 +37,7 @@ def test_seen_and_unseen_users(tmp_path: Path, prep: Any) -> None:
     assert len(unseen) == 2
     assert {user.train_count for user in data.users if user.seen} == {5}
     assert {user.eval_count for user in data.users} == {12}
-    assert Counter(row["user_id"] for row in data.choices) == dict.fromkeys(unseen, 4)
+    assert Counter(row.user_id for row in data.choices) == dict.fromkeys(unseen, 4)
     assert all(row.seen and row.user_id not in unseen for row in data.train)
     assert data.manifest["kept"] == {"train": 20, "eval": 72, "choices": 8}
     asked = {row.prompt[0]["content"] for row in data.eval}
@@ -46,11 +46,11 @@ def test_seen_and_unseen_users(tmp_path: Path, prep: Any) -> None:
 
 def test_nobody_is_trained_on_the_pairs_that_unseen_users_choose_from(tmp_path: Path, prep: Any) -> None:
     data = prep(personalllm(tmp_path / "raw"), comparisons=15, shots=15)
-    pool = {row["prompt"][0]["content"] for row in data.choices}
+    pool = {row.prompt[0]["content"] for row in data.choices}
     trained = {row.prompt[0]["content"] for row in data.train}
     assert len(pool) == len(trained) == data.manifest["pool"] == 15
     assert not pool & trained
-    pairs = {(row["prompt"][0]["content"], *sorted(row[key][0]["content"] for key in ("chosen", "rejected")))
+    pairs = {(row.prompt[0]["content"], *sorted(side[0]["content"] for side in (row.chosen, row.rejected)))
              for row in data.choices}  # fmt: skip
     assert len(pairs) == 15  # all users choose between the same two responses
 
@@ -60,7 +60,7 @@ def test_choices_are_custom_data(tmp_path: Path, prep: Any) -> None:
     manifest = prepare(PrepConfig(dataset=str(tmp_path / "out/choices.jsonl"), out=tmp_path / "again"))
     assert sum(manifest["kept"].values()) == len(data.choices)
     again = read_prepared(tmp_path / "again")
-    assert {row.id for row in (*again.train, *again.eval)} == {row["id"] for row in data.choices}
+    assert {row.id for row in (*again.train, *again.eval)} == {row.id for row in data.choices}
 
 
 def test_the_same_by_seed_and_others_by_another(tmp_path: Path, prep: Any) -> None:
@@ -68,7 +68,7 @@ def test_the_same_by_seed_and_others_by_another(tmp_path: Path, prep: Any) -> No
     one, again, other = (prep(source, seed=seed) for seed in (3, 3, -4))
     assert (one.train, one.choices) == (again.train, again.choices)
     assert one.manifest["content_hash"] != other.manifest["content_hash"]
-    asked = [{row["prompt"][0]["content"] for row in data.choices} for data in (one, other)]
+    asked = [{row.prompt[0]["content"] for row in data.choices} for data in (one, other)]
     assert asked[0] != asked[1]
     crowds = [Crowd([Item("1", "Why?", (("a", one_model(0)),))], 3, 1.0, seed) for seed in (3, 3, -4)]
     weights = [crowd.weights["user-1"].tolist() for crowd in crowds]

@@ -31,9 +31,9 @@ def test_users_of_the_training_file_are_seen(tmp_path: Path, prep: Any) -> None:
         ("cy", 0, 0, 1),
         ("di", 0, 0, 1),
     ]
-    assert [row["user_id"] for row in data.choices] == ["cy", "cy", "di", "di"]
+    assert [row.user_id for row in data.choices] == ["cy", "cy", "di", "di"]
     assert [row.id for row in data.train] == ["train-1", "train-2", "train-4", "train-5"]
-    assert {row["id"] for row in data.choices} & {row.id for row in data.eval} == set()
+    assert {row.id for row in data.choices} & {row.id for row in data.eval} == set()
     assert data.manifest["kept"] == {"train": 4, "eval": 4, "choices": 4}
 
 
@@ -63,7 +63,18 @@ def test_a_seen_user_is_seen_in_every_file(tmp_path: Path, prep: Any) -> None:
     data = prep(tmp_path / "raw")
     ann = next(user for user in data.users if user.id == "ann")
     assert (ann.train_count, ann.eval_count) == (3, 2)
-    assert "ann" not in {row["user_id"] for row in data.choices}
+    assert "ann" not in {row.user_id for row in data.choices}
+
+
+def test_the_content_hash_covers_the_choices(write_lines: Any, prep: Any) -> None:
+    """What the base is shown in context depends on them."""
+    rows, hashes = rewardbench_rows(), []
+    for answer in ("Because.", "Perhaps."):
+        rows["test"][0] = chosen("di", 1000, "train", chosen={"role": "model", "content": answer})
+        for name, found in rows.items():
+            source = write_lines(f"raw/{name}.jsonl", *found).parent
+        hashes.append(prep(source).manifest["content_hash"])
+    assert hashes[0] != hashes[1]
 
 
 BAD = {

@@ -238,6 +238,18 @@ def change(path: Path, name: str, values: Any) -> None:
             "judging.jsonl is damaged",
         ),
         (
+            "choices.jsonl",
+            lambda path: path.write_text('{"id": "1", "prompt": "p", "chosen": "c", "user_id": "zoe"}\n'),
+            "choices.jsonl is damaged: rejected: field required",
+        ),
+        (
+            "choices.jsonl",
+            lambda path: path.write_text(
+                '{"id": "1", "prompt": "p", "chosen": "c", "rejected": "r", "user_id": "zoe", "seen": true}\n'
+            ),
+            "choices.jsonl is damaged: seen: extra inputs are not permitted",
+        ),
+        (
             "train.parquet",
             lambda path: pq.write_table(pq.read_table(path).append_column("id", pa.array(["x"] * 12)), path),
             "has 2 columns 'id'",

@@ -46,12 +46,12 @@ def test_every_held_out_choice_is_that_of_a_new_person(prep: Any) -> None:
     data = prep(list(map(rated, range(20))), eval_fraction=0.2, shots=3)
     new = [row for row in data.eval if not row.seen]
     assert [user.eval_count for user in data.users if not user.seen] == [1] * len(new) == [1] * 4
-    assert Counter(row["user_id"] for row in data.choices) == {row.user_id: 3 for row in new}
+    assert Counter(row.user_id for row in data.choices) == {row.user_id: 3 for row in new}
     prompts = {row.prompt[0]["content"] for row in (*data.train, *data.eval)}
     for row in data.choices:
-        attribute = row["user_id"].split("-")[0]
-        assert row["chosen"][0]["content"].startswith({"helpfulness": "helpful", "honesty": "honest"}[attribute])
-        assert row["prompt"][0]["content"] not in prompts
+        attribute = row.user_id.split("-")[0]
+        assert row.chosen[0]["content"].startswith({"helpfulness": "helpful", "honesty": "honest"}[attribute])
+        assert row.prompt[0]["content"] not in prompts
     by_person = {(row.user_id.split("-")[0], said(row)) for row in new}
     assert by_person == {("helpfulness", "helpful"), ("honesty", "honest")}
     assert [row.prompt for row in new] == [row.prompt for row in data.eval if row.seen]

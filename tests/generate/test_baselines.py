@@ -92,6 +92,14 @@ def test_examples_are_the_users_own_and_never_of_the_same_prompt(prepared: Path)
     assert len(orders) > 1
 
 
+def test_examples_of_an_unseen_user_are_the_known_choices(prepared: Path) -> None:
+    data = read_prepared(prepared)
+    known = [replace(row, user_id="zoe", user_index=0, seen=False) for row in data.train[:3]]
+    choices = OwnChoices(replace(data, choices=known), 4, seed=0)
+    assert {row.id for row in choices.of("zoe", "new")} == {row.id for row in known}
+    assert {row.id for row in choices.of("zoe", known[0].prompt)} == {row.id for row in known[1:]}
+
+
 def test_own_choices_are_of_distinct_prompts(prepared: Path) -> None:
     data = read_prepared(prepared)
     doubled = replace(data, train=[*data.train, *(replace(row, id=f"{row.id}b") for row in data.train)])

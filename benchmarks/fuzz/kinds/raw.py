@@ -177,7 +177,7 @@ def whole(out: Path, manifest: dict[str, Any]) -> None:
     data = read_prepared(out)
     if (len(data.train), len(data.eval)) != (manifest["kept"]["train"], manifest["kept"]["eval"]):
         raise Wrong("counts differ from the manifest's")
-    if content_hash(data.train, data.eval) != manifest["content_hash"]:
+    if content_hash(data.train, data.eval, data.choices) != manifest["content_hash"]:
         raise Wrong("the content is not what the hash says")
     indices = {user.id: user.user_index for user in data.users}
     for row in (*data.train, *data.eval):
