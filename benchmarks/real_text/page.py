@@ -29,6 +29,7 @@ def as_markdown(found: Numbers) -> str:
         "unseen": any("unseen" in each for each in found["ranking"].values()),
         "missing": not_measured(experiment, found),
         "seeds": lambda name: ", ".join(found["arms"][name]["seeds"]),
+        "shown": {*experiment.shown, *(arm.name for arm in experiment.arms if arm.users == "generic")},
         "dimensions": experiment.dimensions,
         "won": any(found["wins"].values()),
         "criteria": {arm: criteria(found, arm, experiment.dimensions) for arm in experiment.shown},

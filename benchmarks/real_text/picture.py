@@ -11,21 +11,23 @@ from benchmarks.real_text.experiments import Experiment
 
 Numbers = dict[str, Any]
 WIDTH = 0.6  # of the place that the arms of one user share
-EVERYONE = {"generic": "generic", "vanilla": "vanilla", "base": "base"}  # whose texts stand beside the users'
+EVERYONE = {"generic": "", "vanilla": "vanilla", "base": "base"}  # whose texts stand beside the users'
 
 
 def draw_users(experiment: Experiment, found: Numbers, path: Path) -> None:
     """Top: accuracy of each user's held-out comparisons, by arm. Below: each measure of what the shown arm writes."""
     shown = next((arm for arm in experiment.shown if arm in found["written"]), None)
     users = list(experiment.rules)
-    figure, panels = new_figure(2, 1, 7.5, 5.4)
-    _accuracy(panels[0][0], users, found)
-    panels[1][0].remove()
-    for place, (measure, (name, less, more)) in enumerate(experiment.dimensions.items()):
-        axes = figure.add_subplot(2, len(experiment.dimensions), len(experiment.dimensions) + 1 + place)
+    figure, panels = new_figure(2, len(experiment.dimensions), 7.5, 5.6)
+    for axes in panels[0]:
+        axes.remove()
+    top = figure.add_subplot(panels[0][0].get_gridspec()[0, :])
+    _accuracy(top, users, found)
+    for axes, (measure, (name, less, more)) in zip(panels[1], experiment.dimensions.items(), strict=True):
         if shown:
             _measure(axes, users, found["written"], shown, measure, {less, more})
-        plain_axes(axes, name, "of what is written" if not place else "")
+        plain_axes(axes, name, f"written: {found['arms'][shown]['about']}" if shown and axes is panels[1][0] else "")
+    figure.legend(*top.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     save_figure(figure, path)
 
 
@@ -40,21 +42,16 @@ def _accuracy(axes: Any, users: Sequence[str], found: Numbers) -> None:
     axes.set_xticks(range(len(users)), users)
     axes.set_ylim(0, 103)
     plain_axes(axes, "ranking the user's held-out choices", "accuracy, %")
-    if arms:
-        axes.legend(fontsize=7, frameon=False, ncols=2, loc="lower left")
 
 
 def _measure(axes: Any, users: Sequence[str], written: Numbers, shown: str, measure: str, poles: set[str]) -> None:
     """What the shown arm writes for each user; the two users whose rule the measure is stand out."""
     bars = [(user, written[shown].get(user)) for user in users]
-    bars += [
-        (label, written.get(shown if arm == "generic" else arm, {}).get("generic")) for arm, label in EVERYONE.items()
-    ]
+    bars += [(name, written.get(arm or shown, {}).get("generic")) for name, arm in EVERYONE.items()]
     for place, (who, row) in enumerate(bars):
         color = COLORS[1] if who in poles else COLORS[0] if who in users else COLORS[3]
         _draw(axes, [None] * place + [row and row[measure]], 0, 1, color)
     axes.set_xticks(range(len(bars)), [who for who, _ in bars], rotation=60)
-    axes.set_ylim(0, None)
 
 
 def _draw(
