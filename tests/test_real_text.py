@@ -234,6 +234,7 @@ def test_the_base_ranks_by_what_it_is_told(tiny_base: Path, prepared: Path) -> N
     data = replace(data, users=[replace(user, preference=f"{user.id} likes boats") for user in data.users])
     rows = told(str(tiny_base), data)
     assert all(row["margin"]["own"] and row["margin"]["own"] != row["margin"]["other"] for row in rows)
+    assert told(str(tiny_base), data, max_tokens=52) != rows  # responses are cut
 
 
 def test_the_bases_nll_of_what_was_written(tiny_base: Path) -> None:
@@ -271,6 +272,7 @@ def small(raw: Path) -> Experiment:
             Arm("vanilla", "vanilla DPO", experiments.VANILLA, users="generic"),
             Arm("per-user", "one adapter per user", "--per-user", users="seen"),
         ),
+        max_tokens=100,
         seeds=(0, 1),
         rules={"ann": ("words", 1), "cat": ("words", -1)},
         dimensions={"words": ("words", "cat", "ann")},

@@ -36,8 +36,9 @@ class Experiment:
     name: str
     data: Mapping[str, str]  # name -> arguments of `prlhf prep`; {raw} is the folder of the raw data
     train: str  # options of `prlhf train` of all arms
-    generate: str  # of `prlhf generate`; {data} is the folder of the first data set
+    generate: str  # of `prlhf generate`; {data} is the folder of the data set `data`
     arms: tuple[Arm, ...]
+    max_tokens: int  # of a comparison: longer responses are cut
     seeds: tuple[int, ...] = (0, 1, 2)
     title: str = ""
     about: str = ""
@@ -72,13 +73,15 @@ PSOUPS_STRONG = Experiment(
         "data": "psoups --source {raw}/psoups-strong --eval-fraction 0.325",
         "told": "psoups --source {raw}/psoups-strong --eval-fraction 0.325 --preference-text",
     },
-    train=f"{COMMON} {RANK32} --epochs 1 --max-tokens 420",
+    train=f"{COMMON} {RANK32} --epochs 1",
+    max_tokens=420,
     generate="--prompts {data}/prompts.jsonl --max-new-tokens 160 --temperature 0.7 --precision bf16",
     arms=(
         BASE,
         ORACLE,
         Arm("gates", "gates", f"{GATES} --alpha 0.7"),
         Arm("gates-half", "gates, half of the comparisons", f"{GATES} --alpha 0.7 {HALF}"),
+        Arm("gates-alone", "gates, alpha 1", f"{GATES} --alpha 1"),
         Arm("both", "gates and soft prompts", f"{SOFT} --user-in both --alpha 0.7"),
         Arm("soft", "soft prompts", f"{SOFT} --alpha 0.7"),
         Arm("vanilla", "vanilla DPO", VANILLA, users="generic"),
@@ -108,7 +111,8 @@ PSOUPS = replace(
     about="The layout and the rules of the six users above, other choices: two responses per prompt as they came, of "
     "which a rule about letters or warm words prefers one by little. What an adapter of one's own learns is the limit.",
     data={"data": "psoups --source {raw}/psoups --eval-fraction 0.2"},
-    train=f"{COMMON} {RANK32} --epochs 1 --max-tokens 480",
+    train=f"{COMMON} {RANK32} --epochs 1",
+    max_tokens=480,
     arms=tuple(replace(arm, writes=False) for arm in PSOUPS_STRONG.arms if arm.name in ("vanilla", "per-user", *USERS)),
     seeds=(0,),
     dimensions={},
@@ -120,7 +124,8 @@ TLDR = Experiment(
     about="Figure 3 of the paper on real text. The base is a chat model, which does not end what it writes after a "
     "plain `TL;DR:`; so it is first fine-tuned on the chosen responses, as the paper's base was on summaries.",
     data={"data": "tldr --source {raw}/tldr --simulate length"},
-    train=f"{COMMON} {RANK32} --epochs 1 --max-tokens 440",
+    train=f"{COMMON} {RANK32} --epochs 1",
+    max_tokens=440,
     generate="--prompts eval --max-prompts 50 --max-new-tokens 160 --temperature 0.7 --precision bf16",
     arms=(
         BASE,
@@ -128,6 +133,7 @@ TLDR = Experiment(
         Arm("gates", "gates", f"{GATES} --alpha 0.7", base="sft"),
         Arm("soft", "soft prompts", f"{SOFT} --alpha 0.7", base="sft"),
         Arm("vanilla", "vanilla DPO", VANILLA, users="generic", base="sft"),
+        Arm("gates-base", "gates, without fine-tuning before", f"{GATES} --alpha 0.7"),
         Arm("soft-base", "soft prompts, without fine-tuning before", f"{SOFT} --alpha 0.7"),
     ),
     shown=("gates", "soft"),
@@ -141,7 +147,8 @@ PRISM = Experiment(
     about="87 seen and 29 unseen users with a text about each; ten clusters (the paper's section 5.3) against vanilla "
     "DPO with the same text, and the reward models.",
     data={"data": "prism --source {raw}/prism"},
-    train=f"{COMMON} {RANK32} --epochs 1 --max-tokens 512 --max-prompt-tokens 320",
+    train=f"{COMMON} {RANK32} --epochs 1 --max-prompt-tokens 320",
+    max_tokens=512,
     generate="",
     arms=(
         Arm("gates-k10", "gates, ten clusters", GATES_K10, writes=False),
@@ -159,7 +166,8 @@ CROWD = Experiment(
     about="60 users with 32 noisy choices each; a taste is a direction over three dimensions (log words, letters per "
     "word, the root of warm words per word). Who knows the tastes is right in 90.3 % of choices.",
     data={"data": "{raw}/crowd/seen --split train,test"},
-    train=f"{COMMON} {RANK32} --epochs 1 --max-tokens 420",
+    train=f"{COMMON} {RANK32} --epochs 1",
+    max_tokens=420,
     generate="--prompts eval --max-prompts 10 --max-new-tokens 160 --temperature 0.7 --precision bf16",
     arms=(
         BASE,

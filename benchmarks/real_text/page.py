@@ -32,10 +32,15 @@ def as_markdown(found: Numbers) -> str:
         "shown": {*experiment.shown, *(arm.name for arm in experiment.arms if arm.users == "generic")},
         "dimensions": experiment.dimensions,
         "won": any(found["wins"].values()),
-        "criteria": {arm: criteria(found, arm, experiment.dimensions) for arm in experiment.shown},
+        "criteria": {arm: criteria(found, arm, experiment.dimensions) for arm in judged_arms(experiment)},
         "commands": commands(experiment),
     }
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**(found | more))
+
+
+def judged_arms(experiment: Experiment) -> tuple[str, ...]:
+    """The arms of which something is expected: only where every dimension has users of its own."""
+    return experiment.shown if experiment.dimensions else ()
 
 
 def not_measured(experiment: Experiment, found: Numbers) -> list[str]:

@@ -45,11 +45,12 @@ def main() -> None:
     parser.add_argument("--dataset", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--limit", type=int, help="only the first N held-out comparisons of each user")
+    parser.add_argument("--max-tokens", type=int, help="with --told: longer responses are cut, as in training")
     args = parser.parse_args()
     data = read_prepared(args.dataset)
     data = replace(data, eval=first_of_each(data.eval, args.limit))
     if args.told:
-        rows = told(args.told, data)
+        rows = told(args.told, data, args.max_tokens)
     else:
         rows = of_adapters(args.run, data) if is_per_user(args.run) else of_run(args.run, data)
     with atomic_file(args.out) as beside:
@@ -109,9 +110,10 @@ def of_adapters(run: Path, data: Prepared) -> list[dict[str, Any]]:
     return [as_row(row, [each["own"], None, each["other"]]) for row, each in zip(data.eval, found, strict=True)]
 
 
-def told(model: str, data: Prepared) -> list[dict[str, Any]]:
+def told(model: str, data: Prepared, max_tokens: int | None = None) -> list[dict[str, Any]]:
     """The readings of the base that is shown the preference of the user, and that of another one, in words."""
     base = open_model(None, GenerateConfig(baseline="base", model=model, precision="bf16"), data.user_ids).policy
+    base = replace(base, config=base.config.model_copy(update={"max_tokens": max_tokens}))
     engine, encoder, beta = engine_of(base), base.encoder(), TrainConfig().beta
     preferences = {user.user_index: user.preference for user in data.users}
     own = [row.user_index for row in data.eval]

@@ -66,10 +66,11 @@ def _tasks_of_arm(experiment: Experiment, arm: Arm, seed: int, root: Path, model
         if arm.base:
             base = str(root / arm.base / str(seed) / "run" / "model")
             needs.append(root / arm.base / str(seed) / "run" / "results.json")
-        line = f"train --dataset {data} --model {base} {experiment.train} {arm.train} --seed {seed} --out {run}"
+        options = f"{experiment.train} --max-tokens {experiment.max_tokens} {arm.train}"
+        line = f"train --dataset {data} --model {base} {options} --seed {seed} --out {run}"
         yield Task("train", name, PRLHF, line, trained, tuple(needs))
     if arm.scored:
-        who = f"--told {model}" if arm.baseline else str(run)
+        who = f"--told {model} --max-tokens {experiment.max_tokens}" if arm.baseline else str(run)
         line = f"{who} --dataset {data} --limit {experiment.limit} --out {here}/scores.jsonl"
         yield Task("score", name, SCORES, line, here / "scores.jsonl", (ready if arm.baseline else trained,))
     if arm.writes:
