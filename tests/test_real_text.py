@@ -234,7 +234,8 @@ def test_the_base_ranks_by_what_it_is_told(tiny_base: Path, prepared: Path) -> N
     data = replace(data, users=[replace(user, preference=f"{user.id} likes boats") for user in data.users])
     rows = told(str(tiny_base), data)
     assert all(row["margin"]["own"] and row["margin"]["own"] != row["margin"]["other"] for row in rows)
-    assert told(str(tiny_base), data, max_tokens=52) != rows  # responses are cut
+    long = replace(data, eval=[replace(row, chosen=row.chosen * 5) for row in data.eval])
+    assert told(str(tiny_base), long, max_tokens=90) != told(str(tiny_base), long)  # responses are cut
 
 
 def test_the_bases_nll_of_what_was_written(tiny_base: Path) -> None:
