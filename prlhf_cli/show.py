@@ -16,18 +16,16 @@ import typer
 from prlhf.errors import Interrupted, PrlhfError
 
 if TYPE_CHECKING:
+    from prlhf.progress import Progress as Progress
     from prlhf.results import Rate
-    from prlhf_cli.bars import Bars as Bars
 
 R = TypeVar("R")
 Json = typer.Option("--json", help="Print a machine-readable summary as the last line of standard output.")
 
 
-def run(work: Callable[[Bars], R], show: Callable[[R], None], as_json: bool) -> None:
+def run(work: Callable[[Progress], R], show: Callable[[R], None], as_json: bool) -> None:
     """Run a command's library function and show its result; bad input is one line and exit code 2."""
-    from prlhf_cli.bars import Bars
-
-    bars = Bars()
+    bars = _progress()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")  # users cannot fix it
     try:
         result = work(bars)
@@ -62,6 +60,14 @@ def _plain(result: Any) -> Any:
     if isinstance(result, list):
         return [_plain(value) for value in result]
     return result.summary() if hasattr(result, "summary") else result
+
+
+def _progress() -> Progress:
+    """Bars on a terminal; lines, some of them by the clock, where standard error is a file or a pipe."""
+    from prlhf_cli.bars import STDERR, Bars
+    from prlhf_cli.lines import Lines
+
+    return Bars() if STDERR.is_terminal else Lines()
 
 
 def leaderboard() -> Any:

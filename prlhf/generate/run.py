@@ -49,7 +49,7 @@ def generate(
             progress.note("the chosen responses are only copied: no workers are started")
         return copy(baseline, config, progress)
     users = data.user_ids if data else []
-    model = (open_plan if cluster.workers else open_model)(run, config, users)
+    model = open_plan(run, config, users) if cluster.workers else open_model(run, config, users, progress)
     settings = settings_of(str(run or config.model), model.weights, baseline, config)
     known = known_readers(model.policy.index_of(), model.policy.user_texts, data)
     selection = select(known, baseline, config)

@@ -94,7 +94,9 @@ class WritingModel:
     adapters: dict[int, Path] = field(default_factory=dict)  # user index -> run, where every user has one
 
 
-def open_model(run: Path | None, config: GenerateConfig, users: Sequence[str]) -> WritingModel:
+def open_model(
+    run: Path | None, config: GenerateConfig, users: Sequence[str], progress: Progress = SILENT
+) -> WritingModel:
     """Load what writes for `config`: `run`, or its base for a baseline, or without a run the base `config.model`.
 
     `users`: ids of the data's seen users; a base model does not know users.
@@ -106,12 +108,12 @@ def open_model(run: Path | None, config: GenerateConfig, users: Sequence[str]) -
                 "no run is named",
                 "give the folder of a finished run; for --baseline base, oracle or in-context a --model will do",
             )
-        policy = _base_alone(config.model, config, users)
+        policy = _base_alone(config.model, config, users, progress)
         return WritingModel(policy, policy.base.fingerprint, baseline.as_base)
     if is_per_user(run):
-        return _open_per_user(run, config)
+        return _open_per_user(run, config, progress)
     weights = digest([run])
-    policy = _load(run, config, named_users(config))
+    policy = _load(run, config, progress, named_users(config))
     return WritingModel(_as_base(policy, run, config) if baseline.as_base else policy, weights, baseline.as_base)
 
 
@@ -170,19 +172,19 @@ def _adapters(run: Path) -> tuple[list[str], dict[int, Path]]:
     return ids, {user_index: run_of(run, user_index) for user_index in range(1, len(ids) + 1)}
 
 
-def _open_per_user(run: Path, config: GenerateConfig) -> WritingModel:
+def _open_per_user(run: Path, config: GenerateConfig, progress: Progress) -> WritingModel:
     users, adapters = _adapters(run)
     weights = digest(adapters.values())
     for each in adapters.values():
         check_weights(model_folder(each), read_about(model_folder(each)))
-    policy = replace(_load(adapters[1], config), user_ids=users, user_texts={})
+    policy = replace(_load(adapters[1], config, progress), user_ids=users, user_texts={})
     if BASELINES[config.baseline].as_base:
         return WritingModel(_as_base(policy, adapters[1], config), weights, True)
     return WritingModel(policy, weights, adapters=adapters)
 
 
-def _load(run: Path, config: GenerateConfig, users: set[str] | None = None) -> Policy:
-    return load_policy(run, config.device, config.precision, config.model, config.trust_remote_code, users)
+def _load(run: Path, config: GenerateConfig, progress: Progress, users: set[str] | None = None) -> Policy:
+    return load_policy(run, config.device, config.precision, config.model, config.trust_remote_code, users, progress)
 
 
 def _as_base(policy: Policy, run: Path, config: GenerateConfig) -> Policy:
@@ -190,9 +192,9 @@ def _as_base(policy: Policy, run: Path, config: GenerateConfig) -> Policy:
     return replace(policy, model=reference_model(policy, run, config.model, config.trust_remote_code))
 
 
-def _base_alone(name: str, config: GenerateConfig, users: Sequence[str]) -> Policy:
+def _base_alone(name: str, config: GenerateConfig, users: Sequence[str], progress: Progress) -> Policy:
     device = pick_device(config.device)
-    base = load_base(name, device, pick_dtype(config.precision, device), config.trust_remote_code)
+    base = load_base(name, device, pick_dtype(config.precision, device), config.trust_remote_code, progress)
     speed_up(base.lm, device)
     vanilla = TrainConfig(model=name, **WITHOUT_USERS)
     nobody = build_user_model(vanilla, 0, base.lm.get_input_embeddings().weight)

@@ -54,7 +54,7 @@ def judge_checkpoint(
             raise not_used(config, key, "--checkpoint", "leave it out")
     dataset = dataset or _own_data(run)
     claim(config.out, "judgement", inputs=(run, dataset))
-    trained, rewards = load_rewards(run, config.device, config.model, config.trust_remote_code)
+    trained, rewards = load_rewards(run, config.device, config.model, config.trust_remote_code, progress)
     rows, data, skipped = _held_out(trained, dataset, config, progress)
 
     def read_as(user_indices: list[int]) -> list[Scored]:

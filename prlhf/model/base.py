@@ -30,6 +30,8 @@ from prlhf.model.base_errors import (
     gguf_failures_named,
     no_folder,
 )
+from prlhf.model.loading import bars_shown_by
+from prlhf.progress import SILENT, Progress
 from prlhf.source import hub
 
 FULL, SLIDING = "full_attention", "sliding_attention"  # kinds of layers, by transformers' names
@@ -76,15 +78,19 @@ def pick_dtype(precision: str, device: torch.device) -> torch.dtype:
 
 
 def load_base(
-    name: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, trust_remote_code: bool = False
+    name: str,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    trust_remote_code: bool = False,
+    progress: Progress = SILENT,
 ) -> Base:
     """Load `name`: `tiny`, a folder, a `.gguf` file or a hub id."""
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
-    location = str(resolve_name(name))
+    location = str(resolve_name(name, progress))
     options = {"trust_remote_code": trust_remote_code}
-    with failures_named(name):
+    with failures_named(name), bars_shown_by(progress, f"loading {Path(name).name}"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(location, **options)
         loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
             location, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
@@ -121,12 +127,12 @@ def fingerprint(lm: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def resolve_name(name: str) -> Path | str:
+def resolve_name(name: str, progress: Progress = SILENT) -> Path | str:
     """A folder to load, or a hub id. Raises PrlhfError for a path that holds no model."""
     if name == "tiny":
         return TINY
     if name.endswith(".gguf"):
-        return convert_gguf(Path(name).expanduser())
+        return convert_gguf(Path(name).expanduser(), progress)
     path = Path(name).expanduser()
     if path.exists():
         check_folder(name, path)
@@ -154,14 +160,14 @@ def gguf_folder(path: Path) -> Path:
     return cache_folder() / "gguf" / f"{path.stem}-{sha256(path)[:16]}"
 
 
-def convert_gguf(path: Path) -> Path:
+def convert_gguf(path: Path, progress: Progress = SILENT) -> Path:
     """Dequantize a GGUF file to a safetensors folder in the cache, once per content."""
     import transformers
 
     out = gguf_folder(path)
     if out.is_dir():
         return out
-    with gguf_failures_named(path):
+    with gguf_failures_named(path), bars_shown_by(progress, f"converting {path.name}"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(str(path.parent), gguf_file=path.name)
         lm: Any = transformers.AutoModelForCausalLM.from_pretrained(
             str(path.parent), gguf_file=path.name, dtype=torch.float32

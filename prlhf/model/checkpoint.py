@@ -35,6 +35,7 @@ from prlhf.model.user_models import UserModel, build_user_model
 from prlhf.model.user_store import MANY, Users, read_users, write_users
 from prlhf.model.weights import check_weights, load_weights, save_weights, sum_weights
 from prlhf.parse import json_value
+from prlhf.progress import SILENT, Progress
 
 ABOUT = "prlhf.json"
 KINDS: dict[str, type[Personalized]] = {"policy": PersonalizedLM, "reward model": RewardModel}
@@ -96,16 +97,26 @@ class Trained(Generic[M]):
 Policy = Trained[PersonalizedLM]
 
 
-def build_policy(config: TrainConfig, user_ids: list[str], user_texts: dict[str, str], sharded: bool = False) -> Policy:
+def build_policy(
+    config: TrainConfig,
+    user_ids: list[str],
+    user_texts: dict[str, str],
+    sharded: bool = False,
+    progress: Progress = SILENT,
+) -> Policy:
     """A new policy: base, adapter (zero at the start) and user model. `sharded`: see sharding.py."""
-    return _build(config, user_ids, user_texts, PersonalizedLM, sharded)
+    return _build(config, user_ids, user_texts, PersonalizedLM, sharded, progress)
 
 
 def build_reward_model(
-    config: TrainConfig, user_ids: list[str], user_texts: dict[str, str], sharded: bool = False
+    config: TrainConfig,
+    user_ids: list[str],
+    user_texts: dict[str, str],
+    sharded: bool = False,
+    progress: Progress = SILENT,
 ) -> Trained[RewardModel]:
     """A new reward model: base, adapter, user model and head. `sharded`: see sharding.py."""
-    return _build(config, user_ids, user_texts, RewardModel, sharded)
+    return _build(config, user_ids, user_texts, RewardModel, sharded, progress)
 
 
 def _build(
@@ -114,15 +125,16 @@ def _build(
     user_texts: dict[str, str],
     kind: Callable[[Any, UserModel], M],
     sharded: bool,
+    progress: Progress,
 ) -> Trained[M]:
     if config.model is None:
         raise ValueError("the base must be resolved before a model is built on it")
     device = pick_device(config.device)
     dtype = pick_dtype(config.precision, device)
     if not sharded:
-        base = load_base(config.model, device, dtype, config.trust_remote_code)
+        base = load_base(config.model, device, dtype, config.trust_remote_code, progress)
         return assemble(base, config, user_ids, user_texts, kind)
-    base = load_spread_base(config.model, dtype, config.trust_remote_code)
+    base = load_spread_base(config.model, dtype, config.trust_remote_code, progress)
 
     def make(lm: Any) -> M:
         return kind(lm, _fresh_users(base, config, user_ids))
@@ -181,6 +193,7 @@ def load_policy(
     base: str | None = None,
     trust_remote_code: bool = False,
     users: Collection[str] | None = None,
+    progress: Progress = SILENT,
 ) -> Policy:
     """Load a trained policy. `base`: where the base model is, if it has moved.
 
@@ -195,18 +208,23 @@ def load_policy(
             f"{run} is a reward model, which does not write",
             "give the run of a policy: `prlhf train --objective dpo`",
         )
-    return _load(run, PersonalizedLM, device, precision, base, trust_remote_code, users)
+    return _load(run, PersonalizedLM, device, precision, base, trust_remote_code, users, progress)
 
 
 def load_reward_model(
-    run: Path, device: str = "auto", precision: str = "auto", base: str | None = None, trust_remote_code: bool = False
+    run: Path,
+    device: str = "auto",
+    precision: str = "auto",
+    base: str | None = None,
+    trust_remote_code: bool = False,
+    progress: Progress = SILENT,
 ) -> Trained[RewardModel]:
     """Load a trained reward model, as `load_policy` loads a policy."""
     if kind_of(run) != "reward model":
         raise PrlhfError(
             f"{run} is a policy, not a reward model", "give the run of a reward model: `prlhf train --objective rm`"
         )
-    return _load(run, RewardModel, device, precision, base, trust_remote_code)
+    return _load(run, RewardModel, device, precision, base, trust_remote_code, None, progress)
 
 
 def digest(runs: Iterable[Path]) -> str:
@@ -227,7 +245,8 @@ def _load(
     precision: str,
     base: str | None,
     trust_remote_code: bool,
-    wanted: Collection[str] | None = None,
+    wanted: Collection[str] | None,
+    progress: Progress,
 ) -> Trained[M]:
     folder = model_folder(run)
     about = read_about(folder)
@@ -237,9 +256,9 @@ def _load(
     where = pick_device(device)
     dtype = pick_dtype(precision, where)
     if config.full_finetune:
-        loaded = load_base(str(folder), where, dtype, trust_remote_code)
+        loaded = load_base(str(folder), where, dtype, trust_remote_code, progress)
     else:
-        loaded = _own_base(run, about, base or about["base"], where, dtype, trust_remote_code)
+        loaded = _own_base(run, about, base or about["base"], where, dtype, trust_remote_code, progress)
     model = kind(_ready(loaded.lm, config, where), _blank_users(config, users, loaded))
     load_weights(model, folder, None if users.user_indices is None else (users.user_indices, users.count))
     model.eval()
@@ -275,9 +294,15 @@ def reference_model(
 
 
 def _own_base(
-    run: Path, about: dict[str, Any], name: str, device: torch.device, dtype: torch.dtype, trust_remote_code: bool
+    run: Path,
+    about: dict[str, Any],
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    trust_remote_code: bool,
+    progress: Progress = SILENT,
 ) -> Base:
-    loaded = load_base(name, device, dtype, trust_remote_code)
+    loaded = load_base(name, device, dtype, trust_remote_code, progress)
     if loaded.fingerprint != about["base_fingerprint"]:
         raise PrlhfError(
             f"{run} was trained on another base than {name} "

@@ -62,11 +62,15 @@ class ModelRewards(Rewards):
 
 
 def load_rewards(
-    run: Path, device: str = "auto", base: str | None = None, trust_remote_code: bool = False
+    run: Path,
+    device: str = "auto",
+    base: str | None = None,
+    trust_remote_code: bool = False,
+    progress: Progress = SILENT,
 ) -> tuple[Trained[Any], Rewards]:
     """Load a trained run of either kind; returns it with its rewards."""
     load: Any = load_reward_model if kind_of(run) == "reward model" else load_policy
-    trained = load(run, device, "auto", base, trust_remote_code)
+    trained = load(run, device, "auto", base, trust_remote_code, progress=progress)
     return trained, rewards_of(trained, run, base, trust_remote_code)
 
 

@@ -22,11 +22,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from prlhf.model import workers
 from prlhf.model.base import Base, load_base, load_skeleton
 from prlhf.model.personalized import Personalized, PersonalizedLM, decoder_layers
+from prlhf.progress import SILENT, Progress
 
 M = TypeVar("M", bound=Personalized)
 
 
-def load_spread_base(name: str, dtype: torch.dtype, trust_remote_code: bool) -> Base:
+def load_spread_base(name: str, dtype: torch.dtype, trust_remote_code: bool, progress: Progress = SILENT) -> Base:
     """The base with its weights on the first worker's CPU; the others have its shapes, on the meta device.
 
     Raises:
@@ -35,7 +36,7 @@ def load_spread_base(name: str, dtype: torch.dtype, trust_remote_code: bool) -> 
 
     def read() -> Base:
         if workers.rank() == 0:
-            return load_base(name, "cpu", dtype, trust_remote_code)
+            return load_base(name, "cpu", dtype, trust_remote_code, progress)
         return load_skeleton(name, dtype, trust_remote_code)[0]
 
     base = workers.all_or_none(read)

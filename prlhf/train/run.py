@@ -91,7 +91,7 @@ def learn(
     """
     build = build_reward_model if config.objective == "rm" else build_policy
     texts = {u.id: u.text for u in data.users if u.seen and u.text}
-    policy: Trained[Any] = build(config, data.user_ids, texts, sharded)
+    policy: Trained[Any] = build(config, data.user_ids, texts, sharded, progress)
     policy = replace(policy, conversational=data.conversational)
     train_set, held_out, encoder = encode(policy, data)
     if not resume:

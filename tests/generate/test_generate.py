@@ -125,10 +125,13 @@ class Stop(Silent):
     """Ends the run after some batches: one `advance` at the start, one a batch."""
 
     def __init__(self, batches: int, error: type[BaseException]) -> None:
-        self.left, self.error = batches + 1, error
+        self.left, self.error, self.label = batches + 1, error, ""
+
+    def start(self, label: str, total: int) -> None:
+        self.label = label
 
     def advance(self, steps: int = 1, **values: float) -> None:
-        self.left -= 1
+        self.left -= self.label == "generating"
         if self.left == 0:
             raise self.error
 

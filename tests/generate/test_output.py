@@ -41,13 +41,16 @@ def rows(tmp_path: Path, trained: Path) -> list[Response]:
 
 
 class Stop(Silent):
-    """Ends the run at the `calls`-th step of the bar; the first is its beginning."""
+    """Ends the run at the `calls`-th step of the bar of what is written; the first is its beginning."""
 
     def __init__(self, calls: int) -> None:
-        self.left = calls
+        self.left, self.label = calls, ""
+
+    def start(self, label: str, total: int) -> None:
+        self.label = label
 
     def advance(self, steps: int = 1, **values: float) -> None:
-        self.left -= 1
+        self.left -= self.label == "generating"
         if self.left == 0:
             raise KeyboardInterrupt
 

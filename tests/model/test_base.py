@@ -12,6 +12,7 @@ import torch
 from prlhf.errors import PrlhfError
 from prlhf.model import base
 from prlhf.model.base import convert_gguf, gguf_folder, load_base, load_skeleton, pick_device, pick_dtype
+from prlhf.progress import Silent
 
 
 def test_devices(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,6 +181,44 @@ def test_a_gguf_file_is_converted_once(tiny_base: Path, tmp_path: Path, monkeypa
     # other content under the same name is another model
     path.write_bytes(path.read_bytes() + b"\0" * 32)
     assert convert_gguf(path) != folder
+
+
+class Counted(Silent):
+    """The bars: label, steps in all, steps made, and whether it is closed."""
+
+    def __init__(self) -> None:
+        self.bars: list[list[object]] = []
+
+    def start(self, label: str, total: int) -> None:
+        self.bars.append([label, total, 0, "open"])
+
+    def advance(self, steps: int = 1, **values: float) -> None:
+        self.bars[-1][2] += steps  # type: ignore[operator]
+
+    def finish(self) -> None:
+        self.bars[-1][3] = "closed"
+
+
+def test_loading_and_converting_have_our_bars_alone(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The file's tensors, then the weights of the model that they are put into, then those of the converted one."""
+    from transformers import modeling_gguf_pytorch_utils as gguf
+    from transformers.utils import logging
+
+    monkeypatch.setenv("PRLHF_CACHE", str(tmp_path / "cache"))
+    write_gguf(tmp_path / "small.gguf", tiny_base)
+    before = gguf.tqdm
+    progress, _ = Counted(), capfd.readouterr()
+    weights = len(load_base(str(tmp_path / "small.gguf"), progress=progress).lm.state_dict())
+    assert capfd.readouterr().err == ""
+    assert progress.bars == [
+        ["converting small.gguf", weights - 1, weights - 1, "closed"],  # input and output embeddings are one tensor
+        ["converting small.gguf", weights - 1, weights - 1, "closed"],
+        ["loading small.gguf", weights - 1, weights - 1, "closed"],
+    ]
+    assert gguf.tqdm is before
+    assert logging.set_tqdm_hook(None) is None
 
 
 def test_the_skeleton_of_a_gguf_file(tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

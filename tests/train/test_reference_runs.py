@@ -176,12 +176,12 @@ def test_all_at_first(tmp_path: Path, prepared: Path, make_config: MakeConfig, m
 
     monkeypatch.setattr(PersonalizedLM, "reference", counted)
     progress = heard(make_config(tmp_path / "first", reference_first=True, batch_size=3))
-    assert progress.bars[0] == ("reference", every)
+    assert progress.bars[1] == ("reference", every)  # the first is the base
     assert progress.counts == (0, every)
     assert sum(calls) == every
     assert calls[:-1] == [6] * (len(calls) - 1)
     again = heard(make_config(tmp_path / "again", reference_first=True, seed=5))
-    assert [label for label, _ in again.bars] == ["training", "evaluating"]
+    assert [label for label, _ in again.bars][1:] == ["training", "evaluating"]
     monkeypatch.setenv("PRLHF_CACHE", str(tmp_path / "elsewhere"))
     train(make_config(tmp_path / "lazily", batch_size=3))
     here, there = (metrics.read(tmp_path / name / "metrics.jsonl") for name in ("first", "lazily"))
@@ -193,7 +193,7 @@ def test_all_at_first(tmp_path: Path, prepared: Path, make_config: MakeConfig, m
 def test_full_finetuning_computes_all_at_first(tmp_path: Path, prepared: Path, make_config: MakeConfig) -> None:
     """Later the base is gone: its weights are those that are trained."""
     progress = heard(make_config(tmp_path / "run", full_finetune=True, max_steps=1))
-    assert progress.bars[0] == ("reference", pairs_of(prepared))
+    assert progress.bars[1] == ("reference", pairs_of(prepared))  # the first is the base
 
 
 def test_it_may_change_on_resume(tmp_path: Path, make_config: MakeConfig) -> None:
