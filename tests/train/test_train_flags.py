@@ -161,7 +161,7 @@ def test_the_reference_cache_is_asked_for(
 ) -> None:
     opened = []
     monkeypatch.setattr(run, "open_cache", lambda lm, progress: opened.append(lm))
-    engine: Any = SimpleNamespace(model=SimpleNamespace(lm="the base"))
+    engine: Any = SimpleNamespace(model=SimpleNamespace(lm="the base"), reference=None)
     run.reference_of(engine, make_config(tmp_path, reference_cache=on), SILENT)
     assert opened == ["the base"] * on
 
