@@ -8,8 +8,9 @@
     model.generate("Explain tides.", user="ann")
     model.reward("Explain tides.", ["The moon.", "The sun."], user="ann")
 
-Importing prlhf is fast: everything is imported on first use. `prlhf.train`, `prlhf.generate`, `prlhf.judge` and
-`prlhf.sweep` are packages that can also be called: the call goes to the function of that name in `prlhf.api`.
+Importing prlhf is fast: everything is imported on first use. `prlhf.train`, `prlhf.generate`, `prlhf.judge`,
+`prlhf.sweep` and `prlhf.export` are packages that can also be called: the call goes to the function of that name in
+`prlhf.api`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from prlhf.api import (
         calibrate,
+        export,
         generate,
         judge,
         judge_checkpoint,
@@ -38,12 +40,12 @@ if TYPE_CHECKING:
     from prlhf.errors import Interrupted, PrlhfError
 
 __all__ = [
-    "Interrupted", "PrlhfError", "calibrate", "generate", "judge", "judge_checkpoint", "judge_messages", "load",
-    "plan_judging", "plan_training", "prepare", "sweep", "train",
+    "Interrupted", "PrlhfError", "calibrate", "export", "generate", "judge", "judge_checkpoint", "judge_messages",
+    "load", "plan_judging", "plan_training", "prepare", "sweep", "train",
 ]  # fmt: skip
 
 _HOMES = {name: "prlhf.errors" if name in ("Interrupted", "PrlhfError") else "prlhf.api" for name in __all__}
-_PACKAGES = ("generate", "judge", "sweep", "train")
+_PACKAGES = ("export", "generate", "judge", "sweep", "train")
 
 
 def __getattr__(name: str) -> Any:

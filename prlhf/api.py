@@ -17,6 +17,7 @@ from prlhf.recipes import Sections, cluster_of, load_recipe, over, resolve
 from prlhf.results import (
     Calibrations,
     CheckpointAccuracy,
+    Exported,
     Judgement,
     JudgeMessages,
     JudgingPlan,
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     from prlhf.sweep.trials import TrialDisplay
 
 __all__ = [
-    "calibrate", "generate", "judge", "judge_checkpoint", "judge_messages", "load", "plan_judging", "plan_training",
-    "prepare", "sweep", "train",
+    "calibrate", "export", "generate", "judge", "judge_checkpoint", "judge_messages", "load", "plan_judging",
+    "plan_training", "prepare", "sweep", "train",
 ]  # fmt: skip
 
 Recipe = str | Path | Sections | None
@@ -339,6 +340,38 @@ def sweep(
     config = resolve(SweepConfig, own, settings | {"space": merged_space(own.get("space", {}), space or {})})
     at = resolve(ClusterConfig, known.get("cluster", {}), cluster or {})
     return Trials.model_validate(run(config, known, at, resume, progress, display or NO_DISPLAY, command))
+
+
+def export(
+    run: str | Path | Run,
+    users: str | Sequence[str],
+    out: str | Path,
+    *,
+    format: str = "peft",
+    model: str | None = None,
+    trust_remote_code: bool = False,
+    progress: Progress = SILENT,
+) -> Exported:
+    """Write users of `run` as LoRA adapters that other programs load, as `prlhf export` does.
+
+    Args:
+        run: a finished run with users in the adapter (`user_in="adapter"`), without users, or with one adapter each.
+        users: an id that the run knows, or `generic`; or a list of them.
+        out: the folder of the adapter; of several users, a folder with a folder for each.
+        format: `peft`, or `gguf` for llama.cpp.
+        model: the path or hub id of the base model, if it has moved since training.
+        trust_remote_code: run the code that comes with the base model.
+        progress: receives the steps.
+
+    Raises:
+        PrlhfError: a user is unknown or cannot be an adapter, the run cannot be read, or `out` cannot be written.
+    """
+    from prlhf.export.run import export as write
+
+    named = [users] if isinstance(users, str) else users
+    return Exported.model_validate(
+        write(_folder(run), named, format, Path(out).expanduser(), model, trust_remote_code, progress)
+    )
 
 
 # ---- arguments ----

@@ -56,6 +56,10 @@ KINDS = {
     "sweep": Kind("a sweep", begun="results.jsonl", resumed=True),
     "responses": Kind("a folder of responses", begun="manifest.json"),
     "demo": Kind("a demo", begun="data"),
+    "adapter": Kind(
+        "an exported adapter",
+        frozenset({"adapter_config.json", "adapter_model.safetensors", "adapter.gguf", "README.md"}),
+    ),
     "model": Kind("a model"),  # in a run, or a base model; no command writes one to --out
 }
 MODELS = ("policy", "reward model")  # kinds in the prlhf.json of a model folder

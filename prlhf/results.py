@@ -91,6 +91,22 @@ class Responses(Result):
     tokens: int = Field(default=0, description="number of tokens that this call wrote")
 
 
+class ExportedAdapter(Result):
+    """A user as an adapter on disk."""
+
+    user: str
+    folder: Path
+
+
+class Exported(Result):
+    """Users of a run, written as adapters that other programs load."""
+
+    run: Path
+    out: Path
+    format: str
+    adapters: list[ExportedAdapter]
+
+
 class WinRates(Result):
     """The win-rates of A against B by one judge, whose settings, such as its model, are in `model_extra`."""
 

@@ -14,7 +14,7 @@ from prlhf import __version__
 from prlhf_cli import garbage, show
 from prlhf_cli.usage import OneLine, override
 
-COMMANDS = ("prep", "train", "generate", "judge", "sweep", "demo", "recipes", "env")  # a module for each
+COMMANDS = ("prep", "train", "generate", "judge", "sweep", "export", "demo", "recipes", "env")  # a module for each
 
 
 class Commands(Mapping[str, Any]):
@@ -64,8 +64,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # plain help: rich takes longer to import than everything else
     help="Personalized language models from personalized human feedback (P-RLHF, arXiv 2402.05133).\n\n"
-    "prep → train → generate → judge; sweep repeats train over a space of settings; demo does all of it "
-    "without a network.",
+    "prep → train → generate → judge; sweep repeats train over a space of settings; export writes a person for "
+    "other programs; demo does all of it without a network.",
 )
 
 

@@ -23,7 +23,7 @@ LAYERS = [
     ["responses", "html", "cluster"],
     ["model"],
     ["data", "train", "generate", "judge"],
-    ["sweep", "demo", "start_training", "loaded"],
+    ["sweep", "demo", "start_training", "loaded", "export"],
     ["api"],
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
