@@ -34,6 +34,7 @@ A message to the user stands where the fault is found, as `PrlhfError(message, h
 | `prlhf/train/` | objectives, batches, the optimizer, the training loop, workers; run folders and the model in them |
 | `prlhf/generate/` | writes responses for many users at once; baselines |
 | `prlhf/judge/` | compares responses: rules, reward models, language models; accuracy; statistics; the report |
+| `prlhf/export/` | a person of a run as files for other programs, a file per format |
 | `prlhf/sweep/` | many trials over a space of settings; their report |
 | `prlhf/forum/` | the synthetic forum: posts, tastes, and the training of the tiny base |
 | `prlhf/demo/` | the demo, from data to picture |
@@ -71,7 +72,7 @@ names of the files only, and where the change belongs. Two pieces of code were t
 | another schedule | `train/optimizer.py` | `train/optimizer.py` | moved |
 | another Ray resource | `cluster.py` | `cluster.py` | hit |
 | a new picture in the report | `judge/report.py` | `judge/report.py`; for sweeps `sweep/report.py` | hit |
-| a new export | `model/checkpoint.py` | `train/final_model.py` | miss |
+| a new export | `export/` | `export/NAME.py`, named in `export/run.py` | moved |
 | a new message | `errors.py` | where the fault is found | miss |
 
 A value or key that a recipe can set (a schedule, a resource) is also declared in `config/`.

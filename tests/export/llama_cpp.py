@@ -13,10 +13,7 @@ import numpy as np
 import torch
 
 # transformers' model_type -> llama.cpp's architecture
-ARCHITECTURES = {
-    "llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "gemma2": "gemma2",
-    "gemma3_text": "gemma3", "phi3": "phi3",
-}  # fmt: skip
+ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "phi3": "phi3"}
 
 WRITE = """
 import json, sys, xllamacpp
@@ -42,7 +39,9 @@ def greedy(model: Path, adapter: Path | None, prompts: list[list[int]], tokens: 
     """What llama.cpp writes after each of `prompts`, with the most probable token at each step."""
     requests = [{"prompt": ids, "max_tokens": tokens, "temperature": 0, "logprobs": 1} for ids in prompts]
     given = json.dumps([str(model), adapter and str(adapter), requests])
-    done = subprocess.run([sys.executable, "-c", WRITE, given], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", WRITE, given], capture_output=True, text=True, timeout=300, check=False
+    )
     lines = [line.removeprefix("said ") for line in done.stdout.splitlines() if line.startswith("said ")]
     assert len(lines) == len(prompts), done.stderr[-3000:]
     contents = [json.loads(line)["choices"][0]["logprobs"]["content"] for line in lines]
@@ -84,10 +83,6 @@ def _write_config(writer: Any, config: Any) -> None:
     writer.add_rope_dimension_count(width)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    if config.model_type == "gemma2":
-        writer.add_attn_logit_softcapping(config.attn_logit_softcapping)
-        writer.add_final_logit_softcapping(config.final_logit_softcapping)
-        writer.add_sliding_window(config.sliding_window)
     size = config.vocab_size
     writer.add_tokenizer_model("llama")
     writer.add_token_list([f"t{i}" for i in range(size)])
@@ -101,11 +96,9 @@ def _write_config(writer: Any, config: Any) -> None:
 
 def _as_llama_cpp_has_it(key: str, value: torch.Tensor, config: Any) -> torch.Tensor:
     value = value.detach().float()
-    if config.model_type.startswith("gemma") and "norm" in key:
-        return value + 1
     if ARCHITECTURES[config.model_type] == "llama" and ("q_proj" in key or "k_proj" in key):
         heads = config.num_attention_heads if "q_proj" in key else config.num_key_value_heads
         width = len(value) // heads
-        order = [head * width + half * width // 2 + i for head in range(heads) for i in range(width // 2) for half in (0, 1)]
-        return value[order]
+        pairs = [(head * width + i, head * width + width // 2 + i) for head in range(heads) for i in range(width // 2)]
+        return value[[row for pair in pairs for row in pair]]
     return value
