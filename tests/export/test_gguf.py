@@ -12,15 +12,15 @@ pytest.importorskip("gguf", reason="GGUF files are written with the package gguf
 pytest.importorskip("xllamacpp", reason="llama.cpp is in the package xllamacpp")
 sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
 
-import gguf  # noqa: E402
-from architectures import CONFIGS, PAD, ROTARY, VOCABULARY, base_of, policy_of  # noqa: E402
-from llama_cpp import Token, greedy, write_gguf  # noqa: E402
+import gguf
+from architectures import CONFIGS, PAD, ROTARY, VOCABULARY, base_of, policy_of
+from llama_cpp import Token, greedy, write_gguf
 
-from prlhf.errors import PrlhfError  # noqa: E402
-from prlhf.export import gguf as gguf_format  # noqa: E402
-from prlhf.export.person import person_of  # noqa: E402
-from prlhf.model.checkpoint import Policy  # noqa: E402
-from prlhf.model.readings import Reading, padded  # noqa: E402
+from prlhf.errors import PrlhfError
+from prlhf.export import gguf as gguf_format
+from prlhf.export.person import person_of
+from prlhf.model.checkpoint import Policy
+from prlhf.model.readings import Reading, padded
 
 CONFIGS["qwen2"] = ("Qwen2Config", ROTARY | {"num_key_value_heads": 1})
 PROMPTS = [[5, 6, 7, 8, 9], [11, 30, 12]]
@@ -65,7 +65,7 @@ def test_a_kind_of_base_that_was_never_compared_is_refused(tmp_path: Path) -> No
 
 def test_an_adapter_of_the_head_is_refused(tmp_path: Path) -> None:
     policy = policy_of("llama", user_in="adapter", lora_targets="q_proj,lm_head")
-    with pytest.raises(PrlhfError, match="llama.cpp takes no adapter of the layer lm_head"):
+    with pytest.raises(PrlhfError, match=r"llama\.cpp takes no adapter of the layer lm_head"):
         gguf_format.write(person_of(policy, tmp_path, "u1", 1), tmp_path)
 
 
