@@ -13,7 +13,15 @@ ALL = list(mutants())
 def test_there_are_enough_and_none_twice() -> None:
     assert len(ALL) >= 100
     assert len({(one.file, one.was, one.now) for one in ALL}) == len(ALL)
-    assert {one.file.split("/")[1] for one in ALL} == {"train", "model", "generate", "data", "recipes.py", "lines.py"}
+    assert {one.file.split("/")[1] for one in ALL} == {
+        "train",
+        "model",
+        "generate",
+        "data",
+        "export",
+        "recipes.py",
+        "lines.py",
+    }
 
 
 @pytest.mark.parametrize("one", ALL, ids=lambda one: f"{one.file}: {one.name}")

@@ -30,7 +30,7 @@ ARCHITECTURES = {
 WEIGHT = re.compile(r"base_model\.model\.(?P<layer>.+)\.lora_(?P<part>[AB])\.weight")
 
 
-def write(person: Person, folder: Path) -> None:
+def write_gguf(person: Person, folder: Path) -> None:
     """Write adapter.gguf into the existing `folder`.
 
     Raises:

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from prlhf.export.person import Person
 
 
-def write(person: Person, folder: Path) -> None:
+def write_peft(person: Person, folder: Path) -> None:
     """Write adapter_config.json and adapter_model.safetensors into the existing `folder`."""
     config = copy.copy(person.config)
     config.inference_mode = True

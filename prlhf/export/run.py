@@ -58,7 +58,7 @@ def export(
 
 
 def folder_names(users: Sequence[str]) -> dict[str, str]:
-    """A name for a folder of each user: the id, or if that is no safe name, what is left of it with a digest."""
+    """A name for a folder of each user: the id, or if that is not safe, what is left of it with a digest."""
     alike = Counter(user.casefold() for user in users)  # some file systems take them for one
 
     def name(user: str) -> str:
@@ -75,7 +75,7 @@ def _writer(format: str) -> Callable[[Person, Path], None]:
         raise PrlhfError(f"format '{format}' is not known", f"use {' or '.join(FORMATS)}")
     if importlib.util.find_spec(format) is None:
         raise PrlhfError(f"writing {format} needs the package {format}", f"pip install 'prlhf[{format}]'")
-    write: Callable[[Person, Path], None] = import_module(f"prlhf.export.{format}").write
+    write: Callable[[Person, Path], None] = getattr(import_module(f"prlhf.export.{format}"), f"write_{format}")
     return write
 
 

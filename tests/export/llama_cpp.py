@@ -48,7 +48,7 @@ def greedy(model: Path, adapter: Path | None, prompts: list[list[int]], tokens: 
     return [[(one["id"], one["logprob"]) for one in content] for content in contents]
 
 
-def write_gguf(lm: Any, path: Path) -> Path:
+def write_base(lm: Any, path: Path) -> Path:
     """`lm` in fp32, with made-up names of tokens."""
     config = lm.config
     architecture = ARCHITECTURES[config.model_type]

@@ -14,10 +14,10 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
 
 import gguf
 from architectures import CONFIGS, PAD, ROTARY, VOCABULARY, base_of, policy_of
-from llama_cpp import Token, greedy, write_gguf
+from llama_cpp import Token, greedy, write_base
 
 from prlhf.errors import PrlhfError
-from prlhf.export import gguf as gguf_format
+from prlhf.export.gguf import write_gguf
 from prlhf.export.person import person_of
 from prlhf.model.checkpoint import Policy
 from prlhf.model.readings import Reading, padded
@@ -42,10 +42,10 @@ def ours(policy: Policy, user_index: int, prompt: list[int], tokens: int) -> lis
 @pytest.mark.parametrize("kind", KINDS)
 def test_llama_cpp_writes_what_prlhf_writes(kind: str, tmp_path: Path) -> None:
     policy = policy_of(kind, user_in="adapter", gates="block", lora_r=4)
-    base = write_gguf(base_of(kind).lm, tmp_path / "base.gguf")
+    base = write_base(base_of(kind).lm, tmp_path / "base.gguf")
     texts = []
     for user_index in (1, 0):
-        gguf_format.write(person_of(policy, tmp_path, f"u{user_index}", user_index), tmp_path)
+        write_gguf(person_of(policy, tmp_path, f"u{user_index}", user_index), tmp_path)
         found = greedy(base, tmp_path / "adapter.gguf", PROMPTS, 6)
         for prompt, theirs in zip(PROMPTS, found, strict=True):
             expected = ours(policy, user_index, prompt, len(theirs))
@@ -59,19 +59,19 @@ def test_llama_cpp_writes_what_prlhf_writes(kind: str, tmp_path: Path) -> None:
 def test_a_kind_of_base_that_was_never_compared_is_refused(tmp_path: Path) -> None:
     policy = policy_of("neox", user_in="adapter")
     with pytest.raises(PrlhfError, match="no GGUF adapter for a base of the kind gpt_neox; known: llama"):
-        gguf_format.write(person_of(policy, tmp_path, "u1", 1), tmp_path)
+        write_gguf(person_of(policy, tmp_path, "u1", 1), tmp_path)
     assert not (tmp_path / "adapter.gguf").exists()
 
 
 def test_an_adapter_of_the_head_is_refused(tmp_path: Path) -> None:
     policy = policy_of("llama", user_in="adapter", lora_targets="q_proj,lm_head")
     with pytest.raises(PrlhfError, match=r"llama\.cpp takes no adapter of the layer lm_head"):
-        gguf_format.write(person_of(policy, tmp_path, "u1", 1), tmp_path)
+        write_gguf(person_of(policy, tmp_path, "u1", 1), tmp_path)
 
 
 def test_what_the_file_says(tmp_path: Path) -> None:
     policy = policy_of("llama", user_in="adapter", lora_r=4, lora_alpha=12)
-    gguf_format.write(person_of(policy, tmp_path, "u1", 1), tmp_path)
+    write_gguf(person_of(policy, tmp_path, "u1", 1), tmp_path)
     read = gguf.GGUFReader(tmp_path / "adapter.gguf")
     said = {name: field.contents() for name, field in read.fields.items()}
     assert (said["general.type"], said["adapter.type"], said["adapter.lora.alpha"]) == ("adapter", "lora", 12)
