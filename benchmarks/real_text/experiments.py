@@ -84,6 +84,7 @@ PSOUPS_STRONG = Experiment(
         Arm("gates-alone", "gates, alpha 1", f"{GATES} --alpha 1"),
         Arm("both", "gates and soft prompts", f"{SOFT} --user-in both --alpha 0.7"),
         Arm("soft", "soft prompts", f"{SOFT} --alpha 0.7"),
+        Arm("soft-half", "soft prompts, half of the comparisons", f"{SOFT} --alpha 0.7 {HALF}"),
         Arm("vanilla", "vanilla DPO", VANILLA, users="generic"),
         Arm("vanilla-half", "vanilla DPO, half of the comparisons", f"{VANILLA} {HALF}", users="generic"),
         Arm("per-user", "one adapter per user", "--per-user", users="seen"),
