@@ -19,7 +19,7 @@ from prlhf_cli import docs
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.real_text import criteria, experiments, page, style, tasks
+from benchmarks.real_text import criteria, experiments, gather, page, style, tasks
 from benchmarks.real_text.experiments import Arm, Experiment
 from benchmarks.real_text.intervals import interval
 from benchmarks.real_text.ranking import difference, ranking
@@ -105,6 +105,14 @@ def test_ranking_and_differences() -> None:
     assert apart is not None
     assert (apart["mean"], apart["of"]) == (0.5, 2)  # only what both have scored, of the same seed
     assert difference(SCORES, "own", worse, "generic") is None
+
+
+def test_an_arm_is_compared_with_its_own_arm_without_users() -> None:
+    scores = {"gates-half": SCORES, "vanilla-half": [row("bob", "p", 1.0, None, 0.0)], "vanilla": []}
+    found = gather.differences(scores, "gates-half", "vanilla-half")
+    assert found["-vanilla"]["mean"] == -1.0  # bob's comparison, which the other arm ranks right
+    assert found["generic-vanilla"]["mean"] == -1.0
+    assert "-vanilla" not in gather.differences(scores, "vanilla-half", "vanilla-half")
 
 
 def text(user: str, prompt: str, words: float, letters: float | None = 4.0, seed: int = 0) -> dict[str, Any]:
@@ -321,7 +329,6 @@ def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
 
 
 def test_an_experiment_from_raw_data_to_its_page(experiment: Experiment, tiny_base: Path, tmp_path: Path) -> None:
-    from benchmarks.real_text.gather import gather
 
     work = tmp_path / "work"
     every = list(tasks.tasks_of(experiment, work, tmp_path, str(tiny_base)))
@@ -332,7 +339,7 @@ def test_an_experiment_from_raw_data_to_its_page(experiment: Experiment, tiny_ba
     assert tasks.run(first, work / "logs") == 0
     assert times == {task.done: task.done.stat().st_mtime_ns for task in first}  # nothing ran again
 
-    found = json.loads(json.dumps(gather(experiment, work)))
+    found = json.loads(json.dumps(gather.gather(experiment, work)))
     assert set(found["ranking"]) == {"soft", "vanilla", "per-user"}
     assert {"generic", "other", "-vanilla", "-per-user", "generic-vanilla"} <= set(found["differences"]["soft"])
     assert set(found["written"]["soft"]) == {"ann", "bob", "cat", "generic"}
@@ -367,9 +374,8 @@ def test_the_results_page_has_a_section_and_a_picture(
 
 
 def test_what_was_not_run_is_shown_as_not_measured(experiment: Experiment, tmp_path: Path) -> None:
-    from benchmarks.real_text.gather import gather
 
-    markdown = page.as_markdown(gather(experiment, tmp_path / "nothing"))
+    markdown = page.as_markdown(gather.gather(experiment, tmp_path / "nothing"))
     assert "Not measured: the base model; soft prompts; vanilla DPO; one adapter per user." in markdown
     assert "| written for |" not in markdown
 

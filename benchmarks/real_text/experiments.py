@@ -23,6 +23,7 @@ class Arm:
     train: str = ""  # options of `prlhf train`
     baseline: str = ""  # of `prlhf generate`, in place of a run
     data: str = "data"  # which of the experiment's data sets
+    vanilla: str = "vanilla"  # the arm without users that it is compared with
     base: str = ""  # the arm whose model is the base, in place of the language model
     users: str = "all"  # for whom it writes
     scored: bool = True  # whether it ranks held-out comparisons
@@ -80,11 +81,11 @@ PSOUPS_STRONG = Experiment(
         BASE,
         ORACLE,
         Arm("gates", "gates", f"{GATES} --alpha 0.7"),
-        Arm("gates-half", "gates, half of the comparisons", f"{GATES} --alpha 0.7 {HALF}"),
+        Arm("gates-half", "gates, half of the comparisons", f"{GATES} --alpha 0.7 {HALF}", vanilla="vanilla-half"),
         Arm("gates-alone", "gates, alpha 1", f"{GATES} --alpha 1"),
         Arm("both", "gates and soft prompts", f"{SOFT} --user-in both --alpha 0.7"),
         Arm("soft", "soft prompts", f"{SOFT} --alpha 0.7"),
-        Arm("soft-half", "soft prompts, half of the comparisons", f"{SOFT} --alpha 0.7 {HALF}"),
+        Arm("soft-half", "soft prompts, half of the comparisons", f"{SOFT} --alpha 0.7 {HALF}", vanilla="vanilla-half"),
         Arm("vanilla", "vanilla DPO", VANILLA, users="generic"),
         Arm("vanilla-half", "vanilla DPO, half of the comparisons", f"{VANILLA} {HALF}", users="generic"),
         Arm("per-user", "one adapter per user", "--per-user", users="seen"),
@@ -103,7 +104,7 @@ PSOUPS_STRONG = Experiment(
         "words": ("words", "P2A", "P2B"),
         "warm": ("warm words per word", "P3B", "P3A"),
     },
-    shown=("gates", "soft"),
+    shown=("gates", "gates-half", "soft"),
 )
 PSOUPS = replace(
     PSOUPS_STRONG,

@@ -33,25 +33,26 @@ def gather(experiment: Experiment, work: Path) -> Numbers:
         "name": experiment.name,
         "arms": {name: _about(root, experiment, arm) for name, arm in arms.items()},
         "ranking": {name: ranking(rows) for name, rows in scores.items()},
-        "differences": {name: differences(scores, name) for name in scores},
+        "differences": {name: differences(scores, name, arms[name].vanilla) for name in scores},
         "written": {name: by_user(rows, curve) for name, rows in texts.items()},
         "poles": {name: poles(experiment, rows) for name, rows in texts.items()},
-        "wins": {name: winning(rules_of(experiment, root), texts, name) for name in texts},
+        "wins": {name: winning(rules_of(experiment, root), texts, name, arms[name].vanilla) for name in texts},
         "correlations": correlations(texts, root / TASTES),
         "examples": examples(experiment, root),
     }
 
 
-def differences(scores: Mapping[str, Sequence[Row]], name: str) -> Numbers:
+def differences(scores: Mapping[str, Sequence[Row]], name: str, vanilla: str = "vanilla") -> Numbers:
     """Accuracy of an arm as oneself less that as the generic user, as another, and less that of the other arms.
 
-    `generic-vanilla`: of the arm's generic user, less that of vanilla DPO.
+    `-vanilla` and `generic-vanilla`: of the arm, and of its generic user, less that of the arm `vanilla`.
     """
     own = scores[name]
     found = {as_who: difference(own, "own", own, as_who) for as_who in ("generic", "other")}
     found |= {f"-{other}": difference(own, "own", rows, "own") for other, rows in scores.items() if other != name}
-    if "vanilla" in scores:
-        found["generic-vanilla"] = difference(own, "generic", scores["vanilla"], "own")
+    if vanilla in scores and vanilla != name:
+        found["-vanilla"] = difference(own, "own", scores[vanilla], "own")
+        found["generic-vanilla"] = difference(own, "generic", scores[vanilla], "own")
     return {what: value for what, value in found.items() if value}
 
 
@@ -69,9 +70,11 @@ def poles(experiment: Experiment, rows: Sequence[Row]) -> Numbers:
     return {measure: value for measure, value in found.items() if value}
 
 
-def winning(rules: Mapping[str, tuple[str, int]], texts: Mapping[str, Sequence[Row]], name: str) -> Numbers:
+def winning(
+    rules: Mapping[str, tuple[str, int]], texts: Mapping[str, Sequence[Row]], name: str, vanilla: str = "vanilla"
+) -> Numbers:
     """How often each user's text wins by their own rule against that of the generic user, of this and other arms."""
-    against = {"generic": name, "vanilla": "vanilla", "base": "base"}
+    against = {"generic": name, "vanilla": vanilla, "base": "base"}
     found: Numbers = {}
     for user, rule in rules.items():
         shares = {
