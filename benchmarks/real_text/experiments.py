@@ -81,7 +81,12 @@ PSOUPS_STRONG = Experiment(
         BASE,
         ORACLE,
         Arm("gates", "gates", f"{GATES} --alpha 0.7"),
-        Arm("gates-half", "gates, half of the comparisons", f"{GATES} --alpha 0.7 {HALF}", vanilla="vanilla-half"),
+        Arm(
+            "gates-half",
+            "gates, half of the comparisons",
+            f"{GATES} --alpha 0.7 {HALF} --max-tokens 8192",
+            vanilla="vanilla-half",
+        ),
         Arm("gates-alone", "gates, alpha 1", f"{GATES} --alpha 1"),
         Arm("both", "gates and soft prompts", f"{SOFT} --user-in both --alpha 0.7"),
         Arm("soft", "soft prompts", f"{SOFT} --alpha 0.7"),
