@@ -45,6 +45,9 @@ CASES: dict[str, dict[str, tuple[Any, dict[str, Any], dict[str, Any]]]] = {
         "lora_targets": ("q_proj", {"full_finetune": True}, {}),
         "reference_cache": (False, {}, {}),
         "reference_first": (True, RM, {}),
+        "sample_every": (5, RM, SFT),
+        "sample_users": (1, {}, {"sample_every": 5}),
+        "sample_prompts": (1, {}, {"sample_every": 5}),
     },
     "generate": {
         "prompt_column": ("question", {}, {"prompts": "a.csv"}),

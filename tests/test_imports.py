@@ -22,7 +22,8 @@ LAYERS = [
     ["source", "environment", "recipes"],
     ["responses", "html", "cluster"],
     ["model"],
-    ["data", "train", "generate", "judge"],
+    ["generate"],
+    ["data", "train", "judge"],
     ["sweep", "demo", "start_training", "loaded", "export"],
     ["api"],
 ]

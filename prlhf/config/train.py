@@ -17,6 +17,7 @@ from prlhf.extensions import LOSSES, USER_MODELS
 
 WITH_USERS = one_of("objective", "dpo", "rm")
 DPO = one_of("objective", "dpo")
+POLICY = one_of("objective", "dpo", "sft")
 PERSONAL = says("user_model", USER_MODELS, lambda kind: kind.personal)
 SMOOTHED = says("loss", LOSSES, lambda loss: loss.smoothed)
 IN_PROMPT = one_of("user_in", "prompt", "both")
@@ -191,6 +192,15 @@ class TrainConfig(Stage):
         0, "Optimizer steps between evaluations; 0: only at the end.", panel="Evaluation and checkpoints", ge=0
     )
     eval_limit: int | None = key(None, "Held-out comparisons per evaluation at most.", unset="all", ge=1)
+    sample_every: int = key(
+        0, "Optimizer steps between samples of what the model writes; 0: none.", used=[POLICY], idle=[0], ge=0
+    )
+    sample_users: int = key(
+        3, "Users to write samples for, besides the generic user.", used=[POLICY, above_zero("sample_every")], ge=0
+    )
+    sample_prompts: int = key(
+        2, "Held-out prompts to write samples for.", used=[POLICY, above_zero("sample_every")], ge=1
+    )
     save_every: int = key(50, "Optimizer steps between checkpoints.", ge=1)
     keep_checkpoints: int = key(2, "Newest checkpoints to keep.", ge=1)
     report_to: str = key("none", "Tracker to report to: tensorboard, wandb or others of transformers.")

@@ -6,7 +6,7 @@ checkpoints/checkpoint-50     after optimizer step 50; checkpoints/checkpoint-TR
   scheduler.pt                the learning-rate schedule
   rng_state_RANK.pth          the random state of each worker
   state.json                  the step, and how many there are
-  metrics.jsonl               the log up to this step
+  metrics.jsonl               the log up to this step; samples.jsonl likewise
   sha256.json                 the seal, written last: a checksum of every other file
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from prlhf.parse import json_value
 from prlhf.progress import SILENT, Progress
 
 _SUMS = TypeAdapter(dict[str, str])
-SEAL, METRICS, STATE = "sha256.json", "metrics.jsonl", "state.json"
+SEAL, STATE = "sha256.json", "state.json"
 
 
 @contextmanager
@@ -93,10 +93,14 @@ def random_state_name() -> str:
     return f"rng_state_{workers.rank()}.pth"
 
 
-def seal(checkpoint: Path, metrics: Path, keep: int) -> None:
-    """Declare `checkpoint` complete, with a copy of the log; then remove older ones, except the `keep` newest."""
-    if metrics.exists():
-        shutil.copyfile(metrics, checkpoint / METRICS)
+def seal(checkpoint: Path, logs: Iterable[Path], keep: int) -> None:
+    """Declare `checkpoint` complete, with a copy of those `logs` that there are.
+
+    Then remove older ones, except the `keep` newest.
+    """
+    for log in logs:
+        if log.exists():
+            shutil.copyfile(log, checkpoint / log.name)
     sums = {str(path.relative_to(checkpoint)): sha256(path) for path in _files(checkpoint)}
     with atomic_file(checkpoint / SEAL) as beside:
         beside.write_text(json.dumps(sums, indent=1) + "\n")

@@ -22,6 +22,7 @@ from prlhf.train.encode import EncodedSet
 from prlhf.train.finite import Watch, check_parameters, check_summary
 from prlhf.train.objectives import Objective
 from prlhf.train.optimizer import clip_grad_norm, optimizer_of, rows_of, schedule_of
+from prlhf.train.samples import FILE, Samples, shown
 from prlhf.train.trackers import Trackers
 
 Report = Callable[[dict[str, float]], None]  # called after every evaluation with `step` and its numbers as `eval/NAME`
@@ -75,6 +76,9 @@ class Loop:
         self.schedule = schedule_of(self.optimizer, config, self.steps)
         self.random_state: dict[str, Tensor] | None = None  # of a checkpoint, to be restored
         self.trackers = Trackers(config, self.model, self.steps)
+        sampling = config.sample_every and workers.rank() == 0
+        self.samples = Samples(policy, [*held_out.rows, *train_set.rows]) if sampling else None
+        self.samples_path = config.folder / FILE
         self.watch = Watch()
         self._ids = {id(e): row.id for e, row in zip(train_set.encoded, train_set.rows, strict=True)}
         self._recent: list[dict[str, Tensor]] = []  # what is logged of each row since the last optimizer step
@@ -110,6 +114,8 @@ class Loop:
             self.log(loss, norm, rate)
             if config.eval_every and self.step % config.eval_every == 0 and len(self.held_out):
                 self.report_evaluation(self.evaluate())
+            if self.samples and (self.step % config.sample_every == 0 or self.step == self.steps):
+                self.write_samples(self.samples)
             if stopping or self.step % config.save_every == 0 or self.step == self.steps:
                 self.save()
             if stopping:
@@ -202,6 +208,15 @@ class Loop:
         if self.report:
             self.report({"step": self.step} | {f"eval/{name}": value for name, value in numbers.items()})
 
+    def write_samples(self, samples: Samples) -> None:
+        """Show and log what the model writes now; the training goes on as if nothing had been written."""
+        with self.optimizer.settled(rows_of(self.model, samples.user_indices)):
+            rows = samples.write(self.step)
+        for row in rows:
+            metrics.append(self.samples_path, row)
+            self.progress.note(shown(row))
+        self.trackers.samples(self.step, rows)
+
     # ---- checkpoints ----
 
     def save(self) -> None:
@@ -218,7 +233,7 @@ class Loop:
             if first:
                 save_weights(self.model, folder, self.optimizer.touched)
                 checkpoints.write_state(folder, moments, self.schedule.state_dict(), self.step, self.steps)
-                checkpoints.seal(folder, self.metrics_path, self.config.keep_checkpoints)
+                checkpoints.seal(folder, [self.metrics_path, self.samples_path], self.config.keep_checkpoints)
         self.trackers.saved(self.step)
         if self.listener:
             self.listener.saved(self, folder)

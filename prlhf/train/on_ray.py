@@ -80,7 +80,12 @@ def train_on_ray(
 
 
 def check_share(config: TrainConfig, cluster: ClusterConfig) -> None:
-    """Raise PrlhfError if there is not a comparison per batch for each of the cluster's workers."""
+    """Raise PrlhfError if there is not a comparison per batch for each worker, or samples would need all workers."""
+    if config.sample_every and cluster.workers and cluster.parallel == "fsdp":
+        raise PrlhfError(
+            f"sample_every = {config.sample_every} does not go with parallel = fsdp: no worker has the whole model",
+            "leave sample_every out, or set parallel to ddp",
+        )
     if config.batch_size < cluster.workers:
         raise PrlhfError(
             f"batch_size = {config.batch_size} is less than workers = {cluster.workers}: some would have nothing to do",

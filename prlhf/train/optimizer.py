@@ -9,7 +9,8 @@ gradient has no state and does not move.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -55,6 +56,16 @@ class RowState:
             self._kept[name] = kept
         return torch.tensor(found, dtype=torch.long, device=like.device)
 
+    def of(self, rows: Tensor, like: Tensor) -> dict[str, Tensor]:
+        """A copy of the state of known `rows` [n]; `like`: see `slots`."""
+        at = self.slots(rows, like)
+        return {name: kept[at] for name, kept in self._kept.items()}
+
+    def put(self, rows: Tensor, state: dict[str, Tensor]) -> None:
+        """Set the state of known `rows` [n] to what `of` returned."""
+        for name, kept in state.items():
+            self._kept[name][self.slots(rows, kept)] = kept
+
     def known(self, rows: Iterable[int]) -> Tensor:
         """The `rows` that have a state."""
         return torch.tensor([row for row in rows if row in self._slots], dtype=torch.long)
@@ -97,6 +108,28 @@ class RowAdamW(torch.optim.AdamW):
         """Let all rows make the steps that they missed, before the tables are saved or evaluated."""
         for table, state in self._rows.items():
             self.catch_up(table, state.rows.tolist())
+
+    @contextmanager
+    def settled(self, rows: Mapping[Tensor, Sequence[int]]) -> Iterator[None]:
+        """Let `rows` of each table be read as if they had caught up while the context lasts.
+
+        Afterwards they and their state are as before: two steps at once are rounded otherwise than one by one.
+        """
+        before = [(table, *self._kept(table, some)) for table, some in rows.items() if table in self._rows]
+        for table, some in rows.items():
+            self.catch_up(table, some)
+        try:
+            yield
+        finally:
+            for table, known, values, state in before:
+                with torch.no_grad():
+                    table[known] = values
+                self._rows[table].put(known, state)
+
+    def _kept(self, table: Tensor, rows: Iterable[int]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Those `rows` of `table` that have a state, on the table's device; their values, and their state."""
+        known = self._rows[table].known(rows).to(table.device)
+        return known, table.detach()[known], self._rows[table].of(known, like=table)
 
     def touched(self, table: Tensor) -> Tensor:
         """The rows of `table` that have had a gradient."""

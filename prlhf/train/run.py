@@ -165,6 +165,8 @@ def fit(loop: Loop, resume: bool) -> dict[str, Any]:
     first = step_of(checkpoint) if checkpoint else 0
     remove_checkpoints(folder, after=first)  # damaged ones, so that they are not written into
     metrics.begin(loop.metrics_path, checkpoint)
+    if loop.samples or loop.samples_path.exists():
+        metrics.begin(loop.samples_path, checkpoint)
     began = time.perf_counter()
     with loop.stop:
         if checkpoint:

@@ -2,6 +2,7 @@
 
 recipe.yaml            the resolved settings; `prlhf train --recipe` takes it as is
 metrics.jsonl          loss, accuracy and margin per step; accuracy per user per evaluation
+samples.jsonl          with sample_every: what the model wrote during the training
 checkpoints/           for --resume
 model/                 what `prlhf generate` and `prlhf judge` read; it is written last and marks the run as finished
 results.json           the summary that --json prints
@@ -31,8 +32,8 @@ from prlhf.train.checkpoints import remove_checkpoints
 
 _RESULTS = TypeAdapter(dict[str, Any])
 MAY_CHANGE_ON_RESUME = {
-    "out", "device", "report_to", "save_every", "keep_checkpoints", "eval_every", "eval_limit", "reference_cache",
-    "reference_first", "dataset",  # whose content is compared
+    "out", "device", "report_to", "save_every", "keep_checkpoints", "eval_every", "eval_limit", "sample_every",
+    "sample_users", "sample_prompts", "reference_cache", "reference_first", "dataset",  # whose content is compared
 }  # fmt: skip
 
 
@@ -152,5 +153,5 @@ def take_back(folder: Path) -> bool:
     """
     begun = metrics.read(folder / "metrics.jsonl") or any((folder / "checkpoints").glob("checkpoint-*"))
     if not begun and read_marker(folder).get("kind") == "run":
-        unmark(folder, ["recipe.yaml", "metrics.jsonl"])
+        unmark(folder, ["recipe.yaml", "metrics.jsonl", "samples.jsonl"])
     return not begun

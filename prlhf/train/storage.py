@@ -157,8 +157,9 @@ def fetch_results(store: Store, folder: Path) -> None:
     """Move log, results and last the model from the store to the run folder; the model marks it as finished."""
     with atomic_dir(folder / ".final") as final:
         store.get(f"checkpoints/{store.names('final-')[0]}", final)
-    for name in ("metrics.jsonl", "results.json"):
-        (folder / ".final" / name).replace(folder / name)
+    for name in ("samples.jsonl", "metrics.jsonl", "results.json"):
+        if (folder / ".final" / name).exists():
+            (folder / ".final" / name).replace(folder / name)
     (folder / ".final" / "model").rename(folder / "model")
     shutil.rmtree(folder / ".final")
     store.give_back()

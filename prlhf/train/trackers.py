@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import netrc
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,12 @@ class Trackers:
     def log(self, step: int, numbers: dict[str, float]) -> None:
         """Send the `numbers` of a step; those of evaluations are called `eval_NAME`."""
         self._call("on_log", step, logs=dict(numbers))
+
+    def samples(self, step: int, rows: Sequence[dict[str, Any]]) -> None:
+        """Send what the model wrote after `step` (see samples.py) to TensorBoard, which has tables as texts."""
+        for writer in filter(None, (getattr(callback, "tb_writer", None) for callback in self.callbacks)):
+            for row in rows:
+                writer.add_text(f"samples/{row['user_id']}/{row['prompt_id']}", row["response"], step)
 
     def saved(self, step: int) -> None:
         """A checkpoint was written."""

@@ -102,7 +102,7 @@ def test_two_workers_follow_one(
     options = {
         "objective": objective, "user_model": user_model, "user_in": user_in, "max_steps": 20, "batch_size": 4,
         "lr": 1e-3, "gate_lr" if user_in == "adapter" else "user_lr": 1e-2, "eval_every": 10, "save_every": 50,
-        "max_grad_norm": 0.5, "device": device,
+        "max_grad_norm": 0.5, "device": device, "sample_every": 10 if objective == "dpo" else 0,
     }  # fmt: skip
     data = shortened(make_config(tmp_path).dataset, tmp_path / "data")
     config = make_config(tmp_path / "one", **options, dataset=str(data))
@@ -110,6 +110,9 @@ def test_two_workers_follow_one(
     run_workers(2, learn_in, config, tmp_path)
     assert_same(tmp_path / "one", tmp_path / "0")
     assert not (tmp_path / "1/model").exists()
+    one, first, second = (metrics.read(tmp_path / run / "samples.jsonl") for run in ("one", "0", "1"))
+    assert [(row["step"], row["user_id"]) for row in one] == [(row["step"], row["user_id"]) for row in first]
+    assert (bool(first), second) == (objective == "dpo", [])  # only the first worker writes
 
 
 def assert_same(expected_run: Path, run: Path, within: float = 1e-4) -> None:

@@ -97,7 +97,7 @@ def write_checkpoint(folder: Path, step: int, sealed: bool = True, keep: int = 2
     with checkpoints.writing(checkpoint):
         (checkpoint / "weights").write_text(str(step))
         if sealed:
-            checkpoints.seal(checkpoint, folder / "metrics.jsonl", keep)
+            checkpoints.seal(checkpoint, [folder / "metrics.jsonl"], keep)
     return checkpoint
 
 
