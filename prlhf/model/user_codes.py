@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import scipy.linalg
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,21 +18,21 @@ from torch import Tensor
 from prlhf.model.user_fits import Choices, fit_prior, fit_users
 
 COMPONENTS = 40
-SAMPLE = 2**14  # comparisons from which the components are found
 USERS = 2**11  # users from whom the directions and the prior are found
 FOLDS = 4  # parts of each user's comparisons, each of which is held out once
 
 
-def whitening(differences: Tensor, seed: int, components: int = COMPONENTS) -> Tensor:
+def whitening(differences: Tensor, components: int = COMPONENTS) -> Tensor:
     """[q, p] that turns differences [n, q] of features into p <= `components` with mean square 1, uncorrelated.
 
     They are the principal components of the differences, each scaled to the same size first. Nothing is centered: which
     response comes first means nothing.
     """
-    sample = differences[_some(len(differences), SAMPLE, seed)].double()
-    scale = sample.square().mean(0).sqrt()
+    import scipy.linalg  # a slow import, which few runs need
+
+    scale = differences.double().square().mean(0).sqrt()
     scale = torch.where(scale > 0, scale, torch.inf)  # what never differs has no weight
-    scaled = sample / scale
+    scaled = differences.double() / scale
     width = scaled.shape[1]
     first = max(0, width - components)
     found = scipy.linalg.eigh((scaled.T @ scaled / len(scaled)).numpy(), subset_by_index=[first, width - 1])
@@ -81,7 +80,7 @@ def find_tastes(features: Tensor, users: Tensor, count: int, seed: int) -> Taste
     """Find what users have in common from whitened features [n, p] and their users [n], 0 to count - 1."""
     choices = Choices(users, features, torch.zeros(len(features)), count)
     with_choices = torch.bincount(users, minlength=count).nonzero().squeeze(1)
-    choices = choices.of_users(with_choices[_some(len(with_choices), USERS, seed)])
+    choices = choices.of_users(with_choices[drawn(len(with_choices), USERS, seed)])
     same = torch.eye(features.shape[1]).double()
     everyone = choices._replace(users=torch.zeros_like(choices.users), total=1)
     scaled = fit_prior(everyone, same, alike=True)
@@ -128,7 +127,7 @@ def _folds(users: Tensor, seed: int) -> Tensor:
     return torch.empty_like(order).scatter(0, order, torch.arange(len(order)) % FOLDS)
 
 
-def _some(count: int, most: int, seed: int) -> Tensor:
+def drawn(count: int, most: int, seed: int) -> Tensor:
     """The numbers 0 to count - 1, or `most` of them, drawn at random."""
     if count <= most:
         return torch.arange(count)
