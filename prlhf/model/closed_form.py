@@ -42,12 +42,9 @@ def closed_form(states: ResponseStates, data: Sequence[Encoded], users: int, see
     Raises:
         NotFinite: the base's hidden states of a response are nan or infinite.
     """
-    weights = whitening(states.differences([data[i] for i in drawn(len(data), SAMPLE, seed).tolist()]))
-    features = features_of(states, data, weights)
-    if not features.isfinite().all():
-        raise NotFinite(
-            "the base's hidden states of some responses are not finite", "load the base with precision = fp32"
-        )
+    sample = [data[i] for i in drawn(len(data), SAMPLE, seed).tolist()]
+    weights = whitening(_finite(states.differences(sample)))
+    features = _finite(features_of(states, data, weights))
     owners = torch.tensor([comparison.user_index - 1 for comparison in data])
     tastes = find_tastes(features, owners, users, seed)
     return workers.from_first(ClosedForm(weights, tastes, tastes.codes(features, owners, users)))
@@ -57,3 +54,11 @@ def features_of(states: ResponseStates, data: Sequence[Encoded], weights: Tensor
     """Features [n, p] of comparisons, in float32."""
     parts = [data[start : start + AT_ONCE] for start in range(0, len(data), AT_ONCE)]
     return torch.cat([states.differences(part) @ weights.float() for part in parts])
+
+
+def _finite(values: Tensor) -> Tensor:
+    if not values.isfinite().all():
+        raise NotFinite(
+            "the base's hidden states of some responses are not finite", "load the base with precision = fp32"
+        )
+    return values
