@@ -27,7 +27,7 @@ def draw_users(experiment: Experiment, found: Numbers, path: Path) -> None:
         if shown:
             _measure(axes, users, found["written"], shown, measure, {less, more})
         plain_axes(axes, name, f"written: {found['arms'][shown]['about']}" if shown and axes is panels[1][0] else "")
-    figure.legend(*top.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    figure.legend(*top.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     save_figure(figure, path)
 
 
