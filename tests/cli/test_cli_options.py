@@ -45,6 +45,7 @@ WITH: dict[str, dict[str, Any]] = {
     **{f"prep.{key}": {"dataset": "some/where"} for key in CUSTOM},
     **{f"train.{key}": {"user_model": "cluster"} for key in ("k", "cluster_weights", "cluster_lr")},
     **{f"train.{key}": {"user_in": "adapter"} for key in ("gates", "gate_scale", "gate_lr")},
+    **{f"train.{key}": {"sample_every": 5} for key in ("sample_users", "sample_prompts")},
     "train.user_tokens": {},
     "generate.examples": {"baseline": "in-context"},
     "generate.prompt_column": {"prompts": "a.csv"},
