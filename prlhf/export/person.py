@@ -104,7 +104,7 @@ def _check_place(run: Path, policy: Policy, users: Collection[str]) -> None:
     if policy.model.users.tokens:
         raise PrlhfError(
             f"{run} puts user vectors in front of the prompt, which an adapter cannot hold",
-            f"train with --user-in adapter to export a person, or write for one with `prlhf generate {run}`",
+            f"use prlhf train --user-in adapter to export a person, or `prlhf generate {run}` to write for one",
         )
     if policy.model.users.gates is None and set(users) != {GENERIC}:
         raise PrlhfError(f"{run} serves everyone alike, so it holds no adapter of a user", "export --user generic")

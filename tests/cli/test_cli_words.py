@@ -17,7 +17,7 @@ from prlhf_cli.main import app
 ROOT = Path(__file__).resolve().parents[2]
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 SET = re.compile(r"--set '?([a-z_.]+)=")
-OTHER_PROGRAMS = re.compile(r"(ray start|pip install|hf auth)[^`;,]*")
+OTHER_PROGRAMS = re.compile(r"(ray start|pip install|hf auth|llama.cpp)[^`;,]*")
 RUNS = ("train", "generate", "judge")  # the commands that load models
 
 # Which commands a file's messages are read in; the longest beginning of its path counts. An option that is not in all
@@ -27,6 +27,8 @@ SERVES: dict[str, tuple[str, ...]] = {
     "prlhf/model": RUNS,
     "prlhf/model/base.py": ("train",),
     "prlhf/model/sharding.py": ("train",),
+    "prlhf/model/gates.py": ("train",),  # before the first step
+    "prlhf/export": ("export",),
     "prlhf/train": ("train",),
     "prlhf/generate": ("generate",),
     "prlhf/judge": ("judge",),
@@ -41,7 +43,7 @@ SERVES: dict[str, tuple[str, ...]] = {
     "prlhf/forum/pretrain.py": (),  # a program of its own, with its own options
     "prlhf": ("prep", "train", "generate", "judge", "sweep"),
     "prlhf_cli/main.py": ("",),
-    **{f"prlhf_cli/{name}.py": (name,) for name in ("prep", "train", "generate", "judge", "sweep", "demo")},
+    **{f"prlhf_cli/{name}.py": (name,) for name in ("prep", "train", "generate", "judge", "sweep", "export", "demo")},
     "prlhf_cli": ("prep", "train", "generate", "judge", "sweep"),
 }
 # Messages that only some of their file's commands can bring: (file, option) -> the commands, and why.

@@ -17,6 +17,7 @@ from prlhf.model.base import load_base, make_trainable
 from prlhf.model.checkpoint import Trained
 from prlhf.model.encoding import Encoded
 from prlhf.model.readings import readings_of
+from prlhf.progress import SILENT
 
 MakeConfig = Callable[..., Any]
 
@@ -69,7 +70,7 @@ def test_device_and_precision_of_a_fresh_base(
     monkeypatch.setattr(checkpoint, "pick_device", torch.device)
     config = make_config(tmp_path, device="meta", precision="bf16", model="a/base", trust_remote_code=True)
     checkpoint.build_policy(config, [], {})
-    assert seen == [("a/base", torch.device("meta"), torch.bfloat16, True)]
+    assert seen == [("a/base", torch.device("meta"), torch.bfloat16, True, SILENT)]
 
 
 @pytest.mark.parametrize(("asked", "limit"), [(None, 256), (64, 64), (1000, 256)])
