@@ -34,6 +34,7 @@ A message to the user stands where the fault is found, as `PrlhfError(message, h
 | `prlhf/train/` | objectives, batches, the optimizer, the training loop, workers; run folders and the model in them |
 | `prlhf/generate/` | writes responses for many users at once; baselines |
 | `prlhf/judge/` | compares responses: rules, reward models, language models; accuracy; statistics; the report |
+| `prlhf/adapt/` | new users from a few choices, with the language model as it is; forgetting them |
 | `prlhf/export/` | a person of a run as files for other programs, a file per format |
 | `prlhf/sweep/` | many trials over a space of settings; their report |
 | `prlhf/forum/` | the synthetic forum: posts, tastes, and the training of the tiny base |

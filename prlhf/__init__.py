@@ -8,9 +8,9 @@
     model.generate("Explain tides.", user="ann")
     model.reward("Explain tides.", ["The moon.", "The sun."], user="ann")
 
-Importing prlhf is fast: everything is imported on first use. `prlhf.train`, `prlhf.generate`, `prlhf.judge`,
-`prlhf.sweep` and `prlhf.export` are packages that can also be called: the call goes to the function of that name in
-`prlhf.api`.
+Importing prlhf is fast: everything is imported on first use. `prlhf.train`, `prlhf.adapt`, `prlhf.generate`,
+`prlhf.judge`, `prlhf.sweep` and `prlhf.export` are packages that can also be called: the call goes to the function of
+that name in `prlhf.api`.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from prlhf.api import (
+        adapt,
         calibrate,
         export,
+        forget,
         generate,
         judge,
         judge_checkpoint,
@@ -36,16 +38,17 @@ if TYPE_CHECKING:
         prepare,
         sweep,
         train,
+        users,
     )  # fmt: skip
     from prlhf.errors import Interrupted, PrlhfError
 
 __all__ = [
-    "Interrupted", "PrlhfError", "calibrate", "export", "generate", "judge", "judge_checkpoint", "judge_messages",
-    "load", "plan_judging", "plan_training", "prepare", "sweep", "train",
+    "Interrupted", "PrlhfError", "adapt", "calibrate", "export", "forget", "generate", "judge",
+    "judge_checkpoint", "judge_messages", "load", "plan_judging", "plan_training", "prepare", "sweep", "train", "users",
 ]  # fmt: skip
 
 _HOMES = {name: "prlhf.errors" if name in ("Interrupted", "PrlhfError") else "prlhf.api" for name in __all__}
-_PACKAGES = ("export", "generate", "judge", "sweep", "train")
+_PACKAGES = ("adapt", "export", "generate", "judge", "sweep", "train")
 
 
 def __getattr__(name: str) -> Any:

@@ -10,20 +10,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from prlhf.config import ClusterConfig, GenerateConfig, JudgeConfig, SweepConfig
+from prlhf.config import AdaptConfig, ClusterConfig, GenerateConfig, JudgeConfig, SweepConfig
 from prlhf.errors import PrlhfError
 from prlhf.progress import SILENT, Progress
 from prlhf.recipes import Sections, cluster_of, load_recipe, over, resolve
 from prlhf.results import (
+    Adapted,
     Calibrations,
     CheckpointAccuracy,
     Exported,
+    Forgotten,
     Judgement,
     JudgeMessages,
     JudgingPlan,
     PreparedData,
     Responses,
     Run,
+    RunUsers,
     TrainPlan,
     Trials,
 )  # fmt: skip
@@ -33,8 +36,8 @@ if TYPE_CHECKING:
     from prlhf.sweep.trials import TrialDisplay
 
 __all__ = [
-    "calibrate", "export", "generate", "judge", "judge_checkpoint", "judge_messages", "load", "plan_judging",
-    "plan_training", "prepare", "sweep", "train",
+    "adapt", "calibrate", "export", "forget", "generate", "judge", "judge_checkpoint", "judge_messages", "load",
+    "plan_judging", "plan_training", "prepare", "sweep", "train", "users",
 ]  # fmt: skip
 
 Recipe = str | Path | Sections | None
@@ -156,6 +159,57 @@ def load(
     kind = kind_of(folder)
     read: Any = load_policy if kind == "policy" else load_reward_model
     return Loaded(folder, kind, read(folder, device, precision, base, trust_remote_code))
+
+
+def adapt(
+    run: str | Path | Run,
+    choices: str | Path | None = None,
+    *,
+    recipe: Recipe = None,
+    progress: Progress = SILENT,
+    **settings: Any,
+) -> Adapted:
+    """Learn new users from a handful of choices each, as `prlhf adapt` does. The language model stays as it is.
+
+    Args:
+        run: a finished run, a policy or a reward model, which then knows these users; see `out`.
+        choices: a file of choices with the columns `prompt`, `chosen`, `rejected` and `user_id`.
+        recipe: a file, a shipped one's name or its sections; `adapt` is used.
+        progress: receives the steps and the warnings.
+        settings: keys of AdaptConfig, such as `user` and `out`.
+
+    Raises:
+        PrlhfError: a setting or a row is refused, the run cannot be read, or has nothing of each user's own.
+    """
+    from prlhf.adapt.run import adapt_run
+
+    typed = settings if choices is None else settings | {"choices": str(choices)}
+    config = resolve(AdaptConfig, _sections(recipe).get("adapt", {}), typed)
+    return Adapted.model_validate(adapt_run(_folder(run), config, progress))
+
+
+def forget(run: str | Path | Run, user: str, *, progress: Progress = SILENT) -> Forgotten:
+    """Remove a user from a run, as `prlhf adapt --forget` does: row, id, text and choices, from every file of the run.
+
+    What the shared weights took from a trained user's comparisons stays in them.
+
+    Raises:
+        PrlhfError: the run does not know the user, or cannot be read or written.
+    """
+    from prlhf.adapt.forget import forget_user
+
+    return Forgotten.model_validate(forget_user(_folder(run), user, progress))
+
+
+def users(run: str | Path | Run) -> RunUsers:
+    """List the users of a run, as `prlhf users` does: how many were trained, and what is known of adapted ones.
+
+    Raises:
+        PrlhfError: the run cannot be read.
+    """
+    from prlhf.adapt.listing import list_users
+
+    return RunUsers.model_validate(list_users(_folder(run)))
 
 
 def generate(

@@ -193,6 +193,47 @@ class CheckpointAccuracy(Accuracy):
     readings: dict[str, Rate | None] = Field(description="accuracy as `seen`, `unseen`, `generic`, `shuffled` users")
 
 
+class AdaptedUser(Result):
+    """What is known of a user who was learned from choices."""
+
+    user_id: str
+    user_index: int
+    new: bool = Field(description="whether the user was not trained")
+    choices: int = Field(description="number of choices that the user was learned from")
+    told_apart: Literal["yes", "no", "unsure"] = Field(
+        description="whether the choices are better explained by the user than by the generic user; `no`: they are not"
+    )
+    gain: float = Field(description="log evidence of the user over that of the generic user, nats")
+    uncertainty: float = Field(description="what is left to learn: 1 before any choice, 0 if the user is known exactly")
+
+
+class Adapted(Result):
+    """Users who were learned from choices, and written into a run."""
+
+    run: Path
+    users: list[AdaptedUser]
+    choices: int = Field(description="number of choices that were not known before")
+    passes: int = Field(description="choices that were read, each by a forward and a backward pass")
+    seconds: dict[str, float] = Field(description="for `load` of the model, `prior`, `learn` and `write`")
+
+
+class Forgotten(Result):
+    """A user who was removed from a run."""
+
+    run: Path
+    forgotten: str
+    user_index: int = Field(description="which stays empty")
+
+
+class RunUsers(Result):
+    """The users of a run."""
+
+    run: Path
+    trained: int = Field(description="number of users from training who were not adapted")
+    forgotten: int = Field(description="number of user indices that are empty")
+    adapted: list[AdaptedUser]
+
+
 class CostEstimate(Result):
     """What judging would send and cost. Numbers of tokens are estimates."""
 

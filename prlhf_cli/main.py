@@ -14,7 +14,9 @@ from prlhf import __version__
 from prlhf_cli import garbage, show
 from prlhf_cli.usage import OneLine, override
 
-COMMANDS = ("prep", "train", "generate", "judge", "sweep", "export", "demo", "recipes", "env")  # a module for each
+COMMANDS = (  # a module for each
+    "prep", "train", "adapt", "users", "generate", "judge", "sweep", "export", "demo", "recipes", "env",
+)  # fmt: skip
 
 
 class Commands(Mapping[str, Any]):

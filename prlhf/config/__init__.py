@@ -6,6 +6,7 @@ Type, default, bounds, meaning, option, heading and the conditions under which a
 
 from __future__ import annotations
 
+from prlhf.config.adapt import AdaptConfig
 from prlhf.config.cluster import ClusterConfig
 from prlhf.config.generate import GenerateConfig
 from prlhf.config.judge import JudgeConfig
@@ -17,6 +18,7 @@ from prlhf.config.train import TrainConfig
 __all__ = [
     "SAVED",
     "STAGES",
+    "AdaptConfig",
     "ClusterConfig",
     "GenerateConfig",
     "JudgeConfig",
@@ -29,6 +31,7 @@ __all__ = [
 STAGES: dict[str, type[Stage]] = {
     "prep": PrepConfig,
     "train": TrainConfig,
+    "adapt": AdaptConfig,
     "generate": GenerateConfig,
     "judge": JudgeConfig,
     "cluster": ClusterConfig,

@@ -62,7 +62,7 @@ class Trained(Generic[M]):
     config: TrainConfig
     user_ids: list[str]  # position i has user index i + 1, unless `user_indices` is given
     user_texts: dict[str, str]  # texts about those users who have one
-    user_indices: list[int] | None = None  # of `user_ids`, if these are only some of the users
+    user_indices: list[int] | None = None  # of `user_ids`, if these are only some of the users; None: 1, 2, …
     conversational: bool | None = None  # whether its training data are conversations; None: not known
 
     @property
@@ -217,14 +217,22 @@ def load_reward_model(
     precision: str = "auto",
     base: str | None = None,
     trust_remote_code: bool = False,
+<<<<<<< HEAD
     progress: Progress = SILENT,
+=======
+    users: Collection[str] | None = None,
+>>>>>>> 94b2bb8 (adapt: new users from choices, listed and forgotten)
 ) -> Trained[RewardModel]:
     """Load a trained reward model, as `load_policy` loads a policy."""
     if kind_of(run) != "reward model":
         raise PrlhfError(
             f"{run} is a policy, not a reward model", "give the run of a reward model: `prlhf train --objective rm`"
         )
+<<<<<<< HEAD
     return _load(run, RewardModel, device, precision, base, trust_remote_code, None, progress)
+=======
+    return _load(run, RewardModel, device, precision, base, trust_remote_code, users)
+>>>>>>> 94b2bb8 (adapt: new users from choices, listed and forgotten)
 
 
 def digest(runs: Iterable[Path]) -> str:
@@ -252,7 +260,7 @@ def _load(
     about = read_about(folder)
     config = TrainConfig.saved(about["train"])
     users = read_users(folder, wanted)
-    check_weights(folder, about, rows=users.user_indices is None)
+    check_weights(folder, about, rows=not users.partial)
     where = pick_device(device)
     dtype = pick_dtype(precision, where)
     if config.full_finetune:
@@ -260,7 +268,7 @@ def _load(
     else:
         loaded = _own_base(run, about, base or about["base"], where, dtype, trust_remote_code, progress)
     model = kind(_ready(loaded.lm, config, where), _blank_users(config, users, loaded))
-    load_weights(model, folder, None if users.user_indices is None else (users.user_indices, users.count))
+    load_weights(model, folder, (users.user_indices or [], users.count) if users.partial else None)
     model.eval()
     return Trained(model, loaded, config, users.ids, users.texts, users.user_indices, about.get("conversational"))
 
@@ -268,7 +276,7 @@ def _load(
 def _blank_users(config: TrainConfig, users: Users, base: Base) -> UserModel:
     """A user model to load `users` into, which starts from zeros: they take no memory before the weights are loaded."""
     blank = config.model_copy(update={"user_init": "zero", "gate_scale": 0.0})
-    return _users_on(base, blank, users.count if users.user_indices is None else 0)
+    return _users_on(base, blank, 0 if users.partial else users.count)
 
 
 def _users_on(base: Base, config: TrainConfig, users: int) -> UserModel:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -28,9 +29,14 @@ from prlhf.progress import SILENT, Progress
 
 
 class Rewards(Protocol):
-    """Where rewards come from."""
+    """Where rewards come from: `scale` times the output of the model in `engine`, less the `offset`."""
 
+    engine: Engine
     model: Personalized  # the one that scores
+    scale: float
+
+    def offset(self, batch: Sequence[Encoded]) -> Tensor:
+        """What is the same for all users, [2B] for B comparisons: the chosen responses', then the rejected ones'."""
 
     def __call__(self, batch: Sequence[Encoded], user_indices: Sequence[int]) -> Tensor:
         """Rewards [2, B] of B comparisons, read as `user_indices`: the chosen responses', then the rejected ones'."""
@@ -40,25 +46,32 @@ class ImplicitRewards(Rewards):
     """Rewards of a policy: beta times the log-ratio to the reference."""
 
     def __init__(self, engine: Engine, reference: Reference, beta: float) -> None:
-        self.model, self._engine = engine.model, engine
-        self._reference, self._beta = reference, beta
+        self.model, self.engine, self.scale = engine.model, engine, beta
+        self._reference = reference
+
+    @override
+    def offset(self, batch: Sequence[Encoded]) -> Tensor:
+        return self.scale * self._reference.log_probs(batch)
 
     @override
     def __call__(self, batch: Sequence[Encoded], user_indices: Sequence[int]) -> Tensor:
-        log_probs = self._engine.values(readings_of(batch, user_indices))
-        rewards: Tensor = self._beta * (log_probs - self._reference.log_probs(batch))
-        return rewards.view(2, len(batch))
+        log_probs = self.engine.values(readings_of(batch, user_indices))
+        return (self.scale * log_probs - self.offset(batch)).view(2, len(batch))
 
 
 class ModelRewards(Rewards):
     """Rewards of a reward model."""
 
     def __init__(self, engine: Engine) -> None:
-        self.model, self._engine = engine.model, engine
+        self.model, self.engine, self.scale = engine.model, engine, 1.0
+
+    @override
+    def offset(self, batch: Sequence[Encoded]) -> Tensor:
+        return torch.zeros(2 * len(batch))
 
     @override
     def __call__(self, batch: Sequence[Encoded], user_indices: Sequence[int]) -> Tensor:
-        return self._engine.values(readings_of(batch, user_indices)).view(2, len(batch))
+        return self.engine.values(readings_of(batch, user_indices)).view(2, len(batch))
 
 
 def load_rewards(
@@ -66,11 +79,19 @@ def load_rewards(
     device: str = "auto",
     base: str | None = None,
     trust_remote_code: bool = False,
+<<<<<<< HEAD
     progress: Progress = SILENT,
+=======
+    users: Collection[str] | None = None,
+>>>>>>> 94b2bb8 (adapt: new users from choices, listed and forgotten)
 ) -> tuple[Trained[Any], Rewards]:
-    """Load a trained run of either kind; returns it with its rewards."""
+    """Load a trained run of either kind, with all or with some of its `users`; returns it with its rewards."""
     load: Any = load_reward_model if kind_of(run) == "reward model" else load_policy
+<<<<<<< HEAD
     trained = load(run, device, "auto", base, trust_remote_code, progress=progress)
+=======
+    trained = load(run, device, "auto", base, trust_remote_code, users)
+>>>>>>> 94b2bb8 (adapt: new users from choices, listed and forgotten)
     return trained, rewards_of(trained, run, base, trust_remote_code)
 
 

@@ -256,6 +256,18 @@ def size_of(config: TrainConfig, users: int, width: int, blocks: int = 1) -> Siz
         return _built(config, users, width, blocks, vectors, gates).size()
 
 
+def first_indices(config: TrainConfig, users: int) -> dict[str, int]:
+    """The tables with a row per user of the user model that `config` asks for: the user index of each one's first row.
+
+    By the names of their weights in the state dict, gates last.
+    """
+    with torch.device("meta"):
+        model = _built(
+            config, users, 1, 1, lambda count: torch.empty(count, 1), lambda count: torch.empty(count, config.lora_r)
+        )
+    return {name: table.first for name, table in model.row_tables().items()}
+
+
 def _built(config: TrainConfig, users: int, width: int, blocks: int, vectors: Start, gates: Start) -> UserModel:
     """The vectors in front of the prompt, none of them if users act in the adapter alone, and the gates beside them."""
     kind: Any = user_model_of(config)  # a subclass, whose arguments are these

@@ -32,7 +32,7 @@ TABLE = "CREATE TABLE users (position INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQ
 class _Plain(BaseModel):
     """What users.json holds."""
 
-    ids: list[str]
+    ids: list[str | None]  # None: a user who was forgotten, whose index nobody else gets
     texts: dict[str, str]
 
 
@@ -42,21 +42,42 @@ class Users:
 
     ids: list[str]
     texts: dict[str, str]  # of those who have one
-    user_indices: list[int] | None  # of `ids`, from 1, if these are only some users; None: all users, in order
-    count: int  # of all users
+    user_indices: list[int] | None  # of `ids`, from 1; None: 1, 2, …
+    count: int  # of all users, and of those who were forgotten
+    partial: bool = False  # whether these are only some of the users, so that only their rows are read
 
 
-def write_users(folder: Path, ids: list[str], texts: dict[str, str]) -> None:
-    """Write the users of a new checkpoint; position i of `ids` has user index i + 1."""
+def write_users(folder: Path, ids: Sequence[str | None], texts: Mapping[str, str]) -> None:
+    """Write the users of a checkpoint; position i of `ids` has user index i + 1. None: nobody has this index."""
     if len(ids) <= MANY:
         text = json.dumps({"ids": ids, "texts": texts}, ensure_ascii=False)
         (folder / PLAIN).write_text(text + "\n", encoding="utf-8")
         return
     with closing(sqlite3.connect(folder / INDEXED)) as database:
         database.execute(TABLE)
-        rows = ((user_index, user, texts.get(user)) for user_index, user in enumerate(ids, start=1))
+        rows = ((user_index, user, texts.get(user)) for user_index, user in enumerate(ids, start=1) if user is not None)
         database.executemany("INSERT INTO users VALUES (?, ?, ?)", rows)
+        database.execute(f"PRAGMA user_version = {len(ids)}")
         database.commit()
+
+
+def edit_users(path: Path, added: Sequence[tuple[int, str, str | None]], forgotten: Sequence[str]) -> None:
+    """Change a users.sqlite in place: add users (index, id, text), and remove others so that no byte of them stays."""
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA secure_delete = ON")
+        count = _count(database)
+        database.executemany("DELETE FROM users WHERE id = ?", [(user,) for user in forgotten])
+        database.executemany("INSERT INTO users VALUES (?, ?, ?)", added)
+        database.execute(f"PRAGMA user_version = {max([count, *(position for position, _, _ in added)])}")
+        database.commit()
+        if forgotten:
+            database.execute("VACUUM")
+
+
+def _count(database: sqlite3.Connection) -> int:
+    """The last user index: a forgotten user's too, which no row has."""
+    last: int = database.execute("SELECT max(position) FROM users").fetchone()[0] or 0
+    return max(last, database.execute("PRAGMA user_version").fetchone()[0])
 
 
 def read_users(folder: Path, wanted: Collection[str] | None = None) -> Users:
@@ -71,7 +92,7 @@ def read_users(folder: Path, wanted: Collection[str] | None = None) -> Users:
     try:
         # immutable: nobody writes to the file, so it needs no locks and no files beside it
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)) as database:
-            count = database.execute("SELECT max(position) FROM users").fetchone()[0]
+            count = _count(database)
             if wanted is None:
                 rows = database.execute("SELECT * FROM users ORDER BY position").fetchall()
             else:
@@ -79,10 +100,9 @@ def read_users(folder: Path, wanted: Collection[str] | None = None) -> Users:
                 rows = sorted(row for user in wanted for row in database.execute(one, (user,)))
     except (sqlite3.Error, TypeError) as error:
         raise _damaged(path, one_line(error)) from error
-    user_indices = None if wanted is None else [position for position, _, _ in rows]
-    return Users(
-        [user for _, user, _ in rows], {u: text for _, u, text in rows if text is not None}, user_indices, count
-    )
+    user_indices = None if wanted is None and len(rows) == count else [position for position, _, _ in rows]
+    texts = {user: text for _, user, text in rows if text is not None}
+    return Users([user for _, user, _ in rows], texts, user_indices, count, partial=wanted is not None)
 
 
 def _read_plain(folder: Path) -> Users:
@@ -93,9 +113,11 @@ def _read_plain(folder: Path) -> Users:
         raise PrlhfError(f"{folder} lacks {PLAIN}", "train again, or use a copy") from error
     except (OSError, ValueError) as error:
         raise _damaged(path, one_line(error)) from error
-    if len(set(users.ids)) < len(users.ids):
+    known = {user: user_index for user_index, user in enumerate(users.ids, start=1) if user is not None}
+    if len(known) + users.ids.count(None) < len(users.ids):
         raise _damaged(path, "an id occurs twice")
-    return Users(users.ids, users.texts, None, len(users.ids))
+    user_indices = None if len(known) == len(users.ids) else list(known.values())
+    return Users(list(known), users.texts, user_indices, len(users.ids))
 
 
 def _damaged(path: Path, why: str) -> PrlhfError:

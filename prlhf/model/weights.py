@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from prlhf.model.user_models import UserModel
 from prlhf.model.user_rows import SparseRows
 from prlhf.model.user_store import RowSelection, block_sums, changed, read_rows
 
-USER_MODEL, BLOCK_SUMS = "user_model.safetensors", "user_model.sha256"
-WEIGHTS = ("adapter_model.safetensors", "model.safetensors", USER_MODEL, "reward_head.safetensors")
+USER_MODEL, BLOCK_SUMS, USER_PRIOR = "user_model.safetensors", "user_model.sha256", "user_prior.safetensors"
+WEIGHTS = ("adapter_model.safetensors", "model.safetensors", USER_MODEL, "reward_head.safetensors", USER_PRIOR)
 ROWS = ".rows"  # after the name of a table: which of its rows a checkpoint of an unfinished run has
 
 
@@ -108,9 +108,12 @@ def _load_part(part: nn.Module, state: dict[str, Tensor]) -> None:
         raise RuntimeError(f"it lacks {found.missing_keys} and also has {found.unexpected_keys}")
 
 
-def sum_weights(folder: Path, by_block: bool) -> dict[str, str]:
-    """The checksums of the weight files; with `by_block` that of a file of checksums for the user model."""
-    names = [name for name in WEIGHTS if (folder / name).exists()]
+def sum_weights(folder: Path, by_block: bool, but: Collection[str] = ()) -> dict[str, str]:
+    """The checksums of the weight files; with `by_block` that of a file of checksums for the user model.
+
+    Files that are named in `but` are left out.
+    """
+    names = [name for name in WEIGHTS if (folder / name).exists() and name not in but]
     if by_block:
         (folder / BLOCK_SUMS).write_text("".join(f"{line}\n" for line in block_sums(folder / USER_MODEL)))
         names[names.index(USER_MODEL)] = BLOCK_SUMS

@@ -1,0 +1,237 @@
+"""`prlhf adapt` as a function: read choices, learn their users, and write them into the run, or into a new one."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from prlhf.adapt import apart
+from prlhf.adapt.choices import read_choices
+from prlhf.adapt.folder import locked
+from prlhf.adapt.known import KnownChoice, KnownUser, digest_of, read_choices_of, read_users_of
+from prlhf.adapt.learn import Posterior, learn
+from prlhf.adapt.prior import prior_for
+from prlhf.adapt.slopes import margins_and_slopes
+from prlhf.adapt.writing import Change, write_change
+from prlhf.config import AdaptConfig, TrainConfig
+from prlhf.data.rows import Row
+from prlhf.dataset import Comparison, prompt_id
+from prlhf.errors import PrlhfError
+from prlhf.files import atomic_dir
+from prlhf.folders import claim
+from prlhf.model.checkpoint import Trained, model_folder, read_about
+from prlhf.model.encoding import Encoded
+from prlhf.model.fitting import Fitting
+from prlhf.model.rewards import Rewards, load_rewards
+from prlhf.model.user_fits import Choices
+from prlhf.model.user_models import first_indices
+from prlhf.model.user_prior import UserPrior, rows_of
+from prlhf.model.user_store import read_users
+from prlhf.progress import SILENT, Progress
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody to learn, with their choices, older ones first. `start` [d]: empty for the generic user's row."""
+
+    user_id: str
+    user_index: int
+    text: str
+    new: bool  # whether the run does not know them yet
+    start: Tensor
+    older: list[KnownChoice]
+    further: list[Row]
+
+
+def adapt_run(run: Path, config: AdaptConfig, progress: Progress = SILENT) -> dict[str, Any]:
+    """Learn the users of `config.choices` and write them into `run`, or into the new run `config.out`.
+
+    Returns:
+        The summary: `users` with what is known of each, `seconds`, and how many choices were read.
+
+    Raises:
+        PrlhfError: the run, the file or a row cannot be used, or the run cannot be written.
+    """
+    if config.out is None:
+        return _adapt(run, run, config, progress)
+    claim(config.out, "run", inputs=(run,))
+    if config.out.exists() and any(config.out.iterdir()):
+        raise PrlhfError(f"{config.out} already holds a run", "choose another --out")
+    read_about(model_folder(run))
+    with atomic_dir(config.out) as beside:
+        shutil.copytree(run, beside, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoints"))
+        return _adapt(run, beside, config, progress) | {"run": str(config.out)}
+
+
+def _adapt(loaded: Path, run: Path, config: AdaptConfig, progress: Progress) -> dict[str, Any]:
+    """Load `loaded`, which is `run` or what it was copied from, and change `run`."""
+    folder = model_folder(run)
+    first = tables_of(folder)
+    given = read_choices(config, progress)
+    began = time.perf_counter()
+    with locked(folder.parent, progress):
+        trained, rewards = load_rewards(loaded, config.device, config.model, config.trust_remote_code, list(given))
+        there = time.perf_counter()
+        rewards.model.requires_grad_(False)
+        prior, found = prior_for(folder, first, trained, rewards, progress)
+        people = _people(folder, first, trained, given)
+        known = time.perf_counter()
+        change, summaries, passes = _learn(trained, rewards, prior, people, config, progress)
+        done = time.perf_counter()
+        write_change(folder, first, change, prior if found else None)
+    seconds = {"load": there - began, "prior": known - there, "learn": done - known}
+    return {
+        "run": str(run),
+        "users": summaries,
+        "choices": sum(len(person.further) for person in people),
+        "passes": passes,
+        "seconds": {name: round(value, 3) for name, value in seconds.items()}
+        | {"write": round(time.perf_counter() - done, 3)},
+    }
+
+
+def tables_of(folder: Path) -> dict[str, int]:
+    """The tables of a checkpoint that have a row per user, and the user index of each one's first row.
+
+    Raises:
+        PrlhfError: it is not a checkpoint, or has no such table.
+    """
+    config = TrainConfig.saved(read_about(folder)["train"])
+    first = first_indices(config, read_users(folder, ()).count)
+    if not first:
+        raise PrlhfError(
+            f"{folder} has nothing of each user's own (user_model = {config.user_model})",
+            "train with --user-model individual or cluster",
+        )
+    return first
+
+
+def _people(folder: Path, first: Mapping[str, int], trained: Trained[Any], given: dict[str, list[Row]]) -> list[Person]:
+    """Who is learned, with user indices for those who are new: the ones that follow the last."""
+    index, last = trained.index_of(), read_users(folder, ()).count
+    adapted = read_users_of(folder, [index[user] for user in given if user in index])
+    people = []
+    for user, rows in given.items():
+        new = user not in index
+        last += new
+        at = last if new else index[user]
+        start = adapted[at].start if at in adapted else torch.empty(0)
+        if not new and at not in adapted:
+            start = rows_of(folder, first, [at])[0]
+        older = read_choices_of(folder, at) if at in adapted else []
+        text = rows[0].user_text if new else trained.user_texts.get(user, "")
+        people.append(Person(user, at, text, new, start, older, _unknown(rows, older)))
+    return people
+
+
+def _unknown(rows: Sequence[Row], older: Sequence[KnownChoice]) -> list[Row]:
+    """The rows that are not among the older choices, each once."""
+    known = {choice.digest for choice in older}
+    found = {digest_of(row.prompt, row.chosen, row.rejected): row for row in rows}
+    return [row for digest, row in found.items() if digest not in known]
+
+
+def _learn(
+    trained: Trained[Any],
+    rewards: Rewards,
+    prior: UserPrior,
+    people: Sequence[Person],
+    config: AdaptConfig,
+    progress: Progress,
+) -> tuple[Change, list[dict[str, Any]], int]:
+    """What to write, the summary of each user, and how many choices were read."""
+    starts = torch.stack([person.start.float() if len(person.start) else prior.center for person in people])
+    encoded, older = _encoded(trained, people, progress)
+    owners = torch.tensor([number for number, person in enumerate(people) for _ in _all(person)])
+    fresh = (~older).nonzero().squeeze(1)
+
+    def read(numbers: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        rows = starts[owners[numbers]] + at.float() @ prior.loadings.T
+        return margins_and_slopes(rewards, [encoded[i] for i in numbers.tolist()], rows, prior.loadings, progress)
+
+    width = prior.loadings.shape[1]
+    margins, slopes = torch.zeros(len(owners)).double(), torch.zeros(len(owners), width).double()
+    known = [choice for person in people for choice in person.older]
+    if known:
+        margins[older] = torch.tensor([choice.margin for choice in known]).double()
+        slopes[older] = torch.stack([choice.slopes for choice in known])
+    progress.start("reading choices", len(fresh))
+    try:
+        margins[fresh], slopes[fresh] = read(fresh, torch.zeros(len(fresh), width).double())
+        choices = Choices(owners, slopes, margins, len(people))
+        found = learn(choices, read if config.method == "relinearized" else None)
+    finally:
+        progress.finish()
+    return _change(people, prior, starts, choices, found), _summaries(people, choices, found), len(fresh) + found.passes
+
+
+def _all(person: Person) -> list[KnownChoice | Row]:
+    return [*person.older, *person.further]
+
+
+def _encoded(trained: Trained[Any], people: Sequence[Person], progress: Progress) -> tuple[list[Encoded], Tensor]:
+    """All choices in token ids, and which of them [n] are older ones."""
+    rows = [
+        Comparison(
+            f"{person.user_id}, choice {number}", choice.prompt, choice.chosen, choice.rejected,
+            person.user_id, person.user_index, person.text, prompt_id(choice.prompt), seen=True,
+        )
+        for person in people
+        for number, choice in enumerate(_all(person), start=1)
+    ]  # fmt: skip
+    encoder, fitting = trained.encoder(), Fitting(False)
+    found = fitting.part("choices", rows, encoder.comparison)
+    fitting.check(advice="shorten them")
+    encoder.note_cut(progress)
+    older = [isinstance(choice, KnownChoice) for person in people for choice in _all(person)]
+    return [encoded for _, encoded in found], torch.tensor(older)
+
+
+def _change(people: Sequence[Person], prior: UserPrior, starts: Tensor, choices: Choices, found: Posterior) -> Change:
+    """What to write of the users that were learned."""
+    rows = starts + found.modes.float() @ prior.loadings.T
+    gains, left = apart.gains(choices, found), apart.uncertainty(found)
+    known, further, at = [], [], 0
+    for number, person in enumerate(people):
+        known.append(
+            KnownUser(
+                person.user_index, len(_all(person)), gains[number].item(), left[number].item(),
+                person.start, found.modes[number], found.covariances[number],
+            )
+        )  # fmt: skip
+        at += len(person.older)
+        for row in person.further:
+            choice = KnownChoice(
+                row.prompt, row.chosen, row.rejected, choices.margins[at].item(), choices.gradients[at]
+            )
+            further.append((person.user_index, choice))
+            at += 1
+    return Change(
+        rows={person.user_index: row for person, row in zip(people, rows, strict=True)},
+        users=[(person.user_index, person.user_id, person.text) for person in people if person.new],
+        known=known,
+        choices=further,
+    )
+
+
+def _summaries(people: Sequence[Person], choices: Choices, found: Posterior) -> list[dict[str, Any]]:
+    gains, left = apart.gains(choices, found).tolist(), apart.uncertainty(found).tolist()
+    return [
+        {
+            "user_id": person.user_id,
+            "user_index": person.user_index,
+            "new": person.new,
+            "choices": len(_all(person)),
+            "told_apart": apart.verdict(gain),
+            "gain": gain,
+            "uncertainty": share,
+        }
+        for person, gain, share in zip(people, gains, left, strict=True)
+    ]

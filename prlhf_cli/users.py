@@ -1,0 +1,35 @@
+"""`prlhf users`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from prlhf_cli import options, show
+from prlhf_cli.adapt import show_users
+
+if TYPE_CHECKING:
+    from prlhf.results import RunUsers
+
+
+def show_list(found: RunUsers) -> None:
+    """Show how many users there are, and what is known of adapted ones."""
+    empty = f", {found.forgotten} forgotten" if found.forgotten else ""
+    show.say(f"{found.run}: {found.trained} trained users, {len(found.adapted)} adapted{empty}")
+    if found.adapted:
+        show_users("adapted", found.adapted)
+
+
+@options.of(show=show_list)
+def command(_typed: options.Typed, run: Annotated[Path, typer.Argument(help="Run folder.")]) -> RunUsers:
+    """List the users of a run: how many were trained, and what is known of those learned by `prlhf adapt`.
+
+    prlhf users runs/demo
+
+    prlhf users runs/demo --json
+    """
+    from prlhf import api
+
+    return api.users(run)
