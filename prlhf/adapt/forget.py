@@ -14,7 +14,7 @@ from prlhf.adapt.writing import Change, write_change
 from prlhf.errors import PrlhfError, nearest
 from prlhf.files import atomic_file
 from prlhf.model.checkpoint import model_folder
-from prlhf.model.user_prior import rows_of
+from prlhf.model.user_prior import stored_rows
 from prlhf.model.user_store import read_users
 from prlhf.parse import json_text, json_value
 from prlhf.progress import SILENT, Progress
@@ -41,7 +41,7 @@ def forget_user(run: Path, user: str, progress: Progress = SILENT) -> dict[str, 
         if folder != run:
             _scrub(run / "results.json", user, lines=False)
             _scrub(run / "metrics.jsonl", user, lines=True)
-        change = Change({known[user]: rows_of(folder, first, [0])[0]}, forgotten={known[user]: user})
+        change = Change({known[user]: stored_rows(folder, first, [0])[0]}, forgotten={known[user]: user})
         write_change(folder, first, change)
     return {"run": str(run), "forgotten": user, "user_index": known[user]}
 

@@ -40,7 +40,7 @@ class Posterior:
     passes: int
 
 
-def learn(choices: Choices, read: Read | None = None) -> Posterior:
+def posterior_of(choices: Choices, read: Read | None = None) -> Posterior:
     """The posterior of each user by `choices`, with margins and slopes at z = 0.
 
     With `read` they are read again at other points; without it they are linear throughout, and nothing is read.

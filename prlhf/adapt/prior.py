@@ -21,7 +21,7 @@ from prlhf.model.fitting import Fitting
 from prlhf.model.per_user import trained_on
 from prlhf.model.rewards import Rewards
 from prlhf.model.user_fits import Choices, fit_prior
-from prlhf.model.user_prior import UserPrior, prior_of, read_prior, rows_of
+from prlhf.model.user_prior import UserPrior, prior_of, read_prior, stored_rows
 from prlhf.model.user_store import read_users
 from prlhf.progress import Progress
 
@@ -44,7 +44,7 @@ def prior_for(
         return known, False
     last = read_users(folder, ()).count
     some = sorted(random.Random(0).sample(range(1, last + 1), min(SAMPLE, last)))
-    center, rows = rows_of(folder, first, [0])[0], rows_of(folder, first, some)
+    center, rows = stored_rows(folder, first, [0])[0], stored_rows(folder, first, some)
     rows = rows[(rows != center).any(1)]
     if not len(rows):
         raise PrlhfError(

@@ -16,7 +16,7 @@ from prlhf.adapt import apart
 from prlhf.adapt.choices import read_choices
 from prlhf.adapt.folder import locked
 from prlhf.adapt.known import KnownChoice, KnownUser, digest_of, read_choices_of, read_users_of
-from prlhf.adapt.learn import Posterior, learn
+from prlhf.adapt.learn import Posterior, posterior_of
 from prlhf.adapt.prior import prior_for
 from prlhf.adapt.slopes import margins_and_slopes
 from prlhf.adapt.writing import Change, write_change
@@ -32,7 +32,7 @@ from prlhf.model.fitting import Fitting
 from prlhf.model.rewards import Rewards, load_rewards
 from prlhf.model.user_fits import Choices
 from prlhf.model.user_models import first_indices
-from prlhf.model.user_prior import UserPrior, rows_of
+from prlhf.model.user_prior import UserPrior, stored_rows
 from prlhf.model.user_store import read_users
 from prlhf.progress import SILENT, Progress
 
@@ -76,8 +76,10 @@ def _adapt(loaded: Path, run: Path, config: AdaptConfig, progress: Progress) -> 
     first = tables_of(folder)
     given = read_choices(config, progress)
     began = time.perf_counter()
-    with locked(folder.parent, progress):
-        trained, rewards = load_rewards(loaded, config.device, config.model, config.trust_remote_code, list(given))
+    with locked(model_folder(loaded).parent, progress):  # a new run is nobody else's yet
+        trained, rewards = load_rewards(
+            loaded, config.device, config.model, config.trust_remote_code, progress, list(given)
+        )
         there = time.perf_counter()
         rewards.model.requires_grad_(False)
         prior, found = prior_for(folder, first, trained, rewards, progress)
@@ -124,7 +126,7 @@ def _people(folder: Path, first: Mapping[str, int], trained: Trained[Any], given
         at = last if new else index[user]
         start = adapted[at].start if at in adapted else torch.empty(0)
         if not new and at not in adapted:
-            start = rows_of(folder, first, [at])[0]
+            start = stored_rows(folder, first, [at])[0]
         older = read_choices_of(folder, at) if at in adapted else []
         text = rows[0].user_text if new else trained.user_texts.get(user, "")
         people.append(Person(user, at, text, new, start, older, _unknown(rows, older)))
@@ -166,7 +168,7 @@ def _learn(
     try:
         margins[fresh], slopes[fresh] = read(fresh, torch.zeros(len(fresh), width).double())
         choices = Choices(owners, slopes, margins, len(people))
-        found = learn(choices, read if config.method == "relinearized" else None)
+        found = posterior_of(choices, read if config.method == "relinearized" else None)
     finally:
         progress.finish()
     return _change(people, prior, starts, choices, found), _summaries(people, choices, found), len(fresh) + found.passes

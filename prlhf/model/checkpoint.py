@@ -217,22 +217,15 @@ def load_reward_model(
     precision: str = "auto",
     base: str | None = None,
     trust_remote_code: bool = False,
-<<<<<<< HEAD
     progress: Progress = SILENT,
-=======
     users: Collection[str] | None = None,
->>>>>>> 94b2bb8 (adapt: new users from choices, listed and forgotten)
 ) -> Trained[RewardModel]:
     """Load a trained reward model, as `load_policy` loads a policy."""
     if kind_of(run) != "reward model":
         raise PrlhfError(
             f"{run} is a policy, not a reward model", "give the run of a reward model: `prlhf train --objective rm`"
         )
-<<<<<<< HEAD
-    return _load(run, RewardModel, device, precision, base, trust_remote_code, None, progress)
-=======
-    return _load(run, RewardModel, device, precision, base, trust_remote_code, users)
->>>>>>> 94b2bb8 (adapt: new users from choices, listed and forgotten)
+    return _load(run, RewardModel, device, precision, base, trust_remote_code, users, progress)
 
 
 def digest(runs: Iterable[Path]) -> str:

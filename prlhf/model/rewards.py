@@ -79,19 +79,12 @@ def load_rewards(
     device: str = "auto",
     base: str | None = None,
     trust_remote_code: bool = False,
-<<<<<<< HEAD
     progress: Progress = SILENT,
-=======
     users: Collection[str] | None = None,
->>>>>>> 94b2bb8 (adapt: new users from choices, listed and forgotten)
 ) -> tuple[Trained[Any], Rewards]:
     """Load a trained run of either kind, with all or with some of its `users`; returns it with its rewards."""
     load: Any = load_reward_model if kind_of(run) == "reward model" else load_policy
-<<<<<<< HEAD
-    trained = load(run, device, "auto", base, trust_remote_code, progress=progress)
-=======
-    trained = load(run, device, "auto", base, trust_remote_code, users)
->>>>>>> 94b2bb8 (adapt: new users from choices, listed and forgotten)
+    trained = load(run, device, "auto", base, trust_remote_code, users=users, progress=progress)
     return trained, rewards_of(trained, run, base, trust_remote_code)
 
 

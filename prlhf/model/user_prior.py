@@ -61,7 +61,7 @@ def prior_of(rows: Tensor, center: Tensor) -> UserPrior:
     return UserPrior(center.float(), loadings[:, variances.flip(0) > 1e-12 * variances.max()].float())
 
 
-def rows_of(folder: Path, first: Mapping[str, int], user_indices: Sequence[int]) -> Tensor:
+def stored_rows(folder: Path, first: Mapping[str, int], user_indices: Sequence[int]) -> Tensor:
     """Rows [n, d] over all tables of a checkpoint; that of the generic user, index 0, is 0 where he has none.
 
     A row of 0 is the generic user exactly, except for softmax weights of gates, where it is the mean of the clusters.

@@ -76,8 +76,8 @@ def edit_users(path: Path, added: Sequence[tuple[int, str, str | None]], forgott
 
 def _count(database: sqlite3.Connection) -> int:
     """The last user index: a forgotten user's too, which no row has."""
-    last: int = database.execute("SELECT max(position) FROM users").fetchone()[0] or 0
-    return max(last, database.execute("PRAGMA user_version").fetchone()[0])
+    last = database.execute("SELECT max(position) FROM users").fetchone()[0] or 0
+    return int(max(last, database.execute("PRAGMA user_version").fetchone()[0]))
 
 
 def read_users(folder: Path, wanted: Collection[str] | None = None) -> Users:
