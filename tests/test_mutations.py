@@ -18,11 +18,7 @@ def test_there_are_enough_and_none_twice() -> None:
         "model",
         "generate",
         "data",
-<<<<<<< HEAD
         "export",
-=======
-        "adapt",
->>>>>>> ffb6b79 (adapt: margins are read again until they agree within 3 %)
         "recipes.py",
         "lines.py",
     }
