@@ -19,7 +19,7 @@ from torch import Tensor
 from prlhf.model.user_fits import Choices, fit_users
 
 ROUNDS = 4  # of reading margins again, at most
-AGREE = 0.03  # of a margin, or nats if it is below 1: a prediction that is closer is not read again
+AGREE = 0.01  # of a margin, or nats if it is below 1: a prediction that is closer is not read again
 STILL = 1e-3  # of the prior's standard deviations: a step that is shorter changes nothing
 OUTER = 2**22  # numbers of outer products in memory at a time
 
