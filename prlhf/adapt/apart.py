@@ -34,7 +34,7 @@ def gains(choices: Choices, posterior: Posterior) -> Tensor:
 
 
 def verdict(gain: float) -> Verdict:
-    """Whether a user can be told apart from the generic user."""
+    """Whether a user can be distinguished from the generic user."""
     if gain >= math.log(FACTOR):
         return "yes"
     return "no" if gain <= -math.log(FACTOR) else "unsure"

@@ -38,7 +38,7 @@ from prlhf.progress import SILENT, Progress
 
 
 @dataclass(frozen=True)
-class Person:
+class Learner:
     """Somebody to learn, with their choices, older ones first. `start` [d]: empty for the generic user's row."""
 
     user_id: str
@@ -115,7 +115,7 @@ def tables_of(folder: Path) -> dict[str, int]:
     return first
 
 
-def _people(folder: Path, first: Mapping[str, int], trained: Trained[Any], given: dict[str, list[Row]]) -> list[Person]:
+def _people(folder: Path, first: Mapping[str, int], trained: Trained[Any], given: dict[str, list[Row]]) -> list[Learner]:
     """Who is learned, with user indices for those who are new: the ones that follow the last."""
     index, last = trained.index_of(), read_users(folder, ()).count
     adapted = read_users_of(folder, [index[user] for user in given if user in index])
@@ -129,7 +129,7 @@ def _people(folder: Path, first: Mapping[str, int], trained: Trained[Any], given
             start = stored_rows(folder, first, [at])[0]
         older = read_choices_of(folder, at) if at in adapted else []
         text = rows[0].user_text if new else trained.user_texts.get(user, "")
-        people.append(Person(user, at, text, new, start, older, _unknown(rows, older)))
+        people.append(Learner(user, at, text, new, start, older, _unknown(rows, older)))
     return people
 
 
@@ -144,7 +144,7 @@ def _learn(
     trained: Trained[Any],
     rewards: Rewards,
     prior: UserPrior,
-    people: Sequence[Person],
+    people: Sequence[Learner],
     config: AdaptConfig,
     progress: Progress,
 ) -> tuple[Change, list[dict[str, Any]], int]:
@@ -174,11 +174,11 @@ def _learn(
     return _change(people, prior, starts, choices, found), _summaries(people, choices, found), len(fresh) + found.passes
 
 
-def _all(person: Person) -> list[KnownChoice | Row]:
+def _all(person: Learner) -> list[KnownChoice | Row]:
     return [*person.older, *person.further]
 
 
-def _encoded(trained: Trained[Any], people: Sequence[Person], progress: Progress) -> tuple[list[Encoded], Tensor]:
+def _encoded(trained: Trained[Any], people: Sequence[Learner], progress: Progress) -> tuple[list[Encoded], Tensor]:
     """All choices in token ids, and which of them [n] are older ones."""
     rows = [
         Comparison(
@@ -196,7 +196,7 @@ def _encoded(trained: Trained[Any], people: Sequence[Person], progress: Progress
     return [encoded for _, encoded in found], torch.tensor(older)
 
 
-def _change(people: Sequence[Person], prior: UserPrior, starts: Tensor, choices: Choices, found: Posterior) -> Change:
+def _change(people: Sequence[Learner], prior: UserPrior, starts: Tensor, choices: Choices, found: Posterior) -> Change:
     """What to write of the users that were learned."""
     rows = starts + found.modes.float() @ prior.loadings.T
     gains, left = apart.gains(choices, found), apart.uncertainty(found)
@@ -223,7 +223,7 @@ def _change(people: Sequence[Person], prior: UserPrior, starts: Tensor, choices:
     )
 
 
-def _summaries(people: Sequence[Person], choices: Choices, found: Posterior) -> list[dict[str, Any]]:
+def _summaries(people: Sequence[Learner], choices: Choices, found: Posterior) -> list[dict[str, Any]]:
     gains, left = apart.gains(choices, found).tolist(), apart.uncertainty(found).tolist()
     return [
         {
