@@ -110,12 +110,14 @@ def tables_of(folder: Path) -> dict[str, int]:
     if not first:
         raise PrlhfError(
             f"{folder} has nothing of each user's own (user_model = {config.user_model})",
-            "train with --user-model individual or cluster",
+            "train again with prlhf train --user-model individual, or cluster",
         )
     return first
 
 
-def _people(folder: Path, first: Mapping[str, int], trained: Trained[Any], given: dict[str, list[Row]]) -> list[Learner]:
+def _people(
+    folder: Path, first: Mapping[str, int], trained: Trained[Any], given: dict[str, list[Row]]
+) -> list[Learner]:
     """Who is learned, with user indices for those who are new: the ones that follow the last."""
     index, last = trained.index_of(), read_users(folder, ()).count
     adapted = read_users_of(folder, [index[user] for user in given if user in index])

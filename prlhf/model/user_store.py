@@ -26,6 +26,7 @@ from prlhf.parse import json_value
 MANY = 1000  # users; with more a checkpoint can be read in part
 BLOCK = 2**20  # bytes of a file that have one checksum
 PLAIN, INDEXED = "users.json", "users.sqlite"
+FORGOTTEN = "CREATE TABLE IF NOT EXISTS forgotten (position INTEGER PRIMARY KEY)"
 TABLE = "CREATE TABLE users (position INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, text TEXT)"
 
 
@@ -57,7 +58,9 @@ def write_users(folder: Path, ids: Sequence[str | None], texts: Mapping[str, str
         database.execute(TABLE)
         rows = ((user_index, user, texts.get(user)) for user_index, user in enumerate(ids, start=1) if user is not None)
         database.executemany("INSERT INTO users VALUES (?, ?, ?)", rows)
-        database.execute(f"PRAGMA user_version = {len(ids)}")
+        database.execute(FORGOTTEN)
+        holes = ((user_index,) for user_index, user in enumerate(ids, start=1) if user is None)
+        database.executemany("INSERT INTO forgotten VALUES (?)", holes)
         database.commit()
 
 
@@ -65,19 +68,20 @@ def edit_users(path: Path, added: Sequence[tuple[int, str, str | None]], forgott
     """Change a users.sqlite in place: add users (index, id, text), and remove others so that no byte of them stays."""
     with closing(sqlite3.connect(path)) as database:
         database.execute("PRAGMA secure_delete = ON")
-        count = _count(database)
-        database.executemany("DELETE FROM users WHERE id = ?", [(user,) for user in forgotten])
+        database.execute(FORGOTTEN)
+        gone = [(user,) for user in forgotten]
+        database.executemany("INSERT INTO forgotten SELECT position FROM users WHERE id = ?", gone)
+        database.executemany("DELETE FROM users WHERE id = ?", gone)
         database.executemany("INSERT INTO users VALUES (?, ?, ?)", added)
-        database.execute(f"PRAGMA user_version = {max([count, *(position for position, _, _ in added)])}")
         database.commit()
         if forgotten:
             database.execute("VACUUM")
 
 
-def _count(database: sqlite3.Connection) -> int:
-    """The last user index: a forgotten user's too, which no row has."""
-    last = database.execute("SELECT max(position) FROM users").fetchone()[0] or 0
-    return int(max(last, database.execute("PRAGMA user_version").fetchone()[0]))
+def _forgotten(database: sqlite3.Connection) -> list[int]:
+    """The indices of forgotten users, which nobody else gets; checkpoints of the first version have no such table."""
+    tables = database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'forgotten'").fetchone()[0]
+    return [row[0] for row in database.execute("SELECT position FROM forgotten")] if tables else []
 
 
 def read_users(folder: Path, wanted: Collection[str] | None = None) -> Users:
@@ -92,7 +96,8 @@ def read_users(folder: Path, wanted: Collection[str] | None = None) -> Users:
     try:
         # immutable: nobody writes to the file, so it needs no locks and no files beside it
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)) as database:
-            count = _count(database)
+            holes = _forgotten(database)
+            count = max([database.execute("SELECT max(position) FROM users").fetchone()[0] or 0, *holes])
             if wanted is None:
                 rows = database.execute("SELECT * FROM users ORDER BY position").fetchall()
             else:
@@ -100,7 +105,9 @@ def read_users(folder: Path, wanted: Collection[str] | None = None) -> Users:
                 rows = sorted(row for user in wanted for row in database.execute(one, (user,)))
     except (sqlite3.Error, TypeError) as error:
         raise _damaged(path, one_line(error)) from error
-    user_indices = None if wanted is None and len(rows) == count else [position for position, _, _ in rows]
+    if wanted is None and len(rows) + len(holes) != count:
+        raise _damaged(path, "a user is missing")
+    user_indices = None if wanted is None and not holes else [position for position, _, _ in rows]
     texts = {user: text for _, user, text in rows if text is not None}
     return Users([user for _, user, _ in rows], texts, user_indices, count, partial=wanted is not None)
 

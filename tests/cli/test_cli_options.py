@@ -61,6 +61,7 @@ WITH: dict[str, dict[str, Any]] = {
 VALUES: dict[str, Any] = {
     "prep.dataset": "tldr", "train.template_options": {"enable_thinking": False}, "prep.columns": {"user_id": "who"},
     "generate.template_options": {"enable_thinking": False}, "judge.extra_body": {"top_k": 3},
+    "adapt.columns": {"user_id": "who"},
     "train.max_tokens": 64, "sweep.metric": "loss", "sweep.space": {"alpha": "0.2,0.5"}, "prep.noise": 0.25,
     "train.label_smoothing": 0.25, "sweep.reduction": 2.5, "judge.leave_out": "seed",
 }  # fmt: skip
@@ -182,7 +183,7 @@ def test_every_command_with_settings_takes_set_and_recipe() -> None:
     for name, command in commands().items():
         flags = {flag for param in command.params for flag in param.opts}
         assert ({"--set", "--recipe"} <= flags) == (name in STAGES), name
-    assert set(COMMANDS) - set(STAGES) == {"export", "demo", "recipes", "env"}
+    assert set(COMMANDS) - set(STAGES) == {"export", "users", "demo", "recipes", "env"}
 
 
 def test_options_of_one_heading_stand_together() -> None:

@@ -29,6 +29,8 @@ SERVES: dict[str, tuple[str, ...]] = {
     "prlhf/model/sharding.py": ("train",),
     "prlhf/model/gates.py": ("train",),  # before the first step
     "prlhf/export": ("export",),
+    "prlhf/adapt": ("adapt",),
+    "prlhf/config/adapt.py": ("adapt",),
     "prlhf/train": ("train",),
     "prlhf/generate": ("generate",),
     "prlhf/judge": ("judge",),
@@ -43,7 +45,10 @@ SERVES: dict[str, tuple[str, ...]] = {
     "prlhf/forum/pretrain.py": (),  # a program of its own, with its own options
     "prlhf": ("prep", "train", "generate", "judge", "sweep"),
     "prlhf_cli/main.py": ("",),
-    **{f"prlhf_cli/{name}.py": (name,) for name in ("prep", "train", "generate", "judge", "sweep", "export", "demo")},
+    **{
+        f"prlhf_cli/{name}.py": (name,)
+        for name in ("prep", "train", "generate", "judge", "sweep", "export", "adapt", "demo")
+    },
     "prlhf_cli": ("prep", "train", "generate", "judge", "sweep"),
 }
 # Messages that only some of their file's commands can bring: (file, option) -> the commands, and why.
