@@ -34,13 +34,13 @@ def forget_user(run: Path, user: str, progress: Progress = SILENT) -> dict[str, 
     folder = model_folder(run)
     first = tables_of(folder)
     with locked(folder.parent, progress):
-        users = read_users(folder)
-        known = dict(zip(users.ids, users.user_indices or range(1, users.count + 1), strict=True))
+        known = read_users(folder).index_of()
         if user not in known:
             raise PrlhfError(f"user '{user}' is unknown to {run}", nearest(user, known))
         if folder != run:
             _scrub(run / "results.json", user, lines=False)
             _scrub(run / "metrics.jsonl", user, lines=True)
+            _scrub(run / "samples.jsonl", user, lines=True)
         change = Change({known[user]: stored_rows(folder, first, [0])[0]}, forgotten={known[user]: user})
         write_change(folder, first, change)
     return {"run": str(run), "forgotten": user, "user_index": known[user]}
@@ -55,7 +55,7 @@ def _scrub(path: Path, user: str, lines: bool) -> None:
         values = [json_value(line) for line in (text.splitlines() if lines else [text]) if line]
     except ValueError:  # a line that was cut off is not ours to repair
         return
-    found = [_without(value, user) for value in values]
+    found = [_without(value, user) for value in values if not lines or value.get("user_id") != user]
     if found != values:
         written = "".join(json_text(value) + "\n" for value in found) if lines else json_text(found[0], indent=2) + "\n"
         with atomic_file(path) as beside:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from prlhf.adapt.apart import verdict
 from prlhf.dataset import Text
 from prlhf.errors import PrlhfError, one_line
 
@@ -61,6 +62,19 @@ class KnownUser:
     start: Tensor
     mode: Tensor
     covariance: Tensor
+
+
+def summary_of(known: KnownUser, user_id: str, new: bool) -> dict[str, Any]:
+    """What is reported of an adapted user; `new`: who was not trained."""
+    return {
+        "user_id": user_id,
+        "user_index": known.user_index,
+        "new": new,
+        "choices": known.choices,
+        "told_apart": verdict(known.gain),
+        "gain": known.gain,
+        "uncertainty": known.uncertainty,
+    }
 
 
 def digest_of(prompt: Text, chosen: Text, rejected: Text) -> bytes:

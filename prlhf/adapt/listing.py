@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from prlhf.adapt.apart import verdict
-from prlhf.adapt.known import read_users_of
+from prlhf.adapt.known import read_users_of, summary_of
 from prlhf.model.checkpoint import model_folder, read_about
 from prlhf.model.user_store import read_users
 
@@ -21,21 +20,10 @@ def list_users(run: Path) -> dict[str, Any]:
     read_about(folder)
     adapted = read_users_of(folder)
     users = read_users(folder)
-    ids = dict(zip(users.user_indices or range(1, users.count + 1), users.ids, strict=True))
+    ids = {user_index: user for user, user_index in users.index_of().items()}
     return {
         "run": str(run),
         "trained": len(ids) - len(adapted),
         "forgotten": users.count - len(ids),
-        "adapted": [
-            {
-                "user_id": ids[known.user_index],
-                "user_index": known.user_index,
-                "new": not len(known.start),
-                "choices": known.choices,
-                "told_apart": verdict(known.gain),
-                "gain": known.gain,
-                "uncertainty": known.uncertainty,
-            }
-            for known in adapted.values()
-        ],
+        "adapted": [summary_of(known, ids[known.user_index], new=not len(known.start)) for known in adapted.values()],
     }

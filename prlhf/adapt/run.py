@@ -15,7 +15,7 @@ from torch import Tensor
 from prlhf.adapt import apart
 from prlhf.adapt.choices import read_choices
 from prlhf.adapt.folder import locked
-from prlhf.adapt.known import KnownChoice, KnownUser, digest_of, read_choices_of, read_users_of
+from prlhf.adapt.known import KnownChoice, KnownUser, digest_of, read_choices_of, read_users_of, summary_of
 from prlhf.adapt.learn import Posterior, posterior_of
 from prlhf.adapt.prior import prior_for
 from prlhf.adapt.slopes import margins_and_slopes
@@ -173,7 +173,9 @@ def _learn(
         found = posterior_of(choices, read if config.method == "relinearized" else None)
     finally:
         progress.finish()
-    return _change(people, prior, starts, choices, found), _summaries(people, choices, found), len(fresh) + found.passes
+    change = _change(people, prior, starts, choices, found)
+    summaries = [summary_of(known, who.user_id, who.new) for known, who in zip(change.known, people, strict=True)]
+    return change, summaries, len(fresh) + found.passes
 
 
 def _all(person: Learner) -> list[KnownChoice | Row]:
@@ -223,19 +225,3 @@ def _change(people: Sequence[Learner], prior: UserPrior, starts: Tensor, choices
         known=known,
         choices=further,
     )
-
-
-def _summaries(people: Sequence[Learner], choices: Choices, found: Posterior) -> list[dict[str, Any]]:
-    gains, left = apart.gains(choices, found).tolist(), apart.uncertainty(found).tolist()
-    return [
-        {
-            "user_id": person.user_id,
-            "user_index": person.user_index,
-            "new": person.new,
-            "choices": len(_all(person)),
-            "told_apart": apart.verdict(gain),
-            "gain": gain,
-            "uncertainty": share,
-        }
-        for person, gain, share in zip(people, gains, left, strict=True)
-    ]

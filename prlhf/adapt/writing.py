@@ -62,8 +62,7 @@ def _write_users(folder: Path, beside: Path, change: Change) -> int:
         edit_users(beside / INDEXED, added, list(change.forgotten.values()))
         return read_users(beside, ()).count
     before = read_users(folder)
-    known = dict(zip(before.user_indices or range(1, before.count + 1), before.ids, strict=True))
-    known = {at: user for at, user in known.items() if at not in change.forgotten}
+    known = {at: user for user, at in before.index_of().items() if at not in change.forgotten}
     known |= {at: user for at, user, _ in change.users}
     texts = {user: text for user, text in before.texts.items() if user not in change.forgotten.values()}
     texts |= {user: text for _, user, text in change.users if text}

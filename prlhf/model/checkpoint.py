@@ -32,7 +32,7 @@ from prlhf.model.encoding import Encoder
 from prlhf.model.personalized import Personalized, PersonalizedLM, RewardModel, decoder_layers
 from prlhf.model.sharding import load_spread_base, shard
 from prlhf.model.user_models import UserModel, build_user_model
-from prlhf.model.user_store import MANY, Users, read_users, write_users
+from prlhf.model.user_store import MANY, Users, index_of, read_users, write_users
 from prlhf.model.weights import check_weights, load_weights, save_weights, sum_weights
 from prlhf.parse import json_value
 from prlhf.progress import SILENT, Progress
@@ -77,7 +77,7 @@ class Trained(Generic[M]):
 
     def index_of(self) -> dict[str, int]:
         """The user index of each seen user, by id."""
-        return dict(zip(self.user_ids, self.user_indices or range(1, len(self.user_ids) + 1), strict=True))
+        return index_of(self.user_ids, self.user_indices)
 
     def encoder(self) -> Encoder:
         """An encoder of rows for this model, within its context."""

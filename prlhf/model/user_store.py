@@ -47,6 +47,15 @@ class Users:
     count: int  # of all users, and of those who were forgotten
     partial: bool = False  # whether these are only some of the users, so that only their rows are read
 
+    def index_of(self) -> dict[str, int]:
+        """The user index of each user, by id."""
+        return index_of(self.ids, self.user_indices)
+
+
+def index_of(ids: Sequence[str], user_indices: Sequence[int] | None) -> dict[str, int]:
+    """The user index of each of `ids`, which have `user_indices`, or 1, 2, … where these are None."""
+    return dict(zip(ids, range(1, len(ids) + 1) if user_indices is None else user_indices, strict=True))
+
 
 def write_users(folder: Path, ids: Sequence[str | None], texts: Mapping[str, str]) -> None:
     """Write the users of a checkpoint; position i of `ids` has user index i + 1. None: nobody has this index."""

@@ -134,6 +134,17 @@ def test_a_forgotten_user_is_in_no_file(run: Path, tmp_path: Path, monkeypatch: 
         forget_user(run, "bob")
 
 
+def test_everybody_is_forgotten(run: Path, tmp_path: Path) -> None:
+    """Samples of what was written for them too; a new user gets a new index all the same."""
+    samples = [{"user_id": user, "response": f"for {user}"} for user in ("ann", "bob", "cat", "generic")]
+    (run / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in samples))
+    for user in ("ann", "bob", "cat"):
+        forget_user(run, user)
+    assert [json.loads(line)["user_id"] for line in (run / "samples.jsonl").read_text().splitlines()] == ["generic"]
+    assert list_users(run) == {"run": str(run), "trained": 0, "forgotten": 3, "adapted": []}
+    assert load_policy(run, "cpu").index_of() == {}
+
+
 @pytest.mark.parametrize(
     "changes", [{"user_model": "cluster"}, {"user_in": "prompt"}, {"objective": "rm", "user_in": "both"}]
 )
