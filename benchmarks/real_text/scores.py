@@ -76,7 +76,7 @@ def of_run(run: Path, data: Prepared) -> list[dict[str, Any]]:
     trained, rewards = load_rewards(run)
     index = trained.index_of()
     own = [index.get(row.user_id, 0) for row in data.eval]
-    other = shuffled(own, len(index), seed=0)
+    other = shuffled(own, range(1, len(index) + 1), seed=0)
     if trained.config.user_model == "uniform":
         own, other = [0] * len(own), [0] * len(own)
     generic = [0] * len(own)
@@ -97,7 +97,7 @@ def of_adapters(run: Path, data: Prepared) -> list[dict[str, Any]]:
     ids = read_per_user(run).users
     place = {user: number for number, user in enumerate(ids, start=1)}
     own = [place[row.user_id] for row in data.eval]
-    readers = {"own": own, "other": shuffled(own, len(ids), seed=0)}
+    readers = {"own": own, "other": shuffled(own, range(1, len(ids) + 1), seed=0)}
     found: list[dict[str, Value]] = [{} for _ in own]
     for number in place.values():
         trained, _ = load_rewards(run_of(run, number))
@@ -134,7 +134,7 @@ def told(model: str, data: Prepared, max_tokens: int | None = None) -> list[dict
     plain = [encoder.comparison(row) for row in data.eval]
     before = log_probs(plain)
     columns: list[list[Value | None]] = []
-    for readers in (own, shuffled(own, len(data.user_ids), seed=0)):
+    for readers in (own, shuffled(own, range(1, len(data.user_ids) + 1), seed=0)):
         after = log_probs(shown(readers))
         margins = [beta * ((a[0] - b[0]) - (a[1] - b[1])) for a, b in zip(after, before, strict=True)]
         columns.append([(m, -a[0] / len(e.chosen)) for m, a, e in zip(margins, after, plain, strict=True)])

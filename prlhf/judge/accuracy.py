@@ -64,7 +64,7 @@ def judge_checkpoint(
     progress.start("judging", 3 * len(rows))
     try:
         as_user, as_generic = read_as(own), read_as([0] * len(rows))
-        as_other = read_as(shuffled(own, len(trained.user_ids), config.seed))
+        as_other = read_as(shuffled(own, sorted(trained.index_of().values()), config.seed))
     finally:
         progress.finish()
     ids = [row.user_id for row in rows]
@@ -116,12 +116,13 @@ def _own_data(run: Path) -> Path:
     return Path(folder)
 
 
-def shuffled(user_indices: Sequence[int], known: int, seed: int) -> list[int]:
+def shuffled(user_indices: Sequence[int], known: Sequence[int], seed: int) -> list[int]:
     """Replace each seen user by another one of the `known` seen users, uniformly; unseen users (index 0) stay."""
     rng = random.Random(seed)
-    if known < 2:
+    if len(known) < 2:
         return list(user_indices)
-    return [0 if i == 0 else 1 + (i - 1 + rng.randrange(1, known)) % known for i in user_indices]
+    place = {user_index: at for at, user_index in enumerate(known)}
+    return [0 if i == 0 else known[(place[i] + rng.randrange(1, len(known))) % len(known)] for i in user_indices]
 
 
 def with_interval(
