@@ -119,9 +119,10 @@ class DecodeLoop:
         return embeds
 
     def _act_as(self, rows: Sequence[DecodeRow]) -> None:
-        """Set the gates of `rows`, which the next forward pass reads."""
-        nobody = rows[0].user_index is None
-        self.model.act_as(None if nobody else self._tensor([row.user_index for row in rows]))
+        """Set the gates of `rows`, if there are any, which the next forward pass reads."""
+        if self.model.gates:
+            nobody = rows[0].user_index is None
+            self.model.act_as(None if nobody else self._tensor([row.user_index for row in rows]))
 
     # ---- one token each ----
 

@@ -1,7 +1,7 @@
 """The closed form: users' choices predicted from the frozen base and a code per user, without any training.
 
 Hidden states of the responses (response_states.py), what users have in common, and a code for each (user_codes.py). A
-baseline for everything that is trained, and where users may start (`user_init: choices`).
+baseline for everything that is trained.
 """
 
 from __future__ import annotations
