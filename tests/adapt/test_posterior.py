@@ -14,7 +14,7 @@ from torch import Tensor
 
 from prlhf.adapt.apart import gains, uncertainty, verdict
 from prlhf.adapt.learn import expected_information, posterior_of
-from prlhf.model.user_fits import Choices
+from prlhf.model.user_fits import Choices, fit_users
 from prlhf.model.user_prior import FLOOR, prior_of
 
 
@@ -56,6 +56,7 @@ def test_the_linear_posterior_is_an_optimizers() -> None:
     assert found.modes[1].tolist() == [0, 0, 0]
     torch.testing.assert_close(found.covariances[1], torch.eye(3).double())
     assert uncertainty(found)[1] == 1
+    torch.testing.assert_close(found.evidence, fit_users(choices).evidence)  # which is compared with the integral
     assert uncertainty(found)[2] < uncertainty(found)[0] < 1
 
 
