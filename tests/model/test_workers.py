@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,11 @@ from prlhf.train.loop import Stop
 
 
 def one_of(rank: int, port: int, count: int, work: Any, *args: Any) -> None:
-    """A worker process, with the environment that Ray's have too."""
-    import os
+    """A worker process, with the environment that Ray's have too.
 
+    It ends without taking its interpreter down, as Ray's workers are ended: a thread of gloo's that still lets go of a
+    tensor while Python finalises aborts the process ("terminate called without an active exception").
+    """
     os.environ.update(
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(count),
         LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(count),
@@ -32,6 +36,9 @@ def one_of(rank: int, port: int, count: int, work: Any, *args: Any) -> None:
         work(rank, *args)
     finally:
         torch.distributed.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def run_workers(count: int, work: Any, *args: Any) -> None:
