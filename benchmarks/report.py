@@ -21,6 +21,7 @@ from benchmarks import pictures
 from benchmarks.real_text import experiments as real_texts
 from benchmarks.real_text import gather as real_text_files
 from benchmarks.real_text import page as real_text_page
+from benchmarks.real_text.criteria import percent as real_text_percent
 from benchmarks.real_text.picture import draw_users
 from benchmarks.steps import (
     ABLATIONS,
@@ -50,6 +51,8 @@ def render(work: Path, docs: Path) -> None:
         steps = EXPERIMENTS[name].steps if name in EXPERIMENTS else []
         whole = all((work / step.done).exists() for step in steps)
         found = gather(work) if whole or name in IN_PARTS else {}
+        if found and name == "real_text":
+            found = with_earlier_arms(numbers.get(name, {}), found)
         if found:
             numbers[name] = found
     numbers["machine"] = numbers.get("machine") or machine()
@@ -63,7 +66,13 @@ def render(work: Path, docs: Path) -> None:
         for name, e in EXPERIMENTS.items()
     }
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    environment.filters |= {"pc": percent, "ci": interval, "pm": plus_minus, "section": real_text_page.as_markdown}
+    environment.filters |= {
+        "pc": percent,
+        "ci": interval,
+        "pm": plus_minus,
+        "section": real_text_page.as_markdown,
+        "pct": real_text_percent,
+    }
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**numbers, commands=commands)
     (docs / "RESULTS.md").write_text(page, encoding="utf-8")
 
@@ -374,6 +383,15 @@ def real_text(work: Path) -> Numbers:
     folder = work / "real-text"
     begun = {name: each for name, each in real_texts.EXPERIMENTS.items() if (folder / name).is_dir()}
     return {name: real_text_files.gather(experiment, folder) for name, experiment in begun.items()}
+
+
+def with_earlier_arms(earlier: Numbers, found: Numbers) -> Numbers:
+    """The experiments on real text whose files are here, and what was found earlier in places that are not here."""
+    both = {
+        name: real_text_files.with_earlier(earlier[name], now) if name in earlier else now
+        for name, now in found.items()
+    }
+    return earlier | both
 
 
 IN_PARTS = ("ablations", "sweeps", "llm_judge", "open_checks", "real_text")  # only those that were run are shown

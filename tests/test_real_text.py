@@ -373,6 +373,23 @@ def test_the_results_page_has_a_section_and_a_picture(
     assert (tmp_path / "docs" / "figures" / "small.png").stat().st_size > 10_000
 
 
+def test_an_arm_that_was_measured_elsewhere_stays_on_the_page(experiment: Experiment, tmp_path: Path) -> None:
+    def gathered(place: str, arm: str, seed: int) -> dict[str, Any]:
+        here = tmp_path / place / "small" / arm / str(seed)
+        here.mkdir(parents=True)
+        (here / "scores.jsonl").write_text("".join(json.dumps(each) + "\n" for each in SCORES))
+        return json.loads(json.dumps(gather.gather(experiment, tmp_path / place)))  # type: ignore[no-any-return]
+
+    earlier = gathered("earlier", "vanilla", 0) | {"examples": {"arm": "vanilla"}}
+    both = gather.with_earlier(earlier, gathered("now", "soft", 1))
+    assert list(both["ranking"]) == ["soft", "vanilla"]  # in the order of the experiment
+    assert both["arms"]["vanilla"]["seeds"] == {"0": ["scores.jsonl"]}
+    assert both["examples"] == {"arm": "vanilla"}
+    again = gather.with_earlier(both, gathered("again", "vanilla", 1))
+    assert again["arms"]["vanilla"]["seeds"] == {"1": ["scores.jsonl"]}  # measured now: nothing earlier is mixed in
+    assert again["arms"]["soft"]["seeds"] == {"1": ["scores.jsonl"]}
+
+
 def test_what_was_not_run_is_shown_as_not_measured(experiment: Experiment, tmp_path: Path) -> None:
 
     markdown = page.as_markdown(gather.gather(experiment, tmp_path / "nothing"))

@@ -42,6 +42,18 @@ def gather(experiment: Experiment, work: Path) -> Numbers:
     }
 
 
+def with_earlier(earlier: Numbers, found: Numbers) -> Numbers:
+    """The numbers found now, and those found earlier of the arms whose files are not here; an arm is never mixed."""
+    measured = {name for name, about in found["arms"].items() if about["seeds"]}
+    whole = dict(found)
+    for table, rows in earlier.items():
+        if isinstance(rows, dict) and table != "examples":
+            kept = {name: row for name, row in rows.items() if name not in measured}
+            both = found[table] | kept
+            whole[table] = {name: both[name] for name in found["arms"] if name in both}
+    return whole | {"examples": found["examples"] or earlier["examples"]}
+
+
 def differences(scores: Mapping[str, Sequence[Row]], name: str, vanilla: str = "vanilla") -> Numbers:
     """Accuracy of an arm as oneself less that as the generic user, as another, and less that of the other arms.
 
