@@ -36,6 +36,7 @@ if TYPE_CHECKING:
         plan_judging,
         plan_training,
         prepare,
+        show_data,
         sweep,
         train,
         users,
@@ -44,7 +45,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Interrupted", "PrlhfError", "adapt", "calibrate", "export", "forget", "generate", "judge",
-    "judge_checkpoint", "judge_messages", "load", "plan_judging", "plan_training", "prepare", "sweep", "train", "users",
+    "judge_checkpoint", "judge_messages", "load", "plan_judging", "plan_training", "prepare", "show_data",
+    "sweep", "train", "users",
 ]  # fmt: skip
 
 _HOMES = {name: "prlhf.errors" if name in ("Interrupted", "PrlhfError") else "prlhf.api" for name in __all__}

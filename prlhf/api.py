@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from prlhf.config import AdaptConfig, ClusterConfig, GenerateConfig, JudgeConfig, SweepConfig
+from prlhf.config import AdaptConfig, ClusterConfig, GenerateConfig, JudgeConfig, SweepConfig, TrainConfig
 from prlhf.errors import PrlhfError
 from prlhf.progress import SILENT, Progress
 from prlhf.recipes import Sections, cluster_of, load_recipe, over, resolve
@@ -18,6 +19,7 @@ from prlhf.results import (
     Adapted,
     Calibrations,
     CheckpointAccuracy,
+    DataView,
     Exported,
     Forgotten,
     Judgement,
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "adapt", "calibrate", "export", "forget", "generate", "judge", "judge_checkpoint", "judge_messages", "load",
-    "plan_judging", "plan_training", "prepare", "sweep", "train", "users",
+    "plan_judging", "plan_training", "prepare", "show_data", "sweep", "train", "users",
 ]  # fmt: skip
 
 Recipe = str | Path | Sections | None
@@ -77,6 +79,49 @@ def prepare(
     return PreparedData.model_validate(
         {"folder": config.folder, **run(config, progress), "room": rows_in_context(config.folder, base)}
     )
+
+
+def show_data(
+    dataset: str | Path | PreparedData,
+    *,
+    recipe: Recipe = None,
+    user: str | None = None,
+    rows: int = 5,
+    tokens: bool = False,
+    html: str | Path | None = None,
+    progress: Progress = SILENT,
+    **settings: Any,
+) -> DataView:
+    """Show rows of prepared data as training reads them, and how users agree, as `prlhf data show` does.
+
+    Args:
+        dataset: the result of `prepare`, its folder, or a known name.
+        recipe: a file, a shipped one's name or its sections; `train` and `prep` are used.
+        user: show only this user's rows.
+        rows: how many rows to show.
+        tokens: give the ids and texts of single tokens.
+        html: write a page with tokens there.
+        progress: receives the steps and the warnings.
+        settings: keys of TrainConfig, such as `model` and `max_tokens`.
+
+    Raises:
+        PrlhfError: a setting is refused, the data or the base cannot be read, or `html` cannot be written.
+    """
+    from prlhf.data import locate
+    from prlhf.view.page import claim_page, write_data_page
+    from prlhf.view.run import view
+
+    sections, page = _sections(recipe), None if html is None else Path(html).expanduser()
+    config = resolve(TrainConfig, sections.get("train", {}), _with_data(dataset, settings))
+    if page:
+        claim_page(page)
+    with TemporaryDirectory(prefix="prlhf-") as scratch:
+        folder = locate(config.dataset, sections, progress, Path(scratch), "")
+        found = view(folder, config, user, rows, tokens or page is not None)
+    found["dataset"] = config.dataset
+    if page:
+        write_data_page(page, found)
+    return DataView.model_validate(found)
 
 
 def train(

@@ -43,6 +43,18 @@ class PreparedData(Result):
     content_hash: str = Field(description="SHA-256 of the comparisons, 64 hex digits")
 
 
+class DataView(Result):
+    """What is in a prepared data set, and some of its rows as training reads them."""
+
+    dataset: str
+    model: str
+    context: int = Field(description="tokens that a row may have")
+    comparisons: dict[str, int] = Field(description="in `train` and `eval`")
+    users: list[dict[str, Any]] = Field(description="for each user `user_id`, its comparisons in `train` and `eval`")
+    agreement: dict[str, Any] = Field(description="of users who chose from the same pairs: see prlhf.view.agreement")
+    rows: list[dict[str, Any]] = Field(description="with `pieces`: runs of tokens that are `loss`, `cut`, or `of` both")
+
+
 class Accuracy(Result):
     """How often the chosen response has the higher (implicit) reward, on held-out comparisons; 0 to 1."""
 

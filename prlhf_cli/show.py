@@ -101,6 +101,28 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
     Console().print(built)
 
 
+def pieces(title: str, rows: Iterable[tuple[str, int, str, Sequence[str]]]) -> None:
+    """Texts in pieces on standard output, a row each: its name, its tokens, its style, and its text or texts of tokens.
+
+    Where there are several texts, a thin line stands between them.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    built = Table(title=Text(title), title_justify="left", show_header=False)
+    built.add_column()
+    built.add_column(justify="right")
+    built.add_column()
+    for name, count, style, texts in rows:
+        built.add_row(
+            Text(name),
+            str(count),
+            Text("\N{BOX DRAWINGS LIGHT VERTICAL}", "dim").join(Text(one, style) for one in texts),
+        )
+    Console().print(built)
+
+
 def say(line: str) -> None:
     """Print a line on standard output."""
     typer.echo(line)

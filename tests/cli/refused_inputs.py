@@ -242,7 +242,13 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("sweep --resume --out {run}", ["is a training run, not a sweep"]),
     ("sweep --recipe space.yaml", ["sweep.space.alpha = 80 is neither a range nor a list", "[1, 5]"]),
     ("sweep --recipe space-list.yaml", ["sweep.space = ['alpha'] is not a mapping", "alpha:"]),
-    # demo, recipes, env
+    # data, demo, recipes, env
+    ("data show nowhere", ["nowhere is not a prepared data set", "prlhf prep"]),
+    ("data show {prepared} --model full", ["full is not a model", "config.json"]),
+    ("data show {prepared} --user an", ["has no user 'an'", "did you mean 'ann'?"]),
+    ("data show {prepared} --model {base} --html a-file", ["a-file exists and is not a page", "choose another --html"]),
+    ("data show {prepared} --rows -1", ["--rows -1 is refused"]),
+    ("data list {prepared}", ["list", "show"]),
     ("demo --seed x", ["--seed x is refused"]),
     ("demo --recipe bomb.yaml", ["cannot read recipe bomb.yaml"]),
     ("demo --out {prepared}", ["is a prepared data set, not a demo"]),

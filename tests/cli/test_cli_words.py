@@ -29,6 +29,7 @@ SERVES: dict[str, tuple[str, ...]] = {
     "prlhf/model/sharding.py": ("train",),
     "prlhf/model/gates.py": ("train",),  # before the first step
     "prlhf/export": ("export",),
+    "prlhf/view": ("data",),
     "prlhf/adapt": ("adapt",),
     "prlhf/config/adapt.py": ("adapt",),
     "prlhf/train": ("train",),
@@ -47,7 +48,7 @@ SERVES: dict[str, tuple[str, ...]] = {
     "prlhf_cli/main.py": ("",),
     **{
         f"prlhf_cli/{name}.py": (name,)
-        for name in ("prep", "train", "generate", "judge", "sweep", "export", "adapt", "demo")
+        for name in ("prep", "train", "generate", "judge", "sweep", "export", "adapt", "demo", "data")
     },
     "prlhf_cli": ("prep", "train", "generate", "judge", "sweep"),
 }
