@@ -108,6 +108,18 @@ def scratch_dir(what: str) -> Iterator[Path]:
             os.close(handle)
 
 
+def link_or_copy(source: str, copy: str) -> str:
+    """Make `copy` a hard link to the file `source`, which nobody changes in place; for shutil.copytree.
+
+    On another device, or on a file system without links, it is a copy.
+    """
+    try:
+        os.link(source, copy)
+    except OSError:
+        shutil.copy2(source, copy)
+    return copy
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 checksum of a file, in hexadecimal digits."""
     with path.open("rb") as file:

@@ -76,6 +76,9 @@ class Run(Result):
     loss: float | None = Field(description="mean training loss over all steps, nats")
     train_seconds: float
     eval: Accuracy | dict[str, Any] | None = Field(default=None, description="on held-out comparisons, if any")
+    best: dict[str, Any] | None = Field(
+        default=None, description="with stop_metric: `metric`, `value` and `step` of the kept model; whether `stopped`"
+    )
 
 
 class TrainPlan(Result):

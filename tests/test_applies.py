@@ -45,6 +45,8 @@ CASES: dict[str, dict[str, tuple[Any, dict[str, Any], dict[str, Any]]]] = {
         "lora_targets": ("q_proj", {"full_finetune": True}, {}),
         "reference_cache": (False, {}, {}),
         "reference_first": (True, RM, {}),
+        "stop_metric": ("accuracy_macro", {}, {"eval_every": 5}),
+        "patience": (2, {"eval_every": 5}, {"eval_every": 5, "stop_metric": "margin_mean"}),
         "sample_every": (5, RM, SFT),
         "sample_users": (1, {}, {"sample_every": 5}),
         "sample_prompts": (1, {}, {"sample_every": 5}),

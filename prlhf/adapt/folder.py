@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from prlhf.errors import PrlhfError
-from prlhf.files import atomic_dir
+from prlhf.files import atomic_dir, link_or_copy
 from prlhf.progress import SILENT, Progress
 
 WAIT, LOOK = 3600.0, 0.05  # seconds for another process to end, and between two looks
@@ -58,14 +58,6 @@ def rebuilt(folder: Path, without: Collection[str]) -> Iterator[Path]:
     """Yield a new folder that replaces `folder` at the end; it has all files of the old one but those of `without`."""
     with atomic_dir(folder) as beside:
         shutil.copytree(
-            folder, beside, copy_function=_linked, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*without)
+            folder, beside, copy_function=link_or_copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*without)
         )
         yield beside
-
-
-def _linked(source: str, target: str) -> str:
-    try:
-        os.link(source, target)
-    except OSError:  # another device, or a file system without links
-        shutil.copy2(source, target)
-    return target

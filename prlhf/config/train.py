@@ -12,7 +12,7 @@ from pydantic import model_validator
 from prlhf.config.keys import Needs, above_zero, key, one_of, reads, says
 from prlhf.config.names import KNOWN_DATA
 from prlhf.config.stage import Stage
-from prlhf.errors import PrlhfError
+from prlhf.errors import PrlhfError, nearest
 from prlhf.extensions import LOSSES, USER_MODELS
 
 WITH_USERS = one_of("objective", "dpo", "rm")
@@ -27,6 +27,17 @@ PROMPT_OR_HEAD = Needs(
 )
 TOKENS_OR_HEAD = Needs("user_tokens", lambda config: config.user_tokens > 0 or config.objective == "rm", "more than 0")
 ADAPTER = Needs("full_finetune", lambda config: not config.full_finetune, "false")
+STOPPED = Needs("stop_metric", lambda config: config.stop_metric is not None, "a metric, such as accuracy_macro")
+RANKED = (
+    "accuracy_macro",
+    "accuracy_seen",
+    "accuracy_unseen",
+    "accuracy_worst_tenth",
+    "accuracy_generic",
+    "margin_mean",
+)
+LESS_IS_BETTER = ("nats_per_token", "nats_per_response")
+METRICS = {"dpo": RANKED, "rm": RANKED, "sft": LESS_IS_BETTER}  # the numbers of an evaluation, by objective
 
 
 WITHOUT_USERS: Mapping[str, Any] = MappingProxyType({"user_model": "uniform", "user_tokens": 0, "user_text": False})
@@ -192,6 +203,14 @@ class TrainConfig(Stage):
         0, "Optimizer steps between evaluations; 0: only at the end.", panel="Evaluation and checkpoints", ge=0
     )
     eval_limit: int | None = key(None, "Held-out comparisons per evaluation at most.", unset="all", ge=1)
+    stop_metric: str | None = key(
+        None,
+        "Keep the model of the evaluation that is best by this metric: accuracy_macro, accuracy_worst_tenth, "
+        "margin_mean and others; nats_per_token with sft, where less is better.",
+        unset="the model after the last step is kept",
+        used=[above_zero("eval_every")],
+    )
+    patience: int = key(3, "Stop after this many evaluations in a row without a better one.", used=[STOPPED], ge=1)
     sample_every: int = key(
         0, "Optimizer steps between samples of what the model writes; 0: none.", used=[POLICY], idle=[0], ge=0
     )
@@ -222,6 +241,17 @@ class TrainConfig(Stage):
             raise PrlhfError(
                 f"full_finetune = true leaves no adapter for user_in = {self.user_in}",
                 "set user_in to prompt, or leave full_finetune out",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def metric_is_known(self) -> TrainConfig:
+        """Refuse to stop by what an evaluation does not have."""
+        known = METRICS[self.objective]
+        if self.stop_metric is not None and self.stop_metric not in known:
+            raise PrlhfError(
+                f"stop_metric = {self.stop_metric} is not a metric of objective = {self.objective}",
+                nearest(self.stop_metric, known),
             )
         return self
 

@@ -7,6 +7,7 @@ checkpoints/checkpoint-50     after optimizer step 50; checkpoints/checkpoint-TR
   rng_state_RANK.pth          the random state of each worker
   state.json                  the step, and how many there are
   metrics.jsonl               the log up to this step; samples.jsonl likewise
+  best/                       with stop_metric: the weights of the best evaluation, see early_stopping.py
   sha256.json                 the seal, written last: a checksum of every other file
 """
 
@@ -31,6 +32,7 @@ from prlhf.progress import SILENT, Progress
 
 _SUMS = TypeAdapter(dict[str, str])
 SEAL, STATE = "sha256.json", "state.json"
+BEST = "best"  # see early_stopping.py
 
 
 @contextmanager
@@ -162,10 +164,15 @@ def step_of(checkpoint: Path) -> int:
 
 
 def remove_checkpoints(folder: Path, after: int = -1) -> None:
-    """Remove the checkpoints of the run in `folder` that come `after` that step, and nothing else beside them."""
+    """Remove the checkpoints of the run in `folder` that come `after` that step, and nothing else beside them.
+
+    With all of them the best weights are removed.
+    """
     for checkpoint in _numbered(folder / "checkpoints"):
         if step_of(checkpoint) > after:
             _remove(checkpoint)
+    if after < 0:
+        shutil.rmtree(folder / "checkpoints" / BEST, ignore_errors=True)
     with suppress(OSError):
         (folder / "checkpoints").rmdir()
 

@@ -20,7 +20,7 @@ BASE_CARD = """---
 ---
 # A base model made with prlhf
 
-`{model}`, fine-tuned on the chosen responses of `{dataset}` ({steps} steps; the same for all users).
+`{model}`, fine-tuned on the chosen responses of `{dataset}` ({steps} steps{kept}; the same for all users).
 
     prlhf train --model FOLDER --dataset DATASET
 """
@@ -54,7 +54,9 @@ def _write_base(policy: Trained[Any], results: dict[str, Any], folder: Path) -> 
     policy.tokenizer.save_pretrained(folder)
     model, data = results["model"], Path(results["dataset"]).name
     named = f"base_model: {model}\n" if is_public(model) else ""
-    card = BASE_CARD.format(base_model=named, model=public_name(model), dataset=data, steps=results["steps"])
+    kept = ", of which the best by {metric} is kept, step {step}".format(**results["best"]) if "best" in results else ""
+    about = {"base_model": named, "model": public_name(model), "dataset": data, "steps": results["steps"]}
+    card = BASE_CARD.format(**about, kept=kept)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 

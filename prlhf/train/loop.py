@@ -18,6 +18,7 @@ from prlhf.model.weights import load_weights, save_weights
 from prlhf.progress import SILENT, Interruptible, Progress
 from prlhf.train import checkpoints, losses, metrics
 from prlhf.train.batches import Part, batches_of, epoch_of, parts_of, step_count
+from prlhf.train.early_stopping import EarlyStop
 from prlhf.train.encode import EncodedSet
 from prlhf.train.finite import Watch, check_parameters, check_summary
 from prlhf.train.objectives import Objective
@@ -79,6 +80,7 @@ class Loop:
         sampling = config.sample_every and workers.rank() == 0
         self.samples = Samples(policy, [*held_out.rows, *train_set.rows]) if sampling else None
         self.samples_path = config.folder / FILE
+        self.early_stop = EarlyStop(config, config.stop_metric) if config.stop_metric else None
         self.watch = Watch()
         self._ids = {id(e): row.id for e, row in zip(train_set.encoded, train_set.rows, strict=True)}
         self._recent: list[dict[str, Tensor]] = []  # what is logged of each row since the last optimizer step
@@ -97,7 +99,7 @@ class Loop:
         for _ in range(self.step):  # the steps before the checkpoint
             next(upcoming)
         self._restore_random_state()
-        while self.step < self.steps:
+        while not self.over:
             batches = next(upcoming)
             users = {0, *(row.user_index for batch in batches for row in batch)}
             self.catch_up(users)
@@ -112,16 +114,22 @@ class Loop:
             self.step += 1
             stopping = self.stop.agreed()
             self.log(loss, norm, rate)
-            if config.eval_every and self.step % config.eval_every == 0 and len(self.held_out):
+            last = self.early_stop is not None and self.step == self.steps  # it may be the best
+            if len(self.held_out) and (last or (config.eval_every and self.step % config.eval_every == 0)):
                 self.report_evaluation(self.evaluate())
-            if self.samples and (self.step % config.sample_every == 0 or self.step == self.steps):
+            if self.samples and (self.step % config.sample_every == 0 or self.over):
                 self.write_samples(self.samples)
-            if stopping or self.step % config.save_every == 0 or self.step == self.steps:
+            if stopping or self.step % config.save_every == 0 or self.over:
                 self.save()
             if stopping:
                 break
         self.trackers.end(self.step)
         self.progress.finish()
+
+    @property
+    def over(self) -> bool:
+        """Whether all steps are made, or evaluations say that more would be of no use."""
+        return self.step >= self.steps or bool(self.early_stop and self.early_stop.due)
 
     # ---- one step ----
 
@@ -198,6 +206,8 @@ class Loop:
             check_summary(self.config, self.step, summary)
             metrics.put_evaluation(self.metrics_path, self.step, summary)
             self._evaluated = self.step, summary
+            if self.early_stop:
+                self.early_stop.look(self.model)
         return self._evaluated[1]
 
     def report_evaluation(self, summary: dict[str, Any]) -> None:
@@ -233,6 +243,8 @@ class Loop:
             if first:
                 save_weights(self.model, folder, self.optimizer.touched)
                 checkpoints.write_state(folder, moments, self.schedule.state_dict(), self.step, self.steps)
+                if self.early_stop:
+                    self.early_stop.put_into(folder)
                 checkpoints.seal(folder, [self.metrics_path, self.samples_path], self.config.keep_checkpoints)
         self.trackers.saved(self.step)
         if self.listener:

@@ -80,11 +80,16 @@ def train_on_ray(
 
 
 def check_share(config: TrainConfig, cluster: ClusterConfig) -> None:
-    """Raise PrlhfError if there is not a comparison per batch for each worker, or samples would need all workers."""
+    """Raise PrlhfError if there is not a comparison per batch for each worker, or one must have the whole model."""
     if config.sample_every and cluster.workers and cluster.parallel == "fsdp":
         raise PrlhfError(
             f"sample_every = {config.sample_every} does not go with parallel = fsdp: no worker has the whole model",
             "leave sample_every out, or set parallel to ddp",
+        )
+    if config.stop_metric and cluster.workers and cluster.parallel == "fsdp":
+        raise PrlhfError(
+            f"stop_metric = {config.stop_metric} does not go with parallel = fsdp: no worker has the whole model",
+            "leave stop_metric out, or set parallel to ddp",
         )
     if config.batch_size < cluster.workers:
         raise PrlhfError(

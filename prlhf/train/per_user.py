@@ -20,6 +20,7 @@ from prlhf.model.checkpoint import build_policy
 from prlhf.model.per_user import PerUser, is_per_user, read_per_user, run_of, write_per_user
 from prlhf.model.rewards import mean
 from prlhf.progress import SILENT, Progress
+from prlhf.train.early_stopping import check_metric
 from prlhf.train.encode import encode
 from prlhf.train.run import check_data, train, vanilla, with_base
 from prlhf.train.run_folder import check_same, data_of, read_results, saved_config, write_recipe, write_results
@@ -89,6 +90,8 @@ def check_per_user(config: TrainConfig, data: Prepared, progress: Progress) -> N
     if config.objective != "dpo":
         raise PrlhfError(f"--per-user trains policies, not objective = {config.objective}", "drop one of the two")
     check_data(config, data, progress)
+    for user in filter(lambda user: user.seen, data.users):
+        check_metric(config, only(data, user).eval, f" of user {user.id}")
     encode(build_policy(config, data.user_ids, {}), data)
 
 
@@ -128,6 +131,9 @@ def summarise_runs(config: TrainConfig, users: list[str], results: list[dict[str
         "train_seconds": seconds,
         "comparisons_per_second": compared / seconds,
     }
+    steps = {user: one["best"]["step"] for user, one in zip(users, results, strict=True) if "best" in one}
+    if steps:
+        summary["best_step_by_user"] = steps
     found = {user: one["eval"] for user, one in zip(users, results, strict=True) if "eval" in one}
     if found:
         accuracy = {user: scores["accuracy_macro"] for user, scores in found.items()}

@@ -25,6 +25,7 @@ from prlhf.model.user_models import user_model_of
 from prlhf.progress import SILENT, Progress
 from prlhf.train import metrics
 from prlhf.train.checkpoints import newest_checkpoint, remove_checkpoints, step_of
+from prlhf.train.early_stopping import check_metric
 from prlhf.train.encode import encode, note_left_out
 from prlhf.train.final_model import write_model
 from prlhf.train.finite import check_parameters, check_summary
@@ -94,6 +95,7 @@ def learn(
     policy: Trained[Any] = build(config, data.user_ids, texts, sharded, progress)
     policy = replace(policy, conversational=data.conversational)
     train_set, held_out, encoder = encode(policy, data)
+    check_metric(config, held_out.rows)
     if not resume:
         write_recipe(config.folder, config, data)
     encoder.note_cut(progress)
@@ -129,7 +131,8 @@ def _run(loop: Loop, encoder: Encoder, resume: bool) -> dict[str, Any]:
     results |= {"cut": encoder.cut, "left_out": {"train": loop.train_set.left_out, "eval": held_out.left_out}}
     loop.optimizer.settle()
     if len(held_out):
-        results["eval"] = loop.evaluate(loop.progress) | {f"{name}_before": value for name, value in before.items()}
+        scores = best_of(loop, results) if loop.early_stop else loop.evaluate(loop.progress)
+        results["eval"] = scores | {f"{name}_before": value for name, value in before.items()}
     if objective.reference:
         results["reference"] = counted(objective.reference)
         if config.reference_cache:
@@ -138,6 +141,20 @@ def _run(loop: Loop, encoder: Encoder, resume: bool) -> dict[str, Any]:
     with gathered(policy.model):
         finish(config.folder, results, lambda model: write_model(policy, results, model))
     return results
+
+
+def best_of(loop: Loop, results: dict[str, Any]) -> dict[str, Any]:
+    """Go back to the best evaluation of the run, and say so in `results`; returns that evaluation."""
+    assert loop.early_stop
+    scores = loop.early_stop.use(loop.model, loop.step)
+    best = results["best"] = loop.early_stop.results()
+    if best["stopped"] or best["step"] != loop.step:
+        loop.progress.note(
+            "{} after step {}: {metric} is best at step {step} ({value:.4g}), whose model is kept".format(
+                "stopped" if best["stopped"] else "finished", loop.step, **best
+            )
+        )
+    return scores
 
 
 def _evaluated_before(loop: Loop) -> dict[str, Any]:
@@ -167,6 +184,8 @@ def fit(loop: Loop, resume: bool) -> dict[str, Any]:
     metrics.begin(loop.metrics_path, checkpoint)
     if loop.samples or loop.samples_path.exists():
         metrics.begin(loop.samples_path, checkpoint)
+    if loop.early_stop:
+        loop.early_stop.begin(checkpoint)
     began = time.perf_counter()
     with loop.stop:
         if checkpoint:

@@ -33,7 +33,8 @@ from prlhf.train.checkpoints import remove_checkpoints
 _RESULTS = TypeAdapter(dict[str, Any])
 MAY_CHANGE_ON_RESUME = {
     "out", "device", "report_to", "save_every", "keep_checkpoints", "eval_every", "eval_limit", "sample_every",
-    "sample_users", "sample_prompts", "reference_cache", "reference_first", "dataset",  # whose content is compared
+    "sample_users", "sample_prompts", "patience", "reference_cache", "reference_first",
+    "dataset",  # whose content is compared
 }  # fmt: skip
 
 

@@ -46,6 +46,8 @@ WITH: dict[str, dict[str, Any]] = {
     **{f"train.{key}": {"user_model": "cluster"} for key in ("k", "cluster_weights", "cluster_lr")},
     **{f"train.{key}": {"user_in": "adapter"} for key in ("gates", "gate_scale", "gate_lr")},
     **{f"train.{key}": {"sample_every": 5} for key in ("sample_users", "sample_prompts")},
+    "train.stop_metric": {"eval_every": 5},
+    "train.patience": {"eval_every": 5, "stop_metric": "margin_mean"},
     "train.user_tokens": {},
     "generate.examples": {"baseline": "in-context"},
     "generate.prompt_column": {"prompts": "a.csv"},
@@ -62,6 +64,7 @@ VALUES: dict[str, Any] = {
     "prep.dataset": "tldr", "train.template_options": {"enable_thinking": False}, "prep.columns": {"user_id": "who"},
     "generate.template_options": {"enable_thinking": False}, "judge.extra_body": {"top_k": 3},
     "adapt.columns": {"user_id": "who"},
+    "train.stop_metric": "accuracy_macro",
     "train.max_tokens": 64, "sweep.metric": "loss", "sweep.space": {"alpha": "0.2,0.5"}, "prep.noise": 0.25,
     "train.label_smoothing": 0.25, "sweep.reduction": 2.5, "judge.leave_out": "seed",
 }  # fmt: skip

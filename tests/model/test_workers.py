@@ -110,6 +110,7 @@ def test_two_workers_follow_one(
         "objective": objective, "user_model": user_model, "user_in": user_in, "max_steps": 20, "batch_size": 4,
         "lr": 1e-3, "gate_lr" if user_in == "adapter" else "user_lr": 1e-2, "eval_every": 10, "save_every": 50,
         "max_grad_norm": 0.5, "device": device, "sample_every": 10 if objective == "dpo" else 0,
+        "stop_metric": "margin_mean",
     }  # fmt: skip
     data = shortened(make_config(tmp_path).dataset, tmp_path / "data")
     config = make_config(tmp_path / "one", **options, dataset=str(data))

@@ -27,6 +27,7 @@ MakeConfig = Callable[..., Any]
 STEPS = 40
 OPTIONS: dict[str, Any] = {
     "max_steps": STEPS, "save_every": 4, "eval_every": 20, "batch_size": 4, "lr": 1e-3, "user_lr": 1e-2,
+    "stop_metric": "margin_mean",
 }  # fmt: skip
 
 
