@@ -23,6 +23,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CACHE = tempfile.TemporaryDirectory(prefix="prlhf-tests-")  # removed at exit
 os.environ["PRLHF_CACHE"] = CACHE.name  # no test reads or writes the user's own
+os.environ["TRACKIO_DIR"] = f"{CACHE.name}/trackio"  # read when trackio is first imported
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

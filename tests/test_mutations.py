@@ -20,6 +20,7 @@ def test_there_are_enough_and_none_twice() -> None:
         "data",
         "export",
         "adapt",
+        "view",
         "recipes.py",
         "lines.py",
     }

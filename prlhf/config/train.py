@@ -222,7 +222,11 @@ class TrainConfig(Stage):
     )
     save_every: int = key(50, "Optimizer steps between checkpoints.", ge=1)
     keep_checkpoints: int = key(2, "Newest checkpoints to keep.", ge=1)
-    report_to: str = key("none", "Tracker to report to: tensorboard, wandb or others of transformers.")
+    report_to: str = key(
+        "auto",
+        "Trackers, with commas between: trackio, wandb, mlflow, tensorboard or others of transformers; none; "
+        "auto: trackio where it is installed.",
+    )
 
     @model_validator(mode="after")
     def personalized_needs_tokens(self) -> TrainConfig:

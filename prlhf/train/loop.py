@@ -92,7 +92,7 @@ class Loop:
         config = self.config
         self.progress.start("training", self.steps)
         self.progress.advance(self.step)
-        self.trackers.begin(self.step)
+        self.trackers.begin(self.step, self.progress)
         if self.listener:
             self.listener.begun(self)
         upcoming = batches_of(self.train_set, config)

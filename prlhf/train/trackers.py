@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import netrc
 import os
+import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +18,23 @@ from prlhf.config import TrainConfig
 from prlhf.errors import PrlhfError, nearest
 from prlhf.model import workers
 from prlhf.model.base import pick_device
+from prlhf.progress import Progress
+from prlhf.train.tracker_pages import close_run, is_open, place_of, send_table
 
+AUTO = "trackio"  # what `auto` stands for, where it is installed
 PACKAGES = {"azure_ml": "azureml-sdk", "comet_ml": "comet-ml", "flyte": "flytekit", "dagshub": "dagshub mlflow"}
+RECIPE = "recipe.yaml"  # of the run folder, written when a run begins
 WANDB_HOST = "api.wandb.ai"
 
 
 class Trackers:
     """The trackers of a run, by transformers' public callbacks; without any, nothing is imported.
 
-    Only the first worker's numbers are sent.
+    Only the first worker's numbers are sent. What trackers print goes to standard error.
     """
 
     def __init__(self, config: TrainConfig, model: nn.Module, steps: int) -> None:
-        self.callbacks: list[Any] = []
+        self.callbacks: dict[str, Any] = {}  # by name
         names = tracker_names(config.report_to)
         if not names:
             return
@@ -36,22 +44,28 @@ class Trackers:
         self.settings, self.control = _as_arguments(config, names), TrainerControl()
         self.state = TrainerState(max_steps=steps, logging_steps=1, is_world_process_zero=workers.rank() == 0)
         self.model = model
-        self.callbacks = [callback() for callback in get_reporting_integration_callbacks(names)]
+        kinds = get_reporting_integration_callbacks(names)
+        self.callbacks = {name: kind() for name, kind in zip(names, kinds, strict=True)}
         self._call("on_init_end")
 
-    def begin(self, step: int) -> None:
-        """Training begins after optimizer step `step`."""
+    def begin(self, step: int, progress: Progress) -> None:
+        """Training begins after optimizer step `step`; `progress` notes where each tracker shows it."""
+        self.theirs = {name for name in self.callbacks if is_open(name)}  # runs of the caller
         self._call("on_train_begin", step)
+        if workers.rank() == 0:
+            for name, callback in self.callbacks.items():
+                if where := place_of(name, callback):
+                    progress.note(f"{name}: {where}")
 
     def log(self, step: int, numbers: dict[str, float]) -> None:
         """Send the `numbers` of a step; those of evaluations are called `eval_NAME`."""
         self._call("on_log", step, logs=dict(numbers))
 
     def samples(self, step: int, rows: Sequence[dict[str, Any]]) -> None:
-        """Send what the model wrote after `step` (see samples.py) to TensorBoard, which has tables as texts."""
-        for writer in filter(None, (getattr(callback, "tb_writer", None) for callback in self.callbacks)):
-            for row in rows:
-                writer.add_text(f"samples/{row['user_id']}/{row['prompt_id']}", row["response"], step)
+        """Send what the model wrote after `step` (see samples.py) to the trackers that have tables."""
+        with redirect_stdout(sys.stderr):
+            for name, callback in self.callbacks.items():
+                send_table(name, callback, step, rows)
 
     def saved(self, step: int) -> None:
         """A checkpoint was written."""
@@ -60,11 +74,14 @@ class Trackers:
     def end(self, step: int) -> None:
         """Training ended after `step`."""
         self._call("on_train_end", step)
+        for name in self.callbacks.keys() - self.theirs:
+            close_run(name)
 
     def _call(self, event: str, step: int = 0, **values: Any) -> None:
-        for callback in self.callbacks:
+        for callback in self.callbacks.values():
             self.state.global_step, self.state.epoch = step, values.get("logs", {}).get("epoch")
-            getattr(callback, event)(self.settings, self.state, self.control, model=self.model, **values)
+            with redirect_stdout(sys.stderr):
+                getattr(callback, event)(self.settings, self.state, self.control, model=self.model, **values)
 
 
 def _as_arguments(config: TrainConfig, names: list[str]) -> Any:
@@ -84,16 +101,28 @@ def _as_arguments(config: TrainConfig, names: list[str]) -> Any:
         max_grad_norm=config.max_grad_norm,
         seed=config.seed,
         report_to=names,
+        run_name=run_name(config.folder),
         use_cpu=pick_device(config.device).type == "cpu",
     )
 
 
+def run_name(folder: Path) -> str:
+    """A run's name for trackers: its folder, and when it began, so that it is the same one after `--resume`."""
+    recipe = folder / RECIPE
+    began = datetime.fromtimestamp(recipe.stat().st_mtime, UTC) if recipe.exists() else datetime.now(UTC)
+    return f"{folder.name} {began:%Y-%m-%d %H:%M:%S}"
+
+
 def tracker_names(report_to: str) -> list[str]:
-    """The trackers that `report_to` names, separated by commas; `all` stands for all that are installed.
+    """The trackers that `report_to` names, separated by commas.
+
+    `all` stands for all that are installed, `auto` for trackio where that is installed.
 
     Raises:
         PrlhfError: a tracker is unknown, is not installed, or would ask for a login.
     """
+    if report_to.strip().lower() == "auto":
+        return [AUTO] if find_spec(AUTO) else []  # without an import of transformers
     from transformers.integrations.integration_utils import (
         INTEGRATION_TO_CALLBACK,
         get_available_reporting_integrations,
@@ -101,8 +130,10 @@ def tracker_names(report_to: str) -> list[str]:
 
     names = list(dict.fromkeys(name.strip().lower() for name in report_to.split(",") if name.strip())) or ["none"]
     known = set(INTEGRATION_TO_CALLBACK)
-    if len(names) > 1 and (alone := {"none", "all"} & set(names)):
-        raise PrlhfError(f"report_to = {report_to} has '{alone.pop()}' beside others", "name trackers, or none, or all")
+    if len(names) > 1 and (alone := {"none", "all", "auto"} & set(names)):
+        raise PrlhfError(
+            f"report_to = {report_to} has '{alone.pop()}' beside others", "name trackers, or none, all or auto"
+        )
     if names == ["none"]:
         return []
     there = set(get_available_reporting_integrations())
@@ -112,7 +143,9 @@ def tracker_names(report_to: str) -> list[str]:
         names = sorted(there)
     for name in names:
         if name not in known:
-            raise PrlhfError(f"report_to names an unknown tracker '{name}'", nearest(name, {*known, "none", "all"}))
+            raise PrlhfError(
+                f"report_to names an unknown tracker '{name}'", nearest(name, {*known, "none", "all", "auto"})
+            )
         if name not in there:
             package = PACKAGES.get(name, name)
             raise PrlhfError(f"the tracker {name} is not installed", f"pip install {package}, or leave report_to out")

@@ -17,7 +17,7 @@ from prlhf_cli.main import app
 ROOT = Path(__file__).resolve().parents[2]
 FLAG = re.compile(r"(?<![\w-])--[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 SET = re.compile(r"--set '?([a-z_.]+)=")
-OTHER_PROGRAMS = re.compile(r"(ray start|pip install|hf auth|llama.cpp)[^`;,]*")
+OTHER_PROGRAMS = re.compile(r"(ray start|pip install|hf auth|llama.cpp|mlflow ui|trackio show|tensorboard --)[^`;,]*")
 RUNS = ("train", "generate", "judge")  # the commands that load models
 
 # Which commands a file's messages are read in; the longest beginning of its path counts. An option that is not in all

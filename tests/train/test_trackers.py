@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -10,12 +11,13 @@ import pytest
 from transformers import TrainerCallback
 from transformers.integrations import integration_utils
 
+from prlhf.config import TrainConfig
 from prlhf.errors import PrlhfError
-from prlhf.train import metrics
+from prlhf.train import metrics, trackers
 from prlhf.train.dry_run import plan
 from prlhf.train.per_user import train_per_user
 from prlhf.train.run import train
-from prlhf.train.trackers import tracker_names
+from prlhf.train.trackers import run_name, tracker_names
 
 MakeConfig = Callable[..., Any]
 
@@ -49,7 +51,11 @@ def test_names(text: str, names: list[str]) -> None:
         ("tensorbord", "report_to names an unknown tracker 'tensorbord'; did you mean 'tensorboard'?"),
         ("mlflow", "the tracker mlflow is not installed; pip install mlflow, or leave report_to out"),
         ("tensorboard, comet_ml", "the tracker comet_ml is not installed; pip install comet-ml"),
-        ("tensorboard, none", "report_to = tensorboard, none has 'none' beside others; name trackers, or none, or all"),
+        (
+            "tensorboard, none",
+            "report_to = tensorboard, none has 'none' beside others; name trackers, or none, all or auto",
+        ),
+        ("auto,tensorboard", "has 'auto' beside others"),
         ("all,tensorboard", "has 'all' beside others"),
         ("wandb", "wandb would ask for a login: it has none here; run `wandb login`, or set WANDB_MODE=offline"),
         ("all", "wandb would ask for a login"),
@@ -59,6 +65,19 @@ def test_refused(text: str, said: str) -> None:
     with pytest.raises(PrlhfError) as error:
         tracker_names(text)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_trackio_is_the_default_where_it_is_installed(monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    monkeypatch.setattr(trackers, "find_spec", lambda name: (name == "trackio" and there) or None)
+    assert tracker_names(TrainConfig().report_to) == (["trackio"] if there else [])
+
+
+def test_a_run_keeps_its_name(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").touch()
+    os.utime(tmp_path / "recipe.yaml", (0, 0))
+    assert run_name(tmp_path) == f"{tmp_path.name} 1970-01-01 00:00:00"
+    assert run_name(tmp_path / "new").startswith("new 2")
 
 
 def test_wandb_with_a_key_or_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -87,6 +106,7 @@ def test_nothing_is_loaded_or_written(tmp_path: Path, make_config: MakeConfig, s
 class Recorder(TrainerCallback):
     """A tracker that records its events, in order."""
 
+    logging_dir = "logs"  # as TensorBoard's has
     events: ClassVar[list[tuple[Any, ...]]] = []
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
