@@ -5,17 +5,22 @@ What the shared weights took from a trained user's comparisons cannot be taken b
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from prlhf.adapt.folder import locked
+from prlhf.adapt.folder import locked, rebuilt
+from prlhf.adapt.known import remove_known
 from prlhf.adapt.run import tables_of
-from prlhf.adapt.writing import Change, write_change
+from prlhf.adapt.tables import rewrite_row
 from prlhf.errors import PrlhfError, nearest
 from prlhf.files import atomic_file
-from prlhf.model.checkpoint import model_folder
+from prlhf.model.checkpoint import ABOUT, model_folder, read_about
+from prlhf.model.later_users import FILE, JOURNAL, copy_later, create_tables, opened, remove_later
 from prlhf.model.user_prior import stored_rows
-from prlhf.model.user_store import read_users
+from prlhf.model.user_store import INDEXED, PLAIN, read_plain, read_users, remove_user, write_users
+from prlhf.model.weights import BLOCK_SUMS, USER_MODEL, check_weights, sum_weights
 from prlhf.parse import json_text, json_value
 from prlhf.progress import SILENT, Progress
 
@@ -41,9 +46,42 @@ def forget_user(run: Path, user: str, progress: Progress = SILENT) -> dict[str, 
             _scrub(run / "results.json", user, lines=False)
             _scrub(run / "metrics.jsonl", user, lines=True)
             _scrub(run / "samples.jsonl", user, lines=True)
-        change = Change({known[user]: stored_rows(folder, first, [0])[0]}, forgotten={known[user]: user})
-        write_change(folder, first, change)
+        _remove(folder, first, user, known[user])
     return {"run": str(run), "forgotten": user, "user_index": known[user]}
+
+
+def _remove(folder: Path, first: Mapping[str, int], user: str, user_index: int) -> None:
+    """Write the model folder without a user, and put it in place of the old one."""
+    about = read_about(folder)
+    check_weights(folder, about)  # what is damaged must not get a new checksum
+    of_training = user_index <= read_users(folder, ()).trained
+    files = {USER_MODEL, BLOCK_SUMS, PLAIN, INDEXED, ABOUT} if of_training else set()
+    with rebuilt(folder, {FILE, JOURNAL, *files}) as beside:
+        if (folder / FILE).exists():
+            copy_later(folder, beside)
+            with opened(beside / FILE, write=True) as database:
+                create_tables(database)
+                remove_later(database, user_index)
+                remove_known(database, user_index)
+            copy_later(beside, beside)
+        if of_training:
+            _remove_trained(folder, beside, user)
+            rewrite_row(folder / USER_MODEL, beside / USER_MODEL, first, user_index, stored_rows(folder, first, [0])[0])
+            kept = {name: value for name, value in about["sha256"].items() if name not in (USER_MODEL, BLOCK_SUMS)}
+            about["sha256"] = kept | sum_weights(beside, (beside / INDEXED).exists(), but=kept)
+            (beside / ABOUT).write_text(json_text(about, indent=2) + "\n")
+
+
+def _remove_trained(folder: Path, beside: Path, user: str) -> None:
+    """Write the users of training without one of them."""
+    if (folder / INDEXED).exists():
+        shutil.copyfile(folder / INDEXED, beside / INDEXED)
+        remove_user(beside / INDEXED, user)
+        return
+    users = read_plain(folder)
+    ids = {at: each for each, at in users.index_of().items() if each != user}
+    texts = {each: text for each, text in users.texts.items() if each != user}
+    write_users(beside, [ids.get(at) for at in range(1, users.trained + 1)], texts)
 
 
 def _scrub(path: Path, user: str, lines: bool) -> None:

@@ -1,7 +1,7 @@
 """What a run keeps of adapted users: their choices, margins and slopes at the start, and the posterior.
 
-It is adapted.sqlite in the model folder, apart from everything else, so that nothing of one user stands in another's
-rows. Vectors are float64 in little-endian bytes. A user's choices are removed with the user.
+They are tables of adapted.sqlite (model/later_users.py), beside the users' rows. Nothing of one user stands in
+another's; each line has a checksum. Vectors are float64 in little-endian bytes.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +20,16 @@ from torch import Tensor
 
 from prlhf.adapt.apart import verdict
 from prlhf.dataset import Text
-from prlhf.errors import PrlhfError, one_line
+from prlhf.model.later_users import FILE, create_tables, damaged, has_table, opened
 
-FILE = "adapted.sqlite"
-TABLES = """
-CREATE TABLE users (position INTEGER PRIMARY KEY, choices INTEGER NOT NULL, gain REAL NOT NULL,
-  uncertainty REAL NOT NULL, start BLOB NOT NULL, mode BLOB NOT NULL, covariance BLOB NOT NULL);
-CREATE TABLE choices (position INTEGER NOT NULL, digest BLOB NOT NULL, prompt TEXT NOT NULL, chosen TEXT NOT NULL,
-  rejected TEXT NOT NULL, margin REAL NOT NULL, slopes BLOB NOT NULL, PRIMARY KEY (position, digest));
-"""
+TABLES = (
+    "CREATE TABLE IF NOT EXISTS users (position INTEGER PRIMARY KEY, choices INTEGER NOT NULL, gain REAL NOT NULL,"
+    " uncertainty REAL NOT NULL, start BLOB NOT NULL, mode BLOB NOT NULL, covariance BLOB NOT NULL, sum BLOB)",
+    "CREATE TABLE IF NOT EXISTS choices (position INTEGER NOT NULL, digest BLOB NOT NULL, prompt TEXT NOT NULL,"
+    " chosen TEXT NOT NULL, rejected TEXT NOT NULL, margin REAL NOT NULL, slopes BLOB NOT NULL, sum BLOB,"
+    " PRIMARY KEY (position, digest))",
+)
+COLUMNS = 7  # of each of them, before the checksum
 
 
 @dataclass(frozen=True)
@@ -82,66 +82,80 @@ def digest_of(prompt: Text, chosen: Text, rejected: Text) -> bytes:
     return hashlib.sha256(json.dumps([prompt, chosen, rejected], sort_keys=True).encode()).digest()
 
 
-@contextmanager
-def _opened(path: Path, write: bool = False) -> Iterator[sqlite3.Connection]:
-    name = str(path) if write else f"{path.resolve().as_uri()}?mode=ro&immutable=1"
-    try:
-        with closing(sqlite3.connect(name, uri=not write)) as database:
-            yield database
-    except sqlite3.DatabaseError as error:
-        raise PrlhfError(f"{path} is damaged: {one_line(error)}", "use a copy of the run") from error
-
-
 def read_users_of(folder: Path, user_indices: Iterable[int] | None = None) -> dict[int, KnownUser]:
-    """The adapted users of a model folder by user index: all of them, or those of `user_indices` who are."""
-    path = folder / FILE
-    if not path.is_file():
-        return {}
-    with _opened(path) as database:
-        every = "SELECT * FROM users"
-        rows = (
-            database.execute(f"{every} ORDER BY position").fetchall()
-            if user_indices is None
-            else [row for at in user_indices for row in database.execute(f"{every} WHERE position = ?", (at,))]
-        )
-    return {row[0]: _user(*row) for row in rows}
+    """The adapted users of a model folder by user index: all of them, or those of `user_indices` who are.
+
+    Raises:
+        PrlhfError: the file is damaged.
+    """
+    return {row[0]: _user(*row) for row in _lines(folder / FILE, "users", "position", user_indices)}
 
 
 def read_choices_of(folder: Path, user_index: int) -> list[KnownChoice]:
-    """The choices of an adapted user, in the order in which they came."""
-    if not (folder / FILE).is_file():
+    """The choices of an adapted user, in the order in which they came.
+
+    Raises:
+        PrlhfError: the file is damaged.
+    """
+    return [_choice(*row[2:]) for row in _lines(folder / FILE, "choices", "rowid", [user_index])]
+
+
+def _lines(path: Path, table: str, order: str, user_indices: Iterable[int] | None) -> list[tuple[Any, ...]]:
+    """The lines of a table, without their checksums: all, or those of `user_indices`."""
+    if not path.is_file():
         return []
-    with _opened(folder / FILE) as database:
-        rows = database.execute(
-            "SELECT prompt, chosen, rejected, margin, slopes FROM choices WHERE position = ? ORDER BY rowid",
-            (user_index,),
-        ).fetchall()
-    return [_choice(*row) for row in rows]
-
-
-def write_known(path: Path, users: Sequence[KnownUser], choices: Iterable[tuple[int, KnownChoice]]) -> None:
-    """Put users, and further choices by user index, into a file in place; it is created if it is missing."""
-    new = not path.exists()
-    with _opened(path, write=True) as database:
-        if new:
-            database.executescript(TABLES)
-        database.executemany("INSERT OR REPLACE INTO users VALUES (?, ?, ?, ?, ?, ?, ?)", map(_columns, users))
-        texts = (
-            (at, c.digest, *map(_json, (c.prompt, c.chosen, c.rejected)), c.margin, _bytes(c.slopes))
-            for at, c in choices
+    with opened(path) as database:
+        if not has_table(database, table):
+            return []
+        every = f"SELECT * FROM {table}"
+        found = (
+            database.execute(f"{every} ORDER BY {order}").fetchall()
+            if user_indices is None
+            else [
+                row
+                for at in user_indices
+                for row in database.execute(f"{every} WHERE position = ? ORDER BY {order}", (at,))
+            ]
         )
-        database.executemany("INSERT INTO choices VALUES (?, ?, ?, ?, ?, ?, ?)", texts)
-        database.commit()
+    for row in found:  # lines of the first version have no checksum
+        if row[COLUMNS:] not in ((), (None,), (_sum(*row[:COLUMNS]),)):
+            raise damaged(path, f"a line of {table} differs from its checksum")
+    return [row[:COLUMNS] for row in found]
 
 
-def remove_known(path: Path, user_index: int) -> None:
-    """Remove a user and the user's choices from a file in place, so that no byte of them stays."""
-    with _opened(path, write=True) as database:
-        database.execute("PRAGMA secure_delete = ON")
-        for table in ("users", "choices"):
-            database.execute(f"DELETE FROM {table} WHERE position = ?", (user_index,))
-        database.commit()
-        database.execute("VACUUM")
+def put_known(
+    database: sqlite3.Connection, users: Iterable[KnownUser], choices: Iterable[tuple[int, KnownChoice]]
+) -> None:
+    """Put users, and further choices by user index, into an open database."""
+    for user in users:
+        _put(database, "users", user.user_index, user.choices, user.gain, user.uncertainty,
+             *map(_bytes, (user.start, user.mode, user.covariance)))  # fmt: skip
+    for at, choice in choices:
+        texts = map(_json, (choice.prompt, choice.chosen, choice.rejected))
+        _put(database, "choices", at, choice.digest, *texts, choice.margin, _bytes(choice.slopes))
+
+
+def create_known(database: sqlite3.Connection) -> None:
+    """Create the tables that an open database does not have yet; those of the first version have no checksums."""
+    create_tables(database, TABLES)
+    for table in ("users", "choices"):
+        if "sum" not in [row[1] for row in database.execute(f"PRAGMA table_info({table})")]:
+            database.execute(f"ALTER TABLE {table} ADD COLUMN sum BLOB")
+
+
+def remove_known(database: sqlite3.Connection, user_index: int) -> None:
+    """Remove a user and the user's choices from an open database."""
+    for table in ("users", "choices"):
+        database.execute(f"DELETE FROM {table} WHERE position = ?", (user_index,))
+
+
+def _put(database: sqlite3.Connection, table: str, *columns: Any) -> None:
+    values = (*columns, _sum(*columns))
+    database.execute(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(values))})", values)
+
+
+def _sum(*columns: Any) -> bytes:
+    return hashlib.sha256(repr(columns).encode()).digest()
 
 
 def _choice(prompt: str, chosen: str, rejected: str, margin: float, slopes: bytes) -> KnownChoice:
@@ -151,11 +165,6 @@ def _choice(prompt: str, chosen: str, rejected: str, margin: float, slopes: byte
 def _user(at: int, choices: int, gain: float, uncertainty: float, *vectors: bytes) -> KnownUser:
     start, mode, covariance = map(_vector, vectors)
     return KnownUser(at, choices, gain, uncertainty, start, mode, covariance.view(len(mode), len(mode)))
-
-
-def _columns(user: KnownUser) -> tuple[Any, ...]:
-    vectors = map(_bytes, (user.start, user.mode, user.covariance))
-    return user.user_index, user.choices, user.gain, user.uncertainty, *vectors
 
 
 def _json(text: Text) -> str:

@@ -42,7 +42,7 @@ def prior_for(
     """
     if (known := read_prior(folder)) is not None:
         return known, False
-    last = read_users(folder, ()).count
+    last = read_users(folder, ()).trained
     some = sorted(random.Random(0).sample(range(1, last + 1), min(SAMPLE, last)))
     center, rows = stored_rows(folder, first, [0])[0], stored_rows(folder, first, some)
     rows = rows[(rows != center).any(1)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from prlhf.adapt.known import KnownChoice, KnownUser, digest_of, read_choices_of
 from prlhf.adapt.learn import Posterior, posterior_of
 from prlhf.adapt.prior import prior_for
 from prlhf.adapt.slopes import margins_and_slopes
-from prlhf.adapt.writing import Change, write_change
+from prlhf.adapt.writing import Change, collected, write_prior
 from prlhf.config import AdaptConfig, TrainConfig
 from prlhf.data.rows import Row
 from prlhf.dataset import Comparison, prompt_id
@@ -35,6 +35,8 @@ from prlhf.model.user_models import first_indices
 from prlhf.model.user_prior import UserPrior, stored_rows
 from prlhf.model.user_store import read_users
 from prlhf.progress import SILENT, Progress
+
+AT_ONCE = 2**11  # choices in memory at a time
 
 
 @dataclass(frozen=True)
@@ -59,40 +61,50 @@ def adapt_run(run: Path, config: AdaptConfig, progress: Progress = SILENT) -> di
     Raises:
         PrlhfError: the run, the file or a row cannot be used, or the run cannot be written.
     """
-    if config.out is None:
-        return _adapt(run, run, config, progress)
-    claim(config.out, "run", inputs=(run,))
-    if config.out.exists() and any(config.out.iterdir()):
-        raise PrlhfError(f"{config.out} already holds a run", "choose another --out")
+    if config.out is not None:
+        claim(config.out, "run", inputs=(run,))
+        if config.out.exists() and any(config.out.iterdir()):
+            raise PrlhfError(f"{config.out} already holds a run", "choose another --out")
     read_about(model_folder(run))
-    with atomic_dir(config.out) as beside:
-        shutil.copytree(run, beside, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoints"))
-        return _adapt(run, beside, config, progress) | {"run": str(config.out)}
+    given = read_choices(config, progress)
+    with locked(model_folder(run).parent, progress):
+        if config.out is None:
+            return _adapt(run, run, given, config, progress)
+        with atomic_dir(config.out) as beside:
+            shutil.copytree(run, beside, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoints"))
+            return _adapt(run, beside, given, config, progress) | {"run": str(config.out)}
 
 
-def _adapt(loaded: Path, run: Path, config: AdaptConfig, progress: Progress) -> dict[str, Any]:
+def _adapt(
+    loaded: Path, run: Path, given: Mapping[str, list[Row]], config: AdaptConfig, progress: Progress
+) -> dict[str, Any]:
     """Load `loaded`, which is `run` or what it was copied from, and change `run`."""
     folder = model_folder(run)
     first = tables_of(folder)
-    given = read_choices(config, progress)
     began = time.perf_counter()
-    with locked(model_folder(loaded).parent, progress):  # a new run is nobody else's yet
-        trained, rewards = load_rewards(
-            loaded, config.device, config.model, config.trust_remote_code, progress, list(given)
-        )
-        there = time.perf_counter()
-        rewards.model.requires_grad_(False)
-        prior, found = prior_for(folder, first, trained, rewards, progress)
-        people = _people(folder, first, trained, given)
-        known = time.perf_counter()
-        change, summaries, passes = _learn(trained, rewards, prior, people, config, progress)
+    trained, rewards = load_rewards(
+        loaded, config.device, config.model, config.trust_remote_code, progress, list(given)
+    )
+    there = time.perf_counter()
+    rewards.model.requires_grad_(False)
+    prior, found = prior_for(folder, first, trained, rewards, progress)
+    if found:
+        write_prior(folder, prior)
+    known = time.perf_counter()
+    summaries, read, passes = [], 0, 0
+    with collected(folder) as put:
+        for people in _lots(_people(folder, first, trained, given)):
+            change, some, reads = _learn(trained, rewards, prior, people, config, progress)
+            put(change)
+            summaries += some
+            read += sum(len(person.further) for person in people)
+            passes += reads
         done = time.perf_counter()
-        write_change(folder, first, change, prior if found else None)
     seconds = {"load": there - began, "prior": known - there, "learn": done - known}
     return {
         "run": str(run),
         "users": summaries,
-        "choices": sum(len(person.further) for person in people),
+        "choices": read,
         "passes": passes,
         "seconds": {name: round(value, 3) for name, value in seconds.items()}
         | {"write": round(time.perf_counter() - done, 3)},
@@ -106,7 +118,7 @@ def tables_of(folder: Path) -> dict[str, int]:
         PrlhfError: it is not a checkpoint, or has no such table.
     """
     config = TrainConfig.saved(read_about(folder)["train"])
-    first = first_indices(config, read_users(folder, ()).count)
+    first = first_indices(config, 1)
     if not first:
         raise PrlhfError(
             f"{folder} has nothing of each user's own (user_model = {config.user_model})",
@@ -116,23 +128,35 @@ def tables_of(folder: Path) -> dict[str, int]:
 
 
 def _people(
-    folder: Path, first: Mapping[str, int], trained: Trained[Any], given: dict[str, list[Row]]
-) -> list[Learner]:
+    folder: Path, first: Mapping[str, int], trained: Trained[Any], given: Mapping[str, list[Row]]
+) -> Iterator[Learner]:
     """Who is learned, with user indices for those who are new: the ones that follow the last."""
     index, last = trained.index_of(), read_users(folder, ()).count
-    adapted = read_users_of(folder, [index[user] for user in given if user in index])
-    people = []
     for user, rows in given.items():
         new = user not in index
         last += new
         at = last if new else index[user]
-        start = adapted[at].start if at in adapted else torch.empty(0)
-        if not new and at not in adapted:
+        adapted = {} if new else read_users_of(folder, [at])
+        start = adapted[at].start if adapted else torch.empty(0)
+        if not new and not adapted:
             start = stored_rows(folder, first, [at])[0]
-        older = read_choices_of(folder, at) if at in adapted else []
+        older = read_choices_of(folder, at) if adapted else []
         text = rows[0].user_text if new else trained.user_texts.get(user, "")
-        people.append(Learner(user, at, text, new, start, older, _unknown(rows, older)))
-    return people
+        yield Learner(user, at, text, new, start, older, _unknown(rows, older))
+
+
+def _lots(people: Iterator[Learner]) -> Iterator[list[Learner]]:
+    """People with few enough choices together to be in memory at a time, or one person."""
+    lot: list[Learner] = []
+    count = 0
+    for person in people:
+        count += len(_all(person))
+        if lot and count > AT_ONCE:
+            yield lot
+            lot, count = [], len(_all(person))
+        lot.append(person)
+    if lot:
+        yield lot
 
 
 def _unknown(rows: Sequence[Row], older: Sequence[KnownChoice]) -> list[Row]:
@@ -221,7 +245,7 @@ def _change(people: Sequence[Learner], prior: UserPrior, starts: Tensor, choices
             at += 1
     return Change(
         rows={person.user_index: row for person, row in zip(people, rows, strict=True)},
-        users=[(person.user_index, person.user_id, person.text) for person in people if person.new],
+        new={person.user_index: (person.user_id, person.text) for person in people if person.new},
         known=known,
         choices=further,
     )

@@ -1,86 +1,74 @@
-"""Write what was learned of users, or that one is forgotten, into a model folder: all files at once or none."""
+"""Write what was learned of users into a model folder: all of it in one transaction, or nothing."""
 
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
 from prlhf.adapt.folder import rebuilt
-from prlhf.adapt.known import FILE, KnownChoice, KnownUser, remove_known, write_known
-from prlhf.adapt.tables import rewrite_rows
-from prlhf.files import sha256
+from prlhf.adapt.known import KnownChoice, KnownUser, create_known, put_known
+from prlhf.files import scratch_dir, sha256
 from prlhf.model.checkpoint import ABOUT, read_about
+from prlhf.model.later_users import FILE, LaterRow, create_tables, opened, put_later
 from prlhf.model.user_prior import UserPrior
-from prlhf.model.user_store import INDEXED, PLAIN, edit_users, read_users, write_users
-from prlhf.model.weights import BLOCK_SUMS, USER_MODEL, check_weights, sum_weights
+from prlhf.model.weights import USER_PRIOR
 
 
 @dataclass(frozen=True)
 class Change:
-    """Rows [d] by user index, new users (index, id, text), what is known of users, and their further choices."""
+    """Rows [d] by user index, ids and texts of new users, what is known of users, and their further choices."""
 
     rows: Mapping[int, Tensor]
-    users: Sequence[tuple[int, str, str]] = ()
-    known: Sequence[KnownUser] = ()
-    choices: Sequence[tuple[int, KnownChoice]] = ()
-    forgotten: Mapping[int, str] = field(default_factory=dict)  # ids by user index
+    new: Mapping[int, tuple[str, str]]
+    known: Sequence[KnownUser]
+    choices: Sequence[tuple[int, KnownChoice]]
 
 
-def write_change(folder: Path, first: Mapping[str, int], change: Change, prior: UserPrior | None = None) -> None:
-    """Apply `change` to the checkpoint in `folder`, and write a `prior` that it does not have yet.
+@contextmanager
+def collected(folder: Path) -> Iterator[Callable[[Change], None]]:
+    """Yield a function that puts a change aside, on disk; at the end all of them are made in `folder`.
 
-    `first`: the user index of the first row of each table. Other users' rows and all other weights stay byte by byte;
-    checksums follow.
+    Nobody waits for it but for that moment. What training wrote is neither changed nor read.
 
     Raises:
         PrlhfError: a file is damaged, or the system refuses to write.
     """
+    with scratch_dir("adapt") as scratch:
+        aside = scratch / FILE
+        with opened(aside, write=True) as database:
+            _create(database)
+            yield lambda change: _put(database, change)
+        with opened(aside) as found, opened(folder / FILE, write=True) as database:
+            _create(database)
+            put_later(database, (LaterRow.read(*row) for row in found.execute("SELECT * FROM rows")))
+            for table in ("users", "choices"):
+                rows = found.execute(f"SELECT * FROM {table}")
+                places = ", ".join("?" * len(rows.description))
+                database.executemany(f"INSERT OR REPLACE INTO {table} VALUES ({places})", rows)
+
+
+def _create(database: sqlite3.Connection) -> None:
+    create_tables(database)
+    create_known(database)
+
+
+def _put(database: sqlite3.Connection, change: Change) -> None:
+    for user_index, row in change.rows.items():
+        user_id, text = change.new.get(user_index, (None, None))
+        put_later(database, [LaterRow(user_index, row, user_id, text or None)])
+    put_known(database, change.known, change.choices)
+
+
+def write_prior(folder: Path, prior: UserPrior) -> None:
+    """Write the prior into a model folder that has none yet, with its checksum."""
     about = read_about(folder)
-    check_weights(folder, about)  # what is damaged must not get a new checksum
-    with rebuilt(folder, {USER_MODEL, BLOCK_SUMS, PLAIN, INDEXED, FILE, ABOUT}) as beside:
-        count = _write_users(folder, beside, change)
-        rewrite_rows(folder / USER_MODEL, beside / USER_MODEL, first, count, change.rows)
-        _write_known(folder, beside, change)
-        if prior is not None:
-            prior.save(beside)
-        about |= {"sha256": _sums(beside, about["sha256"])}
-        if (beside / FILE).exists():
-            about["adapted"] = sha256(beside / FILE)
+    with rebuilt(folder, {ABOUT}) as beside:
+        prior.save(beside)
+        about["sha256"][USER_PRIOR] = sha256(beside / USER_PRIOR)
         (beside / ABOUT).write_text(json.dumps(about, indent=2) + "\n")
-
-
-def _write_users(folder: Path, beside: Path, change: Change) -> int:
-    """Write the users of the new folder; returns the last user index."""
-    if (folder / INDEXED).exists():
-        shutil.copyfile(folder / INDEXED, beside / INDEXED)
-        added = [(at, user, text or None) for at, user, text in change.users]
-        edit_users(beside / INDEXED, added, list(change.forgotten.values()))
-        return read_users(beside, ()).count
-    before = read_users(folder)
-    known = {at: user for user, at in before.index_of().items() if at not in change.forgotten}
-    known |= {at: user for at, user, _ in change.users}
-    texts = {user: text for user, text in before.texts.items() if user not in change.forgotten.values()}
-    texts |= {user: text for _, user, text in change.users if text}
-    count = max([before.count, *known])
-    write_users(beside, [known.get(at) for at in range(1, count + 1)], texts)
-    return count
-
-
-def _write_known(folder: Path, beside: Path, change: Change) -> None:
-    if (folder / FILE).exists():
-        shutil.copyfile(folder / FILE, beside / FILE)
-        for user_index in change.forgotten:
-            remove_known(beside / FILE, user_index)
-    if change.known:
-        write_known(beside / FILE, change.known, change.choices)
-
-
-def _sums(beside: Path, before: Mapping[str, str]) -> dict[str, str]:
-    """The checksums of the new folder; those of files that stay are not computed again."""
-    kept = {name: value for name, value in before.items() if name not in (USER_MODEL, BLOCK_SUMS)}
-    return kept | sum_weights(beside, (beside / INDEXED).exists(), but=kept)

@@ -10,6 +10,10 @@ prlhf.json                                       kind, base, its fingerprint, se
 With more than 1,000 users, so that some of them can be loaded without the others:
 users.sqlite                                     instead of users.json: a table of position, id and text
 user_model.sha256                                one checksum per line, for each MiB of user_model.safetensors
+
+After `prlhf adapt`:
+user_prior.safetensors                           what is known of users before their choices (user_prior.py)
+adapted.sqlite                                   users who came later, and rows that changed (later_users.py)
 """
 
 from __future__ import annotations
@@ -29,6 +33,7 @@ from prlhf.errors import PrlhfError, one_line
 from prlhf.kernels import speed_up
 from prlhf.model.base import Base, load_base, make_trainable, pick_device, pick_dtype
 from prlhf.model.encoding import Encoder
+from prlhf.model.later_users import changes_of
 from prlhf.model.personalized import Personalized, PersonalizedLM, RewardModel, decoder_layers
 from prlhf.model.sharding import load_spread_base, shard
 from prlhf.model.user_models import UserModel, build_user_model
@@ -230,7 +235,8 @@ def load_reward_model(
 
 def digest(runs: Iterable[Path]) -> str:
     """16 hex digits that tell the weights of `runs` from any others."""
-    sums = [json.dumps(read_about(model_folder(run))["sha256"], sort_keys=True) for run in runs]
+    folders = [model_folder(run) for run in runs]
+    sums = [json.dumps(read_about(folder)["sha256"], sort_keys=True) + (changes_of(folder) or "") for folder in folders]
     return hashlib.sha256("\n".join(sums).encode()).hexdigest()[:16]
 
 
@@ -261,7 +267,7 @@ def _load(
     else:
         loaded = _own_base(run, about, base or about["base"], where, dtype, trust_remote_code, progress)
     model = kind(_ready(loaded.lm, config, where), _blank_users(config, users, loaded))
-    load_weights(model, folder, (users.user_indices or [], users.count) if users.partial else None)
+    load_weights(model, folder, users)
     model.eval()
     return Trained(model, loaded, config, users.ids, users.texts, users.user_indices, about.get("conversational"))
 

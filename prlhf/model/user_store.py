@@ -1,5 +1,6 @@
 """The users of a checkpoint on disk: who they are, and their rows of the user model.
 
+Here are those who were trained; who came later, and whose rows changed, stands in later_users.py.
 users.json can be read by anyone. With many users it is users.sqlite, and the user model's file has a SHA-256 for each
 MiB: then a few users of a million are found, and their rows read and checked, without reading the rest.
 """
@@ -21,6 +22,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from prlhf.errors import PrlhfError, one_line
+from prlhf.model.later_users import FILE, LaterUsers, has_table, read_later
 from prlhf.parse import json_value
 
 MANY = 1000  # users; with more a checkpoint can be read in part
@@ -44,7 +46,8 @@ class Users:
     ids: list[str]
     texts: dict[str, str]  # of those who have one
     user_indices: list[int] | None  # of `ids`, from 1; None: 1, 2, …
-    count: int  # of all users, and of those who were forgotten
+    trained: int  # the last user index in the user model's file: of trained users, and of those who were forgotten
+    count: int  # the last user index of all
     partial: bool = False  # whether these are only some of the users, so that only their rows are read
 
     def index_of(self) -> dict[str, int]:
@@ -73,39 +76,57 @@ def write_users(folder: Path, ids: Sequence[str | None], texts: Mapping[str, str
         database.commit()
 
 
-def edit_users(path: Path, added: Sequence[tuple[int, str, str | None]], forgotten: Sequence[str]) -> None:
-    """Change a users.sqlite in place: add users (index, id, text), and remove others so that no byte of them stays."""
+def remove_user(path: Path, user_id: str) -> None:
+    """Remove a user from a users.sqlite in place, so that no byte of them stays."""
     with closing(sqlite3.connect(path)) as database:
         database.execute("PRAGMA secure_delete = ON")
         database.execute(FORGOTTEN)
-        gone = [(user,) for user in forgotten]
-        database.executemany("INSERT INTO forgotten SELECT position FROM users WHERE id = ?", gone)
-        database.executemany("DELETE FROM users WHERE id = ?", gone)
-        database.executemany("INSERT INTO users VALUES (?, ?, ?)", added)
+        database.execute("INSERT INTO forgotten SELECT position FROM users WHERE id = ?", (user_id,))
+        database.execute("DELETE FROM users WHERE id = ?", (user_id,))
         database.commit()
-        if forgotten:
-            database.execute("VACUUM")
-
-
-def _forgotten(database: sqlite3.Connection) -> list[int]:
-    """The indices of forgotten users, which nobody else gets; checkpoints of the first version have no such table."""
-    tables = database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'forgotten'").fetchone()[0]
-    return [row[0] for row in database.execute("SELECT position FROM forgotten")] if tables else []
+        database.execute("VACUUM")
 
 
 def read_users(folder: Path, wanted: Collection[str] | None = None) -> Users:
     """Read the users of a checkpoint: all, or if it can be read in part those of `wanted` that it knows.
 
+    Of few trained users all are read, whoever is wanted.
+
     Raises:
-        PrlhfError: the file is missing or damaged.
+        PrlhfError: a file is missing or damaged.
     """
+    users = _read_indexed(folder, wanted) if (folder / INDEXED).is_file() else read_plain(folder)
+    later = read_later(folder, wanted)
+    return users if later is None else _joined(folder, users, later, wanted is not None)
+
+
+def _joined(folder: Path, trained: Users, later: LaterUsers, partial: bool) -> Users:
+    count = max(trained.count, later.last)
+    if not partial and len(later.users) + len(later.forgotten) != count - trained.count:
+        raise _damaged(folder / FILE, "a user is missing")
+    known = trained.index_of() | {user: at for at, user, _ in later.users}
+    texts = trained.texts | {user: text for _, user, text in later.users if text is not None}
+    user_indices = None if list(known.values()) == list(range(1, count + 1)) else list(known.values())
+    return Users(list(known), texts, user_indices, trained.trained, count, partial)
+
+
+def _forgotten(database: sqlite3.Connection, every: bool) -> list[int]:
+    """The indices of forgotten users, which nobody else gets: `every` one, or the last.
+
+    Checkpoints of the first version have no such table.
+    """
+    if not has_table(database, "forgotten"):
+        return []
+    which = "position" if every else "max(position)"
+    return [row[0] or 0 for row in database.execute(f"SELECT {which} FROM forgotten")]
+
+
+def _read_indexed(folder: Path, wanted: Collection[str] | None) -> Users:
     path = folder / INDEXED
-    if not path.is_file():
-        return _read_plain(folder)
     try:
         # immutable: nobody writes to the file, so it needs no locks and no files beside it
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro&immutable=1", uri=True)) as database:
-            holes = _forgotten(database)
+            holes = _forgotten(database, wanted is None)
             count = max([database.execute("SELECT max(position) FROM users").fetchone()[0] or 0, *holes])
             if wanted is None:
                 rows = database.execute("SELECT * FROM users ORDER BY position").fetchall()
@@ -118,10 +139,11 @@ def read_users(folder: Path, wanted: Collection[str] | None = None) -> Users:
         raise _damaged(path, "a user is missing")
     user_indices = None if wanted is None and not holes else [position for position, _, _ in rows]
     texts = {user: text for _, user, text in rows if text is not None}
-    return Users([user for _, user, _ in rows], texts, user_indices, count, partial=wanted is not None)
+    return Users([user for _, user, _ in rows], texts, user_indices, count, count, partial=wanted is not None)
 
 
-def _read_plain(folder: Path) -> Users:
+def read_plain(folder: Path) -> Users:
+    """Read users.json. Raises PrlhfError if it is missing or damaged."""
     path = folder / PLAIN
     try:
         users = _Plain.model_validate(json_value(path.read_bytes()))
@@ -133,7 +155,7 @@ def _read_plain(folder: Path) -> Users:
     if len(known) + users.ids.count(None) < len(users.ids):
         raise _damaged(path, "an id occurs twice")
     user_indices = None if len(known) == len(users.ids) else list(known.values())
-    return Users(list(known), users.texts, user_indices, len(users.ids))
+    return Users(list(known), users.texts, user_indices, len(users.ids), len(users.ids))
 
 
 def _damaged(path: Path, why: str) -> PrlhfError:

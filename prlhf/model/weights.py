@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from prlhf.errors import PrlhfError, one_line
 from prlhf.files import sha256
+from prlhf.model.later_users import read_later_rows
 from prlhf.model.personalized import Personalized, RewardModel
 from prlhf.model.sharding import as_shards_of, let_go
 from prlhf.model.user_models import UserModel
 from prlhf.model.user_rows import SparseRows
-from prlhf.model.user_store import RowSelection, block_sums, changed, read_rows
+from prlhf.model.user_store import RowSelection, Users, block_sums, changed, read_rows
 
 USER_MODEL, BLOCK_SUMS, USER_PRIOR = "user_model.safetensors", "user_model.sha256", "user_prior.safetensors"
 WEIGHTS = ("adapter_model.safetensors", "model.safetensors", USER_MODEL, "reward_head.safetensors", USER_PRIOR)
@@ -54,11 +56,11 @@ def _own_parts(model: Personalized) -> dict[str, nn.Module]:
     return {USER_MODEL: model.users, **heads}
 
 
-def load_weights(model: Personalized, folder: Path, some: tuple[Sequence[int], int] | None = None) -> None:
+def load_weights(model: Personalized, folder: Path, users: Users | None = None) -> None:
     """Load what `save_weights` wrote into `model`, in place.
 
-    `some`: the user indices of some users, and the number of all users. The model then holds these users, and only
-    their rows are read and checked, from a folder with checksums per block.
+    `users`: those of a finished run, as they are now. If these are some of them, the model then holds these alone, and
+    only their rows are read and checked, from a folder with checksums per block.
 
     Raises:
         PrlhfError: a file is missing or damaged, or is for another base.
@@ -75,16 +77,48 @@ def load_weights(model: Personalized, folder: Path, some: tuple[Sequence[int], i
             # strict=False: tied weights are stored once
             model.lm.load_state_dict(_own_shards(model.lm, folder / "model.safetensors"), strict=False)
         for name, part in _own_parts(model).items():
-            if some is not None and name == USER_MODEL:
-                tables = model.users.row_tables().items()
-                rows = {key: RowSelection(t.select(some[0]), some[1] + 1 - t.first) for key, t in tables}
-                part.load_state_dict(read_rows(folder / name, _block_sums(folder), rows))
+            if users is not None and name == USER_MODEL:
+                part.load_state_dict(_rows_of(model.users, folder, users))
             else:
                 _load_part(part, load_file(folder / name))
     except (SafetensorError, RuntimeError, IndexError, FileNotFoundError) as error:
         raise PrlhfError(
             f"the weights in {folder} are damaged: {one_line(error)}", "train again, or use a copy"
         ) from error
+
+
+def _rows_of(part: UserModel, folder: Path, users: Users) -> dict[str, Tensor]:
+    """The weights of a user model for `users`: what training wrote, and over it the rows that came later."""
+    tables, some = part.row_tables(), sorted(users.index_of().values()) if users.partial else None
+    if some is not None:
+        wanted = {key: table.select(some) for key, table in tables.items()}
+        state = _trained_rows(folder, {
+            key: RowSelection([row for row in rows if row <= users.trained - tables[key].first],
+                              users.trained + 1 - tables[key].first)
+            for key, rows in wanted.items()
+        })  # fmt: skip
+    else:
+        state = load_file(folder / USER_MODEL)
+        for key, table in tables.items():
+            if len(state[key]) != users.trained + 1 - table.first:
+                raise RuntimeError(f"'{key}' has {len(state[key])} rows, not {users.trained + 1 - table.first}")
+    for key, table in tables.items():
+        if more := len(table.weight) - len(state[key]):  # users who came later
+            state[key] = torch.cat([state[key], torch.zeros(more, table.embedding_dim)])
+    widths = [table.embedding_dim for table in tables.values()]
+    place = None if some is None else {user_index: at for at, user_index in enumerate(some)}
+    for row in read_later_rows(folder, some):
+        at = row.user_index if place is None else place[row.user_index] + 1  # as if these were the users 1, 2, ...
+        for (key, table), numbers in zip(tables.items(), row.numbers.split(widths), strict=True):
+            state[key][at - table.first] = numbers
+    return state
+
+
+def _trained_rows(folder: Path, some: dict[str, RowSelection]) -> dict[str, Tensor]:
+    if (folder / BLOCK_SUMS).exists():
+        return read_rows(folder / USER_MODEL, _block_sums(folder), some)
+    state = load_file(folder / USER_MODEL)  # of few users
+    return {key: state[key][list(some[key].rows)] if key in some else value for key, value in state.items()}
 
 
 def _own_shards(lm: nn.Module, path: Path) -> dict[str, Tensor]:
