@@ -34,7 +34,7 @@ class Change:
 def collected(folder: Path) -> Iterator[Callable[[Change], None]]:
     """Yield a function that puts a change aside, on disk; at the end all of them are made in `folder`.
 
-    Nobody waits for it but for that moment. What training wrote is neither changed nor read.
+    Readers of the run wait at that moment only. What training wrote is neither changed nor read.
 
     Raises:
         PrlhfError: a file is damaged, or the system refuses to write.

@@ -177,10 +177,7 @@ def test_a_run_that_the_first_version_adapted(run: Path, tmp_path: Path) -> None
     assert list_users(run) == known
     assert torch.equal(table(run), before)
     found = adapt(run, write_choices(tmp_path / "d.jsonl", {"new": 4, "late": 2}))
-    assert [(user["user_index"], user["choices"], user["new"]) for user in found["users"]] == [
-        (4, 4, True),
-        (5, 2, True),
-    ]
+    assert [(user["user_index"], user["choices"]) for user in found["users"]] == [(4, 4), (5, 2)]
     forget_user(run, "new")
     assert load_policy(run, "cpu").index_of() == {"ann": 1, "bob": 2, "cat": 3, "late": 5}
 
