@@ -21,6 +21,7 @@ from prlhf.results import (
     CheckpointAccuracy,
     DataView,
     Exported,
+    FewShotAccuracy,
     Forgotten,
     Judgement,
     JudgeMessages,
@@ -379,8 +380,10 @@ def judge_checkpoint(
     recipe: Recipe = None,
     progress: Progress = SILENT,
     **settings: Any,
-) -> CheckpointAccuracy:
+) -> CheckpointAccuracy | FewShotAccuracy:
     """Measure how often `run` ranks held-out comparisons as their users did, as `prlhf judge --checkpoint` does.
+
+    With `few_shot` unseen users are learned from a few of their choices first.
 
     Args:
         run: a finished run.
@@ -392,11 +395,12 @@ def judge_checkpoint(
     Raises:
         PrlhfError: a setting is refused, or the run or the data cannot be read.
     """
+    from prlhf.adapt.few_shot import judge_few_shot
     from prlhf.judge.accuracy import judge_checkpoint as check
 
     config = resolve(JudgeConfig, _sections(recipe).get("judge", {}), settings)
     where = config.dataset if dataset is None else _prepared(dataset)
-    return check(_folder(run), where, config, progress)
+    return (check if config.few_shot is None else judge_few_shot)(_folder(run), where, config, progress)
 
 
 def sweep(

@@ -208,6 +208,33 @@ class CheckpointAccuracy(Accuracy):
     readings: dict[str, Rate | None] = Field(description="accuracy as `seen`, `unseen`, `generic`, `shuffled` users")
 
 
+class FewShot(Result):
+    """Accuracy on other choices of unseen users after some of their choices; means over users."""
+
+    choices: int = Field(description="number of choices that each user was learned from, at most")
+    readings: dict[str, Rate] = Field(
+        description="accuracy as the `generic` user, `adapted`; after another user's choices (`shuffled`); after the "
+        "user's own with chosen and rejected exchanged (`flipped`); and of baselines"
+    )
+    gain: Rate = Field(description="accuracy when adapted less that of the generic user")
+    turned_over: Rate = Field(description="share of choices that are ranked the other way after flipped ones")
+    told_apart: dict[str, int] = Field(
+        description="number of users by whether `adapt` says `yes`, `no` or `unsure` of them"
+    )
+
+
+class FewShotAccuracy(Result):
+    """How well a run ranks choices of unseen users after it learned them from a few others."""
+
+    out: Path = Field(exclude=True)  # not a part of the summary, which lies there
+    run: str
+    dataset: str
+    seed: int
+    users: int = Field(description="number of unseen users with enough choices")
+    comparisons: int = Field(description="number of choices that are tested")
+    by_choices: list[FewShot]
+
+
 class AdaptedUser(Result):
     """What is known of a user who was learned from choices."""
 

@@ -11,16 +11,24 @@ from prlhf.errors import PrlhfError
 from prlhf_cli import options, show
 
 if TYPE_CHECKING:
-    from prlhf.results import Calibrations, CheckpointAccuracy, Judgement, JudgeMessages, JudgingPlan, WinRates
+    from prlhf.results import (
+        Calibrations,
+        CheckpointAccuracy,
+        FewShotAccuracy,
+        Judgement,
+        JudgeMessages,
+        JudgingPlan,
+        WinRates,
+    )
 
-    Result = Calibrations | CheckpointAccuracy | JudgeMessages | Judgement | JudgingPlan
+    Result = Calibrations | CheckpointAccuracy | FewShotAccuracy | JudgeMessages | Judgement | JudgingPlan
 
 LLM = "Judge llm: a language model"
 
 
 def show_result(result: Result) -> None:
     """Show what was judged, or what would be."""
-    from prlhf.results import CheckpointAccuracy, JudgeMessages, JudgingPlan
+    from prlhf.results import CheckpointAccuracy, FewShotAccuracy, JudgeMessages, JudgingPlan
 
     if isinstance(result, JudgeMessages):
         show_messages(result)
@@ -28,6 +36,8 @@ def show_result(result: Result) -> None:
         show_plan(result)
     elif isinstance(result, CheckpointAccuracy):
         show_accuracy(result)
+    elif isinstance(result, FewShotAccuracy):
+        show_few_shot(result)
     else:
         show_judgement(result)
 
@@ -87,6 +97,17 @@ def show_accuracy(result: CheckpointAccuracy) -> None:
     show.table("by user", ["user", "as the user", "as generic"], users)
 
 
+def show_few_shot(result: FewShotAccuracy) -> None:
+    """Show the accuracy of each reading by the number of choices."""
+    names = list(result.by_choices[0].readings)
+    rows = [
+        (at.choices, *(show.interval(at.readings[name]) for name in names), show.percent(at.turned_over.rate))
+        for at in result.by_choices
+    ]
+    show.say(f"{result.users} unseen users, {result.comparisons} choices; accuracy [95 %]")
+    show.table(f"{result.run} on {result.dataset}", ["choices", *names, "turned over"], rows)
+
+
 def show_messages(found: JudgeMessages) -> None:
     """Show what the judge would be sent."""
     if not found.calls:
@@ -137,6 +158,8 @@ def command(
     prlhf judge --calibrate data/prism --judge llm --judge-model NAME --base-url http://localhost:8000/v1 --limit 200
 
     prlhf judge --checkpoint runs/demo
+
+    prlhf judge --checkpoint runs/demo --few-shot 1,2,4,8
     """
     from prlhf import api
 

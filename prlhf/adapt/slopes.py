@@ -39,6 +39,25 @@ def standing_in(users: UserModel, rows: Tensor) -> Iterator[list[nn.Parameter]]:
             table.weight, table.selected = weight, selected
 
 
+def margins_of(rewards: Rewards, data: Sequence[Encoded], rows: Tensor, progress: Progress = SILENT) -> Tensor:
+    """Margins [n] of n choices, as those of `margins_and_slopes`, without slopes."""
+    margins = torch.zeros(len(data)).double()
+    for some in _lots(data, rows.shape[1]):
+        with standing_in(rewards.model.users, rows[some]), torch.no_grad():
+            chosen, rejected = rewards([data[i] for i in some], range(1, len(some) + 1)).double()
+        margins[some] = chosen - rejected
+        progress.advance(len(some))
+    return margins
+
+
+def _lots(data: Sequence[Encoded], width: int) -> Iterator[list[int]]:
+    """The numbers of choices of similar length that are read together, as somebody with `width` numbers each."""
+    order = sorted(range(len(data)), key=lambda i: len(data[i].prompt) + len(data[i].chosen))
+    each = max(1, min(MOST_AT_ONCE, AT_ONCE // max(width, 1)))
+    for start in range(0, len(order), each):
+        yield order[start : start + each]
+
+
 def margins_and_slopes(
     rewards: Rewards, data: Sequence[Encoded], rows: Tensor, loadings: Tensor, progress: Progress = SILENT
 ) -> tuple[Tensor, Tensor]:
@@ -48,10 +67,7 @@ def margins_and_slopes(
     those by the coordinates z of row + L z, for `loadings` L [d, c].
     """
     margins, slopes = torch.zeros(len(data)).double(), torch.zeros(len(data), loadings.shape[1]).double()
-    order = sorted(range(len(data)), key=lambda i: len(data[i].prompt) + len(data[i].chosen))
-    each = max(1, min(MOST_AT_ONCE, AT_ONCE // max(rows.shape[1], 1)))
-    for start in range(0, len(order), each):
-        some = order[start : start + each]
+    for some in _lots(data, rows.shape[1]):
         margins[some], gradients = _one_lot(rewards, [data[i] for i in some], rows[some])
         slopes[some] = gradients @ loadings.double()
         progress.advance(len(some))

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from prlhf.config.keys import Needs, key, turned_on
 from prlhf.config.names import ProtocolName
 from prlhf.config.stage import Stage
+from prlhf.errors import PrlhfError, nearest
 
 
 def kinds_of(judges: str | None) -> set[str]:
@@ -16,6 +17,9 @@ def kinds_of(judges: str | None) -> set[str]:
 
 
 ASKING = Needs("judge", lambda config: "llm" in kinds_of(config.judge), "llm")
+FEW_SHOT = frozenset(("few_shot", "few_shot_baselines"))  # keys of the evaluation by few choices
+ALL = 2**31  # choices: all that there are
+FEW_SHOT_BASELINES = ("in-context", "closed-form")
 NOT_IN_BATCHES = Needs("batch", lambda config: not config.batch, "false")
 
 
@@ -39,6 +43,17 @@ class JudgeConfig(Stage):
     )
     calibrate: Path | None = key(
         None, "Prepared data: how often does the judge choose as people did there? With or without A and B.", unset="no"
+    )
+    few_shot: str | None = key(
+        None,
+        "With --checkpoint: learn each unseen user from K choices and test on others, for one K or several with commas "
+        "between: 1,2,4,8; all: those of choices.jsonl, however many.",
+        unset="no",
+    )
+    few_shot_baselines: str = key(
+        "",
+        "Baselines that learn from the same choices, with commas between: in-context, closed-form.",
+        used=[turned_on("few_shot")],
     )
     limit: int | None = key(
         None, "Judge, and calibrate on, at most N pairs each, drawn by the seed.", unset="all", ge=1
@@ -123,3 +138,18 @@ class JudgeConfig(Stage):
     max_calls: int | None = key(None, "Maximum number of calls of this run.", unset="no limit", used=[ASKING], ge=0)
     batch: bool = key(False, "Use the provider's Batch API: cheaper, later.", used=[ASKING])
     batch_poll: float = key(30.0, "Seconds between two looks at a batch.", used=[ASKING, turned_on("batch")], ge=0)
+
+    def shots(self) -> list[int]:
+        """The numbers of choices of `few_shot`, ascending. Raises PrlhfError."""
+        parts = [part.strip() for part in (self.few_shot or "").split(",")]
+        if not all(part == "all" or (part.isascii() and part.isdigit() and int(part) > 0) for part in parts):
+            raise PrlhfError(f"few_shot = {self.few_shot} is not a number of choices", "give 4, or several: 1,2,4,8")
+        return sorted({ALL if part == "all" else int(part) for part in parts})
+
+    def baselines(self) -> list[str]:
+        """The names of `few_shot_baselines`. Raises PrlhfError."""
+        names = [part.strip() for part in self.few_shot_baselines.split(",") if part.strip()]
+        for name in names:
+            if name not in FEW_SHOT_BASELINES:
+                raise PrlhfError(f"unknown baseline '{name}'", nearest(name, FEW_SHOT_BASELINES))
+        return names

@@ -52,7 +52,7 @@ def judge_checkpoint(
     for key in config.given():
         if key not in USED:
             raise not_used(config, key, "--checkpoint", "leave it out")
-    dataset = dataset or _own_data(run)
+    dataset = dataset or own_data(run)
     claim(config.out, "judgement", inputs=(run, dataset))
     trained, rewards = load_rewards(run, config.device, config.model, config.trust_remote_code, progress)
     rows, data, skipped = _held_out(trained, dataset, config, progress)
@@ -109,7 +109,8 @@ def _held_out(
     return [row for row, _ in found], [encoded for _, encoded in found], skipped
 
 
-def _own_data(run: Path) -> Path:
+def own_data(run: Path) -> Path:
+    """The prepared data set that `run` was trained on. Raises PrlhfError if it is gone."""
     folder = trained_on(run)
     if not is_prepared(Path(folder)):
         raise gone(run, folder)

@@ -69,6 +69,13 @@ def half_tied_rate(outcomes: Ints, users: Sequence[str], resamples: int, seed: i
     return rate_with_interval(shares(outcomes), by_sample, "tie_half")
 
 
+def mean_with_interval(values: Floats, resamples: int, seed: int) -> dict[str, float]:
+    """The mean of values [U], one of each user, with its 95 % percentile interval over resampled users."""
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(bootstrap_sums(values[:, None], resamples, seed)[:, 0] / len(values), [tail, 1 - tail])
+    return {"rate": float(values.mean()), "low": float(low), "high": float(high)}
+
+
 def codes_of(users: Sequence[str]) -> tuple[list[str], Ints]:
     """The sorted names [U] of `users`, and for each of `users` [N] its place among them."""
     names, codes = np.unique(np.asarray(users, dtype=np.str_), return_inverse=True)
