@@ -218,9 +218,7 @@ class FewShot(Result):
     )
     gain: Rate = Field(description="accuracy when adapted less that of the generic user")
     turned_over: Rate = Field(description="share of choices that are ranked the other way after flipped ones")
-    told_apart: dict[str, int] = Field(
-        description="number of users of whom `adapt` says `yes`, `no` or `unsure`"
-    )
+    told_apart: dict[str, int] = Field(description="number of users of whom `adapt` says `yes`, `no` or `unsure`")
 
 
 class FewShotAccuracy(Result):
