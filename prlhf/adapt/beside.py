@@ -17,8 +17,8 @@ from prlhf.adapt.slopes import margins_of
 from prlhf.dataset import read_prepared
 from prlhf.generate.baselines import with_examples
 from prlhf.model.closed_form import SAMPLE, closed_form, features_of
-from prlhf.model.encoding import Encoded, TooLong
-from prlhf.model.fitting import Fitting
+from prlhf.model.encoding import Encoded
+from prlhf.model.fitting import Fitting, TooLong
 from prlhf.model.response_states import ResponseStates, open_states
 from prlhf.model.rewards import engine_of
 
@@ -49,15 +49,15 @@ def in_closed_form(test: Evaluation) -> Callable[[int], Tensor]:
     rows = sorted(read_prepared(test.data).train, key=lambda row: row.user_index)[:SAMPLE]
     found = Fitting(True).part("comparisons", rows, test.trained.encoder().comparison)
     form = closed_form(states, [tokens for _, tokens in found], rows[-1].user_index, test.seed)
-    known, tested = (
-        features_of(states, [read.tokens for person in test.people for read in part(person)], form.weights)
-        for part in (lambda person: person.known, lambda person: person.tested)
+    known = [read.tokens for person in test.people for read in person.known]
+    features, tested = (
+        features_of(states, some, form.weights) for some in (known, [read.tokens for read in test.tested])
     )
     owners = torch.tensor([number for number, person in enumerate(test.people) for _ in person.known])
     places = torch.tensor([place for person in test.people for place in range(len(person.known))])
 
     def margins(count: int) -> Tensor:
-        codes = form.tastes.codes(known[places < count], owners[places < count], len(test.people))
+        codes = form.tastes.codes(features[places < count], owners[places < count], len(test.people))
         return form.tastes.margins(tested, codes[test.owners])
 
     return margins

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from prlhf.adapt.newcomers import Evaluation, Newcomer, Read, others, people_of
 from prlhf.config import JudgeConfig
 from prlhf.dataset import Comparison, Prepared, prompt_id, read_prepared, write_prepared
 from prlhf.errors import PrlhfError
+from prlhf.model.encoding import Encoded
 from prlhf.model.rewards import load_rewards
 from prlhf.model.user_prior import UserPrior
 from prlhf.progress import SILENT
@@ -115,13 +117,14 @@ def test_baselines_learn_from_the_same_choices(gated: Path, people: Path, tmp_pa
 
 def test_examples_that_do_not_fit_are_left_out(gated: Path, people: Path) -> None:
     trained, rewards = load_rewards(gated, "cpu")
-    encoder, asked = trained.encoder(), []
+    encoder = trained.encoder()
+    asked: list[Encoded] = []
 
     def read(number: int) -> Read:
         short = replace(row("zed", number), prompt=THINGS[number], chosen=" lamps", rejected=" cars")
         return Read(short, encoder.comparison(short))
 
-    def offset(batch: list[Any]) -> torch.Tensor:
+    def offset(batch: Sequence[Encoded]) -> torch.Tensor:
         asked.extend(batch)
         return torch.zeros(2 * len(batch))
 

@@ -24,7 +24,7 @@ from prlhf.config import TrainConfig
 from prlhf.errors import PrlhfError
 from prlhf.files import sha256
 from prlhf.model.base import load_base
-from prlhf.model.checkpoint import assemble, digest, load_policy, save_policy
+from prlhf.model.checkpoint import Policy, assemble, digest, load_policy, save_policy
 from prlhf.model.user_prior import UserPrior
 
 PROC = Path("/proc/self")
@@ -55,7 +55,7 @@ def large(folder: Path, gated: Path, users: int) -> Path:
     """A run of so many users, with gates that nobody trained and a prior."""
     about = json.loads((gated / "model/prlhf.json").read_text())
     config = TrainConfig.saved(about["train"])
-    policy = assemble(load_base(about["base"]), config, [f"u{i}" for i in range(1, users + 1)], {})
+    policy: Policy = assemble(load_base(about["base"]), config, [f"u{i}" for i in range(1, users + 1)], {})
     folder.mkdir()
     save_policy(policy, folder)
     UserPrior(torch.zeros(4), torch.eye(4)).save(folder)
