@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         generate,
         judge,
         judge_checkpoint,
+        judge_general,
         judge_messages,
         load,
         plan_judging,
@@ -45,8 +46,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Interrupted", "PrlhfError", "adapt", "calibrate", "export", "forget", "generate", "judge",
-    "judge_checkpoint", "judge_messages", "load", "plan_judging", "plan_training", "prepare", "show_data",
-    "sweep", "train", "users",
+    "judge_checkpoint", "judge_general", "judge_messages", "load", "plan_judging", "plan_training", "prepare",
+    "show_data", "sweep", "train", "users",
 ]  # fmt: skip
 
 _HOMES = {name: "prlhf.errors" if name in ("Interrupted", "PrlhfError") else "prlhf.api" for name in __all__}

@@ -23,6 +23,7 @@ from prlhf.results import (
     Exported,
     FewShotAccuracy,
     Forgotten,
+    GeneralAbility,
     Judgement,
     JudgeMessages,
     JudgingPlan,
@@ -39,8 +40,8 @@ if TYPE_CHECKING:
     from prlhf.sweep.trials import TrialDisplay
 
 __all__ = [
-    "adapt", "calibrate", "export", "forget", "generate", "judge", "judge_checkpoint", "judge_messages", "load",
-    "plan_judging", "plan_training", "prepare", "show_data", "sweep", "train", "users",
+    "adapt", "calibrate", "export", "forget", "generate", "judge", "judge_checkpoint", "judge_general",
+    "judge_messages", "load", "plan_judging", "plan_training", "prepare", "show_data", "sweep", "train", "users",
 ]  # fmt: skip
 
 Recipe = str | Path | Sections | None
@@ -403,6 +404,36 @@ def judge_checkpoint(
     return (check if config.few_shot is None else judge_few_shot)(_folder(run), where, config, progress)
 
 
+def judge_general(
+    run: str | Path | Run,
+    general: str | Path | None = None,
+    *,
+    recipe: Recipe = None,
+    progress: Progress = SILENT,
+    **settings: Any,
+) -> GeneralAbility:
+    """Measure what personalization costs `run` in general ability, as `prlhf judge --checkpoint --general` does.
+
+    Args:
+        run: a finished run of a policy.
+        general: questions of multiple choice and texts: see `prlhf.judge.general.items` for the columns. Default: the
+            key `general`.
+        recipe: a file, a shipped one's name or its sections; `judge` is used.
+        progress: receives the steps and the warnings.
+        settings: keys of JudgeConfig, such as `general_users` and `out`.
+
+    Raises:
+        PrlhfError: a setting is refused, or the run or the file cannot be read.
+    """
+    from prlhf.judge.general.run import judge_general as measure
+
+    typed = settings if general is None else settings | {"general": str(general)}
+    config = resolve(JudgeConfig, _sections(recipe).get("judge", {}), typed)
+    if config.general is None:
+        raise PrlhfError("no file of questions or texts is named", "give it as general")
+    return measure(_folder(run), config, progress)
+
+
 def sweep(
     space: Mapping[str, Any] | Sequence[str] | None = None,
     *,
@@ -494,6 +525,8 @@ def _judging(recipe: Recipe, settings: Mapping[str, Any]) -> JudgeConfig:
     config = resolve(JudgeConfig, _sections(recipe).get("judge", {}), settings)
     if config.skip_long:
         raise PrlhfError("skip_long is for the comparisons of a checkpoint", "leave out skip_long")
+    if config.general is not None:
+        raise PrlhfError("general needs a run", "name it with prlhf judge --checkpoint, or call judge_general")
     return config
 
 

@@ -233,6 +233,26 @@ class FewShotAccuracy(Result):
     by_choices: list[FewShot]
 
 
+class GeneralAbility(Result):
+    """What personalization costs in general ability: accuracy on multiple choice, and perplexity on texts.
+
+    Each reading has `acc`, `acc_norm`, `perplexity` and `bits_per_byte` where there are items of that kind, each with
+    `value`, `low` and `high` (95 % bootstrap over items). `against_base` and `against_generic` have the differences.
+    """
+
+    out: Path = Field(exclude=True)  # not a part of the summary, which lies there
+    run: str
+    general: str = Field(description="the file of questions and texts")
+    base: str
+    seed: int
+    questions: int
+    texts: int
+    left_out: int = Field(description="number of items that do not fit")
+    chance: float | None = Field(description="the accuracy of a random choice")
+    readings: dict[str, dict[str, Any]] = Field(description="of the `base`, as `generic` user, and the mean of `users`")
+    by_user: dict[str, dict[str, Any]]
+
+
 class AdaptedUser(Result):
     """What is known of a user who was learned from choices."""
 

@@ -15,20 +15,23 @@ if TYPE_CHECKING:
         Calibrations,
         CheckpointAccuracy,
         FewShotAccuracy,
+        GeneralAbility,
         Judgement,
         JudgeMessages,
         JudgingPlan,
         WinRates,
     )
 
-    Result = Calibrations | CheckpointAccuracy | FewShotAccuracy | JudgeMessages | Judgement | JudgingPlan
+    Result = (
+        Calibrations | CheckpointAccuracy | FewShotAccuracy | GeneralAbility | JudgeMessages | Judgement | JudgingPlan
+    )
 
 LLM = "Judge llm: a language model"
 
 
 def show_result(result: Result) -> None:
     """Show what was judged, or what would be."""
-    from prlhf.results import CheckpointAccuracy, FewShotAccuracy, JudgeMessages, JudgingPlan
+    from prlhf.results import CheckpointAccuracy, FewShotAccuracy, GeneralAbility, JudgeMessages, JudgingPlan
 
     if isinstance(result, JudgeMessages):
         show_messages(result)
@@ -38,6 +41,8 @@ def show_result(result: Result) -> None:
         show_accuracy(result)
     elif isinstance(result, FewShotAccuracy):
         show_few_shot(result)
+    elif isinstance(result, GeneralAbility):
+        show_general(result)
     else:
         show_judgement(result)
 
@@ -108,6 +113,24 @@ def show_few_shot(result: FewShotAccuracy) -> None:
     show.table(f"{result.run} on {result.dataset}", ["choices", *names, "turned over"], rows)
 
 
+def show_general(result: GeneralAbility) -> None:
+    """Show general ability of base, generic user and users, and how far each is from the base."""
+    show.say(f"{result.run} on {result.general}: questions: {result.questions}, texts: {result.texts}")
+    if result.chance is not None:
+        show.say(f"right by chance: {show.percent(result.chance)}")
+    named = {"base": result.base, "generic": "as generic", "users": "users, mean"}
+    readers = {named[name]: one for name, one in result.readings.items()} | result.by_user
+    measures = [name for name in ("acc", "acc_norm", "perplexity", "bits_per_byte") if name in result.readings["base"]]
+    rows = []
+    for reader, one in readers.items():
+        against = one.get("against_base", {})
+        rows.append(
+            (reader, *(cell for name in measures for cell in (one[name]["value"], show.change(against.get(name)))))
+        )
+    columns = [column for name in measures for column in (name, "less the base [95 %]")]
+    show.table("general ability", ["read as", *columns], rows)
+
+
 def show_messages(found: JudgeMessages) -> None:
     """Show what the judge would be sent."""
     if not found.calls:
@@ -160,19 +183,24 @@ def command(
     prlhf judge --checkpoint runs/demo
 
     prlhf judge --checkpoint runs/demo --few-shot 1,2,4,8
+
+    prlhf judge --checkpoint runs/demo --general arc.jsonl --general-users 3
     """
     from prlhf import api
 
     recipe, settings, progress = typed.sections(), typed.settings["judge"], typed.progress
+    general = {**recipe.get("judge", {}), **settings}.get("general")
     if checkpoint is not None:
         if responses:
             raise PrlhfError("--checkpoint takes no response files", "leave out --checkpoint, or the files")
         if show_prompt is not None or dry_run:
             option = "--dry-run" if dry_run else "--show-prompt"
             raise PrlhfError(f"{option} is not used by --checkpoint", "leave it out")
+        if general is not None:
+            return api.judge_general(checkpoint, recipe=recipe, progress=progress, **settings)
         return api.judge_checkpoint(checkpoint, recipe=recipe, progress=progress, **settings)
     calibrated = {**recipe.get("judge", {}), **settings}.get("calibrate")
-    if len(responses or []) != 2 and (responses or calibrated is None):
+    if len(responses or []) != 2 and (responses or (calibrated is None and general is None)):
         raise PrlhfError(f"{len(responses or [])} response files given", "give two: A.jsonl and B.jsonl")
     a, b = responses or (None, None)
     if show_prompt is not None:

@@ -138,5 +138,10 @@ def interval(rate: Rate | None) -> str:
     return "-" if rate is None else f"{100 * rate.rate:.1f} % [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
 
 
+def change(estimate: dict[str, float] | None) -> str:
+    """A difference with its interval: `-0.012 [-0.031, +0.004]`; a dash for None."""
+    return "-" if estimate is None else "{value:+.3f} [{low:+.3f}, {high:+.3f}]".format(**estimate)
+
+
 def _cell(value: object) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)

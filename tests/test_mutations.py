@@ -21,6 +21,7 @@ def test_there_are_enough_and_none_twice() -> None:
         "export",
         "adapt",
         "view",
+        "judge",
         "recipes.py",
         "lines.py",
     }

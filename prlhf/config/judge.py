@@ -20,6 +20,7 @@ ASKING = Needs("judge", lambda config: "llm" in kinds_of(config.judge), "llm")
 FEW_SHOT = frozenset(("few_shot", "few_shot_baselines"))  # keys of the evaluation by few choices
 ALL = 2**31  # choices: all that there are
 FEW_SHOT_BASELINES = ("in-context", "closed-form")
+GENERAL = Needs("general", lambda config: config.general is not None, "a file")
 NOT_IN_BATCHES = Needs("batch", lambda config: not config.batch, "false")
 
 
@@ -55,6 +56,13 @@ class JudgeConfig(Stage):
         "Baselines that learn from the same choices, with commas between: in-context, closed-form.",
         used=[turned_on("few_shot")],
     )
+    general: Path | None = key(
+        None,
+        "With --checkpoint: questions of multiple choice and texts (JSONL, as for ARC or HellaSwag), on which general "
+        "ability is measured instead, as users, as the generic user, and of the base.",
+        unset="no",
+    )
+    general_users: int = key(5, "Users who read them, drawn by the seed.", used=[GENERAL], ge=0)
     limit: int | None = key(
         None, "Judge, and calibrate on, at most N pairs each, drawn by the seed.", unset="all", ge=1
     )
