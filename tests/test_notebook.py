@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import nbformat
@@ -45,13 +45,25 @@ def test_it_uses_the_front_door_only(book: Any) -> None:
     tree = ast.parse("\n".join(cell.source for cell in code_of(book)))
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
     imported |= {str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
-    assert imported == {"prlhf", "json", "statistics", "matplotlib"}
+    assert imported == {"prlhf", "json", "statistics", "matplotlib", "importlib.util"}
     used = {
         node.attr
         for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "prlhf"
     }
     assert {"prepare", "train", "load", "generate", "judge"} <= used <= set(prlhf.__all__)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_it_installs_prlhf_where_that_is_missing(book: Any, monkeypatch: pytest.MonkeyPatch, there: bool) -> None:
+    """As on Colab: the first cell does it, before anything of prlhf is imported."""
+    first, second = (cell.source for cell in code_of(book)[:2])
+    assert second.startswith("import prlhf")
+    done: list[tuple[str, str]] = []
+    shell = SimpleNamespace(run_line_magic=lambda *words: done.append(words))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: SimpleNamespace() if there else None)
+    exec(first, {"get_ipython": lambda: shell})
+    assert done == ([] if there else [("pip", "install --quiet prlhf")])
 
 
 def test_outputs_are_kept_without_what_changes(book: Any) -> None:

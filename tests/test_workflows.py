@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+
+from prlhf import __version__
 
 ROOT = Path(__file__).parents[1]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
@@ -57,6 +61,34 @@ def test_the_upper_bounds_are_lifted_by_the_weekly_run() -> None:
     assert required.count(",<") > 15
     assert ",<" not in lifted.partition("dependencies = [")[2].partition("\n]")[0]
     assert "filterwarnings" in lifted
+
+
+def test_a_release_is_what_was_built_and_checked() -> None:
+    """The job that may publish has no source and no stored token: it takes the files of the job that checked them."""
+    build, publish = jobs(ROOT / ".github/workflows/release.yml").values()
+    ran = commands(build)
+    order = [next(at for at, line in enumerate(ran) if words in line) for words in (
+        "GITHUB_REF_NAME", "make package", "python -m build", "twine check --strict dist/*",
+    )]  # fmt: skip
+    assert order == sorted(order)
+    assert publish["needs"] == "build"
+    assert publish["permissions"] == {"id-token": "write"}
+    assert publish["environment"] == "pypi"
+    assert commands(publish) == []
+    download, upload = publish["steps"]
+    assert download["with"] == {
+        key: value for key, value in build["steps"][-1]["with"].items() if key in ("name", "path")
+    }
+    assert upload["uses"].startswith("pypa/gh-action-pypi-publish@")
+    assert "with" not in upload
+    assert "secrets." not in (ROOT / ".github/workflows/release.yml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(("tag", "code"), [(f"v{__version__}", 0), ("v9.9.9", 1)])
+def test_a_tag_has_to_be_the_version(tag: str, code: int) -> None:
+    line = next(line for line in commands(jobs(ROOT / ".github/workflows/release.yml")["build"]) if "REF_NAME" in line)
+    done = subprocess.run(["bash", "-c", line], check=False, cwd=ROOT, env={**os.environ, "GITHUB_REF_NAME": tag})
+    assert done.returncode == code
 
 
 def test_the_image_is_built_from_what_was_tested() -> None:
