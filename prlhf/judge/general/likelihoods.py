@@ -110,8 +110,10 @@ def scores_of(
     found = in_batches(model, lengths, batch_size, read, progress)
     picks = [best(values, one.choices) for values, one in zip(found, asked, strict=False)]
     right = [[pick == one.gold for pick in two] for two, one in zip(picks, asked, strict=True)]
+    by_log_prob, by_length = np.array(right, dtype=np.float64).reshape(-1, 2).T
     return Scores(
-        *np.array(right, dtype=np.float64).reshape(-1, 2).T,
+        right=by_log_prob,
+        right_by_length=by_length,
         nats=np.array([-values.sum() for values in found[len(asked) :]], dtype=np.float64),
         tokens=np.array([sum(len(one.response) for one in group) for group in windows], dtype=np.float64),
         sizes=np.array([len(one.text.encode()) for one in texts], dtype=np.float64),

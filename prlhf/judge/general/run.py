@@ -49,7 +49,8 @@ def judge_general(run: Path, config: JudgeConfig, progress: Progress = SILENT) -
     if kind_of(run) != "policy":
         raise PrlhfError(f"{run} is a reward model, which gives texts no probability", "name the run of a policy")
     path = Path(str(config.general)).expanduser()
-    questions, documents = (sampled(some, config) for some in read_general(path))
+    all_questions, all_documents = read_general(path)
+    questions, documents = sampled(all_questions, config), sampled(all_documents, config)
     claim(config.out, "judgement", inputs=(run,))
     policy = load_policy(run, config.device, "auto", config.model, config.trust_remote_code, progress=progress)
     generic, users = Reader(GENERIC, 0, ""), reading_users(policy, config)
