@@ -482,29 +482,33 @@ def export(
     out: str | Path,
     *,
     format: str = "peft",
+    precision: str = "fp32",
     model: str | None = None,
     trust_remote_code: bool = False,
     progress: Progress = SILENT,
 ) -> Exported:
-    """Write users of `run` as LoRA adapters that other programs load, as `prlhf export` does.
+    """Write users of `run` for other programs, as `prlhf export` does, and compare what was written with the run.
 
     Args:
-        run: a finished run with users in the adapter (`user_in="adapter"`), without users, or with one adapter each.
+        run: a finished run of a policy.
         users: an id that the run knows, or `generic`; or a list of them.
-        out: the folder of the adapter; of several users, a folder with a folder for each.
-        format: `peft`, or `gguf` for llama.cpp.
+        out: the folder to write; several users who act in the adapter get a folder each in it.
+        format: for users in the adapter, or without users, `peft`, `gguf`, `hf` or `ollama`; for users in front of the
+            prompt `hf-users`, `vllm`, `peft` or `ollama`.
+        precision: `fp32` or `bf16`, in which whole models are written.
         model: the path or hub id of the base model, if it has moved since training.
         trust_remote_code: run the code that comes with the base model.
         progress: receives the steps.
 
     Raises:
-        PrlhfError: a user is unknown or cannot be an adapter, the run cannot be read, or `out` cannot be written.
+        PrlhfError: a user is unknown, the run does not fit the format, what was written differs from the run, or a
+            file cannot be read or written.
     """
     from prlhf.export.run import export as write
 
     named = [users] if isinstance(users, str) else users
     return Exported.model_validate(
-        write(_folder(run), named, format, Path(out).expanduser(), model, trust_remote_code, progress)
+        write(_folder(run), named, format, Path(out).expanduser(), model, trust_remote_code, progress, precision)
     )
 
 

@@ -58,8 +58,9 @@ KINDS = {
     "demo": Kind("a demo", begun="data"),
     "adapter": Kind(
         "an exported adapter",
-        frozenset({"adapter_config.json", "adapter_model.safetensors", "adapter.gguf", "README.md"}),
+        frozenset({"adapter_config.json", "adapter_model.safetensors", "adapter.gguf", "Modelfile", "README.md"}),
     ),
+    "export": Kind("an exported model", frozenset({"README.md"})),  # its marker lists its files
     "model": Kind("a model"),  # in a run, or a base model; no command writes one to --out
 }
 MODELS = ("policy", "reward model")  # kinds in the prlhf.json of a model folder
@@ -141,7 +142,7 @@ def replacing(out: Path, kind: str) -> Iterator[Path]:
         about = {"kind": kind, "version": VERSION}
         _write_marker(folder, about)
         yield folder
-        _write_marker(folder, about | {"files": sorted(entry.name for entry in folder.iterdir())})
+        _write_marker(folder, about | {"files": sorted(_files(folder))})
 
 
 def what_is(folder: Path) -> str | None:
@@ -278,9 +279,20 @@ def _stranger(folder: Path, kind: Kind) -> str | None:
     """Return the name of a file that prlhf did not write there, by the marker's list, or by name for version 0.1."""
     listed = read_marker(folder).get("files")
     names = set(map(str, listed)) if isinstance(listed, list) else {*kind.names, MARKER}
-    with os.scandir(folder) as entries:
-        others = (e.name for e in entries if e.name not in names or not e.is_file(follow_symlinks=False))
-        return min(others, default=None)
+    return min((name for name in _files(folder) if name not in names or not _is_plain(folder / name)), default=None)
+
+
+def _files(folder: Path) -> list[str]:
+    """All that is in `folder` and the folders in it, relative to it: what is no folder, and folders that are empty."""
+    return [
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_symlink() or not path.is_dir() or not any(path.iterdir())
+    ]
+
+
+def _is_plain(path: Path) -> bool:
+    return path.is_file() and not path.is_symlink()
 
 
 def _check_nothing_lost(out: Path, real: Path, wanted: Kind, hint: str) -> None:

@@ -106,20 +106,28 @@ class Responses(Result):
     tokens: int = Field(default=0, description="number of tokens that this call wrote")
 
 
-class ExportedAdapter(Result):
-    """A user as an adapter on disk."""
+class ExportedPerson(Result):
+    """A user on disk, for other programs."""
 
     user: str
     folder: Path
 
 
+class ExportComparison(Result):
+    """Held-out responses, by the run and by what was written."""
+
+    rows: int
+    difference: float = Field(description="the largest difference of log-probs, nats per token")
+
+
 class Exported(Result):
-    """Users of a run, written as adapters that other programs load."""
+    """Users of a run, written for other programs."""
 
     run: Path
     out: Path
     format: str
-    adapters: list[ExportedAdapter]
+    people: list[ExportedPerson]
+    compared: ExportComparison | None = Field(description="with the run; None for GGUF, which only llama.cpp reads")
 
 
 class WinRates(Result):

@@ -34,9 +34,13 @@ class Person:
     base: Base
     config: Any  # PEFT's LoraConfig
     weights: dict[str, Tensor]
+    policy: Policy  # it was made from
+    user_index: int
 
 
-def people(run: Path, users: Collection[str], base: str | None, trust_remote_code: bool) -> Iterator[Person]:
+def people(
+    run: Path, users: Collection[str], base: str | None, trust_remote_code: bool, precision: str = "bf16"
+) -> Iterator[Person]:
     """Each of `users` as an adapter. The run is loaded at the first of them, and all users are checked then.
 
     Args:
@@ -44,6 +48,7 @@ def people(run: Path, users: Collection[str], base: str | None, trust_remote_cod
         users: ids of its seen users, or `generic`.
         base: where the base model is, if it has moved.
         trust_remote_code: run the code that comes with the base.
+        precision: of the base; bf16 is enough for adapters, which are fp32 all the same.
 
     Raises:
         PrlhfError: a user is unknown, or what tells the run's users apart is not in an adapter.
@@ -52,10 +57,10 @@ def people(run: Path, users: Collection[str], base: str | None, trust_remote_cod
         known = {user: run_of(run, index) for index, user in enumerate(read_per_user(run).users, start=1)}
         _check_known(run, users, known)
         for user in users:
-            yield person_of(_load(known[user], [], base, trust_remote_code), run, user, 0)
+            yield person_of(_load(known[user], [], base, trust_remote_code, precision), run, user, 0)
         return
     _check_adapter(run)
-    policy = _load(run, users, base, trust_remote_code)
+    policy = _load(run, users, base, trust_remote_code, precision)
     known_indices = {GENERIC: 0} | policy.index_of()
     _check_known(run, users, known_indices)
     _check_place(run, policy, users)
@@ -63,9 +68,8 @@ def people(run: Path, users: Collection[str], base: str | None, trust_remote_cod
         yield person_of(policy, run, user, known_indices[user])
 
 
-def _load(run: Path, users: Collection[str], base: str | None, trust_remote_code: bool) -> Policy:
-    """In bf16, which is enough of the base: adapter and user model are fp32 all the same."""
-    return load_policy(run, "cpu", "bf16", base, trust_remote_code, set(users) - {GENERIC})
+def _load(run: Path, users: Collection[str], base: str | None, trust_remote_code: bool, precision: str) -> Policy:
+    return load_policy(run, "cpu", precision, base, trust_remote_code, set(users) - {GENERIC})
 
 
 def person_of(policy: Policy, run: Path, user: str, user_index: int) -> Person:
@@ -80,7 +84,7 @@ def person_of(policy: Policy, run: Path, user: str, user_index: int) -> Person:
         state |= folded(lm, decoder_layers(lm), gate)
     weights = get_peft_model_state_dict(lm, state, save_embedding_layers=False)
     text = policy.user_texts.get(user, "") if policy.config.user_text else ""
-    return Person(user, text, run, policy.base, lm.peft_config[ADAPTER], weights)
+    return Person(user, text, run, policy.base, lm.peft_config[ADAPTER], weights, policy, user_index)
 
 
 # ---- refusals ----
@@ -101,10 +105,5 @@ def _check_adapter(run: Path) -> None:
 
 
 def _check_place(run: Path, policy: Policy, users: Collection[str]) -> None:
-    if policy.model.users.tokens:
-        raise PrlhfError(
-            f"{run} puts user vectors in front of the prompt, which an adapter cannot hold",
-            f"use prlhf train --user-in adapter to export a person, or `prlhf generate {run}` to write for one",
-        )
     if policy.model.users.gates is None and set(users) != {GENERIC}:
         raise PrlhfError(f"{run} serves everyone alike, so it holds no adapter of a user", "export --user generic")

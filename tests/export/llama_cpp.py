@@ -13,7 +13,14 @@ import numpy as np
 import torch
 
 # transformers' model_type -> llama.cpp's architecture
-ARCHITECTURES = {"llama": "llama", "mistral": "llama", "qwen2": "qwen2", "qwen3": "qwen3", "phi3": "phi3"}
+ARCHITECTURES = {
+    "llama": "llama",
+    "mistral": "llama",
+    "qwen2": "qwen2",
+    "qwen3": "qwen3",
+    "phi3": "phi3",
+    "gemma": "gemma",
+}
 
 WRITE = """
 import json, sys, xllamacpp
@@ -96,6 +103,8 @@ def _write_config(writer: Any, config: Any) -> None:
 
 def _as_llama_cpp_has_it(key: str, value: torch.Tensor, config: Any) -> torch.Tensor:
     value = value.detach().float()
+    if ARCHITECTURES[config.model_type] == "gemma" and "norm" in key:
+        return value + 1  # llama.cpp multiplies by the weight, Gemma by 1 + the weight
     if ARCHITECTURES[config.model_type] == "llama" and ("q_proj" in key or "k_proj" in key):
         heads = config.num_attention_heads if "q_proj" in key else config.num_key_value_heads
         width = len(value) // heads

@@ -24,7 +24,7 @@ from prlhf.model.readings import Reading, padded
 
 CONFIGS["qwen2"] = ("Qwen2Config", ROTARY | {"num_key_value_heads": 1})
 PROMPTS = [[5, 6, 7, 8, 9], [11, 30, 12]]
-KINDS = ["llama", "mistral", "qwen2", "qwen3", "phi3"]
+KINDS = ["llama", "mistral", "qwen2", "qwen3", "phi3", "gemma"]
 
 
 def ours(policy: Policy, user_index: int, prompt: list[int], tokens: int) -> list[Token]:
@@ -50,7 +50,8 @@ def test_llama_cpp_writes_what_prlhf_writes(kind: str, tmp_path: Path) -> None:
         for prompt, theirs in zip(PROMPTS, found, strict=True):
             expected = ours(policy, user_index, prompt, len(theirs))
             assert [token for token, _ in theirs] == [token for token, _ in expected]
-            assert [value for _, value in theirs] == pytest.approx([value for _, value in expected], abs=1e-4)
+            close = 1e-2 if kind == "gemma" else 1e-4  # llama.cpp looks GELU up in a table of fp16
+            assert [value for _, value in theirs] == pytest.approx([value for _, value in expected], abs=close)
         texts.append([token for one in found for token, _ in one])
     assert len(texts[0]) > 6
     assert texts[0] != texts[1]
