@@ -283,7 +283,7 @@ def _stranger(folder: Path, kind: Kind) -> str | None:
 
 
 def _files(folder: Path) -> list[str]:
-    """All that is in `folder` and the folders in it, relative to it: what is no folder, and folders that are empty."""
+    """All that is in `folder` and the folders in it, relative to it: files, and folders that are empty."""
     return [
         path.relative_to(folder).as_posix()
         for path in folder.rglob("*")

@@ -106,6 +106,15 @@ class Responses(Result):
     tokens: int = Field(default=0, description="number of tokens that this call wrote")
 
 
+class ChatSummary(Result):
+    """A conversation in the terminal: how much was asked and kept."""
+
+    run: Path
+    questions: int
+    kept: int = Field(description="number of choices that were appended to `choices`")
+    choices: Path
+
+
 class ExportedPerson(Result):
     """A user on disk, for other programs."""
 

@@ -24,7 +24,7 @@ LAYERS = [
     ["model"],
     ["generate"],
     ["data", "train", "judge"],
-    ["sweep", "demo", "start_training", "loaded", "export", "adapt", "view"],
+    ["sweep", "demo", "start_training", "loaded", "conversation", "export", "adapt", "view"],
     ["api"],
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

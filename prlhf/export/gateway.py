@@ -27,7 +27,7 @@ TAKEN = ("max_tokens", "temperature", "top_p", "n", "seed", "stop")  # of a requ
 
 
 class Gateway(BaseHTTPRequestHandler):
-    """Answers POST with `{"user": …, "messages": […]}`. Class attributes are set by `main`."""
+    """Answers POST with `{"user": …, "messages": […]}`. Class attributes are set by `run_gateway`."""
 
     vllm: str
     users: dict[str, dict[str, Any]]
@@ -78,7 +78,7 @@ def encoded(tensor: torch.Tensor) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def main(vllm: str, port: str) -> None:
+def run_gateway(vllm: str, port: str) -> None:
     """Serve on the loopback address until stopped."""
     Gateway.vllm = vllm
     Gateway.users = json.loads((HERE / "users.json").read_text(encoding="utf-8"))
@@ -88,4 +88,4 @@ def main(vllm: str, port: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run_gateway(*sys.argv[1:])

@@ -80,7 +80,7 @@ def _untie(lm: Any) -> None:
 
 def _scale(words: nn.Module) -> float:
     """What the embeddings are multiplied by on their way to the first layer: not 1 for Gemma 3, for example."""
-    weight = words.weight[0].float()  # type: ignore[index,union-attr]
+    weight = words.weight[0].float()  # type: ignore[index]
     read = words(torch.zeros(1, dtype=torch.long, device=weight.device))[0].float()
     return float(read @ weight / (weight @ weight)) if weight.any() else 1.0
 

@@ -29,6 +29,8 @@ SERVES: dict[str, tuple[str, ...]] = {
     "prlhf/model/sharding.py": ("train",),
     "prlhf/model/gates.py": ("train",),  # before the first step
     "prlhf/export": ("export",),
+    "prlhf/conversation.py": ("chat",),
+    "prlhf_cli/talk.py": ("chat",),
     "prlhf/view": ("data",),
     "prlhf/adapt": ("adapt",),
     "prlhf/config/adapt.py": ("adapt",),
@@ -48,7 +50,7 @@ SERVES: dict[str, tuple[str, ...]] = {
     "prlhf_cli/main.py": ("",),
     **{
         f"prlhf_cli/{name}.py": (name,)
-        for name in ("prep", "train", "generate", "judge", "sweep", "export", "adapt", "demo", "data")
+        for name in ("prep", "train", "generate", "judge", "sweep", "export", "chat", "adapt", "demo", "data")
     },
     "prlhf_cli": ("prep", "train", "generate", "judge", "sweep"),
 }

@@ -86,7 +86,7 @@ def test_the_guides_snippet_runs(gated: Path, tiny_base: Path, tmp_path: Path) -
     assert said.exit_code == 0, said.output
     assert json.loads(said.stdout.splitlines()[-1])["people"] == [{"user": "ann", "folder": str(tmp_path / "ann")}]
     guide = (ROOT / "docs/GUIDE.md").read_text(encoding="utf-8")
-    code = guide.partition("## 6. Export a person")[2].partition("```python\n")[2].partition("```")[0]
+    code = guide.partition("## 7. Export a person")[2].partition("```python\n")[2].partition("```")[0]
     code = code.replace('"BASE"', repr(str(tiny_base))).replace('"adapters/ann"', repr(str(tmp_path / "ann")))
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip()
