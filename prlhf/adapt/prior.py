@@ -20,14 +20,15 @@ from prlhf.model.checkpoint import Trained
 from prlhf.model.fitting import Fitting
 from prlhf.model.per_user import trained_on
 from prlhf.model.rewards import Rewards
-from prlhf.model.user_fits import Choices, fit_prior
+from prlhf.model.user_fits import Choices, fit_users
 from prlhf.model.user_prior import UserPrior, prior_of, read_prior, stored_rows
 from prlhf.model.user_store import read_users
 from prlhf.progress import Progress
 
 SAMPLE = 2**10  # trained users whose rows are read
 USERS, EACH = 16, 8  # how many users, and how many choices of each, the scale is found from
-FURTHEST = 4.0  # of the scale of trained users' rows, up and down: more would be the linear margins' fault
+# of that of trained users' rows; further away margins are not linear, and the fit gets worse (METHOD.md)
+SCALES = tuple(2 ** (step / 2) for step in range(-4, 5))
 
 
 def prior_for(
@@ -76,9 +77,13 @@ def _scale(prior: UserPrior, folder: Path, trained: Trained[Any], rewards: Rewar
         progress.finish()
     users = list(dict.fromkeys(row.user_id for row, _ in found))
     owners = torch.tensor([users.index(row.user_id) for row, _ in found])
-    same = torch.eye(slopes.shape[1]).double()
-    scale = fit_prior(Choices(owners, slopes, margins, len(users)), same, alike=True)[0, 0].item()
-    return min(max(scale, 1 / FURTHEST), FURTHEST)
+    return best_scale(Choices(owners, slopes, margins, len(users)))
+
+
+def best_scale(choices: Choices) -> float:
+    """The one of `SCALES` by which z ~ N(0, scale^2 I) explains `choices` with the most evidence."""
+    # all of them are tried: from 1, expectation-maximization stops at once where a few choices say little of each user
+    return max(SCALES, key=lambda scale: fit_users(choices.scaled(scale)).evidence.sum().item())
 
 
 def _some(rows: list[Comparison], seed: int = 0) -> list[Comparison]:

@@ -36,6 +36,10 @@ class Choices(NamedTuple):
         """The same comparisons by the coordinates z [c] of w = L z, for `loadings` L [r, c]."""
         return self._replace(gradients=self.gradients @ loadings.to(self.gradients.dtype))
 
+    def scaled(self, by: float) -> Choices:
+        """The same comparisons by coordinates of which 1 stands for `by`."""
+        return self._replace(gradients=self.gradients * by)
+
     def of_users(self, wanted: Tensor) -> Choices:
         """The comparisons of the users `wanted` [k], who are users 0 to k - 1 of the result."""
         place = torch.full((self.total,), -1).scatter(0, wanted, torch.arange(len(wanted)))

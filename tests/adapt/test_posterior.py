@@ -14,6 +14,7 @@ from torch import Tensor
 
 from prlhf.adapt.apart import gains, uncertainty, verdict
 from prlhf.adapt.learn import expected_information, posterior_of
+from prlhf.adapt.prior import best_scale
 from prlhf.model.user_fits import Choices, fit_users
 from prlhf.model.user_prior import FLOOR, prior_of
 
@@ -119,6 +120,18 @@ def test_the_prior_is_the_second_moment_of_rows() -> None:
     torch.testing.assert_close((prior.loadings @ prior.loadings.T).double(), expected, atol=1e-4, rtol=1e-4)
     long = prior_of(torch.randn(5, 100, generator=torch.Generator().manual_seed(0)), torch.zeros(100))
     assert long.loadings.shape == (100, 5)
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 3.0])
+def test_the_scale_of_the_prior_is_that_of_most_evidence(scale: float) -> None:
+    """Also where five choices say little of each user, as those of trained users do."""
+    choices = made_up([5] * 400, seed=1)
+    choices = choices._replace(gradients=0.3 * choices.gradients, margins=0.1 * choices.margins)
+    z = scale * torch.randn(400, 3, generator=torch.Generator().manual_seed(2)).double()
+    drawn = torch.rand(len(choices.margins), generator=torch.Generator().manual_seed(3)).double()
+    sign = torch.where(drawn < choices.logits(z).sigmoid(), 1.0, -1.0).double()
+    choices = choices._replace(margins=choices.margins * sign, gradients=choices.gradients * sign.unsqueeze(1))
+    assert scale / 1.5 <= best_scale(choices) <= scale * 1.5
 
 
 def test_slopes_are_differences_of_true_margins(gated: Path, tmp_path: Path) -> None:
