@@ -106,6 +106,8 @@ def command(
 
     prlhf train --objective rm --dataset demo
 
+    prlhf train --objective online-dpo --reward runs/demo-rm-individual --dataset demo --out runs/online
+
     prlhf train --objective sft --dataset demo --out runs/sft
 
     prlhf train --dry-run --recipe demo --out runs/demo2

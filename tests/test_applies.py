@@ -18,6 +18,7 @@ TABLES = {stage: STAGES[stage].declared for stage in ("prep", "train", "generate
 SFT, RM, CLUSTER = {"objective": "sft"}, {"objective": "rm"}, {"user_model": "cluster"}
 VANILLA = {"user_model": "uniform", "user_tokens": 0}
 CHOSEN = {"baseline": "chosen"}
+ONLINE = {"objective": "online-dpo", "reward": Path("rm")}
 
 # key -> (a value that is not the default, settings where it does not apply, settings where it does)
 CASES: dict[str, dict[str, tuple[Any, dict[str, Any], dict[str, Any]]]] = {
@@ -47,6 +48,18 @@ CASES: dict[str, dict[str, tuple[Any, dict[str, Any], dict[str, Any]]]] = {
         "reference_first": (True, RM, {}),
         "stop_metric": ("accuracy_macro", {}, {"eval_every": 5}),
         "patience": (2, {"eval_every": 5}, {"eval_every": 5, "stop_metric": "margin_mean"}),
+        "epochs": (2.0, ONLINE, RM),
+        "max_steps": (5, ONLINE, SFT),
+        "group_by_prompt": (True, ONLINE, {}),
+        "reward": (Path("run"), {}, ONLINE),
+        "rounds": (3, {}, ONLINE),
+        "round_steps": (3, RM, ONLINE),
+        "round_prompts": (3, {}, ONLINE),
+        "candidates": (3, {}, ONLINE),
+        "max_new_tokens": (3, SFT, ONLINE),
+        "temperature": (0.5, {}, ONLINE),
+        "replay": (3, {}, ONLINE),
+        "offline_fraction": (0.1, {}, ONLINE),
         "sample_every": (5, RM, SFT),
         "sample_users": (1, {}, {"sample_every": 5}),
         "sample_prompts": (1, {}, {"sample_every": 5}),
@@ -92,7 +105,7 @@ def test_every_conditional_key_is_tried(stage: str) -> None:
 @pytest.mark.parametrize(("stage", "key"), [(stage, key) for stage, cases in CASES.items() for key in cases])
 def test_given_and_not_used(stage: str, key: str) -> None:
     model, (value, without, within) = STAGES[stage], CASES[stage][key]
-    assert getattr(model(**within, **{key: value}), key) == value
+    assert getattr(model(**within | {key: value}), key) == value
     if value in TABLES[stage][key].idle:
         return
     for build in (lambda: model(**without, **{key: value}), lambda: resolve(model, without, {key: value})):

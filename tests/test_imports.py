@@ -23,6 +23,7 @@ LAYERS = [
     ["responses", "html", "cluster"],
     ["model"],
     ["generate"],
+    ["online"],
     ["data", "train", "judge"],
     ["sweep", "demo", "start_training", "loaded", "conversation", "export", "adapt", "view"],
     ["api"],

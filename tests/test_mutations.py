@@ -19,6 +19,7 @@ def test_there_are_enough_and_none_twice() -> None:
         "generate",
         "data",
         "export",
+        "online",
         "adapt",
         "view",
         "judge",

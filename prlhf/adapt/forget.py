@@ -21,6 +21,7 @@ from prlhf.model.later_users import FILE, JOURNAL, copy_later, create_tables, op
 from prlhf.model.user_prior import stored_rows
 from prlhf.model.user_store import INDEXED, PLAIN, read_plain, read_users, remove_user, write_users
 from prlhf.model.weights import BLOCK_SUMS, USER_MODEL, check_weights, sum_weights
+from prlhf.online.candidates import forget_candidates
 from prlhf.parse import json_text, json_value
 from prlhf.progress import SILENT, Progress
 
@@ -46,6 +47,7 @@ def forget_user(run: Path, user: str, progress: Progress = SILENT) -> dict[str, 
             _scrub(run / "results.json", user, lines=False)
             _scrub(run / "metrics.jsonl", user, lines=True)
             _scrub(run / "samples.jsonl", user, lines=True)
+            forget_candidates(run, user)
         _remove(folder, first, user, known[user])
     return {"run": str(run), "forgotten": user, "user_index": known[user]}
 

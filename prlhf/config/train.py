@@ -15,9 +15,12 @@ from prlhf.config.stage import Stage
 from prlhf.errors import PrlhfError, nearest
 from prlhf.extensions import LOSSES, USER_MODELS
 
-WITH_USERS = one_of("objective", "dpo", "rm")
-DPO = one_of("objective", "dpo")
-POLICY = one_of("objective", "dpo", "sft")
+WITH_USERS = one_of("objective", "dpo", "online-dpo", "rm")
+DPO = one_of("objective", "dpo", "online-dpo")
+OFFLINE_DPO = one_of("objective", "dpo")
+ONLINE = one_of("objective", "online-dpo")
+PASSES = one_of("objective", "dpo", "rm", "sft")  # over the comparisons of the data
+POLICY = one_of("objective", "dpo", "online-dpo", "sft")
 PERSONAL = says("user_model", USER_MODELS, lambda kind: kind.personal)
 SMOOTHED = says("loss", LOSSES, lambda loss: loss.smoothed)
 IN_PROMPT = one_of("user_in", "prompt", "both")
@@ -37,7 +40,8 @@ RANKED = (
     "margin_mean",
 )
 LESS_IS_BETTER = ("nats_per_token", "nats_per_response")
-METRICS = {"dpo": RANKED, "rm": RANKED, "sft": LESS_IS_BETTER}  # the numbers of an evaluation, by objective
+# the numbers of an evaluation, by objective
+METRICS = {"dpo": RANKED, "online-dpo": RANKED, "rm": RANKED, "sft": LESS_IS_BETTER}
 
 
 WITHOUT_USERS: Mapping[str, Any] = MappingProxyType({"user_model": "uniform", "user_tokens": 0, "user_text": False})
@@ -49,7 +53,7 @@ class TrainConfig(Stage):
     dataset: str = key(
         "demo", f"{', '.join(KNOWN_DATA)} (prepared on first use), or a prepared folder.", panel="Data and model"
     )
-    out: Path | None = key(None, "Run folder.", unset="runs/DATASET-USERMODEL, DATASET-rm-USERMODEL or DATASET-sft")
+    out: Path | None = key(None, "Run folder.", unset="runs/DATASET-USERMODEL, DATASET-KIND-USERMODEL or DATASET-sft")
     model: str | None = key(
         None,
         "Base model: hub id, folder or .gguf file.",
@@ -98,8 +102,11 @@ class TrainConfig(Stage):
     user_text: bool = key(True, "Prepend the text about the user, if there is any.", used=[WITH_USERS], idle=[False])
 
     # section 4.4
-    objective: Literal["dpo", "rm", "sft"] = key(
-        "dpo", "dpo: a policy; rm: a reward model; sft: a base model, without users.", panel="Objective"
+    objective: Literal["dpo", "online-dpo", "rm", "sft"] = key(
+        "dpo",
+        "dpo: a policy; online-dpo: a policy, from its own responses, ranked by a reward model; rm: a reward model; "
+        "sft: a base model, without users.",
+        panel="Objective",
     )
     loss: str = key(
         "sigmoid",
@@ -117,7 +124,8 @@ class TrainConfig(Stage):
     )
     alpha: float = key(
         0.5,
-        "Weight of the term with the user's id; 1 - alpha is the weight of the generic user's term.",
+        "Weight of the term with the user's id; 1 - alpha is the weight of the generic user's term. With online-dpo: "
+        "the share of prompts that are written to for users; the others are for the generic user.",
         used=[WITH_USERS, PERSONAL],
         ge=0,
         le=1,
@@ -129,6 +137,26 @@ class TrainConfig(Stage):
         used=[DPO],
         idle=[0.0],
         ge=0,
+    )
+
+    reward: Path | None = key(
+        None,
+        "The run that ranks candidates: a reward model, or a policy by its implicit reward.",
+        panel="Rounds",
+        unset="none",
+        used=[ONLINE],
+    )
+    rounds: int = key(8, "Rounds: candidates are written and ranked, then trained on.", used=[ONLINE], ge=1)
+    round_steps: int = key(25, "Optimizer steps of a round.", used=[ONLINE], ge=1)
+    round_prompts: int = key(200, "Prompts of a round, each written to for one user.", used=[ONLINE], ge=1)
+    candidates: int = key(
+        8, "Responses to a prompt, of which the best and the worst become a comparison.", used=[ONLINE], ge=2
+    )
+    max_new_tokens: int = key(128, "Longest candidate, in tokens.", used=[ONLINE], ge=1)
+    temperature: float = key(1.0, "Temperature at which candidates are sampled.", used=[ONLINE], gt=0)
+    replay: int = key(1, "Earlier rounds whose comparisons are trained on again.", used=[ONLINE], ge=0)
+    offline_fraction: float = key(
+        0.5, "Share of a batch that is comparisons of the data set.", used=[ONLINE], ge=0, lt=1
     )
 
     full_finetune: bool = key(False, "Train all weights of the base instead of a LoRA adapter.", panel="Adapter")
@@ -156,8 +184,10 @@ class TrainConfig(Stage):
     weight_decay: float = key(0.0, "Weight decay of the adapter, or of the base.", ge=0)
     schedule: Literal["cosine", "linear", "constant"] = key("cosine", "Learning rates after the warmup.")
     warmup_steps: int = key(10, "Optimizer steps over which the learning rates rise.", ge=0)
-    epochs: float = key(1.0, "Passes over the training comparisons.", gt=0)
-    max_steps: int | None = key(None, "Stop after this many optimizer steps.", unset="as many as `epochs` takes", ge=1)
+    epochs: float = key(1.0, "Passes over the training comparisons.", used=[PASSES], gt=0)
+    max_steps: int | None = key(
+        None, "Stop after this many optimizer steps.", unset="as many as `epochs` takes", used=[PASSES], ge=1
+    )
     batch_size: int = key(8, "Comparisons per forward pass.", ge=1)
     accumulation: int = key(1, "Forward passes per optimizer step.", ge=1)
     max_grad_norm: float = key(1.0, "Clip gradients to this norm.", gt=0)
@@ -188,14 +218,16 @@ class TrainConfig(Stage):
         "Read what responses have in common once; off: a padded row for each response.",
     )
     pack_tokens: int | None = key(None, "Tokens per forward pass.", unset="1024 on a CPU, 16384 on a GPU", ge=1)
-    group_by_prompt: bool = key(False, "Put comparisons of one prompt into one batch, to read the prompt once.")
+    group_by_prompt: bool = key(
+        False, "Put comparisons of one prompt into one batch, to read the prompt once.", used=[PASSES], idle=[False]
+    )
     reference_cache: bool = key(
         True, "Keep the base's log-probs on disk, for all runs on this base.", used=[DPO], idle=[False]
     )
     reference_first: bool = key(
         False,
         "Compute all of the base's log-probs before the first step; full fine-tuning always does.",
-        used=[DPO],
+        used=[OFFLINE_DPO],
         idle=[False],
     )
 
@@ -260,10 +292,22 @@ class TrainConfig(Stage):
         return self
 
     @model_validator(mode="after")
+    def rounds_have_a_reward(self) -> TrainConfig:
+        """Refuse rounds without a reward, or without an adapter: with it off, the model is the reference."""
+        if self.objective == "online-dpo" and self.reward is None:
+            raise PrlhfError("objective = online-dpo has no reward to rank candidates by", "add --reward RUN")
+        if self.objective == "online-dpo" and self.full_finetune:
+            raise PrlhfError(
+                "full_finetune = true leaves no reference for new responses with objective = online-dpo",
+                "leave full_finetune out",
+            )
+        return self
+
+    @model_validator(mode="after")
     def loss_fits(self) -> TrainConfig:
         """Refuse a loss that would be infinite."""
         smoothed = self.label_smoothing or "loss" not in self.given()  # the default needs no import to be known
-        if self.objective == "dpo" and not smoothed and LOSSES[self.loss].smoothing_required:
+        if DPO.holds(self) and not smoothed and LOSSES[self.loss].smoothing_required:
             raise PrlhfError(f"label_smoothing = 0 makes loss = {self.loss} infinite", "set it to 0.001, for example")
         return self
 
@@ -275,5 +319,6 @@ class TrainConfig(Stage):
     @property
     def folder(self) -> Path:
         """The folder of the run: `out`, or runs/DATASET-MODEL."""
-        what = {"dpo": self.user_model, "rm": f"rm-{self.user_model}", "sft": "sft"}[self.objective]
-        return self.out or Path("runs") / f"{Path(self.dataset).name}-{what}"
+        kind = {"dpo": [], "online-dpo": ["online"]}.get(self.objective, [self.objective])
+        parts = [Path(self.dataset).name, *kind, *([] if self.objective == "sft" else [self.user_model])]
+        return self.out or Path("runs") / "-".join(parts)

@@ -38,6 +38,13 @@ class BestOf:
         self, policy: Policy, requests: Sequence[WriteRequest], config: GenerateConfig, base: bool = False
     ) -> Iterator[list[Written]]:
         """Yield the best response to each request as soon as the last of its candidates has ended."""
+        for whole in self.scored(policy, requests, config, base):
+            yield [max(candidates, key=lambda one: one.reward or 0.0) for candidates in whole]  # the first, if equal
+
+    def scored(
+        self, policy: Policy, requests: Sequence[WriteRequest], config: GenerateConfig, base: bool = False
+    ) -> Iterator[list[list[Written]]]:
+        """Yield the candidates for each request, in their order and with rewards, as soon as the last one has ended."""
         candidates = [replace(request, candidate=i) for request in requests for i in range(config.best_of)]
         found = defaultdict[tuple[str, str], list[Written]](list)
         for ended in write(policy, candidates, config, base):
@@ -45,28 +52,28 @@ class BestOf:
                 found[one.request.prompt_id, one.request.user_id].append(one)
             whole = [key for key, some in found.items() if len(some) == config.best_of]
             if whole:
-                yield [self._best(sorted(found.pop(key), key=lambda one: one.request.candidate)) for key in whole]
+                yield [
+                    self._with_rewards(sorted(found.pop(key), key=lambda one: one.request.candidate)) for key in whole
+                ]
 
-    def _best(self, candidates: Sequence[Written]) -> Written:
-        rewards = self._rewards_of(candidates)
-        top = rewards.index(max(rewards))  # if several are equal, the first
-        return replace(candidates[top], reward=rewards[top])
+    def _with_rewards(self, candidates: Sequence[Written]) -> list[Written]:
+        rewards = self.rewards_of(candidates, candidates[0].request.user_id)
+        return [replace(one, reward=reward) for one, reward in zip(candidates, rewards, strict=True)]
 
-    def _rewards_of(self, candidates: Sequence[Written]) -> list[float]:
-        """The rewards of one request's candidates, scored apart from all others.
+    def rewards_of(self, candidates: Sequence[Written], user_id: str) -> list[float]:
+        """The rewards of one request's candidates as `user_id` gives them, scored apart from all others.
 
         In a batch with other requests' candidates, rounding would make a reward depend on who else is served. Rewards
         are computed in pairs; the last of an odd number is paired with itself.
         """
         request, texts = candidates[0].request, [written.text for written in candidates]
         pairs = zip(texts[::2], [*texts[1::2], texts[-1]], strict=False)
-        encoded = [self._reader.encode(request.prompt, request.user_id, a, b, request.prompt_id) for a, b in pairs]
+        encoded = [self._reader.encode(request.prompt, user_id, a, b, request.prompt_id) for a, b in pairs]
         scored = score(self._rewards, encoded, [e.user_index for e in encoded], batch_size=len(encoded))
         rewards = [reward for s in scored for reward in (s.chosen, s.rejected)][: len(texts)]
         if any(math.isnan(reward) for reward in rewards):
             raise PrlhfError(
-                f"{self.reward} returned NaN as the reward of a response to '{request.prompt_id}' "
-                f"for '{request.user_id}'",
+                f"{self.reward} returned NaN as the reward of a response to '{request.prompt_id}' for '{user_id}'",
                 "see in its metrics.jsonl where its training went wrong",
             )
         return rewards

@@ -35,7 +35,7 @@ class Written:
     text: str
     tokens: int  # without the token that ended it
     finished: bool  # whether the model ended the response
-    reward: float | None = None  # of the response that best-of-N chose
+    reward: float | None = None  # if it is a candidate of best-of-N, or its choice
 
 
 def write(

@@ -29,6 +29,8 @@ def steps_per_epoch(config: TrainConfig, rows: int) -> int:
 
 def step_count(config: TrainConfig, rows: int) -> int:
     """Optimizer steps of a run over `rows` training rows."""
+    if config.objective == "online-dpo":
+        return config.rounds * config.round_steps
     return config.max_steps or math.ceil(config.epochs * steps_per_epoch(config, rows))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -73,6 +73,7 @@ class Loop:
         self.progress, self.report, self.stop, self.listener = progress, report, stop or Stop(), listener
         self.metrics_path = config.folder / "metrics.jsonl"
         self.step, self.steps = 0, step_count(config, len(train_set))  # optimizer steps made, and to make
+        self.saved = 0  # the step of the newest checkpoint
         self.optimizer = optimizer_of(self.model, config)
         self.schedule = schedule_of(self.optimizer, config, self.steps)
         self.random_state: dict[str, Tensor] | None = None  # of a checkpoint, to be restored
@@ -95,9 +96,7 @@ class Loop:
         self.trackers.begin(self.step, self.progress)
         if self.listener:
             self.listener.begun(self)
-        upcoming = batches_of(self.train_set, config)
-        for _ in range(self.step):  # the steps before the checkpoint
-            next(upcoming)
+        upcoming = self.upcoming()
         self._restore_random_state()
         while not self.over:
             batches = next(upcoming)
@@ -130,6 +129,17 @@ class Loop:
     def over(self) -> bool:
         """Whether all steps are made, or evaluations say that more would be of no use."""
         return self.step >= self.steps or bool(self.early_stop and self.early_stop.due)
+
+    def upcoming(self) -> Iterator[list[list[Any]]]:
+        """The batches of one optimizer step after the other, from the current one on."""
+        found = batches_of(self.train_set, self.config)
+        for _ in range(self.step):  # the steps before the checkpoint; now, since their order takes random numbers
+            next(found)
+        return found
+
+    def passed(self) -> dict[str, float]:
+        """How far the run is, for the log."""
+        return {"epoch": epoch_of(self.config, len(self.train_set), self.step)}
 
     # ---- one step ----
 
@@ -193,7 +203,7 @@ class Loop:
         for key in max((logs for _, logs in shares), key=len):
             values = [value for _, logs in shares for value in logs.get(key, [])]
             numbers[key] = torch.cat(values).mean().item()
-        numbers["epoch"] = epoch_of(self.config, len(self.train_set), self.step)
+        numbers |= self.passed()
         metrics.append(self.metrics_path, {"step": self.step, **numbers})
         self.trackers.log(self.step, numbers)
         self.progress.advance(1, **{name: numbers[name] for name in ("loss", "accuracy") if name in numbers})
@@ -213,8 +223,7 @@ class Loop:
     def report_evaluation(self, summary: dict[str, Any]) -> None:
         """Send the numbers of an evaluation to trackers and to `report`."""
         numbers = {name: value for name, value in summary.items() if isinstance(value, float)}
-        epoch = epoch_of(self.config, len(self.train_set), self.step)
-        self.trackers.log(self.step, {f"eval_{name}": value for name, value in numbers.items()} | {"epoch": epoch})
+        self.trackers.log(self.step, {f"eval_{name}": value for name, value in numbers.items()} | self.passed())
         if self.report:
             self.report({"step": self.step} | {f"eval/{name}": value for name, value in numbers.items()})
 
@@ -246,6 +255,7 @@ class Loop:
                 if self.early_stop:
                     self.early_stop.put_into(folder)
                 checkpoints.seal(folder, [self.metrics_path, self.samples_path], self.config.keep_checkpoints)
+        self.saved = self.step
         self.trackers.saved(self.step)
         if self.listener:
             self.listener.saved(self, folder)
@@ -254,6 +264,7 @@ class Loop:
         """Restore the state saved in `checkpoint`; `run` then makes the steps that an uninterrupted run would make."""
         load_weights(self.model, checkpoint)
         moments, schedule, self.step = checkpoints.read_state(checkpoint, mmap=self.engine.in_step)
+        self.saved = self.step
         self.optimizer.load_state_dict(moments)
         self.schedule.load_state_dict(schedule)
         self.random_state = checkpoints.read_random_state(checkpoint)

@@ -68,10 +68,11 @@ class Objective(Protocol):
 def weighted_terms(config: TrainConfig, rows: Sequence[Any]) -> list[Term]:
     """The terms of the objective that `config` asks for; a term of weight 0 is left out.
 
-    With a uniform user model both terms would be the same, so there is one of weight 1.
+    With a uniform user model both terms would be the same, so there is one of weight 1. In rounds (online.py) a row is
+    read as whom it was drawn for, a user or the generic one in the proportion of alpha: one term again.
     """
     users, generic = [row.user_index for row in rows], [0] * len(rows)
-    if not user_model_of(config).personal:
+    if config.objective == "online-dpo" or not user_model_of(config).personal:
         return [Term(1.0, users)]
     terms = [Term(config.alpha, users), Term(1.0 - config.alpha, generic)]
     return [term for term in terms if term.weight > 0]

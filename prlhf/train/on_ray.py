@@ -80,7 +80,11 @@ def train_on_ray(
 
 
 def check_share(config: TrainConfig, cluster: ClusterConfig) -> None:
-    """Raise PrlhfError if there is not a comparison per batch for each worker, or one must have the whole model."""
+    """Raise PrlhfError if the run cannot be spread over the workers, or not every one has a comparison per batch."""
+    if config.objective == "online-dpo" and cluster.workers:
+        raise PrlhfError(
+            "objective = online-dpo writes and trains in this process, and not on workers", "leave out --workers"
+        )
     if config.sample_every and cluster.workers and cluster.parallel == "fsdp":
         raise PrlhfError(
             f"sample_every = {config.sample_every} does not go with parallel = fsdp: no worker has the whole model",

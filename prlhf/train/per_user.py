@@ -88,7 +88,7 @@ def check_per_user(config: TrainConfig, data: Prepared, progress: Progress) -> N
             "use --user-model individual or cluster",
         )
     if config.objective != "dpo":
-        raise PrlhfError(f"--per-user trains policies, not objective = {config.objective}", "drop one of the two")
+        raise PrlhfError(f"--per-user trains by dpo, not by objective = {config.objective}", "drop one of the two")
     check_data(config, data, progress)
     for user in filter(lambda user: user.seen, data.users):
         check_metric(config, only(data, user).eval, f" of user {user.id}")

@@ -9,13 +9,13 @@ from typing import Any
 
 from prlhf.config import TrainConfig
 from prlhf.config.names import HUB_DEFAULT_MODEL
-from prlhf.config.train import WITHOUT_USERS
+from prlhf.config.train import DPO, WITHOUT_USERS
 from prlhf.dataset import Prepared
 from prlhf.errors import CannotWrite, Interrupted, PrlhfError
 from prlhf.extensions import DATA_SETS
 from prlhf.folders import claim
 from prlhf.model import workers
-from prlhf.model.checkpoint import Trained, build_policy, build_reward_model
+from prlhf.model.checkpoint import Trained, build_policy, build_reward_model, model_folder, read_about
 from prlhf.model.encoding import Encoder
 from prlhf.model.engine import Engine
 from prlhf.model.reference import Reference, open_cache
@@ -31,6 +31,7 @@ from prlhf.train.final_model import write_model
 from prlhf.train.finite import check_parameters, check_summary
 from prlhf.train.loop import Listener, Loop, Report, Stop
 from prlhf.train.objectives import objective_of
+from prlhf.train.online import OnlineLoop
 from prlhf.train.run_folder import check_same, data_of, finish, finished, saved_config, take_back, write_recipe
 from prlhf.train.trackers import tracker_names
 
@@ -68,7 +69,7 @@ def checked(config: TrainConfig, resume: bool, progress: Progress) -> tuple[Trai
     tracker_names(config.report_to)
     claim(config.folder, "run", resume)
     data = data_of(config, resume)
-    config = with_base(without_users(config), data)
+    config = with_reward(with_base(without_users(config), data))
     if resume:
         check_same(config, with_base(saved_config(config.folder), data), data)
     else:
@@ -101,13 +102,14 @@ def learn(
     encoder.note_cut(progress)
     note_left_out({"train": train_set.left_out, "eval": held_out.left_out}, progress)
     engine = engine_of(policy, progress)
-    reference = reference_of(engine, config, progress) if config.objective == "dpo" else None
+    reference = reference_of(engine, config, progress) if DPO.holds(config) else None
     objective = objective_of(engine, reference, config)
     try:
         # with all weights trained there is no adapter to turn off later; shards would need all workers for each batch
         if reference and (config.reference_first or config.full_finetune or engine.in_step):
             reference.fill([*train_set.encoded, *held_out.encoded], config.batch_size, progress)
-        loop = Loop(policy, engine, objective, train_set, held_out, progress, report, stop, listener)
+        about = (policy, engine, objective, train_set, held_out, progress, report, stop, listener)
+        loop = OnlineLoop(data, *about) if config.objective == "online-dpo" else Loop(*about)
         return _run(loop, encoder, resume)
     finally:
         if reference:
@@ -128,6 +130,8 @@ def _run(loop: Loop, encoder: Encoder, resume: bool) -> dict[str, Any]:
     results = fit(loop, resume)
     if config.objective == "sft":
         results["demonstrations"] = len(loop.train_set)
+    if config.objective == "online-dpo":
+        results["candidates"] = candidates_summary(loop)
     results |= {"cut": encoder.cut, "left_out": {"train": loop.train_set.left_out, "eval": held_out.left_out}}
     loop.optimizer.settle()
     if len(held_out):
@@ -208,6 +212,12 @@ def fit(loop: Loop, resume: bool) -> dict[str, Any]:
     }
 
 
+def candidates_summary(loop: Loop) -> dict[str, Any]:
+    """How many candidates were written, and the numbers of the first and the last round."""
+    rounds = [row["candidates"] for row in metrics.read(loop.metrics_path) if "candidates" in row]
+    return {"written": sum(one["written"] for one in rounds), "first": rounds[0], "last": rounds[-1]}
+
+
 def without_users(config: TrainConfig) -> TrainConfig:
     """The settings that are used: supervised fine-tuning ignores what is set about users."""
     if config.objective != "sft":
@@ -229,6 +239,14 @@ def with_base(config: TrainConfig, data: Prepared) -> TrainConfig:
     name = str(data.manifest.get("dataset"))
     tiny = name in DATA_SETS and DATA_SETS[name].bundled_base
     return config.model_copy(update={"model": "tiny" if tiny else HUB_DEFAULT_MODEL})
+
+
+def with_reward(config: TrainConfig) -> TrainConfig:
+    """Write the reward's run as a whole path: this run must find it from any folder later. Raises PrlhfError."""
+    if config.reward is None:
+        return config
+    read_about(model_folder(config.reward))
+    return config.model_copy(update={"reward": config.reward.resolve()})
 
 
 def check_data(config: TrainConfig, data: Prepared, progress: Progress) -> None:

@@ -108,7 +108,7 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("train --dataset {prepared} --model {base} --device tpu9", ["device 'tpu9' is not known", "auto, cpu or cuda"]),
     ("train --resume --out full", ["full holds no run to resume", "without --resume"]),
     ("train --resume --per-user --out {run}", ["holds no adapters per user", "drop --per-user"]),
-    ("train --per-user --objective rm --dataset {prepared}", ["--per-user trains policies, not objective = rm"]),
+    ("train --per-user --objective rm --dataset {prepared}", ["--per-user trains by dpo, not by objective = rm"]),
     ("train --per-user --dataset {prepared} --model full", ["full is not a model", "config.json"]),
     ("train --dataset tldr", ["openai/summarize_from_feedback", "prlhf prep tldr --source FOLDER --out data/tldr"]),
     ("generate nowhere", ["nowhere"]),

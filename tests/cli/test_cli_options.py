@@ -38,6 +38,11 @@ DATASETS = {
 }
 CROWD = ("users", "comparisons", "noise", "reveal", "unseen_fraction")
 CUSTOM = ("columns", "split", "config", "revision", "bad_rows", "eval_fraction")
+ROUNDS = (
+    "rounds", "round_steps", "round_prompts", "candidates", "max_new_tokens", "temperature", "replay",
+    "offline_fraction",
+)  # fmt: skip
+ONLINE = {"objective": "online-dpo", "reward": "run"}
 # settings with which a key is used, where the defaults do not use it
 WITH: dict[str, dict[str, Any]] = {
     **{f"prep.{key}": {"dataset": "demo-crowd"} for key in CROWD},
@@ -49,6 +54,8 @@ WITH: dict[str, dict[str, Any]] = {
     "train.stop_metric": {"eval_every": 5},
     "train.patience": {"eval_every": 5, "stop_metric": "margin_mean"},
     "train.user_tokens": {},
+    "train.reward": {"objective": "online-dpo"},
+    **{f"train.{key}": ONLINE for key in ROUNDS},
     "generate.examples": {"baseline": "in-context"},
     "generate.prompt_column": {"prompts": "a.csv"},
     "generate.best_of": {"reward": "run"},
@@ -65,6 +72,7 @@ VALUES: dict[str, Any] = {
     "generate.template_options": {"enable_thinking": False}, "judge.extra_body": {"top_k": 3},
     "adapt.columns": {"user_id": "who"},
     "train.stop_metric": "accuracy_macro",
+    "train.objective": "rm",
     "train.max_tokens": 64, "sweep.metric": "loss", "sweep.space": {"alpha": "0.2,0.5"}, "prep.noise": 0.25,
     "train.label_smoothing": 0.25, "sweep.reduction": 2.5, "judge.leave_out": "seed",
 }  # fmt: skip
@@ -193,7 +201,7 @@ def test_options_of_one_heading_stand_together() -> None:
     text = CliRunner().invoke(app, ["train", "--help"]).output
     headings = [line[:-1] for line in text.split("\n") if line and not line.startswith(" ") and line.endswith(":")]
     assert headings == [
-        "Data and model", "User model", "Objective", "Adapter", "Optimizer", "Lengths", "Machine",
+        "Data and model", "User model", "Objective", "Rounds", "Adapter", "Optimizer", "Lengths", "Machine",
         "Evaluation and checkpoints", "Ray workers", "Command",
     ]  # fmt: skip
     assert text.index("User model:") < text.index("--k <int>") < text.index("Objective:") < text.index("--beta <float>")
