@@ -166,6 +166,25 @@ def test_without_users_there_is_the_generic_user_alone(make_config: MakeConfig, 
     assert found.readings.keys() == {"base", "generic"}
 
 
+def test_after_full_fine_tuning_the_base_is_the_one_before(
+    trained: Path, make_config: MakeConfig, general: Path, tmp_path: Path
+) -> None:
+    """It is loaded beside the run; a run with an adapter has the same one inside."""
+    train(make_config(tmp_path / "run", full_finetune=True, max_steps=2))
+    full = judge_general(tmp_path / "run", config(tmp_path, general, general_users=0))
+    other = judge_general(trained, config(tmp_path, general, general_users=0))
+    for name, one in other.readings["base"].items():
+        assert full.readings["base"][name] == pytest.approx(one, rel=1e-4)
+    assert full.readings["generic"]["against_base"]["perplexity"]["value"] != 0
+
+
+def test_a_reward_model_is_refused(make_config: MakeConfig, general: Path, tmp_path: Path) -> None:
+    train(make_config(tmp_path / "run", objective="rm", max_steps=1))
+    with pytest.raises(PrlhfError, match="is a reward model, which gives texts no probability"):
+        judge_general(tmp_path / "run", config(tmp_path, general))
+    assert not (tmp_path / "judged").exists()
+
+
 def test_a_context_loses_its_beginning_and_a_long_choice_is_named(trained: Path) -> None:
     ids = Ids(load_policy(trained, "cpu").encoder())
     long = MultipleChoice("q", "my boss sold boats. " * 60, ("cars", "lamps"), 0)
