@@ -25,6 +25,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from prlhf.api import (
         adapt,
+        ask,
         calibrate,
         export,
         forget,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from prlhf.errors import Interrupted, PrlhfError
 
 __all__ = [
-    "Interrupted", "PrlhfError", "adapt", "calibrate", "export", "forget", "generate", "judge",
+    "Interrupted", "PrlhfError", "adapt", "ask", "calibrate", "export", "forget", "generate", "judge",
     "judge_checkpoint", "judge_general", "judge_messages", "load", "plan_judging", "plan_training", "prepare",
     "show_data", "sweep", "train", "users",
 ]  # fmt: skip

@@ -6,7 +6,7 @@ refused, with the nearest known name as a hint. Nothing is printed unless a `pro
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from prlhf.progress import SILENT, Progress
 from prlhf.recipes import Sections, cluster_of, load_recipe, over, resolve
 from prlhf.results import (
     Adapted,
+    Asked,
     Calibrations,
     CheckpointAccuracy,
     DataView,
@@ -36,11 +37,12 @@ from prlhf.results import (
 )  # fmt: skip
 
 if TYPE_CHECKING:
+    from prlhf.adapt.ask import Answer, PairQuestion
     from prlhf.loaded import Loaded
     from prlhf.sweep.trials import TrialDisplay
 
 __all__ = [
-    "adapt", "calibrate", "export", "forget", "generate", "judge", "judge_checkpoint", "judge_general",
+    "adapt", "ask", "calibrate", "export", "forget", "generate", "judge", "judge_checkpoint", "judge_general",
     "judge_messages", "load", "plan_judging", "plan_training", "prepare", "show_data", "sweep", "train", "users",
 ]  # fmt: skip
 
@@ -232,7 +234,38 @@ def adapt(
 
     typed = settings if choices is None else settings | {"choices": str(choices)}
     config = resolve(AdaptConfig, _sections(recipe).get("adapt", {}), typed)
+    if config.ask:
+        raise PrlhfError("ask = true needs somebody who answers", "call prlhf.ask")
     return Adapted.model_validate(adapt_run(_folder(run), config, progress))
+
+
+def ask(
+    run: str | Path | Run,
+    user: str,
+    answer: Callable[[PairQuestion], Answer],
+    *,
+    recipe: Recipe = None,
+    progress: Progress = SILENT,
+    **settings: Any,
+) -> Asked:
+    """Ask a user which of two responses is better, and learn the user from the answers, as `prlhf adapt --ask` does.
+
+    Args:
+        run: a finished run, which then knows this user; see `out`.
+        user: an id, new or known.
+        answer: gets a question (`prompt`, `left`, `right`); returns `left`, `right`, `tie`, `skip`, `undo` or `stop`.
+        recipe: a file, a shipped one's name or its sections; `adapt` is used.
+        progress: receives the steps and the warnings.
+        settings: keys of AdaptConfig, such as `pool` and `answers`.
+
+    Raises:
+        PrlhfError: a setting or a row is refused, the run cannot be read, or has nothing of each user's own.
+        Interrupted: Ctrl-C; the answers are kept.
+    """
+    from prlhf.adapt.ask import ask_user
+
+    config = resolve(AdaptConfig, _sections(recipe).get("adapt", {}), settings | {"user": user, "ask": True})
+    return Asked.model_validate(ask_user(_folder(run), config, answer, progress))
 
 
 def forget(run: str | Path | Run, user: str, *, progress: Progress = SILENT) -> Forgotten:

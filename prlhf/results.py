@@ -294,6 +294,19 @@ class Adapted(Result):
     seconds: dict[str, float] = Field(description="for `load` of the model, `prior`, `learn` and `write`")
 
 
+class Asked(Adapted):
+    """A user who was asked, and learned from the answers; without an answer there are no `users`."""
+
+    answers: Path = Field(description="file of choices")
+    asked: int = Field(description="number of questions that were answered, ties included")
+    ended: Literal["sure", "no questions left", "stopped"]
+    information: float | None = Field(description="what the best question left is expected to tell, nats")
+    pairs: int = Field(description="number of pairs that there were to ask about")
+    agrees: float | None = Field(description="share of the user's choices that the learned user would make, 0 to 1")
+    agreed_before: float | None = Field(description="the same before anything was learned")
+    changed: float | None = Field(description="share of the pairs in which the learned user would choose otherwise")
+
+
 class Forgotten(Result):
     """A user who was removed from a run."""
 

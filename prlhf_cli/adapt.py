@@ -11,21 +11,37 @@ from prlhf.errors import PrlhfError
 from prlhf_cli import options, show
 
 if TYPE_CHECKING:
-    from prlhf.results import Adapted, AdaptedUser, Forgotten
+    from prlhf.results import Adapted, AdaptedUser, Asked, Forgotten
 
 SHOWN = 20  # users of a table
 
 
 def show_result(result: Adapted | Forgotten) -> None:
     """Show the users that were learned, or who was forgotten."""
-    from prlhf.results import Forgotten
+    from prlhf.results import Asked, Forgotten
 
     if isinstance(result, Forgotten):
         show.say(f"{result.forgotten} is forgotten: nothing of the user is left in {result.run}")
         return
+    if isinstance(result, Asked):
+        show_session(result)
+        if not result.users:
+            return
     show_users(f"{result.run}: {len(result.users)} users from {result.choices} new choices", result.users)
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in result.seconds.items())
     show.say(f"{result.passes} passes; {seconds}")
+
+
+def show_session(result: Asked) -> None:
+    """Show how the questions ended, and what the answers changed."""
+    left = "" if result.information is None else f"; the best question left would tell {result.information:.3f} nats"
+    show.say(f"{result.asked} answers in {result.answers}, {result.ended}{left}")
+    if not result.users:
+        show.say("nothing is known of the user, so nothing was changed")
+    elif result.agrees is not None:
+        before, now = show.percent(result.agreed_before), show.percent(result.agrees)
+        show.say(f"the user would now make {now} of these choices, before {before}")
+        show.say(f"and would choose otherwise than before in {show.percent(result.changed)} of {result.pairs} pairs")
 
 
 def show_users(title: str, users: list[AdaptedUser]) -> None:
@@ -48,21 +64,30 @@ def command(
         str | None,
         typer.Option(metavar="USER", help="Remove this user from the run: row, id, text and choices."),
     ] = None,
-) -> Adapted | Forgotten:
+) -> Adapted | Asked | Forgotten:
     """Learn new users from a handful of choices each, with the language model as it is.
 
     prlhf adapt runs/demo --choices choices.jsonl
 
     prlhf adapt runs/demo --choices choices.jsonl --user ann --out runs/demo-ann
 
+    prlhf adapt runs/demo --ask --user ann --pool pairs.jsonl
+
     prlhf adapt runs/demo --forget ann
     """
     from prlhf import api
 
-    settings, progress = typed.settings["adapt"], typed.progress
-    if forget is None:
+    progress = typed.progress
+    settings = {key: value for key, value in typed.settings["adapt"].items() if value is not None}
+    if forget is not None:
+        if settings or typed.recipe is not None:
+            given = ", ".join(settings) or "a recipe"
+            raise PrlhfError(f"--forget takes no other settings, got {given}", "leave them out")
+        return api.forget(run, forget, progress=progress)
+    known = typed.sections().get("adapt", {}) | settings
+    if not known.get("ask"):
         return api.adapt(run, recipe=typed.recipe, progress=progress, **settings)
-    given = [key for key, value in settings.items() if value is not None]
-    if given or typed.recipe is not None:
-        raise PrlhfError(f"--forget takes no other settings, got {', '.join(given) or 'a recipe'}", "leave them out")
-    return api.forget(run, forget, progress=progress)
+    from prlhf_cli.asking import answerer
+
+    settings |= {"user": known.get("user")}
+    return api.ask(run, answer=answerer(), recipe=typed.recipe, progress=progress, **settings)

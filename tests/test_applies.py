@@ -14,11 +14,12 @@ from prlhf.config.keys import Key
 from prlhf.errors import PrlhfError
 from prlhf.recipes import resolve
 
-TABLES = {stage: STAGES[stage].declared for stage in ("prep", "train", "generate", "cluster", "sweep")}
+TABLES = {stage: STAGES[stage].declared for stage in ("prep", "train", "adapt", "generate", "cluster", "sweep")}
 SFT, RM, CLUSTER = {"objective": "sft"}, {"objective": "rm"}, {"user_model": "cluster"}
 VANILLA = {"user_model": "uniform", "user_tokens": 0}
 CHOSEN = {"baseline": "chosen"}
 ONLINE = {"objective": "online-dpo", "reward": Path("rm")}
+ASK: dict[str, Any] = {"ask": True}
 
 # key -> (a value that is not the default, settings where it does not apply, settings where it does)
 CASES: dict[str, dict[str, tuple[Any, dict[str, Any], dict[str, Any]]]] = {
@@ -63,6 +64,16 @@ CASES: dict[str, dict[str, tuple[Any, dict[str, Any], dict[str, Any]]]] = {
         "sample_every": (5, RM, SFT),
         "sample_users": (1, {}, {"sample_every": 5}),
         "sample_prompts": (1, {}, {"sample_every": 5}),
+    },
+    "adapt": {
+        "choices": (Path("c.jsonl"), ASK, {}),
+        "answers": (Path("a.jsonl"), {}, ASK),
+        "pool": (Path("p.jsonl"), {}, ASK),
+        "prompts": (Path("p.txt"), {}, ASK),
+        "candidates": (3, ASK, {**ASK, "prompts": "p.txt"}),
+        "max_new_tokens": (5, ASK, {**ASK, "prompts": "p.txt"}),
+        "sure": (0.1, {}, ASK),
+        "seed": (3, {}, ASK),
     },
     "generate": {
         "prompt_column": ("question", {}, {"prompts": "a.csv"}),

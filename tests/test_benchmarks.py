@@ -38,3 +38,20 @@ def test_a_training_step_moves_the_model(engine: str, monkeypatch: pytest.Monkey
     assert report["comparisons"] == 6
     assert len(report["engines"][engine]["all_seconds"]) == 2
     assert engine in train_step.table(report)
+
+
+def test_questions_to_people_of_a_crowd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.ask import as_table, measure
+    from prlhf import prepare, train
+    from prlhf.progress import SILENT
+
+    monkeypatch.setattr("prlhf.data.demo_crowd.EVAL_COMPARISONS", 4)
+    crowd: dict[str, Any] = {"users": 4, "comparisons": 2, "unseen_fraction": 0.5, "reveal": 0}
+    data = prepare("demo-crowd", out=tmp_path / "data", **crowd)
+    few: dict[str, Any] = {"max_steps": 1, "batch_size": 2, "lora_r": 2, "user_in": "adapter", "user_text": False}
+    train(data, out=tmp_path / "run", device="cpu", **few)
+    found = measure(tmp_path / "run", [0, 1], [1, 3], 2, (6, 4), 0.5, [3], SILENT)
+    for way in ("chosen", "random"):
+        assert [len(one) for one in found["linear"][way][3]] == [2, 2]
+        assert all(0 <= value <= 1 for each in (found["linear"][way][1], found["read"][way][3]) for value in each[0])
+    assert "generic user" in as_table(found)

@@ -81,9 +81,9 @@ def test_commands_import_nothing_heavy_before_they_run(path: Path) -> None:
 
 
 def test_one_module_shows() -> None:
-    """Only prlhf_cli.show and its bars use rich, so that all commands look alike."""
+    """Only prlhf_cli.show, its bars and the questions of adapt use rich, so that all commands look alike."""
     users = [path.name for path in COMMANDS for _, name in imported(tree_of(path)) if name.partition(".")[0] == "rich"]
-    assert set(users) == {"show.py", "bars.py"}
+    assert set(users) == {"show.py", "bars.py", "asking.py"}
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:

@@ -95,15 +95,3 @@ def _posterior(choices: Choices, slopes: Tensor, margins: Tensor, modes: Tensor,
     root = torch.linalg.cholesky(precisions)
     evidence = _log_joint(choices, margins, modes) - root.diagonal(dim1=1, dim2=2).log().sum(1)
     return Posterior(modes, torch.cholesky_inverse(root), evidence, margins, passes)
-
-
-def expected_information(slopes: Tensor, margins: Tensor, covariance: Tensor) -> Tensor:
-    """How much the answer to each of k questions would tell of one user, in nats: about, from above.
-
-    `slopes` [k, c] and `margins` [k] are those of the questions at the user's mode. It is the mutual information of
-    the answer and z where the answer is Gaussian: log(1 + p (1 - p) s' C s) / 2 with p = sigmoid(margin).
-    """
-    chance = torch.sigmoid(margins.double())
-    spread = torch.einsum("kc,cd,kd->k", slopes.double(), covariance, slopes.double())
-    found: Tensor = torch.log1p(chance * (1 - chance) * spread) / 2
-    return found

@@ -62,9 +62,7 @@ def adapt_run(run: Path, config: AdaptConfig, progress: Progress = SILENT) -> di
         PrlhfError: the run, the file or a row cannot be used, or the run cannot be written.
     """
     if config.out is not None:
-        claim(config.out, "run", inputs=(run,))
-        if config.out.exists() and any(config.out.iterdir()):
-            raise PrlhfError(f"{config.out} already holds a run", "choose another --out")
+        check_new(config.out, run)
     read_about(model_folder(run))
     given = read_choices(config, progress)
     with locked(model_folder(run).parent, progress):
@@ -73,6 +71,17 @@ def adapt_run(run: Path, config: AdaptConfig, progress: Progress = SILENT) -> di
         with atomic_dir(config.out) as beside:
             shutil.copytree(run, beside, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoints"))
             return _adapt(run, beside, given, config, progress) | {"run": str(config.out)}
+
+
+def check_new(out: Path, run: Path) -> None:
+    """Check that what is learned of the users of `run` may be written to the new run `out`, without writing.
+
+    Raises:
+        PrlhfError: `out` is a run already, or may not be written.
+    """
+    claim(out, "run", inputs=(run,))
+    if out.exists() and any(out.iterdir()):
+        raise PrlhfError(f"{out} already holds a run", "choose another --out")
 
 
 def _adapt(
@@ -93,7 +102,7 @@ def _adapt(
     known = time.perf_counter()
     summaries, read, passes = [], 0, 0
     with collected(folder) as put:
-        for people in _lots(_people(folder, first, trained, given)):
+        for people in _lots(learners(folder, first, trained, given)):
             change, some, reads = _learn(trained, rewards, prior, people, config, progress)
             put(change)
             summaries += some
@@ -127,10 +136,10 @@ def tables_of(folder: Path) -> dict[str, int]:
     return first
 
 
-def _people(
+def learners(
     folder: Path, first: Mapping[str, int], trained: Trained[Any], given: Mapping[str, list[Row]]
 ) -> Iterator[Learner]:
-    """Who is learned, with user indices for those who are new: the ones that follow the last."""
+    """Who is learned from the choices `given`; the user indices of those who are new follow the last."""
     index, last = trained.index_of(), read_users(folder, ()).count
     for user, rows in given.items():
         new = user not in index
@@ -141,7 +150,7 @@ def _people(
         if not new and not adapted:
             start = stored_rows(folder, first, [at])[0]
         older = read_choices_of(folder, at) if adapted else []
-        text = rows[0].user_text if new else trained.user_texts.get(user, "")
+        text = next((row.user_text for row in rows), "") if new else trained.user_texts.get(user, "")
         yield Learner(user, at, text, new, start, older, _unknown(rows, older))
 
 

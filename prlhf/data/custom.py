@@ -29,8 +29,10 @@ from prlhf.source.values import Malformed, any_text, mapping
 TURNS = ("prompt", "chosen", "rejected")
 
 
-def load(config: PrepConfig, progress: Progress) -> LoadedData:
+def load(config: PrepConfig, progress: Progress, user: str | None = None) -> LoadedData:
     """Read preference data from a file, a folder, or a data set of the hub.
+
+    `user`: whose all rows are, whether there is a column for it or not.
 
     Raises:
         PrlhfError: the data cannot be read, a row is refused, a setting does not apply, or no comparison is left.
@@ -44,7 +46,7 @@ def load(config: PrepConfig, progress: Progress) -> LoadedData:
         )
     drops = DropCounts(REPEAT, EQUAL)
     reader = RowReader(config.bad_rows, drops, progress)
-    converter = _Converter(config.columns)
+    converter = _Converter(config.columns, user)
     parts = {
         part: reader.read(part, rows, converter.part(part), key=lambda row: (row.id, row.user_id))
         for part, rows in raw.items()
@@ -94,9 +96,10 @@ def _lost(users: list[str]) -> list[str]:
 class _Converter:
     """Converts raw rows to `Row`s. The first well-formed row sets the format of all, plain or conversational."""
 
-    def __init__(self, given: dict[str, str]) -> None:
+    def __init__(self, given: dict[str, str], user: str | None = None) -> None:
         self.names = {ours: given.get(ours, ours) for ours in (*OPTIONAL, *TURNS, "user_id")}
         self.asked = set(given)
+        self.user = user
         self.conversational: bool | None = None
         self.moved: Counter[str] = Counter()
         self.users: dict[str, None] = {}  # users of all rows, including dropped ones
@@ -119,6 +122,8 @@ class _Converter:
         return self._one_answer_each(row)
 
     def _user(self, raw: Mapping[str, Any]) -> str:
+        if self.user is not None:
+            return self.user
         name = self.names["user_id"]
         user = user_identifier(column_value(raw, "user_id", name), name, isinstance(raw, Cells))
         self.users.setdefault(user)

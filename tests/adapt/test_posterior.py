@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from prlhf.adapt.apart import gains, uncertainty, verdict
-from prlhf.adapt.learn import expected_information, posterior_of
+from prlhf.adapt.learn import posterior_of
 from prlhf.adapt.prior import best_scale
 from prlhf.model.user_fits import Choices, fit_users
 from prlhf.model.user_prior import FLOOR, prior_of
@@ -101,14 +101,6 @@ def test_verdicts_are_wrong_in_one_of_twenty_at_most() -> None:
     assert own.count("no") <= 10
     assert own.count("yes") > 3 * generic.count("yes") + 20
     assert verdicts(1.0, 7, 120).count("yes") > 100  # what few choices leave open more of them decide
-
-
-def test_a_question_along_what_is_not_known_tells_most() -> None:
-    covariance = torch.diag(torch.tensor([1.0, 0.01])).double()
-    told = expected_information(torch.eye(2), torch.zeros(2), covariance)
-    assert told[0] == pytest.approx(np.log(1.25) / 2)
-    assert told[0] > 10 * told[1]
-    assert expected_information(torch.eye(2), torch.tensor([9.0, 9.0]), covariance)[0] < told[0] / 100
 
 
 def test_the_prior_is_the_second_moment_of_rows() -> None:

@@ -53,6 +53,8 @@ WITH: dict[str, dict[str, Any]] = {
     **{f"train.{key}": {"sample_every": 5} for key in ("sample_users", "sample_prompts")},
     "train.stop_metric": {"eval_every": 5},
     "train.patience": {"eval_every": 5, "stop_metric": "margin_mean"},
+    **{f"adapt.{key}": {"ask": True} for key in ("answers", "pool", "prompts", "sure", "seed")},
+    **{f"adapt.{key}": {"ask": True, "prompts": "a.txt"} for key in ("candidates", "max_new_tokens")},
     "train.user_tokens": {},
     "train.reward": {"objective": "online-dpo"},
     **{f"train.{key}": ONLINE for key in ROUNDS},

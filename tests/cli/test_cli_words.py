@@ -47,6 +47,7 @@ SERVES: dict[str, tuple[str, ...]] = {
     "prlhf/start_training.py": ("train",),
     "prlhf/forum/pretrain.py": (),  # a program of its own, with its own options
     "prlhf": ("prep", "train", "generate", "judge", "sweep"),
+    "prlhf_cli/asking.py": ("adapt",),
     "prlhf_cli/main.py": ("",),
     **{
         f"prlhf_cli/{name}.py": (name,)
