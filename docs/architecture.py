@@ -31,6 +31,7 @@ A message to the user stands where the fault is found, as `PrlhfError(message, h
 | `prlhf/data/` | makes prepared data sets: a file per known data set, and one for custom files |
 | `prlhf/model/` | base, adapter, user model, reference; log-probs and rewards; saving and loading |
 | `prlhf/kernels/` | fast attention and linear layers, checked before they are used; knows nothing of users |
+| `prlhf/runs/` | runs on disk: what each is, a page of one, and several side by side |
 | `prlhf/view/` | rows of a data set as training reads them, and how users agree |
 | `prlhf/train/` | objectives, batches, the optimizer, the training loop, workers; run folders and the model in them |
 | `prlhf/generate/` | writes responses for many users at once; baselines |

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         adapt,
         ask,
         calibrate,
+        compare_runs,
         export,
         forget,
         generate,
@@ -34,11 +35,13 @@ if TYPE_CHECKING:
         judge_checkpoint,
         judge_general,
         judge_messages,
+        list_runs,
         load,
         plan_judging,
         plan_training,
         prepare,
         show_data,
+        show_run,
         sweep,
         train,
         users,
@@ -46,9 +49,9 @@ if TYPE_CHECKING:
     from prlhf.errors import Interrupted, PrlhfError
 
 __all__ = [
-    "Interrupted", "PrlhfError", "adapt", "ask", "calibrate", "export", "forget", "generate", "judge",
-    "judge_checkpoint", "judge_general", "judge_messages", "load", "plan_judging", "plan_training", "prepare",
-    "show_data", "sweep", "train", "users",
+    "Interrupted", "PrlhfError", "adapt", "ask", "calibrate", "compare_runs", "export", "forget", "generate", "judge",
+    "judge_checkpoint", "judge_general", "judge_messages", "list_runs", "load", "plan_judging", "plan_training",
+    "prepare", "show_data", "show_run", "sweep", "train", "users",
 ]  # fmt: skip
 
 _HOMES = {name: "prlhf.errors" if name in ("Interrupted", "PrlhfError") else "prlhf.api" for name in __all__}

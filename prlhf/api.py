@@ -31,6 +31,9 @@ from prlhf.results import (
     PreparedData,
     Responses,
     Run,
+    RunComparison,
+    RunDetails,
+    RunList,
     RunUsers,
     TrainPlan,
     Trials,
@@ -42,8 +45,9 @@ if TYPE_CHECKING:
     from prlhf.sweep.trials import TrialDisplay
 
 __all__ = [
-    "adapt", "ask", "calibrate", "export", "forget", "generate", "judge", "judge_checkpoint", "judge_general",
-    "judge_messages", "load", "plan_judging", "plan_training", "prepare", "show_data", "sweep", "train", "users",
+    "adapt", "ask", "calibrate", "compare_runs", "export", "forget", "generate", "judge", "judge_checkpoint",
+    "judge_general", "judge_messages", "list_runs", "load", "plan_judging", "plan_training", "prepare", "show_data",
+    "show_run", "sweep", "train", "users",
 ]  # fmt: skip
 
 Recipe = str | Path | Sections | None
@@ -112,13 +116,14 @@ def show_data(
         PrlhfError: a setting is refused, the data or the base cannot be read, or `html` cannot be written.
     """
     from prlhf.data import locate
-    from prlhf.view.page import claim_page, write_data_page
+    from prlhf.html import claim_page
+    from prlhf.view.page import GENERATOR, write_data_page
     from prlhf.view.run import view
 
     sections, page = _sections(recipe), None if html is None else Path(html).expanduser()
     config = resolve(TrainConfig, sections.get("train", {}), _with_data(dataset, settings))
     if page:
-        claim_page(page)
+        claim_page(page, GENERATOR)
     with TemporaryDirectory(prefix="prlhf-") as scratch:
         folder = locate(config.dataset, sections, progress, Path(scratch), "")
         found = view(folder, config, user, rows, tokens or page is not None)
@@ -159,6 +164,57 @@ def train(
     if resume and not typed and recipe is None:
         raise PrlhfError("resume needs the folder of the run", "give it as out")
     return Run.model_validate(run_training(_sections(recipe), typed, cluster or {}, resume, per_user, progress))
+
+
+def list_runs(*folders: str | Path) -> RunList:
+    """List the training runs in `folders`, finished or not, as `prlhf runs list` does.
+
+    A run that cannot be read is a line in `faults`. Raises PrlhfError if a folder does not exist.
+    """
+    from prlhf.runs.listing import runs_in
+
+    return runs_in([Path(folder) for folder in folders])
+
+
+def show_run(folder: str | Path | Run, *, html: str | Path | None = None) -> RunDetails:
+    """Show one training run with its evaluations and settings, as `prlhf runs show` does.
+
+    Args:
+        folder: of the run, or its result.
+        html: a file to write its page to; training writes report.html into the run itself.
+
+    Raises:
+        PrlhfError: there is no run, it cannot be read, or the page cannot be written.
+    """
+    from prlhf.runs.listing import details_of
+
+    folder = folder.run if isinstance(folder, Run) else Path(folder)
+    found = details_of(folder)
+    if html is not None:
+        from prlhf.runs.report import write_run_report
+
+        write_run_report(folder, Path(html))
+    return found
+
+
+def compare_runs(*folders: str | Path | Run, html: str | Path | None = None) -> RunComparison:
+    """Compare training runs, as `prlhf runs compare` does: the settings that differ, and the results.
+
+    Args:
+        folders: of runs, results of them, or folders that hold runs.
+        html: a file to write the comparison to, as a page.
+
+    Raises:
+        PrlhfError: there are fewer than two runs, one cannot be read, or the page cannot be written.
+    """
+    from prlhf.runs.listing import comparison_of
+
+    found = comparison_of([folder.run if isinstance(folder, Run) else Path(folder) for folder in folders])
+    if html is not None:
+        from prlhf.runs.report import write_comparison
+
+        write_comparison(found, Path(html))
+    return found
 
 
 def plan_training(

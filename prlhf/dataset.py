@@ -141,6 +141,13 @@ def prompt_id(prompt: Text) -> str:
     return hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def conversation(text: Text) -> str:
+    """Return a prompt as plain text: a conversation has a line `role: content` per message."""
+    if isinstance(text, str):
+        return text
+    return "\n\n".join(f"{message['role']}: {message['content']}" for message in text)
+
+
 def comparisons_schema(conversational: bool) -> pa.Schema:
     """Return the columns of train.parquet and eval.parquet."""
     text = MESSAGES if conversational else pa.string()

@@ -108,6 +108,30 @@ def scratch_dir(what: str) -> Iterator[Path]:
             os.close(handle)
 
 
+@contextmanager
+def in_use(folder: Path) -> Iterator[None]:
+    """Let other processes see that this one works on `folder`, by a lock that ends with the process."""
+    handle = _lock(folder)
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def is_in_use(folder: Path) -> bool:
+    """Whether a process works on `folder`; where the file system has no locks, it is not known, and False."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return False
+
+
 def link_or_copy(source: str, copy: str) -> str:
     """Make `copy` a hard link to the file `source`, which nobody changes in place; for shutil.copytree.
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import warnings
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +13,16 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 from markupsafe import Markup
 
+from prlhf.errors import PrlhfError
 from prlhf.files import atomic_file
+from prlhf.folders import claim_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#999999"
+BARS = 40  # the most bars of single users in a picture
 
 
 def write_page(path: Path, package: str, template: str, **context: Any) -> None:
@@ -32,6 +37,13 @@ def write_page(path: Path, package: str, template: str, **context: Any) -> None:
     page = environment.from_string(source).render(style=Markup(style), **context)
     with atomic_file(path) as beside:
         beside.write_text(page, encoding="utf-8")
+
+
+def claim_page(path: Path, generator: str) -> None:
+    """Check that a page that names `generator` may be written: nothing is there, or such a page. Raises PrlhfError."""
+    claim_file(path, "choose another --html")
+    if os.path.lexists(path) and f'content="{generator}"' not in path.read_text("utf-8", errors="replace")[:500]:
+        raise PrlhfError(f"{path} exists and is not a page of {generator}", "choose another --html")
 
 
 def canvas(width: float, height: float) -> tuple[Figure, Axes]:
@@ -50,6 +62,36 @@ def plain(axes: Axes) -> None:
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
+
+
+def bars_by_user(shares: Mapping[str, float], meaning: str) -> str:
+    """A picture of each user's share, the lowest first, orange below one half; of more than BARS evenly spaced ones."""
+    ranked = sorted(shares.items(), key=lambda one: one[1])
+    shown = ranked if len(ranked) <= BARS else [ranked[i * (len(ranked) - 1) // (BARS - 1)] for i in range(BARS)]
+    longest = max(len(label(user)) for user, _ in shown)
+    figure, axes = canvas(max(3.0, 1.2 + 0.24 * len(shown)), 2.6 + 0.07 * longest)
+    axes.bar(range(len(shown)), [share for _, share in shown], color=[BLUE if s >= 0.5 else ORANGE for _, s in shown])
+    axes.set_xticks(range(len(shown)), [label(user) for user, _ in shown], rotation=90, fontsize=7)
+    axes.set_ylim(0, 1)
+    axes.axhline(0.5, color="#222222", lw=1, ls="--")
+    axes.set_ylabel(meaning)
+    plain(axes)
+    return svg(figure)
+
+
+def label(name: str, most: int = 30) -> str:
+    """A name in a picture, of at most `most` letters; `$`, with which formulas start in matplotlib, is escaped."""
+    return (name if len(name) <= most else name[: most - 1] + "…").replace("$", r"\$")
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage; a dash for None."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def number(value: Any) -> str:
+    """A value in a table: numbers with five digits, nothing for None."""
+    return f"{value:.5g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 def svg(figure: Figure) -> str:

@@ -96,6 +96,53 @@ class TrainPlan(Result):
     missing: list[str] = Field(description="what is not there yet")
 
 
+class RunSummary(Result):
+    """A training run on disk, finished or not."""
+
+    run: Path
+    name: str
+    state: Literal["finished", "running", "stopped"] = Field(description="a stopped one can be continued")
+    objective: str
+    per_user: bool = Field(description="whether it is one adapter per user")
+    dataset: str
+    model: str | None
+    user_model: str | None
+    steps: int = Field(description="optimizer steps made so far")
+    best_step: int | None = Field(description="with stop_metric: the step of the kept model")
+    scores: dict[str, float] = Field(description="of the last evaluation, or that of the kept model, by name")
+
+    @property
+    def score(self) -> tuple[str, float] | None:
+        """The name and value of the number that stands in tables: accuracy, or nats per token."""
+        names = ("accuracy_macro", "nats_per_token")
+        return next(((name, self.scores[name]) for name in names if name in self.scores), None)
+
+
+class RunDetails(RunSummary):
+    """A training run with its settings and evaluations."""
+
+    settings: dict[str, Any] = Field(description="those that are used, by key")
+    evaluations: list[dict[str, float]] = Field(description="`step` and the numbers of each, in order")
+    users: dict[str, dict[str, float | None]] = Field(description="`accuracy`, `generic` and `margin` of each user")
+
+
+class RunList(Result):
+    """The training runs in folders."""
+
+    folders: list[Path]
+    runs: list[RunSummary]
+    faults: list[str] = Field(description="a line for each run that cannot be read")
+    others: list[Path] = Field(description="what stands in the folders and holds no run")
+
+
+class RunComparison(Result):
+    """Training runs side by side; every list has a value for each run, None where a run has none."""
+
+    runs: list[RunSummary]
+    settings: dict[str, list[Any]] = Field(description="those that differ, by key")
+    results: dict[str, list[float | None]] = Field(description="numbers of evaluations, loss and seconds, by name")
+
+
 class Responses(Result):
     """Responses on disk: a file, or a folder of shards."""
 

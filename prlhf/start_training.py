@@ -14,9 +14,10 @@ from prlhf.config.train import WITHOUT_USERS
 from prlhf.data import locate
 from prlhf.errors import PrlhfError
 from prlhf.folders import claim
-from prlhf.model.per_user import folder_for, is_per_user
+from prlhf.model.per_user import folder_for, is_per_user, user_runs
 from prlhf.progress import SILENT, Progress
 from prlhf.recipes import Sections, cluster_of, resolve
+from prlhf.runs.report import write_run_report
 from prlhf.train.run import train
 from prlhf.train.run_folder import saved_config
 from prlhf.train.storage import fetch_recipe, saved_cluster
@@ -131,6 +132,19 @@ def _refuse_users(typed: Mapping[str, Any]) -> None:
 
 
 def _train(
+    config: TrainConfig, cluster: ClusterConfig, resume: bool, per_user: bool, progress: Progress
+) -> dict[str, Any]:
+    """Train, and write the page of the run; a page that cannot be written is a warning, since the run is finished."""
+    results = _trained(config, cluster, resume, per_user, progress)
+    try:
+        for folder in [*user_runs(config.folder), config.folder]:
+            write_run_report(folder)
+    except PrlhfError as error:
+        progress.note(f"warning: the run is finished, but not its page: {error}")
+    return results
+
+
+def _trained(
     config: TrainConfig, cluster: ClusterConfig, resume: bool, per_user: bool, progress: Progress
 ) -> dict[str, Any]:
     if per_user or is_per_user(config.folder):

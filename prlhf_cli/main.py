@@ -15,7 +15,8 @@ from prlhf_cli import garbage, show
 from prlhf_cli.usage import OneLine, override
 
 COMMANDS = (  # a module for each
-    "prep", "data", "train", "adapt", "users", "generate", "chat", "judge", "sweep", "export", "demo", "recipes", "env",
+    "prep", "data", "train", "runs", "adapt", "users", "generate", "chat", "judge", "sweep", "export", "demo",
+    "recipes", "env",
 )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ def show_result(result: Run | TrainPlan) -> None:
 def show_run(run: Run) -> None:
     """Show the speed of a run, and the accuracy of each user."""
     more, scores = run.summary(), run.summary().get("eval")
-    show.say(f"{run.run}: {run.steps} steps, {more['comparisons_per_second']:.2f} comparisons/s")
+    show.say(f"{run.run}: {run.steps} steps, {more['comparisons_per_second']:.2f} comparisons/s; see report.html there")
     if not scores:
         return
     rows = [

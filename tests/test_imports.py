@@ -25,6 +25,7 @@ LAYERS = [
     ["generate"],
     ["online"],
     ["data", "train", "judge"],
+    ["runs"],
     ["sweep", "demo", "start_training", "loaded", "conversation", "export", "adapt", "view"],
     ["api"],
 ]

@@ -23,6 +23,7 @@ def test_there_are_enough_and_none_twice() -> None:
         "adapt",
         "view",
         "judge",
+        "runs",
         "recipes.py",
         "lines.py",
     }

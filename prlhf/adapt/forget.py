@@ -44,6 +44,7 @@ def forget_user(run: Path, user: str, progress: Progress = SILENT) -> dict[str, 
         if user not in known:
             raise PrlhfError(f"user '{user}' is unknown to {run}", nearest(user, known))
         if folder != run:
+            (run / "report.html").unlink(missing_ok=True)  # `prlhf runs show --html` writes it again
             _scrub(run / "results.json", user, lines=False)
             _scrub(run / "metrics.jsonl", user, lines=True)
             _scrub(run / "samples.jsonl", user, lines=True)

@@ -10,13 +10,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from prlhf.html import BLUE, GREY, ORANGE, canvas, plain, svg, write_page
-from prlhf.judge.llm.prompt import conversation
+from prlhf.dataset import conversation
+from prlhf.html import BARS, BLUE, GREY, ORANGE, bars_by_user, canvas, label, percent, plain, svg, write_page
 from prlhf.judge.statistics import CONVENTION_NAMES
 from prlhf.judge.verdicts import Decision, Pair
 
 EXAMPLES = 30
-USERS = 40  # the most bars of single users in a picture
 
 
 def write_judge_report(
@@ -34,18 +33,13 @@ def write_judge_report(
         command=command,
         conventions=CONVENTION_NAMES,
         bars=Markup(rate_bars(judges)) if judges else "",
-        users=Markup(user_bars(next(iter(judges.values()))["users"])) if judges else "",
-        shown_users=USERS,
+        users=Markup(_user_bars(next(iter(judges.values()))["users"])) if judges else "",
+        shown_users=BARS,
         calibration=results.get("calibration", {}),
         examples=_examples(pairs, decided, results.get("seed", 0)),
         percent=percent,
         interval=interval,
     )
-
-
-def percent(value: float | None) -> str:
-    """A share as a percentage; a dash for None."""
-    return "–" if value is None else f"{100 * value:.1f} %"
 
 
 def interval(rate: Mapping[str, float] | None) -> str:
@@ -63,7 +57,7 @@ def rate_bars(judges: Mapping[str, Any]) -> str:
             error = [[rate["rate"] - rate["low"]], [rate["high"] - rate["rate"]]]
             axes.barh(row + shift, rate["rate"], 0.24, color=color, xerr=_positive(error), capsize=3)
         names.append(name)
-    axes.set_yticks(range(len(names)), [_plain_text(name) for name in names])
+    axes.set_yticks(range(len(names)), [label(name) for name in names])
     axes.set_xlim(0, 1)
     axes.axvline(0.5, color="#222222", lw=1, ls="--")
     axes.invert_yaxis()
@@ -72,25 +66,8 @@ def rate_bars(judges: Mapping[str, Any]) -> str:
     return svg(figure)
 
 
-def user_bars(users: Sequence[Mapping[str, Any]]) -> str:
-    """The win-rates of single users, the lowest first; of more than USERS, evenly spaced ones."""
-    ranked = sorted(users, key=lambda user: user["rates"]["tie_half"])
-    shown = ranked if len(ranked) <= USERS else [ranked[i * (len(ranked) - 1) // (USERS - 1)] for i in range(USERS)]
-    longest = max(len(_plain_text(user["user_id"])) for user in shown)
-    figure, axes = canvas(max(3.0, 1.2 + 0.24 * len(shown)), 2.6 + 0.07 * longest)
-    rates = [user["rates"]["tie_half"] for user in shown]
-    axes.bar(range(len(shown)), rates, color=[BLUE if rate >= 0.5 else ORANGE for rate in rates])
-    axes.set_xticks(range(len(shown)), [_plain_text(user["user_id"]) for user in shown], rotation=90, fontsize=7)
-    axes.set_ylim(0, 1)
-    axes.axhline(0.5, color="#222222", lw=1, ls="--")
-    axes.set_ylabel("win-rate of A, ties half")
-    plain(axes)
-    return svg(figure)
-
-
-def _plain_text(name: str, most: int = 30) -> str:
-    """A name as a label; `$` is escaped, since matplotlib reads it as the start of a formula."""
-    return (name if len(name) <= most else name[: most - 1] + "…").replace("$", r"\$")
+def _user_bars(users: Sequence[Mapping[str, Any]]) -> str:
+    return bars_by_user({user["user_id"]: user["rates"]["tie_half"] for user in users}, "win-rate of A, ties half")
 
 
 def _positive(error: list[list[float]]) -> list[list[float]]:

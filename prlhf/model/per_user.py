@@ -48,6 +48,12 @@ def run_of(folder: Path, user_index: int) -> Path:
     return folder / "users" / str(user_index)
 
 
+def user_runs(folder: Path) -> list[Path]:
+    """The runs of all users; none if `folder` does not hold adapters per user."""
+    users = read_per_user(folder).users if is_per_user(folder) else []
+    return [run_of(folder, user_index) for user_index in range(1, len(users) + 1)]
+
+
 def write_per_user(folder: Path, content: PerUser) -> None:
     """Mark `folder` as one with adapters per user."""
     with atomic_file(folder / PER_USER) as beside:

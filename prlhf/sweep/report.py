@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from prlhf.html import BLUE, GREY, ORANGE, canvas, plain, svg, write_page
+from prlhf.html import BLUE, GREY, ORANGE, canvas, number, plain, svg, write_page
 from prlhf.sweep.search import Search
 from prlhf.sweep.space import Axis, Range, Space
 from prlhf.sweep.trials import Trial, metrics_of
@@ -39,7 +39,7 @@ def write_sweep_report(path: Path, search: Search, best: Trial | None, shared: d
         keys=list(space),
         counts=_counts(trials),
         best=best,
-        best_value=_number(metrics_of(best.result)[sweep.metric]) if best else "",
+        best_value=number(metrics_of(best.result)[sweep.metric]) if best else "",
         shared=shared,
         pictures=[Markup(picture) for picture in pictures],  # matplotlib has escaped their texts
         parallel=Markup(side_by_side(found, space, sweep.metric, best)) if found else "",
@@ -56,20 +56,16 @@ def _row(trial: Trial, metric: str, best: bool) -> dict[str, Any]:
     result = trial.result or {}
     return {
         "name": trial.name,
-        "point": [_number(value) for value in trial.point.values()],
+        "point": [number(value) for value in trial.point.values()],
         "status": trial.status,
-        "value": _number(metrics_of(result).get(metric)),
+        "value": number(metrics_of(result).get(metric)),
         "steps": result.get("steps", result.get("step", "")),
-        "seconds": _number(trial.seconds),
+        "seconds": number(trial.seconds),
         "computed": result.get("reference_computed", ""),
         "cached": result.get("reference_cached", ""),
         "error": trial.error,
         "best": best,
     }
-
-
-def _number(value: Any) -> str:
-    return f"{value:.5g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
 # ---- pictures ----
@@ -118,9 +114,9 @@ def side_by_side(found: Sequence[TrialValue], space: Space, metric: str, best: T
     values = [value for _, value in found]
     low, high = min(values), max(values)
     last = [(value - low) / (high - low) if high > low else 0.5 for value in values]
-    for number, (trial, _) in enumerate(found):
-        ys = [*(column[number] for column in columns), last[number]]
-        style: dict[str, Any] = {"color": colormaps["viridis"](last[number]), "lw": 1.2, "alpha": 0.8}
+    for row, (trial, _) in enumerate(found):
+        ys = [*(column[row] for column in columns), last[row]]
+        style: dict[str, Any] = {"color": colormaps["viridis"](last[row]), "lw": 1.2, "alpha": 0.8}
         if trial is best:
             style = {"color": BEST, "lw": 2.4, "zorder": 4}
         elif trial.status != "done":

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from prlhf.errors import PrlhfError, one_line
 from prlhf.files import atomic_file, full_disk_named
 from prlhf.parse import json_text
 
@@ -31,6 +32,17 @@ def read(path: Path) -> list[dict[str, Any]]:
         return []
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def read_checked(path: Path) -> list[dict[str, Any]]:
+    """As `read`, for a log that others may have changed. Raises PrlhfError if it is damaged."""
+    try:
+        rows = read(path)
+        if not all(isinstance(row["step"], int) for row in rows):
+            raise ValueError("a line has no step")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PrlhfError(f"{path} is damaged: {one_line(error)}", "use a copy, or train again") from error
+    return rows
 
 
 def begin(path: Path, checkpoint: Path | None) -> None:

@@ -135,12 +135,14 @@ class DPO(_Preferences):
         config = self.config
         reference = self.reference.log_probs(rows).to(values.device).view(2, len(rows))
         lengths = torch.tensor([[len(e.chosen) for e in rows], [len(e.rejected) for e in rows]]).to(values.device)
-        losses = preference_loss(config.loss, values - reference, lengths, config.beta, config.label_smoothing)
+        ratios = values - reference
+        losses = preference_loss(config.loss, ratios, lengths, config.beta, config.label_smoothing)
         nll = nll_per_token(values[0], lengths[0])
         if config.nll:
             losses = losses + config.nll * nll
         margins = config.beta * implicit_margin(*values, *reference)
-        return RowLosses(losses, _preference_logs(margins) | {"nll_chosen": nll.detach()})
+        logs = {"nll_chosen": nll, "log_ratio_chosen": ratios[0], "log_ratio_rejected": ratios[1]}
+        return RowLosses(losses, _preference_logs(margins) | {key: value.detach() for key, value in logs.items()})
 
 
 class BradleyTerry(_Preferences):

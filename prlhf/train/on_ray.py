@@ -21,7 +21,7 @@ from prlhf.cluster import Relay, actor_here, check_fits, connected, shown_by, wo
 from prlhf.config import ClusterConfig, TrainConfig
 from prlhf.dataset import Prepared
 from prlhf.errors import Interrupted, NotFinite, PrlhfError, one_line
-from prlhf.files import scratch_dir
+from prlhf.files import in_use, scratch_dir
 from prlhf.model import workers
 from prlhf.progress import SILENT, Progress
 from prlhf.train.checkpoints import random_state_name
@@ -65,7 +65,8 @@ def train_on_ray(
             write_recipe(config.folder, config, data)
             keep_cluster(config.folder, cluster)
             store.begin(config.folder / "recipe.yaml")
-        outcome = _fit(config, cluster, each, data, store, progress, report)
+        with in_use(config.folder):
+            outcome = _fit(config, cluster, each, data, store, progress, report)
     if "error" in outcome:
         if not resume and not store.checkpoints():
             store.give_back()

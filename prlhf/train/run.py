@@ -13,6 +13,7 @@ from prlhf.config.train import DPO, WITHOUT_USERS
 from prlhf.dataset import Prepared
 from prlhf.errors import CannotWrite, Interrupted, PrlhfError
 from prlhf.extensions import DATA_SETS
+from prlhf.files import in_use
 from prlhf.folders import claim
 from prlhf.model import workers
 from prlhf.model.checkpoint import Trained, build_policy, build_reward_model, model_folder, read_about
@@ -191,7 +192,7 @@ def fit(loop: Loop, resume: bool) -> dict[str, Any]:
     if loop.early_stop:
         loop.early_stop.begin(checkpoint)
     began = time.perf_counter()
-    with loop.stop:
+    with loop.stop, in_use(folder):
         if checkpoint:
             loop.resume(checkpoint)
         loop.run()

@@ -7,6 +7,7 @@ candidates/            with online-dpo: the responses of each round, with their 
 checkpoints/           for --resume
 model/                 what `prlhf generate` and `prlhf judge` read; it is written last and marks the run as finished
 results.json           the summary that --json prints
+report.html            a page of the run, see runs/report.py
 """
 
 from __future__ import annotations

@@ -147,8 +147,10 @@ def test_everybody_is_forgotten(run: Path, tmp_path: Path) -> None:
     """Samples of what was written for them too; a new user gets a new index all the same."""
     samples = [{"user_id": user, "response": f"for {user}"} for user in ("ann", "bob", "cat", "generic")]
     (run / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in samples))
+    (run / "report.html").write_text("a page with ann")
     for user in ("ann", "bob", "cat"):
         forget_user(run, user)
+    assert not (run / "report.html").exists()
     assert [json.loads(line)["user_id"] for line in (run / "samples.jsonl").read_text().splitlines()] == ["generic"]
     assert list_users(run) == {"run": str(run), "trained": 0, "forgotten": 3, "adapted": []}
     assert load_policy(run, "cpu").index_of() == {}

@@ -242,7 +242,11 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("sweep --resume --out {run}", ["is a training run, not a sweep"]),
     ("sweep --recipe space.yaml", ["sweep.space.alpha = 80 is neither a range nor a list", "[1, 5]"]),
     ("sweep --recipe space-list.yaml", ["sweep.space = ['alpha'] is not a mapping", "alpha:"]),
-    # data, demo, recipes, env
+    # runs, data, demo, recipes, env
+    ("runs show nowhere", ["no folder at nowhere"]),
+    ("runs show {prepared}", ["is a prepared data set, not a training run"]),
+    ("runs compare {prepared} {prepared}", ["is a prepared data set, not a training run"]),
+    ("runs lists .", ["list", "show"]),
     ("data show nowhere", ["nowhere is not a prepared data set", "prlhf prep"]),
     ("data show {prepared} --model full", ["full is not a model", "config.json"]),
     ("data show {prepared} --user an", ["has no user 'an'", "did you mean 'ann'?"]),

@@ -196,7 +196,7 @@ def test_every_command_with_settings_takes_set_and_recipe() -> None:
     for name, command in commands().items():
         flags = {flag for param in command.params for flag in param.opts}
         assert ({"--set", "--recipe"} <= flags) == (name in {*STAGES, "data"}), name
-    assert set(COMMANDS) - set(STAGES) == {"chat", "data", "export", "users", "demo", "recipes", "env"}
+    assert set(COMMANDS) - set(STAGES) == {"chat", "data", "runs", "export", "users", "demo", "recipes", "env"}
 
 
 def test_options_of_one_heading_stand_together() -> None:

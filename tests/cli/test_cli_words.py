@@ -38,6 +38,8 @@ SERVES: dict[str, tuple[str, ...]] = {
     "prlhf/generate": ("generate",),
     "prlhf/judge": ("judge",),
     "prlhf/sweep": ("sweep",),
+    "prlhf/runs": ("runs",),
+    "prlhf/html.py": ("runs",),  # for pages of which the user says where
     "prlhf/cluster.py": ("train", "generate", "sweep"),
     "prlhf/config/cluster.py": ("train", "generate", "sweep"),
     **{f"prlhf/config/{name}.py": (name,) for name in ("prep", "train", "generate", "judge", "sweep")},
@@ -51,7 +53,7 @@ SERVES: dict[str, tuple[str, ...]] = {
     "prlhf_cli/main.py": ("",),
     **{
         f"prlhf_cli/{name}.py": (name,)
-        for name in ("prep", "train", "generate", "judge", "sweep", "export", "chat", "adapt", "demo", "data")
+        for name in ("prep", "train", "generate", "judge", "sweep", "export", "chat", "adapt", "demo", "data", "runs")
     },
     "prlhf_cli": ("prep", "train", "generate", "judge", "sweep"),
 }

@@ -90,7 +90,7 @@ def test_the_command_is_quiet_and_leaves_a_run_like_any_other(undisturbed: Path)
     assert f"{STEPS}/{STEPS}" in errors
     assert "ray" not in errors.lower()
     assert len(errors.splitlines()) <= 5
-    names = ["metrics.jsonl", "model", "prlhf.json", "recipe.yaml", "results.json"]
+    names = ["metrics.jsonl", "model", "prlhf.json", "recipe.yaml", "report.html", "results.json"]
     assert sorted(p.name for p in undisturbed.iterdir()) == names
     assert saved_cluster(undisturbed)["workers"] == 2
     assert json.loads((undisturbed / "results.json").read_text())["run"] == str(undisturbed)

@@ -148,6 +148,8 @@ def test_loss_beta_smoothing_and_nll(
     torch.testing.assert_close(found.losses, losses)
     torch.testing.assert_close(found.logs["margin"], 0.3 * torch.tensor([1.5, 0.5]))
     torch.testing.assert_close(found.logs["nll_chosen"], torch.tensor([1.0, 1.0]))  # per token
+    torch.testing.assert_close(found.logs["log_ratio_chosen"], (VALUES - REFERENCE)[0])
+    torch.testing.assert_close(found.logs["log_ratio_rejected"], (VALUES - REFERENCE)[1])
 
 
 def test_rewards_are_in_units_of_beta(tmp_path: Path, make_config: MakeConfig) -> None:

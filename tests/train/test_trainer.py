@@ -96,7 +96,12 @@ def test_metrics_of_a_run(tmp_path: Path, make_config: MakeConfig) -> None:
     steps = [row for row in rows if "loss" in row]
     evaluations = [row for row in rows if "eval" in row]
     assert [row["step"] for row in steps] == [1, 2, 3, 4, 5, 6]
-    assert {"step", "loss", "accuracy", "margin", "nll_chosen", "grad_norm", "learning_rate", "epoch"} == set(steps[0])
+    assert set(steps[0]) == {
+        "step", "loss", "accuracy", "margin", "nll_chosen", "log_ratio_chosen", "log_ratio_rejected", "grad_norm",
+        "learning_rate", "epoch",
+    }  # fmt: skip
+    for row in steps:  # the margin is beta times the difference of the log-ratios
+        assert row["margin"] == pytest.approx(0.1 * (row["log_ratio_chosen"] - row["log_ratio_rejected"]), abs=1e-5)
     assert [row["step"] for row in evaluations] == [2, 4, 6]
     assert len(steps) + len(evaluations) == len(rows)
     last = evaluations[-1]["eval"]

@@ -22,7 +22,7 @@ from jinja2 import StrictUndefined, Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from prlhf.config.names import PROMPTS
-from prlhf.dataset import GENERIC, Message, Prepared, Text, prompt_id, read_prepared
+from prlhf.dataset import GENERIC, Message, Prepared, conversation, prompt_id, read_prepared
 from prlhf.errors import PrlhfError, one_line
 from prlhf.judge.llm.answers import Side
 from prlhf.judge.verdicts import Pair
@@ -163,13 +163,6 @@ def answer_format(labels: Mapping[str, Side]) -> dict[str, Any]:
         "additionalProperties": False,
     }
     return {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": schema}}
-
-
-def conversation(text: Text) -> str:
-    """A prompt as plain text: a conversation has a line `role: content` per message."""
-    if isinstance(text, str):
-        return text
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in text)
 
 
 def _codes(content: list[Any]) -> tuple[str, list[str]]:
