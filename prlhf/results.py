@@ -91,6 +91,7 @@ class TrainPlan(Result):
     steps: int = Field(description="optimizer steps")
     train: int = Field(description="number of training comparisons, or demonstrations")
     eval: int = Field(description="number of held-out ones")
+    read_before: int = Field(description="responses that the base reads before the first step: `user_init: choices`")
     parameters: dict[str, int] = Field(description="number of parameters by part")
     memory_gib: dict[str, float] = Field(description="memory of a worker by part, an estimate")
     missing: list[str] = Field(description="what is not there yet")

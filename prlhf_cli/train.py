@@ -73,6 +73,7 @@ def show_plan(result: TrainPlan) -> None:
         ("tokens, mean and most", f"{plan['tokens_mean']:.0f}, {plan['tokens_max']} of {plan['tokens_allowed']}"),
         *((f"{what} cut", count) for what, count in plan["cut"].items() if count),
         *((f"left out, {why.replace('_', ' ')}", n) for why, n in plan["left_out"]["train"].items() if n),
+        *([("responses read before the first step", f"{n:,}")] if (n := plan["read_before"]) else []),
         *((f"parameters: {part.replace('_', ' ')}", f"{n:,}") for part, n in plan["parameters"].items() if n),
         *((f"{whose}: {part}", f"{size:.2f} GiB") for part, size in plan["memory_gib"].items()),
         *((f"peak with {flag}", f"{size:.2f} GiB") for flag, size in plan["peak_gib_with"].items()),

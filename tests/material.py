@@ -57,3 +57,21 @@ def write_data(folder: Path) -> Path:
     users = [User(u, index[u], texts[u], "", 0 if u == "zoe" else 4, 2, u != "zoe") for u in index]
     write_prepared(folder, Prepared(train, held_out, users, {"dataset": "small"}))
     return folder
+
+
+def write_crowd(folder: Path, users: int, each: int) -> Path:
+    """Every second of the users prefers the longer response and the others the shorter one; the last has no choices."""
+    from prlhf.dataset import Comparison, Prepared, User, prompt_id, write_prepared
+
+    def row(number: int) -> Comparison:
+        index = 1 + number % (users - 1)
+        clauses = [f" my {WHO[(number + i) % 5]} {DID[(number + i) % 7]} {WHAT[(number + i) % 8]}." for i in range(4)]
+        prompt = f"POST:{clauses[0]}{clauses[1]}\nTL;DR:"
+        long, short = "".join(clauses[: 2 + number % 3]), clauses[number % 2]
+        chosen, rejected = (long, short) if index % 2 else (short, long)
+        return Comparison(f"train-{number}", prompt, chosen, rejected, f"u{index}", index, "", prompt_id(prompt), True)
+
+    train = [row(number) for number in range((users - 1) * each)]
+    everyone = [User(f"u{index}", index, "", "", each, 0, True) for index in range(1, users + 1)]
+    write_prepared(folder, Prepared(train, train[:6], everyone, {"dataset": "crowd"}))
+    return folder

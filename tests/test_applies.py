@@ -98,6 +98,7 @@ CASES: dict[str, dict[str, tuple[Any, dict[str, Any], dict[str, Any]]]] = {
         "reduction": (2.0, {}, {"asha": True}),
     },
 }  # fmt: skip
+CHOICES = {"user_init": "choices"}
 # values without effect, accepted where their key does not apply
 IDLE = [{**SFT, "user_model": "uniform", "user_tokens": 0, "user_text": False}, {**RM, "nll": 0.0}, {**SFT, "nll": 0}]
 
@@ -126,6 +127,22 @@ def test_given_and_not_used(stage: str, key: str) -> None:
             caught.value
         )
         assert f"leave {key} out, or set " in str(caught.value)
+
+
+@pytest.mark.parametrize("without", [VANILLA, {"user_model": "uniform"}, SFT])
+def test_choices_start_users_who_differ(without: dict[str, Any]) -> None:
+    """In both places, where other starts are for soft prompts; refused by name where all users are the same."""
+    for user_in in ("prompt", "adapter", "both"):
+        for user_model in ("individual", "cluster"):
+            made = TrainConfig(user_in=user_in, user_model=user_model, **CHOICES)  # type: ignore[arg-type]
+            assert made.user_init == "choices"
+    assert TrainConfig(user_in="adapter", user_tokens=0, **CHOICES).user_init == "choices"  # type: ignore[arg-type]
+    with pytest.raises(
+        PrlhfError, match=r"user_init = choices is not used with (user_model = uniform|objective = sft)"
+    ):
+        TrainConfig(**without, **CHOICES)
+    with pytest.raises(PrlhfError, match="user_init = zero is not used with user_in = adapter"):
+        TrainConfig(user_in="adapter", user_init="zero")
 
 
 @pytest.mark.parametrize("values", IDLE)

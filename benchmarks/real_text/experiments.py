@@ -179,7 +179,9 @@ CROWD = Experiment(
     arms=(
         BASE,
         Arm("gates", "gates", f"{GATES} --alpha 0.7"),
+        Arm("gates-start", "gates, started from choices", f"{GATES} --alpha 0.7 --user-init choices"),
         Arm("gates-k10", "gates, ten clusters", GATES_K10),
+        Arm("gates-k10-start", "gates, ten clusters, started from choices", f"{GATES_K10} --user-init choices"),
         Arm("soft", "soft prompts", f"{SOFT} --alpha 0.7"),
         Arm("soft-k10", "soft prompts, ten clusters", CLUSTERS),
         Arm("vanilla", "vanilla DPO", VANILLA, users="generic"),

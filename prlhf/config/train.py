@@ -25,6 +25,20 @@ PERSONAL = says("user_model", USER_MODELS, lambda kind: kind.personal)
 SMOOTHED = says("loss", LOSSES, lambda loss: loss.smoothed)
 IN_PROMPT = one_of("user_in", "prompt", "both")
 IN_ADAPTER = one_of("user_in", "adapter", "both")
+STARTED = says("user_model", USER_MODELS, lambda kind: kind.starts)
+CHOICES_START = Needs(
+    "user_model",
+    lambda config: config.user_init != "choices" or STARTED.holds(config),
+    lambda: f"{STARTED.words} for choices",
+)
+PROMPT_OR_CHOICES = Needs(
+    "user_in",
+    lambda config: config.user_in != "adapter" or config.user_init == "choices",
+    "prompt, both, or any for choices",
+)
+TOKENS_OR_CHOICES = Needs(
+    "user_tokens", lambda config: config.user_tokens > 0 or config.user_init == "choices", "more than 0"
+)
 PROMPT_OR_HEAD = Needs(
     "user_in", lambda config: config.user_in != "adapter" or config.objective == "rm", "prompt or both"
 )
@@ -80,8 +94,11 @@ class TrainConfig(Stage):
         idle=["prompt"],
     )
     user_tokens: int = key(10, "T_u: soft-prompt vectors per user.", used=[WITH_USERS, IN_PROMPT], idle=[0], ge=0)
-    user_init: Literal["zero", "vocabulary", "random"] = key(
-        "vocabulary", "How users' vectors start.", used=[WITH_USERS, IN_PROMPT, above_zero("user_tokens")]
+    user_init: Literal["zero", "vocabulary", "random", "choices"] = key(
+        "vocabulary",
+        "How users' vectors start. choices: where their training comparisons put them under the base, by one forward "
+        "pass before the first step.",
+        used=[WITH_USERS, CHOICES_START, PROMPT_OR_CHOICES, TOKENS_OR_CHOICES],
     )
     gates: Literal["one", "block"] = key(
         "one",
@@ -300,6 +317,16 @@ class TrainConfig(Stage):
             raise PrlhfError(
                 "full_finetune = true leaves no reference for new responses with objective = online-dpo",
                 "leave full_finetune out",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def choices_move_gates(self) -> TrainConfig:
+        """Refuse a start that gates of no spread could not show."""
+        if self.user_init == "choices" and self.user_in == "adapter" and self.gate_scale == 0:
+            raise PrlhfError(
+                "gate_scale = 0 starts everyone as the generic user, whatever user_init = choices finds",
+                "set gate_scale above 0, or leave user_init out",
             )
         return self
 

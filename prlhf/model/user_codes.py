@@ -20,6 +20,8 @@ from prlhf.model.user_fits import Choices, fit_prior, fit_users
 COMPONENTS = 40
 USERS = 2**11  # users from whom the directions and the prior are found
 FOLDS = 4  # parts of each user's comparisons, each of which is held out once
+TRIES = 3  # how many more directions are tried, since one alone may not show where choices are few
+WIDE = 10.0  # standard deviation of a temperature, which is as good as free
 
 
 def whitening(differences: Tensor, components: int = COMPONENTS) -> Tensor:
@@ -102,22 +104,35 @@ def _directions(choices: Choices, scaled: Tensor) -> tuple[Tensor, Tensor]:
 def _held_out(choices: Choices, scaled: Tensor, seed: int) -> tuple[int, list[float]]:
     """How many directions predict held-out choices, and the mean log-likelihood of such a choice with 0, 1, … of them.
 
-    One more is used as long as that grows.
+    More directions are used if they predict better than those so far by more than a standard error over users. Those so
+    far are taken at their best temperature: what a prior has shrunk for all users alike is no direction.
     """
     fold = _folds(choices.users, seed)
     known, tested = ([choices.those((fold == k) == held) for k in range(FOLDS)] for held in (False, True))
     directions = [_directions(part, scaled)[1] for part in known]
-    found = [torch.cat([F.logsigmoid(part.margins) for part in tested])]
-    number, better = 0, True
-    while better and number < directions[0].shape[1]:
-        scores = []
-        for part, test, ways in zip(known, tested, directions, strict=True):
-            loadings = fit_prior(part, ways[:, : number + 1])
-            scores.append(F.logsigmoid(test.logits(fit_users(part.along(loadings)).modes @ loadings.T)))
-        found.append(torch.cat(scores))
-        better = bool(found[-1].mean() > found[-2].mean())
-        number += better
-    return number, [each.mean().item() for each in found]
+    number, found = 0, [choices.margins]
+    while len(found) <= min(number + TRIES, directions[0].shape[1]):
+        found.append(torch.empty_like(choices.margins))
+        for k, (part, test, ways) in enumerate(zip(known, tested, directions, strict=True)):
+            loadings = fit_prior(part, ways[:, : len(found) - 1])
+            found[-1][fold == k] = test.logits(fit_users(part.along(loadings)).modes @ loadings.T)
+        if _surpass(found[-1], _tempered(found[number]), choices):
+            number = len(found) - 1
+    return number, [F.logsigmoid(logits).mean().item() for logits in found]
+
+
+def _surpass(logits: Tensor, others: Tensor, choices: Choices) -> bool:
+    """Whether `logits` [n] predict choices better than `others`, by more than a standard error clustered by user."""
+    gains = F.logsigmoid(logits) - F.logsigmoid(others)
+    each = torch.zeros(choices.total).double().index_add(0, choices.users, gains)
+    return len(each) > 1 and bool(each.mean() > each.std() / len(each) ** 0.5)
+
+
+def _tempered(logits: Tensor) -> Tensor:
+    """`logits` [n] of choices, times the one number that predicts these choices best."""
+    everyone = torch.zeros(len(logits), dtype=torch.long)
+    scaled = Choices(everyone, WIDE * logits.unsqueeze(1), torch.zeros_like(logits), 1)
+    return logits * (WIDE * fit_users(scaled).modes[0, 0])
 
 
 def _folds(users: Tensor, seed: int) -> Tensor:

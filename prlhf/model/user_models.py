@@ -22,6 +22,7 @@ from typing_extensions import override
 
 from prlhf.config import TrainConfig
 from prlhf.extensions import USER_MODELS
+from prlhf.model.user_places import clusters_of, directions_for
 from prlhf.model.user_rows import SparseRows, zeros
 
 Start = Callable[[int], Tensor]  # how many vectors -> [n, width] to start from
@@ -32,14 +33,15 @@ DRAWN_AT_ONCE = 2**16  # vocabulary rows: the indices for a million users would 
 class Place:
     """Where users act, as a user model sees it: `vectors` of `width` numbers each, learned at `rate`.
 
-    `start(n)` draws n vectors [n, width] to start from. `alike`: users start at the generic one. `anchored`: the
-    generic user's vectors are 0 and stay 0.
+    `start(n)` draws n vectors [n, width] to start from, numbers with the standard deviation `scale`. `alike`: users
+    start at the generic one. `anchored`: the generic user's vectors are 0 and stay 0.
     """
 
     vectors: int
     width: int
     rate: float
     start: Start
+    scale: float
     alike: bool = False
     anchored: bool = False
 
@@ -62,21 +64,26 @@ class UserModel(nn.Module):
 
     A subclass has a name by the decorator `user_model` and defines `__init__(config, users, place)`, for `users` seen
     users, which calls this one with `place`, and `forward`. The model of the vectors in front of the prompt may have
-    gates beside it: `gates` is a user model too.
+    gates beside it: `gates` is a user model too. One with `start_at` says so by `starts`.
     """
 
     personal: ClassVar[bool] = True  # False: its vectors are the same for everyone
+    starts: ClassVar[bool] = False  # whether it has `start_at`
     uses: ClassVar[frozenset[str]] = frozenset()  # keys of TrainConfig that only some user models read
     gates: UserModel | None
 
     def __init__(self, place: Place) -> None:
         super().__init__()
-        self.vectors, self.rate = place.vectors, place.rate
+        self.vectors, self.rate, self.scale = place.vectors, place.rate, place.scale
         self.gates = None
 
     @override
     def forward(self, user_indices: Tensor) -> Tensor:
         """Vectors [B, n, width] of the users [B]."""
+        raise NotImplementedError
+
+    def start_at(self, codes: Tensor, seed: int) -> None:
+        """Start users where their choices put them, `codes` [m, c]; 0 is the generic user. Built to start alike."""
         raise NotImplementedError
 
     @property
@@ -146,6 +153,7 @@ class Uniform(UserModel):
 class Individual(UserModel):
     """e_0 + o_i (Example 2), for any number of users: vocabulary rows are drawn with replacement."""
 
+    starts = True
     generic: Tensor
 
     def __init__(self, _config: TrainConfig, users: int, place: Place) -> None:
@@ -159,6 +167,11 @@ class Individual(UserModel):
         offsets = self.offsets(user_indices[seen]).view(len(seen), *self.generic.shape)
         return self.generic.expand(len(user_indices), *self.generic.shape).index_add(0, seen, offsets)
 
+    @override
+    def start_at(self, codes: Tensor, seed: int) -> None:
+        directions = directions_for(codes, self.offsets.embedding_dim, self.scale, seed)
+        torch.matmul(codes, directions, out=self.offsets.weight.detach())
+
 
 @user_model("cluster")
 class Cluster(UserModel):
@@ -167,6 +180,7 @@ class Cluster(UserModel):
     The released code applies a softmax to w_i; `cluster_weights: linear` takes w_i as it is.
     """
 
+    starts = True
     uses = frozenset(("k", "cluster_weights", "cluster_lr"))
 
     def __init__(self, config: TrainConfig, users: int, place: Place) -> None:
@@ -178,6 +192,8 @@ class Cluster(UserModel):
             weights = zeros(users + 1 - first, config.k)
             if not self.softmax:
                 weights += 1.0 / config.k
+            if place.anchored:  # which is the generic user
+                self.centers.data -= self.centers.data.mean(0)
         else:
             weights = torch.randn(users + 1 - first, config.k)
         self.weights = SparseRows(weights, first)
@@ -190,6 +206,16 @@ class Cluster(UserModel):
             weights = weights.softmax(-1)
         mixed = torch.einsum("bk,kvd->bvd", weights, self.centers)
         return mixed.new_zeros(len(user_indices), *mixed.shape[1:]).index_add(0, own, mixed)
+
+    @override
+    @torch.no_grad()
+    def start_at(self, codes: Tensor, seed: int) -> None:
+        """Centers of the codes around one vector for everyone, and each user's shares in them."""
+        centers, shares = clusters_of(codes, len(self.centers), seed)
+        directions = directions_for((shares[1:] @ centers)[codes.any(1)], self.centers[0].numel(), self.scale, seed)
+        around = self.centers[0] * (self.weights.first == 0)
+        self.centers.copy_(around + (centers @ directions).view_as(self.centers))
+        self.weights.weight.copy_((shares.log() if self.softmax else shares)[self.weights.first :])
 
     @override
     def rates(self, config: TrainConfig) -> list[tuple[list[nn.Parameter], float]]:
@@ -218,7 +244,8 @@ def build_user_model(config: TrainConfig, users: int, vocabulary: Tensor, blocks
     """The user model that `config` asks for, for `users` seen users.
 
     Args:
-        config: `user_init = zero` starts e_0 (or V) from vocabulary rows and every user at the generic one;
+        config: `user_init = zero` starts e_0 (or V) from vocabulary rows and every user at the generic one, and so
+            does `choices` before `start_at`;
             `vocabulary` draws the users' own parts from the vocabulary too; `random` draws everything from a normal
             distribution with the standard deviation of the vocabulary. Gates start from N(0, gate_scale^2).
         users: m.
@@ -226,13 +253,14 @@ def build_user_model(config: TrainConfig, users: int, vocabulary: Tensor, blocks
         blocks: the base's decoder layers, of which each may have a gate of its own.
     """
     vocabulary = vocabulary.detach().float().cpu()
+    spread = vocabulary.std().item() if config.user_init in ("random", "choices") else 0.0
     drawn = torch.Generator().manual_seed(config.seed)
     gates_drawn = torch.Generator().manual_seed(config.seed)
 
     def vectors(count: int) -> Tensor:
         found = torch.empty(count, vocabulary.shape[1])  # filled in place: it may take most of the memory
         if config.user_init == "random":
-            return found.normal_(0, vocabulary.std().item(), generator=drawn)
+            return found.normal_(0, spread, generator=drawn)
         for part in found.split(DRAWN_AT_ONCE):
             rows = torch.randint(len(vocabulary), (len(part),), generator=drawn)
             torch.index_select(vocabulary, 0, rows, out=part)
@@ -243,7 +271,7 @@ def build_user_model(config: TrainConfig, users: int, vocabulary: Tensor, blocks
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        return _built(config, users, vocabulary.shape[1], blocks, vectors, gates)
+        return _built(config, users, vocabulary.shape[1], blocks, vectors, gates, spread)
 
 
 def size_of(config: TrainConfig, users: int, width: int, blocks: int = 1) -> Size:
@@ -268,13 +296,17 @@ def first_indices(config: TrainConfig, users: int) -> dict[str, int]:
     return {name: table.first for name, table in model.row_tables().items()}
 
 
-def _built(config: TrainConfig, users: int, width: int, blocks: int, vectors: Start, gates: Start) -> UserModel:
+def _built(
+    config: TrainConfig, users: int, width: int, blocks: int, vectors: Start, gates: Start, scale: float = 0.0
+) -> UserModel:
     """The vectors in front of the prompt, none of them if users act in the adapter alone, and the gates beside them."""
     kind: Any = user_model_of(config)  # a subclass, whose arguments are these
-    in_prompt = Place(config.slots, width, config.user_lr, vectors, alike=config.user_init == "zero")
+    from_choices = config.user_init == "choices"
+    alike = from_choices or config.user_init == "zero"
+    in_prompt = Place(config.slots, width, config.user_lr, vectors, scale, alike)
     model: UserModel = (Uniform if config.user_in == "adapter" else kind)(config, users, in_prompt)
     if config.user_in != "prompt" and kind.personal:
-        count, alike = blocks if config.gates == "block" else 1, config.gate_scale == 0
-        in_adapter = Place(count, config.lora_r, config.gate_lr, gates, alike, anchored=True)
+        count, alike = blocks if config.gates == "block" else 1, from_choices or config.gate_scale == 0
+        in_adapter = Place(count, config.lora_r, config.gate_lr, gates, config.gate_scale, alike, anchored=True)
         model.gates = kind(config, users, in_adapter)
     return model

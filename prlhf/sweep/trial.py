@@ -31,6 +31,7 @@ from prlhf.train.encode import encode
 from prlhf.train.loop import Report
 from prlhf.train.on_ray import train_on_ray
 from prlhf.train.run import reference_of, train, with_base
+from prlhf.train.user_start import states_of
 
 BASE = "base.jsonl"  # in the sweep's folder: the base's responses, with which all trials are compared
 
@@ -112,6 +113,7 @@ def precompute(
         progress: receives the steps.
     """
     counts = fill_reference([settings.train for settings in trials], workers, progress)
+    fill_states([settings.train for settings in trials], progress)
     if against:
         data = read_prepared(Path(against.train.dataset))
         counts["base_responses"] = write_base(
@@ -159,6 +161,22 @@ def fill_reference(
             reference.fill(needed, group[0].batch_size, progress)
         counts = {name: counts[name] + getattr(reference, name) for name in counts}
     return counts
+
+
+def fill_states(trials: Iterable[TrainConfig], progress: Progress = SILENT) -> int:
+    """Put the base's hidden states, from which users start in `trials`, into their cache; returns how many are new."""
+    wanted, computed = [config for config in trials if config.user_init == "choices" and config.reference_cache], 0
+    for alike in _grouped(wanted, BASES):
+        data = read_prepared(Path(alike[0].dataset))
+        policy = _first_that_builds(alike, data)
+        if policy is None:
+            continue
+        states = states_of(engine_of(policy, progress), policy.config, progress)
+        for group in _grouped(alike, BUDGETS):
+            train_set, _, _ = encode(replace(policy, config=with_base(group[0], data)), data)
+            states.fill(train_set.encoded, group[0].batch_size, progress)
+        computed += states.computed
+    return computed
 
 
 def _first_that_builds(configs: list[TrainConfig], data: Prepared) -> Policy | None:

@@ -78,6 +78,7 @@ def plan(config: TrainConfig, progress: Progress = SILENT, cluster: ClusterConfi
         "tokens_allowed": encoder.limit,
         "cut": encoder.cut,
         "left_out": left_out,
+        "read_before": 2 * len(lengths) if config.user_init == "choices" else 0,
         "parameters": {
             "base": shape.parameters,
             "adapter": 0 if config.full_finetune else shape.trained,

@@ -86,6 +86,7 @@ class Loop:
         self._ids = {id(e): row.id for e, row in zip(train_set.encoded, train_set.rows, strict=True)}
         self._recent: list[dict[str, Tensor]] = []  # what is logged of each row since the last optimizer step
         self._evaluated: tuple[int, dict[str, Any]] | None = None  # at which step, and the summary
+        self.all_rows = config.user_init == "choices"  # users' rows at the start are in checkpoints and nowhere else
         set_seed(config.seed)  # of dropout
 
     def run(self) -> None:
@@ -250,7 +251,7 @@ class Loop:
         with checkpoints.writing(folder), gathered(self.model):
             checkpoints.write_random_state(folder)
             if first:
-                save_weights(self.model, folder, self.optimizer.touched)
+                save_weights(self.model, folder, None if self.all_rows else self.optimizer.touched)
                 checkpoints.write_state(folder, moments, self.schedule.state_dict(), self.step, self.steps)
                 if self.early_stop:
                     self.early_stop.put_into(folder)

@@ -38,6 +38,8 @@ def train_per_user(config: TrainConfig, resume: bool = False, progress: Progress
         PrlhfError: the input has a fault that the user can fix.
         Interrupted: after Ctrl-C, when a checkpoint is saved.
     """
+    if config.user_init == "choices":
+        raise PrlhfError("--per-user has no user model that user_init = choices could start", "drop one of the two")
     tracker_names(config.report_to)
     folder = config.folder
     claim(folder, "run", resume)

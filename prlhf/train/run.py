@@ -35,6 +35,7 @@ from prlhf.train.objectives import objective_of
 from prlhf.train.online import OnlineLoop
 from prlhf.train.run_folder import check_same, data_of, finish, finished, saved_config, take_back, write_recipe
 from prlhf.train.trackers import tracker_names
+from prlhf.train.user_start import start_users
 
 
 def train(
@@ -191,6 +192,8 @@ def fit(loop: Loop, resume: bool) -> dict[str, Any]:
         metrics.begin(loop.samples_path, checkpoint)
     if loop.early_stop:
         loop.early_stop.begin(checkpoint)
+    if config.user_init == "choices" and not checkpoint:
+        start_users(loop.engine, config, loop.train_set, len(loop.policy.user_ids), loop.progress)
     began = time.perf_counter()
     with loop.stop, in_use(folder):
         if checkpoint:

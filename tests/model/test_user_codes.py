@@ -66,6 +66,33 @@ def test_choices_without_tastes_leave_everyone_generic() -> None:
         assert found.margins(features, torch.zeros(len(features), 0)).shape == (len(features),)
 
 
+@pytest.mark.parametrize("each", [5, 20])
+@pytest.mark.parametrize("sharp", [3.0, torch.inf])
+def test_users_who_are_alike_have_no_codes(each: int, sharp: float) -> None:
+    """However clearly they choose: what a prior has shrunk for all of them alike is nobody's taste."""
+    generator = torch.Generator().manual_seed(each)
+    owners = torch.arange(40).repeat(each)
+    features = torch.randn(len(owners), FEATURES, generator=generator)
+    logits = features @ torch.randn(FEATURES, generator=generator)
+    chosen = torch.rand(len(owners), generator=generator) < torch.sigmoid(sharp * logits)
+    found = find_tastes(torch.where(chosen.unsqueeze(1), features, -features), owners, 40, seed=0)
+    assert found.loadings.shape[1] == 0
+
+
+@pytest.mark.parametrize("common", [0.0, 2.0])
+def test_as_many_codes_as_tastes(common: float) -> None:
+    """With few choices too, where one direction alone does not show."""
+    features, owners, tastes = crowd(60, 8 if common == 0 else 20, common=common)
+    found = find_tastes(features, owners, 60, seed=0)
+    assert found.loadings.shape[1] == TASTES
+    assert explained(tastes, found.codes(features, owners, 60)).mean() > 0.4
+
+
+def test_one_user_alone_has_no_code() -> None:
+    features, owners, _ = crowd(1, 30)
+    assert find_tastes(features, owners, 1, seed=0).loadings.shape[1] == 0
+
+
 def test_what_all_have_in_common_is_nobodys_code() -> None:
     features, owners, _ = crowd(60, 20, noise=0, common=2.0)
     found = find_tastes(features, owners, 60, seed=0)
