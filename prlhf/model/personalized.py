@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -71,6 +71,12 @@ class Personalized(nn.Module):
     def hidden(self, embeds: Tensor, rows: Rows | Pack) -> Tensor:
         """Hidden states [N, L, d] of `embeds`, before any head."""
         return trunk_of(self.lm)(**self.inputs(embeds, rows)).last_hidden_state  # type: ignore[no-any-return]
+
+    def base_layers(self, rows: Rows | Pack) -> Sequence[Tensor]:
+        """Hidden states [N, L, d] after the embeddings and after each layer, under the base alone, without users."""
+        with torch.no_grad(), self.as_base():
+            embeds = self._embeddings()(rows.ids)
+            return trunk_of(self.lm)(**self.inputs(embeds, rows), output_hidden_states=True).hidden_states  # type: ignore[no-any-return]
 
     @contextmanager
     def as_base(self) -> Iterator[None]:

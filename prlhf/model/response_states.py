@@ -17,7 +17,7 @@ from prlhf.files import cache_folder
 from prlhf.model.base_cache import BaseCache, base_key
 from prlhf.model.encoding import Encoded
 from prlhf.model.engine import Engine
-from prlhf.model.personalized import Personalized, trunk_of, unwrapped
+from prlhf.model.personalized import Personalized, unwrapped
 from prlhf.model.prefix_tree import Pack
 from prlhf.model.readings import Reading, Rows
 from prlhf.model.reference import BaseValues, pairs_of
@@ -56,9 +56,7 @@ def mean_states(model: Personalized, rows: Rows | Pack) -> Tensor:
     Taken are the states from which the tokens are predicted: those of the prompt's last token and of the response
     without its own last token.
     """
-    with torch.no_grad(), model.as_base():
-        embeds = model.lm.get_input_embeddings()(rows.ids)
-        layers = trunk_of(model.lm)(**model.inputs(embeds, rows), output_hidden_states=True).hidden_states
+    layers = model.base_layers(rows)
     picked = [layers[round(depth * (len(layers) - 1))] for depth in AT]
     return torch.cat([_over_responses(hidden.float(), rows) for hidden in picked], 1)
 

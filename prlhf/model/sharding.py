@@ -58,6 +58,7 @@ def shard(lm: Any, device: torch.device, make: Callable[[Any], M]) -> M:
     model = make(lm)
     beside = {parameter for name, parameter in model.named_parameters() if not name.startswith("lm.")}
     fully_shard(model, mesh=mesh, ignored_params=beside)
+    register_fsdp_forward_method(model, "base_layers")
     if isinstance(model, PersonalizedLM):
         register_fsdp_forward_method(model, "reference")
     return model

@@ -105,7 +105,7 @@ def _held_out(choices: Choices, scaled: Tensor, seed: int) -> tuple[int, list[fl
     """How many directions predict held-out choices, and the mean log-likelihood of such a choice with 0, 1, … of them.
 
     More directions are used if they predict better than those so far by more than a standard error over users. Those so
-    far are taken at their best temperature: what a prior has shrunk for all users alike is no direction.
+    far are taken at their best temperature: what a prior has shrunk for all users alike does not count.
     """
     fold = _folds(choices.users, seed)
     known, tested = ([choices.those((fold == k) == held) for k in range(FOLDS)] for held in (False, True))
