@@ -38,6 +38,7 @@ A message to the user stands where the fault is found, as `PrlhfError(message, h
 | `prlhf/online/` | what a policy writes during its training, ranked by a reward model: rounds of `online-dpo` |
 | `prlhf/judge/` | compares responses: rules, reward models, language models; accuracy; statistics; the report |
 | `prlhf/adapt/` | new users from a few choices, with the language model as it is; forgetting them |
+| `prlhf/serve/` | a run behind an OpenAI-compatible API, for all its users at once |
 | `prlhf/export/` | a person of a run as files for other programs, a file per format |
 | `prlhf/sweep/` | many trials over a space of settings; their report |
 | `prlhf/forum/` | the synthetic forum: posts, tastes, and the training of the tiny base |
@@ -59,7 +60,8 @@ them into the loss (paper, section 4.4), and `train/loop.py` takes the step.
 **From a user's id to the text written for them.** `generate/pairs.py` finds the users to write for and the prompts they
 get. `generate/requests.py` makes token ids of each (prompt, user) pair, `generate/decoding.py` and
 `generate/decode_loop.py` write many of them at once, each with the vectors of its user and its own random numbers,
-and `generate/output.py` stores the responses as they come, so that a rerun continues where a killed one stopped.
+and `generate/output.py` stores the responses as they come, so that a rerun continues where a killed one stopped. A
+server does the same for requests (`serve/planning.py`, `serve/engine.py`).
 
 ## Where would you look?
 

@@ -9,8 +9,8 @@
     model.reward("Explain tides.", ["The moon.", "The sun."], user="ann")
 
 Importing prlhf is fast: everything is imported on first use. `prlhf.train`, `prlhf.adapt`, `prlhf.generate`,
-`prlhf.judge`, `prlhf.sweep` and `prlhf.export` are packages that can also be called: the call goes to the function of
-that name in `prlhf.api`.
+`prlhf.serve`, `prlhf.judge`, `prlhf.sweep` and `prlhf.export` are packages that can also be called: the call goes to
+the function of that name in `prlhf.api`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         calibrate,
         compare_runs,
         export,
+        feedback,
         forget,
         generate,
         judge,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         plan_judging,
         plan_training,
         prepare,
+        serve,
         show_data,
         show_run,
         sweep,
@@ -49,13 +51,13 @@ if TYPE_CHECKING:
     from prlhf.errors import Interrupted, PrlhfError
 
 __all__ = [
-    "Interrupted", "PrlhfError", "adapt", "ask", "calibrate", "compare_runs", "export", "forget", "generate", "judge",
-    "judge_checkpoint", "judge_general", "judge_messages", "list_runs", "load", "plan_judging", "plan_training",
-    "prepare", "show_data", "show_run", "sweep", "train", "users",
+    "Interrupted", "PrlhfError", "adapt", "ask", "calibrate", "compare_runs", "export", "feedback", "forget",
+    "generate", "judge", "judge_checkpoint", "judge_general", "judge_messages", "list_runs", "load", "plan_judging",
+    "plan_training", "prepare", "serve", "show_data", "show_run", "sweep", "train", "users",
 ]  # fmt: skip
 
 _HOMES = {name: "prlhf.errors" if name in ("Interrupted", "PrlhfError") else "prlhf.api" for name in __all__}
-_PACKAGES = ("adapt", "export", "generate", "judge", "sweep", "train")
+_PACKAGES = ("adapt", "export", "generate", "judge", "serve", "sweep", "train")
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from prlhf.config import AdaptConfig, ClusterConfig, GenerateConfig, JudgeConfig, SweepConfig, TrainConfig
+from prlhf.config import (
+    AdaptConfig,
+    ClusterConfig,
+    GenerateConfig,
+    JudgeConfig,
+    ServeConfig,
+    SweepConfig,
+    TrainConfig,
+)  # fmt: skip
 from prlhf.errors import PrlhfError
 from prlhf.progress import SILENT, Progress
 from prlhf.recipes import Sections, cluster_of, load_recipe, over, resolve
@@ -28,6 +36,7 @@ from prlhf.results import (
     Judgement,
     JudgeMessages,
     JudgingPlan,
+    KeptFeedback,
     PreparedData,
     Responses,
     Run,
@@ -35,6 +44,7 @@ from prlhf.results import (
     RunDetails,
     RunList,
     RunUsers,
+    Served,
     TrainPlan,
     Trials,
 )  # fmt: skip
@@ -45,9 +55,9 @@ if TYPE_CHECKING:
     from prlhf.sweep.trials import TrialDisplay
 
 __all__ = [
-    "adapt", "ask", "calibrate", "compare_runs", "export", "forget", "generate", "judge", "judge_checkpoint",
-    "judge_general", "judge_messages", "list_runs", "load", "plan_judging", "plan_training", "prepare", "show_data",
-    "show_run", "sweep", "train", "users",
+    "adapt", "ask", "calibrate", "compare_runs", "export", "feedback", "forget", "generate", "judge",
+    "judge_checkpoint", "judge_general", "judge_messages", "list_runs", "load", "plan_judging", "plan_training",
+    "prepare", "serve", "show_data", "show_run", "sweep", "train", "users",
 ]  # fmt: skip
 
 Recipe = str | Path | Sections | None
@@ -376,6 +386,58 @@ def generate(
     sections = _sections(recipe)
     config, at = resolve(GenerateConfig, sections.get("generate", {}), settings), cluster_of(sections, cluster or {})
     return Responses.model_validate(write(None if run is None else _folder(run), config, progress, at))
+
+
+def serve(
+    run: str | Path | Run,
+    *,
+    recipe: Recipe = None,
+    progress: Progress = SILENT,
+    **settings: Any,
+) -> Served:
+    """Serve a policy over HTTP until the process gets Ctrl-C or SIGTERM, as `prlhf serve` does.
+
+    Args:
+        run: a finished run, a policy with or without a user model.
+        recipe: a file, a shipped one's name or its sections; `serve` is used.
+        progress: receives the steps and the address.
+        settings: keys of ServeConfig, such as `port` and `keys`.
+
+    Raises:
+        PrlhfError: a setting is refused, the run cannot be read, or the address cannot be had.
+    """
+    from importlib.util import find_spec
+
+    config = resolve(ServeConfig, _sections(recipe).get("serve", {}), settings)
+    missing = [name for name in ("fastapi", "uvicorn", "prometheus_client") if find_spec(name) is None]
+    if missing:
+        raise PrlhfError(f"serving needs {', '.join(missing)}", "pip install 'prlhf[serve]'")
+    from prlhf.serve.run import serve as run_server
+
+    return Served.model_validate(run_server(_folder(run), config, progress))
+
+
+def feedback(run: str | Path | Run, *, out: str | Path | None = None, user: str | None = None) -> KeptFeedback:
+    """Write the choices that a server of `run` collected as custom data, as `prlhf feedback export` does.
+
+    Args:
+        run: the folder of a run that was served, or a file that `serve` was given as `feedback`.
+        out: the JSONL file to write. None: remove the choices of `user`, as `prlhf feedback forget` does.
+        user: the choices of this user alone.
+
+    Raises:
+        PrlhfError: there are no choices, or the file cannot be read or written.
+    """
+    from prlhf.choice_store import FILE, ChoiceStore, export_choices
+
+    place = _folder(run)
+    kept = ChoiceStore(place if place.is_file() else place / FILE, make=False)
+    if out is not None:
+        target = Path(out).expanduser()
+        return KeptFeedback(feedback=kept.path, choices=export_choices(kept, target, user), out=target)
+    if user is None:
+        raise PrlhfError("no user is named whose choices are to be removed", "give user, or out to write them")
+    return KeptFeedback(feedback=kept.path, choices=kept.forget(user))
 
 
 def judge(

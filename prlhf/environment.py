@@ -18,7 +18,8 @@ from prlhf.results import CacheFolder, Device, Environment, System
 
 PACKAGES = (
     "prlhf", "torch", "transformers", "peft", "trl", "accelerate", "datasets", "tokenizers", "safetensors", "ray",
-    "optuna", "openai", "numpy", "pyarrow", "pydantic", "typer", "rich", "matplotlib", "gguf", "tensorboard", "wandb",
+    "optuna", "openai", "numpy", "pyarrow", "pydantic", "typer", "rich", "matplotlib", "gguf", "fastapi",
+    "tensorboard", "wandb",
 )  # fmt: skip
 VARIABLES = (
     "PRLHF_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "HF_ENDPOINT", "OPENAI_BASE_URL", "CUDA_VISIBLE_DEVICES",

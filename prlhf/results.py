@@ -163,6 +163,22 @@ class ChatSummary(Result):
     choices: Path
 
 
+class Served(Result):
+    """A server that has stopped."""
+
+    run: Path
+    address: str
+    tokens: int = Field(description="number of tokens that were written")
+
+
+class KeptFeedback(Result):
+    """Choices that a server collected, written to `out`, or removed."""
+
+    feedback: Path = Field(description="the file that keeps them")
+    choices: int
+    out: Path | None = None
+
+
 class ExportedPerson(Result):
     """A user on disk, for other programs."""
 

@@ -15,8 +15,8 @@ from prlhf_cli import garbage, show
 from prlhf_cli.usage import OneLine, override
 
 COMMANDS = (  # a module for each
-    "prep", "data", "train", "runs", "adapt", "users", "generate", "chat", "judge", "sweep", "export", "demo",
-    "recipes", "env",
+    "prep", "data", "train", "runs", "adapt", "users", "generate", "chat", "serve", "feedback", "judge", "sweep",
+    "export", "demo", "recipes", "env",
 )  # fmt: skip
 
 
@@ -68,7 +68,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: rich takes longer to import than everything else
     help="Personalized language models from personalized human feedback (P-RLHF, arXiv 2402.05133).\n\n"
     "prep → train → generate → judge; sweep repeats train over a space of settings; export writes a person for "
-    "other programs; demo does all of it without a network.",
+    "other programs; serve answers them over HTTP; demo does all of it without a network.",
 )
 
 

@@ -55,3 +55,16 @@ def test_questions_to_people_of_a_crowd(tmp_path: Path, monkeypatch: pytest.Monk
         assert [len(one) for one in found["linear"][way][3]] == [2, 2]
         assert all(0 <= value <= 1 for each in (found["linear"][way][1], found["read"][way][3]) for value in each[0])
     assert "generic user" in as_table(found)
+
+
+def test_a_round_of_the_server_benchmark(tmp_path: Path, tiny_base: Path) -> None:
+    from benchmarks import serve
+
+    args = argparse.Namespace(clients=[1, 2], requests=3, new=4)
+    run = serve.write_run(tmp_path / "run", str(tiny_base))
+    with serve.served(run) as url:
+        rows = serve.measure(url, "run", args, personal=True)
+    assert [(row["clients"], row["users"], row["requests"]) for row in rows] == [(1, 64, 3), (2, 64, 4), (2, 1, 4)]
+    assert all(row["tokens_per_second"] > 0 for row in rows)
+    assert all(0 < row["first_token"]["median"] <= row["response"]["p95"] for row in rows)
+    assert serve.table(rows).count("\n") == 4

@@ -146,7 +146,7 @@ def test_vanilla_needs_no_user_tokens() -> None:
     ("text", "said"),
     [
         ("train: [1\n", "cannot read recipe"),
-        ("- train\n", "holds no sections; use the sections prep, train, adapt, generate, judge"),
+        ("- train\n", "holds no sections; use the sections prep, train, adapt, generate, serve, judge"),
         ("trian: {}\n", "unknown section 'trian'; did you mean 'train'?"),
         ("3: {}\n", "unknown section '3'"),
         ("train:\n", "section 'train' of"),

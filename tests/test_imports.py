@@ -20,13 +20,14 @@ LAYERS = [
     ["folders"],
     ["dataset"],
     ["source", "environment", "recipes"],
-    ["responses", "html", "cluster"],
+    ["responses", "html", "cluster", "choice_store"],
     ["model"],
     ["generate"],
     ["online"],
     ["data", "train", "judge"],
     ["runs"],
     ["sweep", "demo", "start_training", "loaded", "conversation", "export", "adapt", "view"],
+    ["serve"],
     ["api"],
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}

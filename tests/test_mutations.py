@@ -25,6 +25,8 @@ def test_there_are_enough_and_none_twice() -> None:
         "judge",
         "runs",
         "recipes.py",
+        "serve",
+        "choice_store.py",
         "lines.py",
     }
 

@@ -10,7 +10,9 @@ ROOT = Path(__file__).parents[1]
 
 # Names that mean the same wherever they are defined.
 # in prlhf.api, each calls its namesake
-FRONT_DOOR = {"export", "generate", "judge_checkpoint", "judge_general", "plan_training", "prepare", "sweep", "train"}
+FRONT_DOOR = {
+    "export", "generate", "judge_checkpoint", "judge_general", "plan_training", "prepare", "serve", "sweep", "train",
+}  # fmt: skip
 REGISTERING = {"judge"}  # a decorator; in prlhf.api, the command
 READERS = {"load"}  # of one data set each, and of a run
 SAME = FRONT_DOOR | REGISTERING | READERS

@@ -14,6 +14,8 @@ from prlhf.adapt.folder import locked, rebuilt
 from prlhf.adapt.known import remove_known
 from prlhf.adapt.run import tables_of
 from prlhf.adapt.tables import rewrite_row
+from prlhf.choice_store import FILE as FEEDBACK
+from prlhf.choice_store import ChoiceStore
 from prlhf.errors import PrlhfError, nearest
 from prlhf.files import atomic_file
 from prlhf.model.checkpoint import ABOUT, model_folder, read_about
@@ -43,6 +45,8 @@ def forget_user(run: Path, user: str, progress: Progress = SILENT) -> dict[str, 
         known = read_users(folder).index_of()
         if user not in known:
             raise PrlhfError(f"user '{user}' is unknown to {run}", nearest(user, known))
+        if (run / FEEDBACK).is_file():
+            ChoiceStore(run / FEEDBACK).forget(user)
         if folder != run:
             (run / "report.html").unlink(missing_ok=True)  # `prlhf runs show --html` writes it again
             _scrub(run / "results.json", user, lines=False)

@@ -20,6 +20,7 @@ from prlhf.adapt.learn import Posterior, posterior_of
 from prlhf.adapt.prior import prior_for
 from prlhf.adapt.slopes import margins_and_slopes
 from prlhf.adapt.writing import Change, collected, write_prior
+from prlhf.choice_store import FILE
 from prlhf.config import AdaptConfig, TrainConfig
 from prlhf.data.rows import Row
 from prlhf.dataset import Comparison, prompt_id
@@ -69,7 +70,7 @@ def adapt_run(run: Path, config: AdaptConfig, progress: Progress = SILENT) -> di
         if config.out is None:
             return _adapt(run, run, given, config, progress)
         with atomic_dir(config.out) as beside:
-            shutil.copytree(run, beside, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoints"))
+            shutil.copytree(run, beside, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoints", f"{FILE}*"))
             return _adapt(run, beside, given, config, progress) | {"run": str(config.out)}
 
 

@@ -11,6 +11,7 @@ from prlhf.config.cluster import ClusterConfig
 from prlhf.config.generate import GenerateConfig
 from prlhf.config.judge import JudgeConfig
 from prlhf.config.prep import PrepConfig
+from prlhf.config.serve import ServeConfig
 from prlhf.config.stage import SAVED, Stage
 from prlhf.config.sweep import SweepConfig
 from prlhf.config.train import TrainConfig
@@ -23,6 +24,7 @@ __all__ = [
     "GenerateConfig",
     "JudgeConfig",
     "PrepConfig",
+    "ServeConfig",
     "Stage",
     "SweepConfig",
     "TrainConfig",
@@ -33,6 +35,7 @@ STAGES: dict[str, type[Stage]] = {
     "train": TrainConfig,
     "adapt": AdaptConfig,
     "generate": GenerateConfig,
+    "serve": ServeConfig,
     "judge": JudgeConfig,
     "cluster": ClusterConfig,
     "sweep": SweepConfig,

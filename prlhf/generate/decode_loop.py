@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from prlhf.generate.kv_cache import SlotCache, decode_masks, known_kinds
-from prlhf.generate.sampling import choose
+from prlhf.generate.sampling import Sampling, TokenScore, choose_each, token_score
 from prlhf.model.base import window_of
 from prlhf.model.engine import REFUSALS
 from prlhf.model.personalized import PersonalizedLM, unwrapped
@@ -36,7 +36,11 @@ class DecodeRow:
     user_index: int | None
     seed: int
     tag: Any = None  # the caller's
+    room: int | None = None  # the most tokens that it may get; None: as many as the loop allows
+    sampling: Sampling | None = None  # None: as the loop
+    top: int | None = None  # how many alternatives `scores` has for each token; None: there are no scores
     written: list[int] = field(default_factory=list)
+    scores: list[TokenScore] = field(default_factory=list)
 
     @property
     def beginning(self) -> tuple[int | None, tuple[int, ...]]:
@@ -50,10 +54,10 @@ class DecodeLoop:
     def __init__(
         self, model: PersonalizedLM, size: int, room: int, ended: Ended, temperature: float = 0.0, top_p: float = 1.0
     ) -> None:
-        """`room`: the most tokens that a row may get; `ended`: whether a row has its last token."""
+        """`room`: the most tokens that a row may get; `ended`: asked after each token whether it was the row's last."""
         self.model, self.lm, self.size, self.room, self.ended = model, unwrapped(model.lm), size, room, ended
         self.config = self.lm.config.get_text_config()
-        self.temperature, self.top_p = temperature, top_p
+        self.sampling = Sampling(temperature, top_p)
         self.cache = SlotCache(size)
         self.active: list[DecodeRow] = []  # in the order of their slots
         self.next = torch.empty(0)  # the embeddings [N, d] that the active rows continue with
@@ -71,10 +75,11 @@ class DecodeLoop:
             free = self.size - len(self.active)
             if queue and (free >= min(patience, len(queue)) or not self.active):
                 self.join([queue.popleft() for _ in range(min(free, len(queue)))])
-            yield self._step()
+            yield self.step()
 
     # ---- rows join ----
 
+    @torch.no_grad()
     def join(self, rows: Sequence[DecodeRow]) -> None:
         """Add rows to the active ones, after reading their beginnings."""
         slot_of = {row.beginning: slot for slot, row in enumerate(self.active)}
@@ -87,7 +92,7 @@ class DecodeLoop:
                 slot_of[row.beginning] = slot
                 fresh.append((slot, row))
         longest = max(map(self._length, rows))
-        self.cache.columns = max(self.cache.columns, longest + self.room - 1)
+        self.cache.columns = max(self.cache.columns, *(self._length(row) + self._room(row) - 1 for row in rows))
         for group in alike(fresh, lambda item: self._length(item[1])):
             self._read(group)
         if target and longest > 1:
@@ -126,12 +131,23 @@ class DecodeLoop:
 
     # ---- one token each ----
 
-    def _step(self) -> list[DecodeRow]:
+    @torch.no_grad()
+    def step(self) -> list[DecodeRow]:
         """Give every active row one more token; returns the rows that ended, which leave."""
         seeds, steps = [row.seed for row in self.active], [len(row.written) for row in self.active]
-        self.advance(choose(self.logits(), seeds, steps, self.temperature, self.top_p))
-        leaving = [slot for slot, row in enumerate(self.active) if len(row.written) == self.room or self.ended(row)]
-        return self._leave(leaving) if leaving else []
+        logits = self.logits()
+        tokens = choose_each(logits, seeds, steps, [row.sampling or self.sampling for row in self.active])
+        for slot, row in enumerate(self.active):
+            if row.top is not None:
+                row.scores.append(token_score(logits[slot], tokens[slot], row.top))
+        self.advance(tokens)
+        ended = [self.ended(row) or len(row.written) == self._room(row) for row in self.active]
+        return self._leave([slot for slot, over in enumerate(ended) if over]) if any(ended) else []
+
+    def drop(self, rows: Sequence[DecodeRow]) -> None:
+        """Let active rows leave before their end."""
+        if leaving := [slot for slot, row in enumerate(self.active) if row in rows]:
+            self._leave(leaving)
 
     def logits(self) -> Tensor:
         """The logits [N, V] of the next token of every active row."""
@@ -167,6 +183,9 @@ class DecodeLoop:
         self.active = [self.active[slot] for slot in order]
         self.next = self.next[self._tensor(order)]
         return gone
+
+    def _room(self, row: DecodeRow) -> int:
+        return self.room if row.room is None else min(row.room, self.room)
 
     def _length(self, row: DecodeRow) -> int:
         return len(row.ids) + (0 if row.user_index is None else self.model.users.tokens)

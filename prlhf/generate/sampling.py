@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -22,6 +23,26 @@ from torch import Tensor
 
 STRIDE = 2**32  # random numbers for one step
 FEW = 256  # number of tokens among which a nucleus is searched first
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the tokens of a row are chosen."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+
+def choose_each(logits: Tensor, seeds: Sequence[int], steps: Sequence[int], ways: Sequence[Sampling]) -> Tensor:
+    """The next token [N] of rows of `logits` [N, V] that are sampled in `ways` of their own; see `choose`."""
+    if len(set(ways)) == 1:
+        return choose(logits, seeds, steps, ways[0].temperature, ways[0].top_p)
+    tokens = torch.empty(len(ways), dtype=torch.long, device=logits.device)
+    for way in set(ways):
+        rows = [row for row, its in enumerate(ways) if its == way]
+        some = [seeds[row] for row in rows], [steps[row] for row in rows]
+        tokens[rows] = choose(logits[rows], *some, way.temperature, way.top_p)
+    return tokens
 
 
 def choose(
@@ -35,6 +56,21 @@ def choose(
         return logits.argmax(1)
     scores = logits.float() / temperature
     return race(scores if top_p == 1 else nucleus(scores, top_p), seeds, steps)
+
+
+@dataclass(frozen=True)
+class TokenScore:
+    """A token's log-prob in nats before temperature, and the most probable tokens in its place with theirs."""
+
+    log_prob: float
+    top: list[tuple[int, float]]
+
+
+def token_score(logits: Tensor, token: Tensor, top: int) -> TokenScore:
+    """The log-prob of `token` under `logits` [V], and those of the `top` most probable tokens."""
+    log_probs = logits.float().log_softmax(0)
+    best = log_probs.topk(top)
+    return TokenScore(log_probs[token].item(), list(zip(best.indices.tolist(), best.values.tolist(), strict=True)))
 
 
 def race(scores: Tensor, seeds: Sequence[int], steps: Sequence[int]) -> Tensor:

@@ -75,6 +75,7 @@ VALUES: dict[str, Any] = {
     "adapt.columns": {"user_id": "who"},
     "train.stop_metric": "accuracy_macro",
     "train.objective": "rm",
+    "serve.template_options": {"enable_thinking": False},
     "train.max_tokens": 64, "sweep.metric": "loss", "sweep.space": {"alpha": "0.2,0.5"}, "prep.noise": 0.25,
     "train.label_smoothing": 0.25, "sweep.reduction": 2.5, "judge.leave_out": "seed",
 }  # fmt: skip
@@ -196,7 +197,8 @@ def test_every_command_with_settings_takes_set_and_recipe() -> None:
     for name, command in commands().items():
         flags = {flag for param in command.params for flag in param.opts}
         assert ({"--set", "--recipe"} <= flags) == (name in {*STAGES, "data"}), name
-    assert set(COMMANDS) - set(STAGES) == {"chat", "data", "runs", "export", "users", "demo", "recipes", "env"}
+    others = {"chat", "data", "runs", "export", "feedback", "users", "demo", "recipes", "env"}
+    assert set(COMMANDS) - set(STAGES) == others
 
 
 def test_options_of_one_heading_stand_together() -> None:

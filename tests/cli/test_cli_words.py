@@ -32,6 +32,9 @@ SERVES: dict[str, tuple[str, ...]] = {
     "prlhf/conversation.py": ("chat",),
     "prlhf_cli/talk.py": ("chat",),
     "prlhf/view": ("data",),
+    "prlhf/serve": ("serve",),
+    "prlhf/choice_store.py": ("feedback",),
+    "prlhf/config/serve.py": ("serve",),
     "prlhf/adapt": ("adapt",),
     "prlhf/config/adapt.py": ("adapt",),
     "prlhf/train": ("train",),
@@ -55,6 +58,8 @@ SERVES: dict[str, tuple[str, ...]] = {
         f"prlhf_cli/{name}.py": (name,)
         for name in ("prep", "train", "generate", "judge", "sweep", "export", "chat", "adapt", "demo", "data", "runs")
     },
+    "prlhf_cli/serve.py": ("serve",),
+    "prlhf_cli/feedback.py": ("feedback",),
     "prlhf_cli": ("prep", "train", "generate", "judge", "sweep"),
 }
 # Messages that only some of their file's commands can bring: (file, option) -> the commands, and why.

@@ -1,0 +1,144 @@
+"""Choices that a server collected, kept in SQLite beside the model of a run: what was accepted survives a kill.
+
+Several processes may use the file at the same time: a server, an export, `prlhf adapt --forget`.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prlhf.dataset import Text
+from prlhf.errors import PrlhfError, one_line
+from prlhf.files import atomic_file
+from prlhf.parse import json_text
+
+FILE = "feedback.sqlite"
+WAIT = 10.0  # seconds for another process that writes
+# Each brings the file to the next version, which it has in `user_version`.
+MIGRATIONS = (
+    "CREATE TABLE choices (id INTEGER PRIMARY KEY AUTOINCREMENT, user_id TEXT NOT NULL, prompt TEXT NOT NULL, "
+    "chosen TEXT NOT NULL, rejected TEXT NOT NULL, at TEXT NOT NULL, tried INTEGER NOT NULL DEFAULT 0, "
+    "learned INTEGER NOT NULL DEFAULT 0); CREATE INDEX of_users ON choices (user_id, tried);",
+)
+
+
+@dataclass(frozen=True)
+class KeptChoice:
+    """A choice of a user. `at`: when it came, in UTC; `learned`: 1 if the user was learned from it, otherwise 0."""
+
+    number: int
+    user_id: str
+    prompt: Text
+    chosen: str
+    rejected: str
+    at: str
+    learned: int
+
+    def row(self) -> dict[str, Any]:
+        """The choice as a row of custom data."""
+        answers: dict[str, Any] = {"chosen": self.chosen, "rejected": self.rejected}
+        if not isinstance(self.prompt, str):
+            answers = {key: [{"role": "assistant", "content": text}] for key, text in answers.items()}
+        return {"prompt": self.prompt, **answers, "user_id": self.user_id}
+
+
+class ChoiceStore:
+    """The choices in the file `path`, which is made if it is missing and `make` is true."""
+
+    def __init__(self, path: Path, make: bool = True) -> None:
+        """Raises PrlhfError: there is no such file, or it is damaged, or was written by a later version of prlhf."""
+        self.path = path
+        if not make and not path.is_file():
+            raise PrlhfError(f"there is no feedback at {path}", "give a run that was served and got some")
+        with self._opened() as database:
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("BEGIN IMMEDIATE")
+            version = database.execute("PRAGMA user_version").fetchone()[0]
+            if version > len(MIGRATIONS):
+                raise PrlhfError(f"{path} was written by a later version of prlhf", "update prlhf")
+            for number, statements in enumerate(MIGRATIONS[version:], start=version + 1):
+                for statement in filter(str.strip, statements.split(";")):
+                    database.execute(statement)
+                database.execute(f"PRAGMA user_version = {number}")
+
+    def add(self, user: str, prompt: Text, chosen: str, rejected: str) -> int:
+        """Keep a choice; returns its number. When this returns, it is on disk."""
+        values = user, json.dumps(prompt, ensure_ascii=False), chosen, rejected, datetime.now(UTC).isoformat()
+        with self._opened() as database:
+            columns = "user_id, prompt, chosen, rejected, at"
+            return database.execute(f"INSERT INTO choices ({columns}) VALUES (?, ?, ?, ?, ?)", values).lastrowid or 0
+
+    def counts(self, user: str) -> tuple[int, int]:
+        """How many choices of `user` there are, and how many of them the user was learned from."""
+        with self._opened() as database:
+            asked = "SELECT count(*), coalesce(sum(learned), 0) FROM choices WHERE user_id = ?"
+            found: tuple[int, int] = database.execute(asked, (user,)).fetchone()
+            return found
+
+    def due(self, every: int) -> list[str]:
+        """The users with at least `every` choices from which nobody has tried to learn them."""
+        with self._opened() as database:
+            asked = "SELECT user_id FROM choices WHERE tried = 0 GROUP BY user_id HAVING count(*) >= ? ORDER BY min(id)"
+            return [user for (user,) in database.execute(asked, (every,))]
+
+    def choices(self, user: str | None = None) -> list[KeptChoice]:
+        """All choices, or those of `user`, in the order in which they came."""
+        columns = "id, user_id, prompt, chosen, rejected, at, learned"
+        asked = f"SELECT {columns} FROM choices WHERE ?1 IS NULL OR user_id = ?1 ORDER BY id"
+        with self._opened() as database:
+            rows = database.execute(asked, (user,)).fetchall()
+        return [KeptChoice(number, who, json.loads(prompt), *rest) for number, who, prompt, *rest in rows]
+
+    def mark(self, numbers: Sequence[int], learned: bool) -> None:
+        """Note that their user was learned from these choices, or that it failed."""
+        with self._opened() as database:
+            database.execute("BEGIN IMMEDIATE")
+            rows = [(learned, number) for number in numbers]
+            database.executemany("UPDATE choices SET tried = 1, learned = max(learned, ?) WHERE id = ?", rows)
+
+    def forget(self, user: str) -> int:
+        """Remove the choices of `user`, so that no byte of them stays in the file; returns how many there were."""
+        with self._opened() as database:
+            database.execute("PRAGMA secure_delete = ON")
+            count = database.execute("DELETE FROM choices WHERE user_id = ?", (user,)).rowcount
+        with self._opened() as database:
+            database.execute("VACUUM")
+            database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return count
+
+    @contextmanager
+    def _opened(self) -> Iterator[sqlite3.Connection]:
+        """A connection in which each statement is committed, durably, when it has ended, or all at the end of BEGIN."""
+        try:
+            with closing(sqlite3.connect(self.path, WAIT, isolation_level=None)) as database:
+                database.execute("PRAGMA synchronous = FULL")
+                yield database
+                if database.in_transaction:
+                    database.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise PrlhfError(
+                f"cannot use {self.path}: {one_line(error)}", "check the file, its folder and disk"
+            ) from error
+
+
+def export_choices(feedback: ChoiceStore, out: Path, user: str | None = None) -> int:
+    """Write choices as custom data, a JSONL file for `prlhf prep` and `prlhf adapt`; returns how many.
+
+    Raises:
+        PrlhfError: there are none, or the file cannot be written.
+    """
+    choices = feedback.choices(user)
+    if not choices:
+        whose = "" if user is None else f" of '{user}'"
+        raise PrlhfError(f"{feedback.path} has no choices{whose}", "collect some first")
+    with atomic_file(out) as beside:
+        text = "".join(json_text(choice.row(), ensure_ascii=False) + "\n" for choice in choices)
+        beside.write_text(text, encoding="utf-8")
+    return len(choices)

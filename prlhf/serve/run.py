@@ -1,0 +1,138 @@
+"""`prlhf serve` as a function: check, load, listen, and serve until it is stopped."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from prlhf.choice_store import FILE, ChoiceStore
+from prlhf.config import ServeConfig
+from prlhf.errors import PrlhfError
+from prlhf.generate.decode_loop import serves
+from prlhf.model.checkpoint import Policy, load_policy, model_folder
+from prlhf.model.per_user import is_per_user
+from prlhf.progress import SILENT, Progress
+from prlhf.serve.app import Service, build_app
+from prlhf.serve.engine import ServingEngine
+from prlhf.serve.keys import check_host, read_keys
+from prlhf.serve.learning import Learning
+from prlhf.serve.roster import Roster
+
+
+def serve(run: Path, config: ServeConfig, progress: Progress = SILENT) -> dict[str, Any]:
+    """Serve `run` until Ctrl-C or SIGTERM; what was begun is finished first, a second Ctrl-C ends at once.
+
+    Returns:
+        The summary: the run, the address, and how many tokens were written.
+
+    Raises:
+        PrlhfError: the settings, the run or the address cannot be served.
+    """
+    check_host(config)
+    with listening(config) as listener:
+        service = open_service(run, config, progress)
+        address = f"http://{in_url(config.host)}:{listener.getsockname()[1]}"
+        listener.listen()  # a client that reads the address may come before uvicorn is ready
+        progress.note(f"{service.name} at {address}/v1; Ctrl-C ends it")
+        with stopped_by_signals():
+            uvicorn.Server(settings(service)).run(sockets=[listener])
+        return {"run": str(run), "address": address, "tokens": int(service.metrics.written())}
+
+
+def open_service(run: Path, config: ServeConfig, progress: Progress = SILENT) -> Service:
+    """Load `run`, and start the engine. Raises PrlhfError if it cannot be served."""
+    keys = read_keys(config.keys) if config.keys else None
+    policy = load_served(run, config, progress)
+    if config.feedback is None and model_folder(run) == run:
+        raise PrlhfError(f"{run} is a model without its run, which has no place for choices", "give --feedback FILE")
+    feedback = ChoiceStore(config.feedback or run / FILE)
+    learning = learning_of(run, feedback, config, progress)
+    roster, engine = Roster(run, policy), ServingEngine(policy, config)
+    return Service(config.name or run.resolve().name, policy, roster, engine, config, feedback, learning, keys)
+
+
+def learning_of(run: Path, feedback: ChoiceStore, config: ServeConfig, progress: Progress) -> Learning | None:
+    """What learns users from their choices, if the settings and the run allow it; the run's reason is a note."""
+    if not config.adapt_every:
+        return None
+    try:
+        return Learning(run, feedback, config)
+    except PrlhfError as error:
+        progress.note(f"choices are kept, and nobody is learned from them: {error.message}")
+        return None
+
+
+def settings(service: Service) -> uvicorn.Config:
+    """How uvicorn runs the application: quietly, since a log of requests would name users."""
+    return uvicorn.Config(
+        build_app(service),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        ws="none",
+        timeout_graceful_shutdown=max(1, int(service.config.timeout)),
+    )
+
+
+def load_served(run: Path, config: ServeConfig, progress: Progress = SILENT) -> Policy:
+    """The policy of `run`, if it can be served.
+
+    Raises:
+        PrlhfError: it is not a policy, has an adapter per user, or is of a kind that the decode loop cannot serve.
+    """
+    if is_per_user(run):
+        raise PrlhfError(
+            f"{run} has an adapter for each user, and a server has one model", "serve a run with a user model"
+        )
+    where = config.device, config.precision, config.model, config.trust_remote_code
+    policy = load_policy(run, *where, users=(), progress=progress)
+    policy.model.requires_grad_(False).eval()
+    if not serves(policy.model):
+        raise PrlhfError(
+            f"the base {policy.base.name} is of a kind that the decode loop does not serve",
+            "write its responses with `prlhf generate`",
+        )
+    return policy
+
+
+@contextmanager
+def listening(config: ServeConfig) -> Iterator[socket.socket]:
+    """A socket at the address of `config`. Raises PrlhfError if it cannot be had."""
+    try:
+        family = socket.getaddrinfo(config.host.strip("[]"), config.port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((config.host.strip("[]"), config.port))
+    except OSError as error:
+        raise PrlhfError(
+            f"cannot listen on {config.host}, port {config.port}: {error.strerror}", "choose another --host or --port"
+        ) from error
+    with listener:
+        yield listener
+
+
+@contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Let uvicorn, which repeats a signal after it has stopped, end as if nothing had happened."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    kinds = (signal.SIGINT, signal.SIGTERM)
+    before = {kind: signal.signal(kind, lambda *_: None) for kind in kinds}
+    try:
+        yield
+    finally:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+
+def in_url(host: str) -> str:
+    """An address as it stands in a URL."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host

@@ -1,0 +1,136 @@
+"""Responses as OpenAI's clients read them: whole ones and chunks of streams, of both kinds of requests."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from typing_extensions import override
+
+from prlhf.generate.sampling import TokenScore
+
+Scores = Sequence[tuple[int, TokenScore]]
+
+
+@dataclass
+class Partial:
+    """A response so far."""
+
+    text: str = ""
+    finish: str | None = None
+    tokens: int = 0
+    scored: list[tuple[int, TokenScore]] = field(default_factory=list)
+
+
+class ApiShape:
+    """The answers to one request for `model`; `top`: whether log-probs are asked for."""
+
+    object_whole: str
+    object_chunk: str
+    prefix: str
+
+    def __init__(self, model: str, tokenizer: Any, top: int | None) -> None:
+        self.head = {
+            "id": f"{self.prefix}-{secrets.token_hex(12)}",
+            "object": self.object_whole,
+            "created": int(time.time()),
+            "model": model,
+        }
+        self._tokenizer, self._top = tokenizer, top
+
+    def whole(self, choices: Sequence[Partial], prompt_tokens: int) -> dict[str, Any]:
+        """The answer to a request without streaming."""
+        found = [self.choice(at, choice) for at, choice in enumerate(choices)]
+        return self.head | {"choices": found, "usage": usage(choices, prompt_tokens)}
+
+    def first(self, at: int) -> dict[str, Any] | None:
+        """What a stream begins with."""
+
+    def chunk(self, at: int, text: str, scored: Scores, finish: str | None) -> dict[str, Any]:
+        """More of the response `at`."""
+        return self._chunk([self.delta(at, text, scored, finish)])
+
+    def last(self, choices: Sequence[Partial], prompt_tokens: int) -> dict[str, Any]:
+        """The numbers of tokens at the end of a stream."""
+        return self._chunk([]) | {"usage": usage(choices, prompt_tokens)}
+
+    def choice(self, at: int, choice: Partial) -> dict[str, Any]:
+        """A whole response."""
+        raise NotImplementedError
+
+    def delta(self, at: int, text: str, scored: Scores, finish: str | None) -> dict[str, Any]:
+        """A part of a response."""
+        raise NotImplementedError
+
+    def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
+        return self.head | {"object": self.object_chunk, "choices": choices}
+
+    def _word(self, token: int) -> str:
+        return str(self._tokenizer.decode([token]))
+
+
+class ChatShape(ApiShape):
+    """Of /v1/chat/completions."""
+
+    object_whole, object_chunk, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
+
+    @override
+    def choice(self, at: int, choice: Partial) -> dict[str, Any]:
+        message = {"role": "assistant", "content": choice.text, "refusal": None}
+        scores = self._scores(choice.scored)
+        return {"index": at, "message": message, "logprobs": scores, "finish_reason": choice.finish}
+
+    @override
+    def first(self, at: int) -> dict[str, Any] | None:
+        delta = {"role": "assistant", "content": ""}
+        return self._chunk([{"index": at, "delta": delta, "logprobs": None, "finish_reason": None}])
+
+    @override
+    def delta(self, at: int, text: str, scored: Scores, finish: str | None) -> dict[str, Any]:
+        delta = {"content": text} if text or finish is None else {}
+        return {"index": at, "delta": delta, "logprobs": self._scores(scored), "finish_reason": finish}
+
+    def _scores(self, scored: Scores) -> dict[str, Any] | None:
+        if self._top is None:
+            return None
+        content = [
+            self._token(token, one.log_prob) | {"top_logprobs": [self._token(*each) for each in one.top]}
+            for token, one in scored
+        ]
+        return {"content": content, "refusal": None}
+
+    def _token(self, token: int, log_prob: float) -> dict[str, Any]:
+        word = self._word(token)
+        return {"token": word, "logprob": log_prob, "bytes": list(word.encode())}
+
+
+class TextShape(ApiShape):
+    """Of /v1/completions."""
+
+    object_whole, object_chunk, prefix = "text_completion", "text_completion", "cmpl"
+
+    @override
+    def choice(self, at: int, choice: Partial) -> dict[str, Any]:
+        return self.delta(at, choice.text, choice.scored, choice.finish)
+
+    @override
+    def delta(self, at: int, text: str, scored: Scores, finish: str | None) -> dict[str, Any]:
+        return {"index": at, "text": text, "logprobs": self._scores(scored), "finish_reason": finish}
+
+    def _scores(self, scored: Scores) -> dict[str, Any] | None:
+        if self._top is None:
+            return None
+        words = [self._word(token) for token, _ in scored]
+        offsets = [sum(map(len, words[:at])) for at in range(len(words))]
+        top = [{self._word(token): value for token, value in one.top} for _, one in scored]
+        log_probs = [one.log_prob for _, one in scored]
+        return {"tokens": words, "token_logprobs": log_probs, "top_logprobs": top, "text_offset": offsets}
+
+
+def usage(choices: Sequence[Partial], prompt_tokens: int) -> dict[str, int]:
+    """The numbers of tokens; those of a prompt count once, however many responses it has."""
+    written = sum(choice.tokens for choice in choices)
+    return {"prompt_tokens": prompt_tokens, "completion_tokens": written, "total_tokens": prompt_tokens + written}
