@@ -42,7 +42,7 @@ class Gateway(BaseHTTPRequestHandler):
             self.answer(404, {"error": {"message": f"user '{user}' is unknown"}})
             return
         body = {name: asked[name] for name in TAKEN if name in asked}
-        body |= {"model": "model", "prompt_embeds": encoded(self.embeds(user, asked["messages"]))}
+        body |= {"model": "model", "prompt_embeds": as_base64(self.embeds(user, asked["messages"]))}
         request = Request(
             f"{self.vllm}/v1/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
         )
@@ -71,7 +71,7 @@ class Gateway(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
 
-def encoded(tensor: torch.Tensor) -> str:
+def as_base64(tensor: torch.Tensor) -> str:
     """A tensor as vLLM takes it."""
     buffer = io.BytesIO()
     torch.save(tensor, buffer)
