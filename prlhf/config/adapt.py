@@ -72,7 +72,7 @@ class AdaptConfig(Stage):
     candidates: int = key(4, "Responses to each prompt, of which all pairs are in the pool.", used=[WRITES], ge=2)
     max_new_tokens: int = key(128, "Longest response that is written, in tokens.", used=[WRITES], ge=1)
     sure: float = key(
-        0.02,
+        0.15,
         "Stop when no question is expected to tell more than this, in nats; an answer tells 0.69 at most.",
         used=[ASKS],
         ge=0,
