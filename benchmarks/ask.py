@@ -1,7 +1,7 @@
-"""Questions that are chosen against questions at random: how well a new person is learned from n answers.
+r"""Questions that are chosen against questions at random: how well a new person is learned from n answers.
 
     prlhf prep demo-crowd --users 100 --comparisons 24 --reveal 0 --unseen-fraction 0.2 --out crowd/data
-    prlhf train --dataset crowd/data --no-user-text --user-in adapter --lora-r 16 --lora-alpha 32 --lr 2e-3 --alpha 1 \\
+    prlhf train --dataset crowd/data --no-user-text --user-in adapter --lora-r 16 --lora-alpha 32 --lr 2e-3 --alpha 1 \
         --batch-size 8 --nll 0.5 --warmup-steps 10 --max-steps 700 --out crowd/run
     python -m benchmarks.ask crowd/run --seeds 0 1 2                       # --json FILE for the numbers
 
