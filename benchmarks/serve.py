@@ -113,14 +113,14 @@ async def clients_at(
 ) -> list[tuple[int, float, float]]:
     """(tokens, seconds to the first text, seconds to the end) of each request."""
     left = list(range(requests))
-    client = openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=600)
     found: list[tuple[int, float, float]] = []
 
-    async def one() -> None:
+    async def one(client: openai.AsyncOpenAI) -> None:
         while left:
             found.append(await ask(client, name, left.pop(), users, new))
 
-    await asyncio.gather(*(one() for _ in range(clients)))
+    async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=600) as client:
+        await asyncio.gather(*(one(client) for _ in range(clients)))
     return found
 
 
