@@ -81,6 +81,13 @@ def test_a_run_in_progress_is_running(folder: Path) -> None:
     assert run.state == "stopped"
 
 
+def test_results_without_a_model_are_not_a_finished_run(trained: Path, tmp_path: Path) -> None:
+    """The model is written last."""
+    shutil.copytree(trained, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/model")
+    assert read_run(tmp_path / "run").state == "stopped"
+
+
 def test_training_says_that_it_runs(make_config: MakeConfig, tmp_path: Path) -> None:
     from prlhf.progress import Silent
     from prlhf.train.run import train
