@@ -77,9 +77,10 @@ class Stage(BaseModel):
         return cls.model_validate(values, context=SAVED).without_unused()
 
     def without_unused(self) -> Self:
-        """The same with the defaults of all keys that are not used."""
+        """The same with the defaults of all keys that are not used, also of those that only such keys make use of."""
         names = unused(self.declared, self, self.given())
-        return self.model_copy(update={name: type(self).model_fields[name].default for name in names})
+        same = self.model_copy(update={name: type(self).model_fields[name].default for name in names})
+        return same.without_unused() if names else same
 
 
 def _at_home(values: Any) -> Any:
