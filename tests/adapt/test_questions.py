@@ -74,6 +74,8 @@ def test_answers_move_the_posterior() -> None:
     first, second = (posterior_from(margins, slopes, [(0, sign)]).modes[0, 0].item() for sign in (1, -1))
     assert first == pytest.approx(-second)
     assert first > 0.2
+    surprise = posterior_from(margins + 3, slopes, [(0, -1)]).modes[0, 0].item()  # the margin spoke for the other one
+    assert surprise < 1.5 * second
     tie = posterior_from(margins, slopes, [(0, 1), (0, -1)])
     assert tie.modes.abs().max() < 1e-9
     assert tie.covariances[0, 0, 0] < 0.7 < tie.covariances[0, 1, 1]
