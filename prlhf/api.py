@@ -38,6 +38,7 @@ from prlhf.results import (
     JudgingPlan,
     KeptFeedback,
     PreparedData,
+    Pushed,
     Responses,
     Run,
     RunComparison,
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 __all__ = [
     "adapt", "ask", "calibrate", "compare_runs", "export", "feedback", "forget", "generate", "judge",
     "judge_checkpoint", "judge_general", "judge_messages", "list_runs", "load", "plan_judging", "plan_training",
-    "prepare", "serve", "show_data", "show_run", "sweep", "train", "users",
+    "prepare", "push", "serve", "show_data", "show_run", "sweep", "train", "users",
 ]  # fmt: skip
 
 Recipe = str | Path | Sections | None
@@ -661,6 +662,22 @@ def export(
     return Exported.model_validate(
         write(_folder(run), named, format, Path(out).expanduser(), model, trust_remote_code, progress, precision)
     )
+
+
+def push(folder: str | Path | Run, repo: str, *, public: bool = False) -> Pushed:
+    """Upload the model of a run, or an export, to a repository of the hub, as `prlhf push` does.
+
+    Args:
+        folder: a finished run, or what `export` wrote.
+        repo: OWNER/NAME on the hub; made if it is missing, and then private unless `public`.
+        public: let everyone read a new repository.
+
+    Raises:
+        PrlhfError: `folder` is neither, or the hub cannot be reached or refuses.
+    """
+    from prlhf.upload import push_folder
+
+    return Pushed.model_validate(push_folder(_folder(folder), repo, public))
 
 
 # ---- arguments ----

@@ -179,6 +179,14 @@ class KeptFeedback(Result):
     out: Path | None = None
 
 
+class Pushed(Result):
+    """A folder on the hub."""
+
+    folder: Path
+    repo: str
+    url: str = Field(description="of the commit")
+
+
 class ExportedPerson(Result):
     """A user on disk, for other programs."""
 

@@ -16,7 +16,7 @@ from prlhf_cli.usage import OneLine, override
 
 COMMANDS = (  # a module for each
     "prep", "data", "train", "runs", "adapt", "users", "generate", "chat", "serve", "feedback", "judge", "sweep",
-    "export", "demo", "recipes", "env",
+    "export", "push", "demo", "recipes", "env",
 )  # fmt: skip
 
 

@@ -1,10 +1,11 @@
 """A hub on the loopback address that answers like the real one, with its status codes and X-Error-Code headers.
 
-It serves models and data sets, and the folders in them.
+It serves models and data sets, and the folders in them, and takes commits of small files.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import threading
 from collections.abc import Iterator
@@ -82,12 +83,43 @@ class Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
+    def do_POST(self) -> None:
+        """Make a repository, say how files are to be sent, and take a commit with the files in it."""
+        parts = [unquote(part) for part in self.path.split("?")[0].strip("/").split("/")]
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        if parts[1:] == ["repos", "create"]:
+            asked = json.loads(body)
+            name = "/".join(filter(None, [asked.get("organization"), asked["name"]]))
+            if name in REFUSALS:
+                self.answer(REFUSALS[name])
+                return
+            self.folders[name].mkdir(exist_ok=True)
+            (self.folders[name].parent / "made.json").write_text(json.dumps(asked))
+            self.send(json.dumps({"url": f"http://{self.headers['Host']}/{name}"}).encode(), {})
+        elif parts[-2:-1] == ["preupload"]:
+            files = [
+                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for file in json.loads(body)["files"]
+            ]
+            self.send(json.dumps({"files": files}).encode(), {})
+        elif parts[-2:-1] == ["commit"]:
+            folder = self.folders["/".join(parts[2:4])]
+            for line in map(json.loads, body.decode().splitlines()):
+                if line["key"] == "file":
+                    path = folder / line["value"]["path"]
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(base64.b64decode(line["value"]["content"]))
+            url = f"http://{self.headers['Host']}/{'/'.join(parts[2:4])}/commit/{COMMIT}"
+            self.send(json.dumps({"success": True, "commitOid": COMMIT, "commitUrl": url}).encode(), {})
+        else:  # the check of a card
+            self.send(b'{"errors": [], "warnings": []}', {})
+
     def send(self, body: bytes, headers: dict[str, str]) -> None:
         self.send_response(200)
         for header, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(header, value)
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(body)
 
     def answer(self, refusal: tuple[int, str | None, str]) -> None:

@@ -26,7 +26,7 @@ LAYERS = [
     ["online"],
     ["data", "train", "judge"],
     ["runs"],
-    ["sweep", "demo", "start_training", "loaded", "conversation", "export", "adapt", "view"],
+    ["sweep", "demo", "start_training", "loaded", "conversation", "export", "upload", "adapt", "view"],
     ["serve"],
     ["api"],
 ]

@@ -197,7 +197,7 @@ def test_every_command_with_settings_takes_set_and_recipe() -> None:
     for name, command in commands().items():
         flags = {flag for param in command.params for flag in param.opts}
         assert ({"--set", "--recipe"} <= flags) == (name in {*STAGES, "data"}), name
-    others = {"chat", "data", "runs", "export", "feedback", "users", "demo", "recipes", "env"}
+    others = {"chat", "data", "runs", "export", "push", "feedback", "users", "demo", "recipes", "env"}
     assert set(COMMANDS) - set(STAGES) == others
 
 

@@ -30,6 +30,7 @@ SERVES: dict[str, tuple[str, ...]] = {
     "prlhf/model/gates.py": ("train",),  # before the first step
     "prlhf/export": ("export",),
     "prlhf/conversation.py": ("chat",),
+    "prlhf/upload.py": ("push",),
     "prlhf_cli/talk.py": ("chat",),
     "prlhf/view": ("data",),
     "prlhf/serve": ("serve",),
@@ -56,7 +57,20 @@ SERVES: dict[str, tuple[str, ...]] = {
     "prlhf_cli/main.py": ("",),
     **{
         f"prlhf_cli/{name}.py": (name,)
-        for name in ("prep", "train", "generate", "judge", "sweep", "export", "chat", "adapt", "demo", "data", "runs")
+        for name in (
+            "prep",
+            "train",
+            "generate",
+            "judge",
+            "sweep",
+            "export",
+            "push",
+            "chat",
+            "adapt",
+            "demo",
+            "data",
+            "runs",
+        )
     },
     "prlhf_cli/serve.py": ("serve",),
     "prlhf_cli/feedback.py": ("feedback",),
