@@ -246,7 +246,7 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("runs show nowhere", ["no folder at nowhere"]),
     ("runs show {prepared}", ["is a prepared data set, not a training run"]),
     ("runs compare {prepared} {prepared}", ["is a prepared data set, not a training run"]),
-    ("runs lists .", ["list", "show"]),
+    ("runs lists .", ["action lists is not known", "did you mean 'list'?"]),
     ("data show nowhere", ["nowhere is not a prepared data set", "prlhf prep"]),
     ("data show {prepared} --model full", ["full is not a model", "config.json"]),
     ("data show {prepared} --user an", ["has no user 'an'", "did you mean 'ann'?"]),

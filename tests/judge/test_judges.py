@@ -4,6 +4,7 @@ import pytest
 from judge_rows import local_judge, row
 
 from prlhf.config import JudgeConfig
+from prlhf.config.judge import FEW_SHOT
 from prlhf.errors import PrlhfError
 from prlhf.extensions import JUDGES
 from prlhf.judge.judges import ALWAYS_USED, LocalJudge, judge, judge_names, verdicts_by_score
@@ -91,6 +92,7 @@ def test_unknown_judges_are_refused_with_the_nearest(name: str, hint: str) -> No
 
 
 def test_settings_and_judges_agree_on_what_is_used() -> None:
-    """Every key is read by a judge, or by prlhf for all of them (help says which: tests/cli/test_cli_options.py)."""
-    used = ALWAYS_USED.union(*(JUDGES[name].uses for name in JUDGES.ours))
+    """Every key is read by a judge, by all of them (help says which: tests/cli/test_cli_options.py), or without one."""
+    of_checkpoints = FEW_SHOT | {"general", "general_users"}
+    used = ALWAYS_USED.union(of_checkpoints, *(JUDGES[name].uses for name in JUDGES.ours))
     assert used == set(JudgeConfig.model_fields)

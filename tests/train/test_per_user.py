@@ -149,7 +149,7 @@ def test_what_is_refused_leaves_nothing_behind(
     out = tmp_path / "r"
     refused = [
         (make_config(out, dataset=str(tmp_path / "d")), r"has 51 users; one adapter per user is for at most 50; use"),
-        (make_config(out, objective="rm"), "not objective = rm"),
+        (make_config(out, objective="rm"), "not by objective = rm"),
         (make_config(out, model=str(tmp_path)), "is not a model"),
         (make_config(out, max_prompt_tokens=None, max_tokens=8), "the prompt of"),
         (make_config(adapters), "already holds a run; continue with --resume"),
