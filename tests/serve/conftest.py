@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from running_server import PROMPT, Running, serving
+
+
+@pytest.fixture(scope="session")
+def trained(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the run that other tests share: a server keeps choices beside its run."""
+    return Path(shutil.copytree(trained, tmp_path_factory.mktemp("served") / "individual"))
 
 
 @pytest.fixture(scope="module")
