@@ -7,8 +7,9 @@ from contextlib import nullcontext
 
 from prlhf.config import GenerateConfig
 from prlhf.generate.decode_loop import DecodeLoop, DecodeRow, serves
-from prlhf.generate.decoding import stopped, turn_end, who_acts, write, written
+from prlhf.generate.decoding import turn_end, who_acts, write
 from prlhf.generate.requests import WriteRequest, row_seed
+from prlhf.generate.text_stream import TextStream
 from prlhf.model.checkpoint import Policy
 
 
@@ -26,26 +27,19 @@ def stream(policy: Policy, request: WriteRequest, config: GenerateConfig, base: 
 
 
 def _by_loop(policy: Policy, request: WriteRequest, config: GenerateConfig, base: bool) -> Iterator[str]:
-    tokenizer, end = policy.tokenizer, turn_end(policy, config)
-    stops = [text for text in (request.stop, end.words) if text]
+    text = TextStream(policy.tokenizer, turn_end(policy, config), [request.stop] if request.stop else [])
+    pieces: list[str] = []
 
     def ended(row: DecodeRow) -> bool:
-        return row.written[-1] in end.ids or any(stopped(text, row.written, tokenizer) for text in stops)
+        pieces.append(text.push(row.written[-1]))
+        return text.finished
 
     user = None if base or policy.model.users.idle else who_acts(policy, request)
     row = DecodeRow(request.ids, user, row_seed(config.seed, request))
     loop = DecodeLoop(policy.model, 1, config.max_new_tokens, ended, config.temperature, config.top_p)
-    shown = ""
     for finished in loop.run([row]):
-        text = written(request, row.written, tokenizer, end).text
-        sure = text if finished else settled(text, stops)
-        if len(sure) > len(shown) and sure.startswith(shown):
-            yield sure[len(shown) :]
-            shown = sure
-
-
-def settled(text: str, stops: list[str]) -> str:
-    """The part of `text` that more tokens cannot change: no half character at its end, and no half of a stop text."""
-    text = text.rstrip("\ufffd")
-    halves = (n for stop in stops for n in range(len(stop) - 1, 0, -1) if text.endswith(stop[:n]))
-    return text[: len(text) - max(halves, default=0)]
+        if finished:
+            pieces.append(text.rest())
+        if piece := "".join(pieces):
+            yield piece
+        pieces.clear()

@@ -16,7 +16,6 @@ import prlhf
 from prlhf.adapt.choices import read_choices
 from prlhf.config import AdaptConfig, GenerateConfig
 from prlhf.conversation import open_conversation
-from prlhf.generate.stream import settled
 from prlhf.progress import SILENT
 from prlhf_cli.main import app
 from prlhf_cli.talk import side_by_side, whole_lines
@@ -114,12 +113,6 @@ def test_what_was_said_is_saved_once(talking: Path, tmp_path: Path) -> None:
     assert [message["role"] for message in saved["messages"]] == ["user", "assistant"]
     assert saved["messages"][1]["content"] == found.stdout.removesuffix("\n")
     assert f"{file} exists" in found.stderr
-
-
-def test_text_that_more_tokens_may_change_is_held() -> None:
-    assert settled("caf\ufffd", []) == "caf"
-    assert settled("a<|im", ["<|im_end|>"]) == "a"
-    assert settled("a<b", ["<|im_end|>"]) == "a<b"
 
 
 def test_lines_and_columns() -> None:

@@ -64,6 +64,13 @@ def test_a_text_is_shown_as_soon_as_it_can_be(policy: Policy) -> None:
     assert [overlap("abcab", "abd"), overlap("ab", "ab"), overlap("", "a"), overlap("aab", "aabc")] == [2, 0, 0, 3]
 
 
+@pytest.mark.parametrize(("text", "left_out", "shown"), [("caf🙂", 1, "caf"), ("a<|im", 0, "a"), ("a<b", 0, "a<b")])
+def test_text_that_more_tokens_may_change_is_held(policy: Policy, text: str, left_out: int, shown: str) -> None:
+    ids = policy.tokenizer(text, add_special_tokens=False).input_ids
+    streamed = TextStream(policy.tokenizer, End(frozenset(), "<|im_end|>"))
+    assert "".join(map(streamed.push, ids[: len(ids) - left_out])) == shown
+
+
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_a_streamed_response_is_the_one_that_generate_writes(policy: Policy, temperature: float) -> None:
     config = GenerateConfig(max_new_tokens=12, temperature=temperature, seed=5)
