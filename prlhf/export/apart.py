@@ -11,8 +11,7 @@ from prlhf.export.card import write_card
 from prlhf.export.compare import Compared, compare, log_prob, samples
 from prlhf.export.names import folder_names
 from prlhf.export.person import Person, people
-from prlhf.export.template import template_of
-from prlhf.export.whole import ends_of, merged, read_whole, write_whole
+from prlhf.export.whole import read_whole, write_merged
 from prlhf.files import full_disk_named
 from prlhf.folders import claim, replacing
 from prlhf.model.base import pick_dtype
@@ -81,8 +80,6 @@ def _write(person: Person, format: str, precision: str, folder: Path) -> Compare
         write_peft(person, folder)
         return compare_peft(person.policy, rows, folder)
     dtype = pick_dtype(precision, torch.device("cpu"))
-    tokenizer, ends = person.policy.tokenizer, ends_of(person.policy)
-    tokenizer.chat_template = template_of(person.policy)
-    write_whole(merged(person.policy, person.user_index), tokenizer, ends, dtype, folder)
+    write_merged(person.policy, person.user_index, dtype, folder)
     lm, _ = read_whole(folder, dtype)
     return compare(rows, lambda row: log_prob(lm, row.before, row.response), dtype, "the merged model")

@@ -14,8 +14,8 @@ from prlhf.export.compare import Compared, Sample, samples
 from prlhf.export.hf_users import compare_with_users, write_with_users
 from prlhf.export.names import folder_names
 from prlhf.export.prefixes import prefixes_of
-from prlhf.export.template import Prefix, template_of
-from prlhf.export.whole import ends_of, merged, write_whole
+from prlhf.export.template import Prefix
+from prlhf.export.whole import write_merged
 from prlhf.files import full_disk_named
 from prlhf.folders import claim, replacing
 from prlhf.model.base import pick_dtype
@@ -85,10 +85,7 @@ def _write(
         write_with_users(policy, user_index, prefixes, dtype, folder / "model")
         write_modelfiles(prefixes, folder)
         return compare_with_users(rows, prefixes, dtype, folder / "model")
-    tokenizer, ends = policy.tokenizer, ends_of(policy)
-    tokenizer.chat_template = template_of(policy)
-    lm = merged(policy, user_index)
-    write_whole(lm, tokenizer, ends, dtype, folder / "model")
+    lm = write_merged(policy, user_index, dtype, folder / "model")
     if format == "vllm":
         from prlhf.export.vllm import compare_vectors, write_vectors
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from prlhf.config import GenerateConfig
+from prlhf.export.template import template_of
 from prlhf.generate.decoding import turn_end
 from prlhf.model.checkpoint import Policy
 from prlhf.model.gates import folded
@@ -36,6 +37,15 @@ def write_whole(lm: Any, tokenizer: Any, ends: list[int], dtype: torch.dtype, fo
         lm.generation_config.eos_token_id = ends
     lm.to(dtype).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def write_merged(policy: Policy, user_index: int, dtype: torch.dtype, folder: Path) -> Any:
+    """Write the model of a user, with the chat template as the run reads it; returns the model. `policy` is used up."""
+    tokenizer, ends = policy.tokenizer, ends_of(policy)
+    tokenizer.chat_template = template_of(policy)
+    lm = merged(policy, user_index)
+    write_whole(lm, tokenizer, ends, dtype, folder)
+    return lm
 
 
 def read_whole(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +26,7 @@ class Partial:
     scored: list[tuple[int, TokenScore]] = field(default_factory=list)
 
 
-class ApiShape:
+class ApiShape(ABC):
     """The answers to one request for `model`; `top`: whether log-probs are asked for."""
 
     object_whole: str
@@ -46,7 +47,7 @@ class ApiShape:
         found = [self.choice(at, choice) for at, choice in enumerate(choices)]
         return self.head | {"choices": found, "usage": usage(choices, prompt_tokens)}
 
-    def first(self, at: int) -> dict[str, Any] | None:
+    def first(self, at: int) -> dict[str, Any] | None:  # noqa: B027  not all streams have one
         """What a stream begins with."""
 
     def chunk(self, at: int, text: str, scored: Scores, finish: str | None) -> dict[str, Any]:
@@ -57,13 +58,13 @@ class ApiShape:
         """The numbers of tokens at the end of a stream."""
         return self._chunk([]) | {"usage": usage(choices, prompt_tokens)}
 
+    @abstractmethod
     def choice(self, at: int, choice: Partial) -> dict[str, Any]:
         """A whole response."""
-        raise NotImplementedError
 
+    @abstractmethod
     def delta(self, at: int, text: str, scored: Scores, finish: str | None) -> dict[str, Any]:
         """A part of a response."""
-        raise NotImplementedError
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return self.head | {"object": self.object_chunk, "choices": choices}
