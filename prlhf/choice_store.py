@@ -53,11 +53,14 @@ class ChoiceStore:
     """The choices in the file `path`, which is made if it is missing and `make` is true."""
 
     def __init__(self, path: Path, make: bool = True) -> None:
-        """Raises PrlhfError: there is no such file, or it is damaged, or was written by a later version of prlhf."""
+        """Raises PrlhfError: there is no such file, or it is damaged, another's, or of a later version of prlhf."""
         self.path = path
         if not make and not path.is_file():
             raise PrlhfError(f"there is no feedback at {path}", "give a run that was served and got some")
         with self._opened() as database:
+            tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if tables and "choices" not in tables:
+                raise PrlhfError(f"{path} is a database of something else", "choose another file")
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("BEGIN IMMEDIATE")
             version = database.execute("PRAGMA user_version").fetchone()[0]

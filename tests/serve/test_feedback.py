@@ -187,6 +187,17 @@ def test_many_writers_wait_for_each_other(tmp_path: Path) -> None:
     assert len(store.due(20)) == 8
 
 
+def test_a_database_of_something_else_stays_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "history.sqlite"
+    with sqlite3.connect(path) as database:
+        database.execute("CREATE TABLE visits (url TEXT)")
+    before = path.read_bytes()
+    with pytest.raises(PrlhfError, match=r"history\.sqlite is a database of something else; choose another file"):
+        ChoiceStore(path)
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["history.sqlite"]
+
+
 def test_the_version_of_the_file(tmp_path: Path) -> None:
     ChoiceStore(tmp_path / FILE).add("ann", PROMPT, "a", "b")
     with sqlite3.connect(tmp_path / FILE) as database:
