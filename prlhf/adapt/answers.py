@@ -18,6 +18,8 @@ from prlhf.parse import json_text, json_value
 from prlhf.progress import SILENT, Progress
 from prlhf.source.formats import form
 
+BEGINNING = b'{"prompt": '  # of each line that is written here
+
 
 class Answers:
     """A file of choices to which this process alone adds."""
@@ -85,7 +87,10 @@ def open_answers(path: Path, progress: Progress = SILENT) -> Iterator[Answers]:
 
 
 def _close_last_line(path: Path, file: BinaryIO, progress: Progress) -> None:
-    """Give the last line its end, or cut it off if the machine stopped while it was written."""
+    """Give the last line its end, or cut it off if the machine stopped while it was written.
+
+    Raises PrlhfError if that line was not written here.
+    """
     text = file.read()
     start = text.rfind(b"\n") + 1
     if not text[start:]:
@@ -93,6 +98,9 @@ def _close_last_line(path: Path, file: BinaryIO, progress: Progress) -> None:
     try:
         json_value(text[start:])
     except ValueError:
+        last = text[start:]
+        if not (last.startswith(BEGINNING) or BEGINNING.startswith(last)):
+            raise PrlhfError(f"the last line of {path} is not JSON", "give another file") from None
         progress.note(f"the last line of {path} was cut off, and is left out")
         file.truncate(start)
     else:

@@ -171,6 +171,16 @@ def test_a_second_session_continues(ask: Any, run: Path, tmp_path: Path) -> None
     assert ask(answered)["choices"] == 0
 
 
+def test_a_last_line_of_somebody_elses_is_not_cut_off(tmp_path: Path) -> None:
+    from prlhf.adapt.answers import open_answers
+
+    path = tmp_path / "notes.jsonl"
+    path.write_text('{"note": 1}\nbuy milk')
+    with pytest.raises(PrlhfError, match=r"the last line of .*notes\.jsonl is not JSON; give another file"):
+        open_answers(path).__enter__()
+    assert path.read_text() == '{"note": 1}\nbuy milk'
+
+
 def test_a_line_that_was_cut_off(ask: Any, tmp_path: Path) -> None:
     answer, _ = saying("left", "left", "left")
     ask(answer)
