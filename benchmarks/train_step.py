@@ -90,6 +90,7 @@ def main() -> int:
     parser.add_argument("--shape", choices=SHAPES, default="tldr")
     parser.add_argument("--model", choices=MODELS, default="smollm2-135m")
     parser.add_argument("--engines", default="ours,trl,paper", help=f"of {', '.join(ENGINES)}")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), help="of the base; bf16 on GPUs, fp32 elsewhere")
     parser.add_argument("--repeats", type=int, default=5, help="timed steps of each engine")
     parser.add_argument("--pack-tokens", type=int, help="ours: tokens per forward pass")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="ours: any train setting")
@@ -153,6 +154,7 @@ def summarize(args: argparse.Namespace, seconds: dict[str, list[float]], memory:
     report: dict[str, Any] = {
         "shape": args.shape,
         "model": args.model,
+        "precision": args.precision or ("bf16" if torch.cuda.is_available() else "fp32"),
         "comparisons": shape.comparisons,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU",
         "threads": torch.get_num_threads(),
@@ -219,11 +221,12 @@ def comparisons(shape: Shape, vocabulary: int) -> list[Encoded]:
     return found
 
 
-def load(name: str, device: torch.device | str) -> Base:
-    """Load the bundled base, or create a named shape with random weights; in bf16 on a GPU."""
+def load(name: str, device: torch.device | str, precision: str | None = None) -> Base:
+    """Load the bundled base, or create a named shape with random weights, by default in bf16 on a GPU."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    precision = precision or ("bf16" if torch.cuda.is_available() else "fp32")
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     if name == "tiny" and str(device) != "meta":
         return load_base("tiny", device, dtype)
     config = LlamaConfig.from_pretrained(TINY) if name == "tiny" else LlamaConfig(**LLAMAS[name])
@@ -270,7 +273,7 @@ def our_step(args: argparse.Namespace, checkpointing: bool, gates: bool = False)
     fixed |= {"out": tempfile.mkdtemp(), "pack_tokens": args.pack_tokens}
     fixed |= {"gradient_checkpointing": checkpointing}
     config = resolve(TrainConfig, fixed, parse_overrides(args.set, "train"))
-    base = load(args.model, device())
+    base = load(args.model, device(), args.precision)
     policy = assemble(base, config, [str(i) for i in range(shape.raters)], {})
     if config.gradient_checkpointing:
         base.lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -295,7 +298,7 @@ def trl_step(args: argparse.Namespace, checkpointing: bool) -> Step:
     from peft import LoraConfig
     from trl import DPOConfig, DPOTrainer
 
-    shape, base = SHAPES[args.shape], load(args.model, device())
+    shape, base = SHAPES[args.shape], load(args.model, device(), args.precision)
     batch = comparisons(shape, base.lm.config.vocab_size)
     settings = DPOConfig(
         tempfile.mkdtemp(), beta=BETA, bf16=torch.cuda.is_available(), use_cpu=not torch.cuda.is_available(),
@@ -327,7 +330,7 @@ def trl_step(args: argparse.Namespace, checkpointing: bool) -> Step:
 def paper_step(args: argparse.Namespace) -> Step:
     from peft import LoraConfig, get_peft_model
 
-    shape, base = SHAPES[args.shape], load(args.model, device())
+    shape, base = SHAPES[args.shape], load(args.model, device(), args.precision)
     batch = comparisons(shape, base.lm.config.vocab_size)
     torch.manual_seed(0)
     lora = LoraConfig(r=8, lora_alpha=16, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 VANILLA = "--user-model uniform --user-tokens 0"
 GATES = "--user-model individual --user-in adapter"
-HALF = "--lora-dropout 0 --max-steps 240"  # of 480 steps
+HALF = "--max-steps 240"  # of 480 steps
 SOFT = "--user-model individual --user-tokens 10 --user-lr 1e-2"
 
 
@@ -74,7 +74,7 @@ PSOUPS_STRONG = Experiment(
         "data": "psoups --source {raw}/psoups-strong --eval-fraction 0.325",
         "told": "psoups --source {raw}/psoups-strong --eval-fraction 0.325 --preference-text",
     },
-    train=f"{COMMON} {RANK32} --epochs 1",
+    train=f"{COMMON} {RANK32} --lora-dropout 0 --epochs 1",
     max_tokens=420,
     generate="--prompts {data}/prompts.jsonl --max-new-tokens 160 --temperature 0.7 --precision bf16",
     arms=(

@@ -18,4 +18,8 @@ def speed_up(model: Any, device: torch.device) -> None:
     """
     tree_attention.attend_over_packs(model.get_base_model() if hasattr(model, "get_base_model") else model)
     if device.type == "cpu":
+        if hasattr(model, "peft_config"):
+            from prlhf.kernels.lora import use_fast_lora  # PEFT takes long to import
+
+            use_fast_lora(model)
         onednn.use_onednn(model)

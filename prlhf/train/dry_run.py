@@ -49,7 +49,7 @@ def plan(config: TrainConfig, progress: Progress = SILENT, cluster: ClusterConfi
     encoder, lengths, held_out, left_out = look_at(policy, data)
     encoder.note_cut(progress)
     note_left_out(left_out, progress)
-    shape = shape_of(base, lm)
+    shape = shape_of(base, lm, device)
     users = user_parameters(config, len(data.user_ids), shape.h, shape.layers)
     head = shape.h if config.objective == "rm" else 0
     idle = idle_parameters(config, len(data.user_ids), shape.h, step_count(config, len(lengths)), shape.layers)

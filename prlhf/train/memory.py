@@ -16,9 +16,10 @@ tokens of a forward pass, S those of them whose logits exist at a time, L the pa
 have no mask), all of the largest forward pass found when the data is shuffled. A comparison is read as its user and
 as the generic one: as prefix trees its prompt stands once for both responses, and logits come in chunks; padded it
 makes four rows; a demonstration of supervised fine-tuning has one reader and one response. All are run in parts of
-`pack_tokens`. x stands for what training itself keeps of the inputs of linear layers, per token and layer: with
-LoRA, whose weights are fp32, a copy of each adapted layer's input (4 bytes a number, nothing when a = 4) and with
-dropout the dropped copy and its mask (4 + 4); all weights trained: 3 a h. Eager attention keeps 6 bytes for each of
+`pack_tokens`. x stands for what training itself keeps of the inputs of linear layers, per token and layer: on a GPU
+with LoRA, whose weights are fp32, a copy of each adapted layer's input (4 bytes a number, nothing when a = 4) and with
+dropout the dropped copy and its mask (4 + 4); on a CPU with dropout the dropped copy and its mask (a + 1), and with
+a = 2 what attention in fp32 keeps (8 h); all weights trained: 3 a h. Eager attention keeps 6 bytes for each of
 heads x L probabilities more. A reward model has no logits.
 
 N workers share a step's comparisons: each has batch_size / N of them in a forward pass. Under ddp each has all the
@@ -37,6 +38,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from prlhf.config import ClusterConfig, TrainConfig
 from prlhf.kernels.tree_attention import implementation_of
@@ -63,6 +66,7 @@ class Shape:
     trained_bytes: int
     adapted: int  # inputs of all adapted linear layers together; 0 when all weights are trained
     eager: bool
+    on_cpu: bool = True
     layer: tuple[int, int] = (
         0,
         0,
@@ -113,13 +117,22 @@ def _kept_per_token(config: TrainConfig, shape: Shape, length: int) -> float:
     if config.full_finetune:
         inputs = 3.0 * shape.a * shape.h
     else:
-        bytes_each = 8 if config.lora_dropout else 0 if shape.a == 4 else 4
-        inputs = bytes_each * shape.adapted / shape.layers
+        inputs = _bytes_per_input(config, shape) * shape.adapted / shape.layers
+    if shape.on_cpu and shape.a < 4:
+        inputs += 8.0 * shape.h
     probabilities = 6 * shape.heads * length if shape.eager else 0
     layer = shape.a * (8 * shape.h + 4 * shape.f + length) + inputs + probabilities
     if config.gradient_checkpointing:
         return shape.layers * shape.a * shape.h + layer
     return (shape.layers + 1) * layer
+
+
+def _bytes_per_input(config: TrainConfig, shape: Shape) -> int:
+    if shape.on_cpu:
+        return shape.a + 1 if config.lora_dropout else 0
+    if config.lora_dropout:
+        return 8
+    return 0 if shape.a == 4 else 4
 
 
 def _logits(config: TrainConfig, shape: Shape, batch: Batch) -> int:
@@ -129,8 +142,8 @@ def _logits(config: TrainConfig, shape: Shape, batch: Batch) -> int:
     return batch.scored * shape.vocabulary * each
 
 
-def shape_of(base: Base, lm: Any) -> Shape:
-    """Read `base`'s config and count the parameters of `lm`, which is `base.lm` made trainable."""
+def shape_of(base: Base, lm: Any, device: torch.device) -> Shape:
+    """Read `base`'s config and count the parameters of `lm`, `base.lm` made trainable, for training on `device`."""
     text = base.lm.config.get_text_config()
     inner = (getattr(text, name, None) for name in ("intermediate_size", "n_inner", "ffn_dim"))
     trained = [p for p in lm.parameters() if p.requires_grad]
@@ -149,6 +162,7 @@ def shape_of(base: Base, lm: Any) -> Shape:
         trained_bytes=whole[1],
         adapted=sum(module.in_features for module in lm.modules() if hasattr(module, "lora_A")),
         eager=implementation_of(text) == "eager",
+        on_cpu=device.type == "cpu",
         layer=max(layers),
         root=(whole[0] - sum(size for size, _ in layers), whole[1] - sum(size for _, size in layers)),
     )

@@ -90,7 +90,8 @@ def test_gradients_of_trees_are_those_of_padded_rows() -> None:
     assert rows[1] == 0  # user 2 reads nothing here
     assert (rows[[0, 2]] > 0).all()
     for name, gradient in trees.items():
-        torch.testing.assert_close(gradient, padded_rows[name], rtol=1e-4, atol=1e-4)
+        rounding = 1e-5 * float(padded_rows[name].abs().max())  # of sums of numbers as large as these
+        torch.testing.assert_close(gradient, padded_rows[name], rtol=0, atol=rounding)
 
 
 def test_the_generic_users_gate_is_plain_lora(policy: Policy) -> None:

@@ -134,10 +134,15 @@ BATCH = Batch(tokens=40, scored=16, row=10)  # padded: four rows of 10 tokens, o
     ("options", "shape", "activations", "logits"),
     [
         # per token and layer 4 (64 + 64 + 10) = 552, and 8 bytes for each of 64 dropped inputs; three layers' worth
-        ({"lora_dropout": 0.1}, {}, 40 * 3 * (552 + 512), 4 * 4 * 100 * 16),
-        ({"lora_dropout": 0.0}, {}, 40 * 3 * 552, 4 * 4 * 100 * 16),
+        ({"lora_dropout": 0.1}, {"on_cpu": False}, 40 * 3 * (552 + 512), 4 * 4 * 100 * 16),
+        ({"lora_dropout": 0.0}, {"on_cpu": False}, 40 * 3 * 552, 4 * 4 * 100 * 16),
         # bf16: half of that, and an fp32 copy of each input
-        ({"lora_dropout": 0.0}, {"a": 2}, 40 * 3 * (276 + 256), 4 * 4 * 100 * 18),
+        ({"lora_dropout": 0.0}, {"a": 2, "on_cpu": False}, 40 * 3 * (276 + 256), 4 * 4 * 100 * 18),
+        # on a CPU: a mask of one byte for each dropped input; in bf16 no copies, and 8 h for attention in fp32
+        ({"lora_dropout": 0.1}, {}, 40 * 3 * (552 + 320), 4 * 4 * 100 * 16),
+        ({"lora_dropout": 0.0}, {}, 40 * 3 * 552, 4 * 4 * 100 * 16),
+        ({"lora_dropout": 0.0}, {"a": 2}, 40 * 3 * (276 + 64), 4 * 4 * 100 * 18),
+        ({"lora_dropout": 0.1}, {"a": 2}, 40 * 3 * (276 + 64 + 192), 4 * 4 * 100 * 18),
         ({"full_finetune": True}, {}, 40 * 3 * (552 + 96), 4 * 4 * 100 * 16),
         ({"gradient_checkpointing": True, "lora_dropout": 0.0}, {}, 40 * (2 * 32 + 552), 4 * 4 * 100 * 16),
         ({"lora_dropout": 0.0}, {"eager": True}, 40 * 3 * (552 + 120), 4 * 4 * 100 * 16),
@@ -342,7 +347,7 @@ def test_layers_and_root_are_the_whole(tiny_base: Path) -> None:
     """What FSDP gathers at a time is read off the model: two layers and the rest are all of it."""
     base, _ = load_skeleton(str(tiny_base), torch.float32)
     lm = planning.make_trainable(base.lm, TrainConfig(lora_r=2))
-    shape = shape_of(base, lm)
+    shape = shape_of(base, lm, torch.device("cpu"))
     assert shape.layers == 2
     assert shape.weight_bytes == 2 * shape.layer[0] + shape.root[0]
     assert shape.trained_bytes == 2 * shape.layer[1] > 0

@@ -1,0 +1,87 @@
+"""LoRA layers on CPUs: W x + B (s A x) with each product in the number format of the base.
+
+Beside a base in bf16, PEFT computes the adapter in fp32: each layer copies its input, multiplies in fp32, scales, adds
+and rounds again, which takes longer than the adapter's products. Here the adapter's fp32 weights are rounded for the
+product, as in mixed precision; they are kept, and their gradients summed up, in fp32. Beside a base in fp32 nothing is
+rounded. The factor s is applied to the r numbers of A x, not to the whole result.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from peft.tuners.lora import Linear
+from torch import Tensor, nn
+from typing_extensions import override
+
+BITS = 16  # of the draw that decides whether a number is dropped
+
+
+def use_fast_lora(model: nn.Module) -> None:
+    """Replace PEFT's LoRA layers in `model` by ones with their parameters, submodules, hooks and mode."""
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            if type(layer) is Linear:
+                setattr(parent, name, _twin(layer, FastLora))
+                if layer.weight.dtype != torch.float32:
+                    _round(layer.get_submodule("lora_A"))
+                    _round(layer.get_submodule("lora_B"))
+
+
+def _round(parts: nn.Module) -> None:
+    for adapter, part in list(parts.named_children()):
+        setattr(parts, adapter, _twin(part, RoundedLinear))
+
+
+def _twin(layer: nn.Module, kind: type[nn.Module]) -> nn.Module:
+    twin = kind.__new__(kind)
+    vars(twin).update(vars(layer))
+    return twin
+
+
+class FastLora(Linear):  # type: ignore[misc]
+    """A LoRA layer; what is not plain LoRA (DoRA, a bias, several adapters, merged or turned off) is left to PEFT."""
+
+    @override
+    def forward(self, x: Tensor, *args: Any, **options: Any) -> Tensor:
+        if args or options or not self._plain():
+            return super().forward(x, *args, **options)  # type: ignore[no-any-return]
+        (name,) = self.active_adapters
+        dropout = self.lora_dropout[name]
+        kept = dropped(x, dropout.p) if isinstance(dropout, nn.Dropout) and dropout.training else x
+        low = self.lora_A[name](kept) * self.scaling[name]
+        return self.base_layer(x) + self.lora_B[name](low)  # type: ignore[no-any-return]
+
+    def _plain(self) -> bool:
+        active = self.active_adapters
+        return (
+            not self.disable_adapters
+            and not self.merged
+            and len(active) == 1
+            and active[0] in self.lora_A
+            and active[0] not in self.lora_variant
+            and self.lora_B[active[0]].bias is None
+        )
+
+
+class RoundedLinear(nn.Linear):
+    """A linear layer with fp32 weights that are rounded to the format of its input for the product."""
+
+    @override
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input, self.weight.to(input.dtype), self.bias)
+
+
+def dropped(x: Tensor, rate: float) -> Tensor:
+    """Dropout: `x` with a share `rate` of its numbers, to 1/65536, set to 0, and the others divided by 1 - rate.
+
+    One draw of 64 bits decides on four numbers; PyTorch draws for each, which takes as long as the layer's product.
+    """
+    threshold = round(rate * 2**BITS)
+    if not threshold:
+        return x
+    words = torch.empty(-(-x.numel() * BITS // 64), dtype=torch.int64).random_(-(2**63), None)
+    mask = (words.view(torch.int16)[: x.numel()] < threshold - 2 ** (BITS - 1)).view(x.shape)
+    return x.masked_fill(mask, 0).mul(2**BITS / (2**BITS - threshold))
