@@ -42,6 +42,7 @@ if TYPE_CHECKING:
         plan_training,
         prepare,
         push,
+        roll_back,
         serve,
         show_data,
         show_run,
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Interrupted", "PrlhfError", "adapt", "ask", "calibrate", "compare_runs", "export", "feedback", "forget",
     "generate", "judge", "judge_checkpoint", "judge_general", "judge_messages", "list_runs", "load", "plan_judging",
-    "plan_training", "prepare", "push", "serve", "show_data", "show_run", "sweep", "train", "users",
+    "plan_training", "prepare", "push", "roll_back", "serve", "show_data", "show_run", "sweep", "train", "users",
 ]  # fmt: skip
 
 _HOMES = {name: "prlhf.errors" if name in ("Interrupted", "PrlhfError") else "prlhf.api" for name in __all__}

@@ -40,6 +40,7 @@ from prlhf.results import (
     PreparedData,
     Pushed,
     Responses,
+    RolledBack,
     Run,
     RunComparison,
     RunDetails,
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
 __all__ = [
     "adapt", "ask", "calibrate", "compare_runs", "export", "feedback", "forget", "generate", "judge",
     "judge_checkpoint", "judge_general", "judge_messages", "list_runs", "load", "plan_judging", "plan_training",
-    "prepare", "push", "serve", "show_data", "show_run", "sweep", "train", "users",
+    "prepare", "push", "roll_back", "serve", "show_data", "show_run", "sweep", "train", "users",
 ]  # fmt: skip
 
 Recipe = str | Path | Sections | None
@@ -348,15 +349,38 @@ def forget(run: str | Path | Run, user: str, *, progress: Progress = SILENT) -> 
     return Forgotten.model_validate(forget_user(_folder(run), user, progress))
 
 
-def users(run: str | Path | Run) -> RunUsers:
-    """List the users of a run, as `prlhf users` does: how many were trained, and what is known of adapted ones.
+def roll_back(
+    run: str | Path | Run, user: str, version: int | None = None, *, progress: Progress = SILENT
+) -> RolledBack:
+    """Make an adapted user of a run what a former version was, as `prlhf adapt --rollback` does.
+
+    Args:
+        run: the run, which may be served meanwhile.
+        user: the user's id.
+        version: a number of `users(run, user).versions`, 0 for the user before any choice; None: the one before.
+        progress: receives the notes.
 
     Raises:
-        PrlhfError: the run cannot be read.
+        PrlhfError: the run does not know the user, has no such version, or cannot be read or written.
+    """
+    from prlhf.adapt.rollback import undo_adaptation
+
+    return RolledBack.model_validate(undo_adaptation(_folder(run), user, version, progress=progress))
+
+
+def users(run: str | Path | Run, user: str | None = None) -> RunUsers:
+    """List the users of a run, as `prlhf users` does: how many were trained, and what is known of adapted ones.
+
+    Args:
+        run: the run.
+        user: this one alone, with the former versions that are kept.
+
+    Raises:
+        PrlhfError: the run cannot be read, or does not know the user.
     """
     from prlhf.adapt.listing import list_users
 
-    return RunUsers.model_validate(list_users(_folder(run)))
+    return RunUsers.model_validate(list_users(_folder(run), user))
 
 
 def generate(

@@ -26,12 +26,18 @@ MIGRATIONS = (
     "CREATE TABLE choices (id INTEGER PRIMARY KEY AUTOINCREMENT, user_id TEXT NOT NULL, prompt TEXT NOT NULL, "
     "chosen TEXT NOT NULL, rejected TEXT NOT NULL, at TEXT NOT NULL, tried INTEGER NOT NULL DEFAULT 0, "
     "learned INTEGER NOT NULL DEFAULT 0); CREATE INDEX of_users ON choices (user_id, tried);",
+    # the version of the user that was learned from a choice first, and whether it was undone
+    "ALTER TABLE choices ADD COLUMN version INTEGER NOT NULL DEFAULT 0; "
+    "ALTER TABLE choices ADD COLUMN aside INTEGER NOT NULL DEFAULT 0;",
 )
 
 
 @dataclass(frozen=True)
 class KeptChoice:
-    """A choice of a user. `at`: when it came, in UTC; `learned`: 1 if the user was learned from it, otherwise 0."""
+    """A choice of a user. `at`: when it came, in UTC; `learned`: 1 if the user was learned from it, otherwise 0.
+
+    `aside`: 1 if what was learned from it was undone, and the user is not learned from it again.
+    """
 
     number: int
     user_id: str
@@ -40,6 +46,7 @@ class KeptChoice:
     rejected: str
     at: str
     learned: int
+    aside: int
 
     def row(self) -> dict[str, Any]:
         """The choice as a row of custom data."""
@@ -79,9 +86,9 @@ class ChoiceStore:
             return database.execute(f"INSERT INTO choices ({columns}) VALUES (?, ?, ?, ?, ?)", values).lastrowid or 0
 
     def counts(self, user: str) -> tuple[int, int]:
-        """How many choices of `user` there are, and how many of them the user was learned from."""
+        """How many choices of `user` there are, and of how many of them the user is learned."""
         with self._opened() as database:
-            asked = "SELECT count(*), coalesce(sum(learned), 0) FROM choices WHERE user_id = ?"
+            asked = "SELECT count(*), coalesce(sum(learned AND NOT aside), 0) FROM choices WHERE user_id = ?"
             found: tuple[int, int] = database.execute(asked, (user,)).fetchone()
             return found
 
@@ -93,18 +100,28 @@ class ChoiceStore:
 
     def choices(self, user: str | None = None) -> list[KeptChoice]:
         """All choices, or those of `user`, in the order in which they came."""
-        columns = "id, user_id, prompt, chosen, rejected, at, learned"
+        columns = "id, user_id, prompt, chosen, rejected, at, learned, aside"
         asked = f"SELECT {columns} FROM choices WHERE ?1 IS NULL OR user_id = ?1 ORDER BY id"
         with self._opened() as database:
             rows = database.execute(asked, (user,)).fetchall()
         return [KeptChoice(number, who, json.loads(prompt), *rest) for number, who, prompt, *rest in rows]
 
-    def mark(self, numbers: Sequence[int], learned: bool) -> None:
-        """Note that their user was learned from these choices, or that it failed."""
+    def mark(self, numbers: Sequence[int], version: int | None) -> None:
+        """Note that this version of their user was learned from these choices, or that it failed (None)."""
+        learned = "UPDATE choices SET tried = 1, version = CASE learned WHEN 1 THEN version ELSE ?2 END, learned = 1"
         with self._opened() as database:
             database.execute("BEGIN IMMEDIATE")
-            rows = [(learned, number) for number in numbers]
-            database.executemany("UPDATE choices SET tried = 1, learned = max(learned, ?) WHERE id = ?", rows)
+            for number in numbers:
+                if version is None:
+                    database.execute("UPDATE choices SET tried = 1 WHERE id = ?", (number,))
+                else:
+                    database.execute(f"{learned} WHERE id = ?1", (number, version))
+
+    def set_aside(self, user: str, version: int) -> None:
+        """The user is again what `version` was: what was learned later (0: ever) is not learned again."""
+        undone = "UPDATE choices SET aside = 1 WHERE user_id = ? AND learned AND (version > ? OR ? = 0)"
+        with self._opened() as database:
+            database.execute(undone, (user, version, version))
 
     def forget(self, user: str) -> int:
         """Remove the choices of `user`, so that no byte of them stays in the file; returns how many there were."""
@@ -131,13 +148,15 @@ class ChoiceStore:
             ) from error
 
 
-def export_choices(feedback: ChoiceStore, out: Path, user: str | None = None) -> int:
+def export_choices(feedback: ChoiceStore, out: Path, user: str | None = None, undone: bool = True) -> int:
     """Write choices as custom data, a JSONL file for `prlhf prep` and `prlhf adapt`; returns how many.
+
+    `undone`: those too of which what was learned was undone.
 
     Raises:
         PrlhfError: there are none, or the file cannot be written.
     """
-    choices = feedback.choices(user)
+    choices = [choice for choice in feedback.choices(user) if undone or not choice.aside]
     if not choices:
         whose = "" if user is None else f" of '{user}'"
         raise PrlhfError(f"{feedback.path} has no choices{whose}", "collect some first")

@@ -387,13 +387,31 @@ class Forgotten(Result):
     user_index: int = Field(description="which stays empty")
 
 
+class UserVersion(Result):
+    """What an adapted user is, or was before."""
+
+    version: int = Field(description="0: before any choice")
+    at: str | None = Field(description="when it was learned, UTC; None if that is not known")
+    choices: int
+
+
+class RolledBack(UserVersion):
+    """A user who is again what a former version was."""
+
+    run: Path
+    user_id: str
+    user_index: int
+    undone: int = Field(description="number of choices that left the model")
+
+
 class RunUsers(Result):
-    """The users of a run."""
+    """The users of a run, or one of them."""
 
     run: Path
     trained: int = Field(description="number of users from training who were not adapted")
     forgotten: int = Field(description="number of user indices that are empty")
     adapted: list[AdaptedUser]
+    versions: list[UserVersion] = Field(default=[], description="of the one user who was asked for; the present last")
 
 
 class CostEstimate(Result):

@@ -11,14 +11,19 @@ from prlhf.errors import PrlhfError
 from prlhf_cli import options, show
 
 if TYPE_CHECKING:
-    from prlhf.results import Adapted, AdaptedUser, Asked, Forgotten
+    from prlhf.results import Adapted, AdaptedUser, Asked, Forgotten, RolledBack
 
 SHOWN = 20  # users of a table
 
 
-def show_result(result: Adapted | Forgotten) -> None:
-    """Show the users that were learned, or who was forgotten."""
-    from prlhf.results import Asked, Forgotten
+def show_result(result: Adapted | Forgotten | RolledBack) -> None:
+    """Show the users that were learned, or who was forgotten or is as before."""
+    from prlhf.results import Asked, Forgotten, RolledBack
+
+    if isinstance(result, RolledBack):
+        from_what = f"learned from {result.choices} choices" if result.version else "as before any choice"
+        show.say(f"{result.user_id} is version {result.version}, {from_what}; {result.undone} were undone")
+        return
 
     if isinstance(result, Forgotten):
         show.say(f"{result.forgotten} is forgotten: nothing of the user is left in {result.run}")
@@ -64,7 +69,14 @@ def command(
         str | None,
         typer.Option(metavar="USER", help="Remove this user from the run: row, id, text and choices."),
     ] = None,
-) -> Adapted | Asked | Forgotten:
+    rollback: Annotated[
+        str | None,
+        typer.Option(metavar="USER", help="Make this user what the version before was; see prlhf users --user."),
+    ] = None,
+    version: Annotated[
+        int | None, typer.Option(help="With --rollback: this version; 0: before any choice.", min=0)
+    ] = None,
+) -> Adapted | Asked | Forgotten | RolledBack:
     """Learn new users from a handful of choices each, with the language model as it is.
 
     prlhf adapt runs/demo --choices choices.jsonl
@@ -73,16 +85,25 @@ def command(
 
     prlhf adapt runs/demo --ask --user ann --pool pairs.jsonl
 
+    prlhf adapt runs/demo --rollback ann
+
     prlhf adapt runs/demo --forget ann
     """
     from prlhf import api
 
     progress = typed.progress
     settings = {key: value for key, value in typed.settings["adapt"].items() if value is not None}
-    if forget is not None:
-        if settings or typed.recipe is not None:
-            given = ", ".join(settings) or "a recipe"
-            raise PrlhfError(f"--forget takes no other settings, got {given}", "leave them out")
+    if version is not None and rollback is None:
+        raise PrlhfError(f"--version {version} has no --rollback", "say whose version it is: --rollback USER")
+    if forget is not None or rollback is not None:
+        option = "--rollback" if forget is None else "--forget"
+        given = [*settings, *(["a recipe"] if typed.recipe is not None else [])]
+        given += ["--rollback"] if forget is not None and rollback is not None else []
+        if given:
+            raise PrlhfError(f"{option} takes no other settings, got {', '.join(given)}", "leave them out")
+        if rollback is not None:
+            return api.roll_back(run, rollback, version, progress=progress)
+        assert forget is not None
         return api.forget(run, forget, progress=progress)
     known = typed.sections().get("adapt", {}) | settings
     if not known.get("ask"):

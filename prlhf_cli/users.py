@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 
 
 def show_list(found: RunUsers) -> None:
-    """Show how many users there are, and what is known of adapted ones."""
+    """Show how many users there are, and what is known of adapted ones; of one user the versions."""
+    if found.versions:
+        show_users(f"{found.run}", found.adapted)
+        rows = [(one.version, one.at or "not known", one.choices) for one in found.versions]
+        show.table("versions that are kept; the last one holds", ["version", "learned at", "choices"], rows, texts=0)
+        return
     empty = f", {found.forgotten} forgotten" if found.forgotten else ""
     show.say(f"{found.run}: {found.trained} trained users, {len(found.adapted)} adapted{empty}")
     if found.adapted:
@@ -23,13 +28,19 @@ def show_list(found: RunUsers) -> None:
 
 
 @options.of(show=show_list)
-def command(_typed: options.Typed, run: Annotated[Path, typer.Argument(help="Run folder.")]) -> RunUsers:
+def command(
+    _typed: options.Typed,
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    user: Annotated[str | None, typer.Option(help="This user alone, with former versions.")] = None,
+) -> RunUsers:
     """List the users of a run: how many were trained, and what is known of those learned by `prlhf adapt`.
 
     prlhf users runs/demo
 
     prlhf users runs/demo --json
+
+    prlhf users runs/demo --user ann
     """
     from prlhf import api
 
-    return api.users(run)
+    return api.users(run, user)

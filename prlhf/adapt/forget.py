@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from prlhf.adapt.folder import locked, rebuilt
-from prlhf.adapt.known import remove_known
+from prlhf.adapt.known import create_known, remove_known
 from prlhf.adapt.run import tables_of
 from prlhf.adapt.tables import rewrite_row
 from prlhf.choice_store import FILE as FEEDBACK
@@ -53,12 +53,12 @@ def forget_user(run: Path, user: str, progress: Progress = SILENT) -> dict[str, 
             _scrub(run / "metrics.jsonl", user, lines=True)
             _scrub(run / "samples.jsonl", user, lines=True)
             forget_candidates(run, user)
-        _remove(folder, first, user, known[user])
+        remove_from_model(folder, first, user, known[user])
     return {"run": str(run), "forgotten": user, "user_index": known[user]}
 
 
-def _remove(folder: Path, first: Mapping[str, int], user: str, user_index: int) -> None:
-    """Write the model folder without a user, and put it in place of the old one."""
+def remove_from_model(folder: Path, first: Mapping[str, int], user: str, user_index: int) -> None:
+    """Write the model folder without a user, and put it in place of the old one. `first`: by `tables_of`."""
     about = read_about(folder)
     check_weights(folder, about)  # what is damaged must not get a new checksum
     of_training = user_index <= read_users(folder, ()).trained
@@ -68,6 +68,7 @@ def _remove(folder: Path, first: Mapping[str, int], user: str, user_index: int) 
             copy_later(folder, beside)
             with opened(beside / FILE, write=True) as database:
                 create_tables(database)
+                create_known(database)
                 remove_later(database, user_index)
                 remove_known(database, user_index)
             copy_later(beside, beside)

@@ -28,8 +28,12 @@ TABLES = (
     "CREATE TABLE IF NOT EXISTS choices (position INTEGER NOT NULL, digest BLOB NOT NULL, prompt TEXT NOT NULL,"
     " chosen TEXT NOT NULL, rejected TEXT NOT NULL, margin REAL NOT NULL, slopes BLOB NOT NULL, sum BLOB,"
     " PRIMARY KEY (position, digest))",
+    # adapt/versions.py; what a user is now has no vectors here
+    "CREATE TABLE IF NOT EXISTS versions (position INTEGER NOT NULL, number INTEGER NOT NULL, at TEXT NOT NULL,"
+    " choices INTEGER NOT NULL, gain REAL NOT NULL, uncertainty REAL NOT NULL, numbers BLOB, mode BLOB,"
+    " covariance BLOB, sum BLOB NOT NULL, PRIMARY KEY (position, number))",
 )
-COLUMNS = 7  # of each of them, before the checksum
+COLUMNS = 7  # of users and of choices, before the checksum
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,7 @@ def read_users_of(folder: Path, user_indices: Iterable[int] | None = None) -> di
     Raises:
         PrlhfError: the file is damaged.
     """
-    return {row[0]: _user(*row) for row in _lines(folder / FILE, "users", "position", user_indices)}
+    return {row[0]: _user(*row) for row in stored_lines(folder / FILE, "users", "position", user_indices)}
 
 
 def read_choices_of(folder: Path, user_index: int) -> list[KnownChoice]:
@@ -97,11 +101,17 @@ def read_choices_of(folder: Path, user_index: int) -> list[KnownChoice]:
     Raises:
         PrlhfError: the file is damaged.
     """
-    return [_choice(*row[2:]) for row in _lines(folder / FILE, "choices", "rowid", [user_index])]
+    return [_choice(*row[2:]) for row in stored_lines(folder / FILE, "choices", "rowid", [user_index])]
 
 
-def _lines(path: Path, table: str, order: str, user_indices: Iterable[int] | None) -> list[tuple[Any, ...]]:
-    """The lines of a table, without their checksums: all, or those of `user_indices`."""
+def stored_lines(
+    path: Path, table: str, order: str, user_indices: Iterable[int] | None, columns: int = COLUMNS
+) -> list[tuple[Any, ...]]:
+    """The lines of a table, without their checksums: all, or those of `user_indices`.
+
+    Raises:
+        PrlhfError: a line is not what was written.
+    """
     if not path.is_file():
         return []
     with opened(path) as database:
@@ -118,9 +128,9 @@ def _lines(path: Path, table: str, order: str, user_indices: Iterable[int] | Non
             ]
         )
     for row in found:  # lines of the first version have no checksum
-        if row[COLUMNS:] not in ((), (None,), (_sum(*row[:COLUMNS]),)):
+        if row[columns:] not in ((), (None,), (_sum(*row[:columns]),)):
             raise damaged(path, f"a line of {table} differs from its checksum")
-    return [row[:COLUMNS] for row in found]
+    return [row[:columns] for row in found]
 
 
 def put_known(
@@ -128,11 +138,11 @@ def put_known(
 ) -> None:
     """Put users, and further choices by user index, into an open database."""
     for user in users:
-        _put(database, "users", user.user_index, user.choices, user.gain, user.uncertainty,
-             *map(_bytes, (user.start, user.mode, user.covariance)))  # fmt: skip
+        put_line(database, "users", user.user_index, user.choices, user.gain, user.uncertainty,
+             *map(vector_bytes, (user.start, user.mode, user.covariance)))  # fmt: skip
     for at, choice in choices:
         texts = map(_json, (choice.prompt, choice.chosen, choice.rejected))
-        _put(database, "choices", at, choice.digest, *texts, choice.margin, _bytes(choice.slopes))
+        put_line(database, "choices", at, choice.digest, *texts, choice.margin, vector_bytes(choice.slopes))
 
 
 def create_known(database: sqlite3.Connection) -> None:
@@ -144,12 +154,13 @@ def create_known(database: sqlite3.Connection) -> None:
 
 
 def remove_known(database: sqlite3.Connection, user_index: int) -> None:
-    """Remove a user and the user's choices from an open database."""
-    for table in ("users", "choices"):
+    """Remove a user with choices and versions from an open database."""
+    for table in ("users", "choices", "versions"):
         database.execute(f"DELETE FROM {table} WHERE position = ?", (user_index,))
 
 
-def _put(database: sqlite3.Connection, table: str, *columns: Any) -> None:
+def put_line(database: sqlite3.Connection, table: str, *columns: Any) -> None:
+    """Put a line into a table of an open database, with its checksum."""
     values = (*columns, _sum(*columns))
     database.execute(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(values))})", values)
 
@@ -159,11 +170,11 @@ def _sum(*columns: Any) -> bytes:
 
 
 def _choice(prompt: str, chosen: str, rejected: str, margin: float, slopes: bytes) -> KnownChoice:
-    return KnownChoice(json.loads(prompt), json.loads(chosen), json.loads(rejected), margin, _vector(slopes))
+    return KnownChoice(json.loads(prompt), json.loads(chosen), json.loads(rejected), margin, read_vector(slopes))
 
 
 def _user(at: int, choices: int, gain: float, uncertainty: float, *vectors: bytes) -> KnownUser:
-    start, mode, covariance = map(_vector, vectors)
+    start, mode, covariance = map(read_vector, vectors)
     return KnownUser(at, choices, gain, uncertainty, start, mode, covariance.view(len(mode), len(mode)))
 
 
@@ -171,9 +182,11 @@ def _json(text: Text) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _bytes(values: Tensor) -> bytes:
+def vector_bytes(values: Tensor) -> bytes:
+    """A vector or matrix as it stands in the file."""
     return values.double().contiguous().numpy().astype("<f8").tobytes()
 
 
-def _vector(raw: bytes) -> Tensor:
+def read_vector(raw: bytes) -> Tensor:
+    """What `vector_bytes` wrote, as a vector."""
     return torch.from_numpy(np.frombuffer(raw, dtype="<f8").astype(np.float64))

@@ -7,12 +7,14 @@ import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from torch import Tensor
 
 from prlhf.adapt.folder import rebuilt
 from prlhf.adapt.known import KnownChoice, KnownUser, create_known, put_known
+from prlhf.adapt.versions import note_version
 from prlhf.files import scratch_dir, sha256
 from prlhf.model.checkpoint import ABOUT, read_about
 from prlhf.model.later_users import FILE, LaterRow, create_tables, opened, put_later
@@ -39,6 +41,7 @@ def collected(folder: Path) -> Iterator[Callable[[Change], None]]:
     Raises:
         PrlhfError: a file is damaged, or the system refuses to write.
     """
+    now = datetime.now(UTC).isoformat(timespec="seconds")
     with scratch_dir("adapt") as scratch:
         aside = scratch / FILE
         with opened(aside, write=True) as database:
@@ -46,6 +49,10 @@ def collected(folder: Path) -> Iterator[Callable[[Change], None]]:
             yield lambda change: _put(database, change)
         with opened(aside) as found, opened(folder / FILE, write=True) as database:
             _create(database)
+            for at, choices, gain, uncertainty in found.execute(
+                "SELECT position, choices, gain, uncertainty FROM users"
+            ):
+                note_version(database, at, choices, gain, uncertainty, now)
             put_later(database, (LaterRow.read(*row) for row in found.execute("SELECT * FROM rows")))
             for table in ("users", "choices"):
                 rows = found.execute(f"SELECT * FROM {table}")

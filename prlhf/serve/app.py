@@ -5,57 +5,25 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from prlhf.choice_store import ChoiceStore
-from prlhf.config import ServeConfig
 from prlhf.dataset import GENERIC, Text
-from prlhf.model.checkpoint import Policy
-from prlhf.serve.engine import ServingEngine
 from prlhf.serve.faults import ApiError, handle_faults
 from prlhf.serve.guard import Guard
-from prlhf.serve.keys import Caller, caller_of, is_loopback
-from prlhf.serve.learning import Learning
-from prlhf.serve.metrics import Metrics
+from prlhf.serve.keys import Caller, is_loopback
 from prlhf.serve.pages import add_page
 from prlhf.serve.planning import Plans
 from prlhf.serve.protocol import Ask, ChatAsk, CompletionAsk, FeedbackAsk
-from prlhf.serve.roster import Roster
+from prlhf.serve.service import Service
 from prlhf.serve.shapes import ApiShape, ChatShape, TextShape
-from prlhf.serve.who import about, allowed, named_user, served_as
+from prlhf.serve.users import add_users
+from prlhf.serve.who import Calling, about, allowed, named_user, served_as
 from prlhf.serve.writing import Writing
 
 LISTED = 100  # users in the list of models, at most
-
-
-@dataclass(frozen=True)
-class Service:
-    """What the application answers from."""
-
-    name: str
-    policy: Policy
-    roster: Roster
-    engine: ServingEngine
-    config: ServeConfig
-    feedback: ChoiceStore
-    learning: Learning | None = None  # None: users are not learned here
-    keys: dict[str, Caller] | None = None
-    metrics: Metrics = field(default_factory=Metrics)
-
-
-def caller_from(request: Request) -> Caller:
-    """The caller of a request. Raises ApiError without a valid key, where keys are needed."""
-    found = caller_of(request.headers.get("authorization"), request.app.state.keys)
-    if found is None:
-        raise ApiError(401, "no valid API key was given", "invalid_api_key")
-    return found
-
-
-Calling = Annotated[Caller, Depends(caller_from)]
 
 
 def build_app(service: Service) -> Any:
@@ -79,10 +47,11 @@ def build_app(service: Service) -> Any:
     app.state.keys = service.keys
     handle_faults(app)
     add_page(app)
+    add_users(app, service)
 
     async def answer(ask: ChatAsk | CompletionAsk, shape: type[ApiShape], request: Request, caller: Caller) -> Response:
         user = allowed(named_user(ask, request.headers, config, service.name), caller)
-        person = await served_as(user, service.roster, config)
+        person = await served_as(user, service.roster, config, ask.prlhf_version)
         planned = await asyncio.to_thread(plans.jobs, ask, person)
         writing = Writing(service.engine, planned, config.timeout, metrics)
         shaped = shape(ask.model or service.name, service.policy.tokenizer, ask.top)

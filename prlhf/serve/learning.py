@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from prlhf.adapt.run import adapt_run, tables_of
+from prlhf.adapt.versions import read_versions
 from prlhf.choice_store import ChoiceStore, export_choices
 from prlhf.config import AdaptConfig, ServeConfig
 from prlhf.errors import PrlhfError
@@ -30,6 +32,7 @@ class Learning:
         self._wake = threading.Event()
         self._wake.set()  # choices may have been left by an earlier server
         self._closing = False
+        self.busy = threading.Lock()  # held while a user is learned and the choices are marked
         self.learned = 0  # how often somebody was
         self.failed = 0
         self._thread = threading.Thread(target=self._work, name="prlhf-learning", daemon=True)
@@ -57,24 +60,31 @@ class Learning:
                 self._learn(user)
 
     def _learn(self, user: str) -> None:
-        numbers = [choice.number for choice in self._feedback.choices(user)]
+        with self.busy:
+            self._learn_from(user, [choice.number for choice in self._feedback.choices(user) if not choice.aside])
+
+    def _learn_from(self, user: str, numbers: Sequence[int]) -> None:
         how = {key: getattr(self._config, key) for key in ("device", "model", "trust_remote_code")}
         try:
             # a process of its own gives all memory back, and the engine keeps its time
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                pool.submit(learn_user, self._run, self._feedback.path, user, how).result()
+                version = pool.submit(learn_user, self._run, self._feedback.path, user, how).result()
         except (PrlhfError, OSError, BrokenProcessPool) as error:
             LOG.warning("a user could not be learned: %s", type(error).__name__)
-            self._feedback.mark(numbers, learned=False)
+            self._feedback.mark(numbers, None)
             self.failed += 1
         else:
-            self._feedback.mark(numbers, learned=True)
+            self._feedback.mark(numbers, version)
             self.learned += 1
 
 
-def learn_user(run: Path, feedback: Path, user: str, how: dict[str, Any]) -> None:
-    """Learn `user` from all choices that are kept, in the process that runs this. Those that are known count once."""
+def learn_user(run: Path, feedback: Path, user: str, how: dict[str, Any]) -> int:
+    """Learn `user` from all choices that are kept, in the process that runs this. Those that are known count once.
+
+    Returns the number of the version that the user is now.
+    """
     with scratch_dir("feedback") as scratch:
         file = scratch / "choices.jsonl"
-        export_choices(ChoiceStore(feedback), file, user)
-        adapt_run(run, AdaptConfig(choices=file, user=user, bad_rows="skip", **how))
+        export_choices(ChoiceStore(feedback), file, user, undone=False)
+        found = adapt_run(run, AdaptConfig(choices=file, user=user, bad_rows="skip", **how))
+    return read_versions(model_folder(run), found["users"][0]["user_index"])[-1].number

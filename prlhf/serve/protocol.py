@@ -76,6 +76,7 @@ class Ask(Body):
     top_p: float = Field(1.0, gt=0, le=1)
     stream: bool = False
     stream_options: StreamOptions | None = None
+    prlhf_version: int | None = Field(None, ge=0)  # a former version of the user, as GET /v1/users/ann lists them
 
     @model_validator(mode="before")
     @classmethod
@@ -188,6 +189,15 @@ class FeedbackAsk(Body):
     def text(self) -> Text:
         """The prompt as it is kept."""
         return self.prompt if isinstance(self.prompt, str) else plain_messages(self.prompt)
+
+
+class RollbackAsk(Body):
+    """POST /v1/users/rollback: which version a user is to be again; None: the one before."""
+
+    model: str | None = None
+    user: str | None = None
+    safety_identifier: str | None = None
+    version: int | None = Field(None, ge=0)
 
 
 class CompletionAsk(Ask):

@@ -8,13 +8,15 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
 from torch import Tensor
 
+from prlhf.adapt.known import read_users_of
+from prlhf.adapt.versions import LearnedVersion, read_versions
 from prlhf.dataset import GENERIC
 from prlhf.errors import PrlhfError
 from prlhf.files import sha256
@@ -30,20 +32,25 @@ TRIES = 5  # of reading a folder that is replaced meanwhile
 
 Version = tuple[int, int, str | None]  # of prlhf.json, and of what came after training
 UNREAD: Version = (0, 0, None)
+Identity = tuple[Version, int, int | None]
 
 
 @dataclass(frozen=True)
 class ServedUser:
-    """Somebody who is served, with `rows` [1, width] of the user model's tables; none for the generic user."""
+    """Somebody who is served, with `rows` [1, width] of the user model's tables; none for the generic user.
+
+    `former`: the number of a former version of this person; None: as they are now.
+    """
 
     reader: Reader
     version: Version = UNREAD
+    former: int | None = field(default=None, kw_only=True)
     rows: Mapping[str, Tensor] = field(default_factory=dict, compare=False)
 
     @property
-    def who(self) -> tuple[Version, int]:
+    def who(self) -> Identity:
         """What tells this person's rows from all others."""
-        return self.version, self.reader.user_index
+        return self.version, self.reader.user_index, self.former
 
 
 def generic(user: str = GENERIC) -> ServedUser:
@@ -61,12 +68,12 @@ class Roster:
         self._widths = [table.embedding_dim for table in tables.values()]
         self._personal = user_model_of(policy.config).personal
         self._lock = threading.Lock()
-        self._found: OrderedDict[str, ServedUser | None] = OrderedDict()
+        self._found: OrderedDict[tuple[str, int | None], ServedUser | None] = OrderedDict()
         self._about: dict[str, Any] = read_about(self._folder)
         self._version = UNREAD
 
-    def find(self, user: str) -> ServedUser | None:
-        """The person whom the run knows as `user`; None if it knows nobody by this id.
+    def find(self, user: str, former: int | None = None) -> ServedUser | None:
+        """The person whom the run knows as `user`, or a `former` version; None if it knows nobody by this id, or none.
 
         Raises:
             PrlhfError: a file is damaged, or the run was replaced by another one.
@@ -75,12 +82,13 @@ class Roster:
             for last in (False,) * (TRIES - 1) + (True,):
                 try:
                     before = self._renew()
-                    if user in self._found:
-                        self._found.move_to_end(user)
-                        return self._found[user]
-                    person = self._read(user)
+                    who = user, former
+                    if who in self._found:
+                        self._found.move_to_end(who)
+                        return self._found[who]
+                    person = self._read(user) if former is None else self._read_former(user, former)
                     if before == self._now():
-                        return self._keep(user, person)
+                        return self._keep(who, person)
                 except (PrlhfError, OSError):
                     if last:
                         raise
@@ -92,6 +100,10 @@ class Roster:
             if read_users(self._folder, ()).count > most:
                 return None
             return read_users(self._folder).ids
+
+    def versions(self, person: ServedUser) -> list[LearnedVersion]:
+        """The versions of somebody who was found here, the present one last; none if they were not adapted."""
+        return read_versions(self._folder, person.reader.user_index)
 
     def _now(self) -> Version:
         seen = (self._folder / ABOUT).stat()
@@ -122,9 +134,26 @@ class Roster:
             return ServedUser(reader)
         later = next(iter(read_later_rows(self._folder, [at])), None)
         if later is not None:
-            parts = later.numbers[None].split(self._widths, 1)
-            return ServedUser(reader, self._version, dict(zip(self._first, parts, strict=True)))
+            return ServedUser(reader, self._version, self._split(later.numbers))
         return ServedUser(reader, self._version, self._rows(at, users.trained))
+
+    def _read_former(self, user: str, number: int) -> ServedUser | None:
+        present = self._read(user)
+        versions = read_versions(self._folder, present.reader.user_index) if present else []
+        if present is None or not versions or number == versions[-1].number:
+            return present if versions else None
+        if number == 0:
+            at = present.reader.user_index
+            start = read_users_of(self._folder, [at])[at].start
+            # who was not trained was answered as the generic user before
+            return replace(present, former=0, rows=self._split(start.float())) if len(start) else generic(user)
+        found = next((each for each in versions if each.number == number and each.numbers), None)
+        if found is None or found.numbers is None:
+            return None
+        return replace(present, former=number, rows=self._split(found.numbers[0]))
+
+    def _split(self, row: Tensor) -> dict[str, Tensor]:
+        return dict(zip(self._first, row[None].split(self._widths, 1), strict=True))
 
     def _rows(self, at: int, count: int) -> dict[str, Tensor]:
         """The rows that training wrote, of which there are `count`."""
@@ -137,8 +166,8 @@ class Roster:
         with safe_open(path, "pt") as file:
             return {name: file.get_slice(name)[at - first : at - first + 1] for name, first in self._first.items()}
 
-    def _keep(self, user: str, person: ServedUser | None) -> ServedUser | None:
-        self._found[user] = person
+    def _keep(self, who: tuple[str, int | None], person: ServedUser | None) -> ServedUser | None:
+        self._found[who] = person
         if len(self._found) > KEPT:
             self._found.popitem(last=False)
         return person

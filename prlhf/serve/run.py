@@ -19,11 +19,12 @@ from prlhf.generate.decode_loop import serves
 from prlhf.model.checkpoint import Policy, load_policy, model_folder
 from prlhf.model.per_user import is_per_user
 from prlhf.progress import SILENT, Progress
-from prlhf.serve.app import Service, build_app
+from prlhf.serve.app import build_app
 from prlhf.serve.engine import ServingEngine
 from prlhf.serve.keys import check_host, read_keys
 from prlhf.serve.learning import Learning
 from prlhf.serve.roster import Roster
+from prlhf.serve.service import Service
 
 
 def serve(run: Path, config: ServeConfig, progress: Progress = SILENT) -> dict[str, Any]:
@@ -55,7 +56,8 @@ def open_service(run: Path, config: ServeConfig, progress: Progress = SILENT) ->
     feedback = ChoiceStore(config.feedback or run / FILE)
     learning = learning_of(run, feedback, config, progress)
     roster, engine = Roster(run, policy), ServingEngine(policy, config)
-    return Service(config.name or run.resolve().name, policy, roster, engine, config, feedback, learning, keys)
+    name = config.name or run.resolve().name
+    return Service(name, run, policy, roster, engine, config, feedback, learning, keys)
 
 
 def learning_of(run: Path, feedback: ChoiceStore, config: ServeConfig, progress: Progress) -> Learning | None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from prlhf.model.user_models import UserModel
-from prlhf.serve.roster import ServedUser, Version
+from prlhf.serve.roster import Identity, ServedUser
 
 
 class Seats:
@@ -24,7 +24,7 @@ class Seats:
                 rows[0] = table.weight[0]
             table.selected, table.weight = None, nn.Parameter(rows, requires_grad=False)
         self._free = list(range(count, 0, -1))
-        self._taken: dict[tuple[Version, int], int] = {}
+        self._taken: dict[Identity, int] = {}
         self._holders: dict[int, int] = {}  # responses by seat
 
     def take(self, person: ServedUser) -> int:

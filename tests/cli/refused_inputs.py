@@ -151,6 +151,13 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("train --resume --out {run} --alpha 0.25", ["was started with alpha = 0.5, not 0.25"]),
     ("train --resume --out bad-run", ["cannot read recipe bad-run/recipe.yaml"]),
     ("train --dry-run --resume --out {run}", ["--dry-run plans one new run", "leave out --resume"]),
+    # adapt
+    ("adapt {run} --version 1", ["--version 1 has no --rollback", "--rollback USER"]),
+    ("adapt {run} --rollback ann --version -1", ["--version -1 is refused"]),
+    ("adapt {run} --rollback ann --forget bob", ["--forget takes no other settings, got --rollback"]),
+    ("adapt {run} --rollback ann", ["'ann' was not adapted"]),
+    ("adapt {run} --rollback nobody", ["user 'nobody' is unknown"]),
+    ("users {run} --user nobody", ["user 'nobody' is unknown"]),
     # generate
     ("generate {run} --users ''", ["users = '' names no user", "all, seen, unseen, generic"]),
     ("generate {run} --users ,,", ["users = ',,' names no user"]),

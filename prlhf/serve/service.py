@@ -1,0 +1,31 @@
+"""What the application answers from: the model, its users, and what it keeps of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from prlhf.choice_store import ChoiceStore
+from prlhf.config import ServeConfig
+from prlhf.model.checkpoint import Policy
+from prlhf.serve.engine import ServingEngine
+from prlhf.serve.keys import Caller
+from prlhf.serve.learning import Learning
+from prlhf.serve.metrics import Metrics
+from prlhf.serve.roster import Roster
+
+
+@dataclass(frozen=True)
+class Service:
+    """A run that is served."""
+
+    name: str
+    run: Path
+    policy: Policy
+    roster: Roster
+    engine: ServingEngine
+    config: ServeConfig
+    feedback: ChoiceStore
+    learning: Learning | None = None  # None: users are not learned here
+    keys: dict[str, Caller] | None = None
+    metrics: Metrics = field(default_factory=Metrics)
