@@ -92,6 +92,12 @@ class ChoiceStore:
             found: tuple[int, int] = database.execute(asked, (user,)).fetchone()
             return found
 
+    def untried(self, user: str) -> int:
+        """How many choices of `user` there are from which nobody has tried to learn them."""
+        with self._opened() as database:
+            asked = "SELECT count(*) FROM choices WHERE user_id = ? AND tried = 0"
+            return int(database.execute(asked, (user,)).fetchone()[0])
+
     def due(self, every: int) -> list[str]:
         """The users with at least `every` choices from which nobody has tried to learn them."""
         with self._opened() as database:

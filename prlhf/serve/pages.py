@@ -11,6 +11,7 @@ FILES = {
     "/": ("index.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
+    "/person.js": ("person.js", "text/javascript"),
 }
 
 

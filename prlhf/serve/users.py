@@ -47,7 +47,10 @@ def undo_learned(service: Service, user: str, version: int | None) -> None:
 
 
 def known_of(service: Service, user: str) -> dict[str, Any]:
-    """What is known of `user`: the choices that are kept, of how many they are learned, and the versions."""
+    """What is known of `user`: the choices that are kept, of how many they are learned, and the versions.
+
+    `learning`: whether they are being learned, or about to be.
+    """
     person = None if user == GENERIC else service.roster.find(user)
     versions = service.roster.versions(person) if person else []
     count, learned = service.feedback.counts(user)
@@ -57,6 +60,7 @@ def known_of(service: Service, user: str) -> dict[str, Any]:
         "known": person is not None,
         "choices": count,
         "learned": learned,
+        "learning": service.learning is not None and service.feedback.untried(user) >= service.config.adapt_every,
         "version": versions[-1].number if versions else 0,
         "versions": [version.summary() for version in versions],
     }

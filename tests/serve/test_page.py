@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2 as httpx
@@ -83,6 +84,66 @@ def test_a_person_chooses_by_keyboard(page: Page, running: Running) -> None:
     assert page.logged() == []
 
 
+def test_a_person_watches_the_model_change(
+    page: Page, gated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("prlhf.serve.learning.ProcessPoolExecutor", lambda n, mp_context: ThreadPoolExecutor(n))
+    run = Path(shutil.copytree(gated, tmp_path / "run"))
+
+    def text(of: str) -> str:
+        return str(page.evaluate(f"document.getElementById('{of}').textContent"))
+
+    def choose(number: int) -> None:
+        page.type(f"{PROMPT} {number}")
+        page.press("Enter")
+        page.until(WAITING)
+        page.press("1")
+        page.until(f"document.getElementById('known').textContent.startsWith('{number} choices')")
+
+    with serving(run, adapt_every=2, max_tokens=24) as running:
+        size(page, 1000, 900)
+        page.open(f"{running.url}/")
+        assert page.evaluate("document.getElementById('person').hidden")
+        page.press("Tab")
+        page.type("dan")
+        while focused(page) != "prompt":
+            page.press("Tab")
+        page.until("!document.getElementById('person').hidden")
+        assert text("known") == "0 choices, 0 of them learned; not known yet, and answered as the generic user."
+        assert page.evaluate("document.getElementById('versions').hidden")
+        for number in range(1, 5):
+            choose(number)
+            if number % 2 == 0:
+                page.until(f"document.getElementById('known').textContent.includes('version {number // 2}')")
+        page.until("document.getElementById('now').textContent.length > 1")
+        assert text("known").startswith("4 choices, 4 of them learned; version 2, of ")
+        assert text("status") == "The model of dan has changed: it is learned from 4 choices now."
+        assert (text("before-name"), text("now-name")) == ("Before: 2 choices", "Now: 4 choices")
+        asked = {"prompt": f"{PROMPT} 4", "user": "dan", "temperature": 0, "max_tokens": 24}
+        for version, of in ((1, "before"), (2, "now")):
+            answer = httpx.post(f"{running.url}/v1/completions", json=asked | {"prlhf_version": version}, timeout=60)
+            assert answer.json()["choices"][0]["text"] == text(of)
+        versions = httpx.get(f"{running.url}/v1/users/dan").json()["versions"]
+        before, now = (f"{one['uncertainty']:.2f}" for one in versions)
+        assert text("uncertainty-text") == f"{now} (before: {before})"
+        assert page.evaluate(UNNAMED) == []
+        pictured(page, "changed")
+        size(page, 360, 740)
+        assert page.evaluate(WIDE) is False
+        page.evaluate("document.getElementById('person').scrollIntoView()")
+        pictured(page, "changed-phone")
+        page.evaluate("document.getElementById('undo').focus()")
+        page.press("Enter")
+        assert text("undo") == "Really undo 2 choices?"
+        assert len(httpx.get(f"{running.url}/v1/users/dan").json()["versions"]) == 2
+        page.press("Enter")
+        page.until("document.getElementById('status').textContent === 'Version 2 of dan was undone.'")
+        assert text("known").startswith("4 choices, 2 of them learned; version 1, of ")
+        assert page.evaluate("document.getElementById('example').hidden")
+        pictured(page, "undone")
+        assert page.logged() == []
+
+
 def test_errors_and_texts_of_others_are_texts(page: Page, running: Running) -> None:
     size(page, 1000, 700)
     page.open(f"{running.url}/")
@@ -103,7 +164,12 @@ def test_errors_and_texts_of_others_are_texts(page: Page, running: Running) -> N
 
 
 def test_the_files_of_the_page(running: Running) -> None:
-    for path, kind in (("", "text/html"), ("page.css", "text/css"), ("page.js", "text/javascript")):
+    for path, kind in (
+        ("", "text/html"),
+        ("page.css", "text/css"),
+        ("page.js", "text/javascript"),
+        ("person.js", "text/javascript"),
+    ):
         answer = httpx.get(f"{running.url}/{path}")
         assert answer.headers["content-type"].startswith(kind)
         assert "default-src 'self'" in answer.headers["content-security-policy"]

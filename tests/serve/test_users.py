@@ -63,7 +63,8 @@ def test_former_versions_are_written_for_and_put_back(run: Path) -> None:
 
         said = httpx.get(f"{url}/dan").json()
         assert said | {"versions": []} == {
-            "id": "dan", "object": "user", "known": True, "choices": 0, "learned": 0, "version": 2, "versions": [],
+            "id": "dan", "object": "user", "known": True, "choices": 0, "learned": 0, "learning": False, "version": 2,
+            "versions": [],
         }  # fmt: skip
         assert [(one["version"], one["choices"]) for one in said["versions"]] == [(1, 2), (2, 5)]
         assert 1 > said["versions"][0]["uncertainty"] > said["versions"][1]["uncertainty"] > 0
@@ -95,6 +96,7 @@ def test_what_was_undone_is_not_learned_again(run: Path, monkeypatch: pytest.Mon
             return dict(httpx.get(f"{running.url}/v1/users/dan").json())
 
         choose(0, 1)
+        assert said()["learning"] is False
         choose(2, 3)
         assert (said()["choices"], said()["learned"], said()["version"]) == (4, 4, 2)
         httpx.post(f"{running.url}/v1/users/rollback", json={"user": "dan"}, timeout=60)

@@ -118,6 +118,7 @@ async function choose(better) {
     if (!answer.ok) throw new Error(await refusal(answer));
     const kept = await answer.json();
     say(`Kept. Choices of ${kept.user}: ${kept.choices}, of which ${kept.learned} were learned from.`);
+    watch();
   } catch (error) {
     say(`The choice was not kept: ${error.message}`, true);
   }
@@ -151,6 +152,10 @@ at("choose-left").addEventListener("click", () => choose(0));
 at("choose-right").addEventListener("click", () => choose(1));
 at("neither").addEventListener("click", () => choose(null));
 at("key").addEventListener("change", listUsers);
+at("user").addEventListener("change", watch);
+at("compare").addEventListener("click", compare);
+at("undo").addEventListener("click", undo);
+at("undo").addEventListener("blur", () => { at("undo").textContent = "Undo"; });
 at("who").addEventListener("submit", (event) => event.preventDefault());
 at("new").addEventListener("click", begin);
 document.addEventListener("keydown", (event) => {
