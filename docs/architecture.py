@@ -35,7 +35,7 @@ A message to the user stands where the fault is found, as `PrlhfError(message, h
 | `prlhf/view/` | rows of a data set as training reads them, and how users agree |
 | `prlhf/train/` | objectives, batches, the optimizer, the training loop, workers; run folders and the model in them |
 | `prlhf/generate/` | writes responses for many users at once; baselines |
-| `prlhf/online/` | what a policy writes during its training, ranked by a reward model: rounds of `online-dpo` |
+| `prlhf/online/` | what a policy writes during its training, scored by a reward model: rounds |
 | `prlhf/judge/` | compares responses: rules, reward models, language models; accuracy; statistics; the report |
 | `prlhf/adapt/` | new users from a few choices, with the language model as it is; forgetting them |
 | `prlhf/serve/` | a run behind an OpenAI-compatible API, for all its users at once |

@@ -28,7 +28,8 @@ def show_result(result: Run | TrainPlan) -> None:
 def show_run(run: Run) -> None:
     """Show the speed of a run, and the accuracy of each user."""
     more, scores = run.summary(), run.summary().get("eval")
-    show.say(f"{run.run}: {run.steps} steps, {more['comparisons_per_second']:.2f} comparisons/s; see report.html there")
+    unit = "prompts" if run.objective in ("grpo", "rloo") else "comparisons"
+    show.say(f"{run.run}: {run.steps} steps, {more[f'{unit}_per_second']:.2f} {unit}/s; see report.html there")
     if not scores:
         return
     rows = [
@@ -69,7 +70,7 @@ def show_plan(result: TrainPlan) -> None:
         *([("workers", f"{plan['workers']}, {plan['parallel'] or 'alone'}")] if plan["workers"] else []),
         (f"{unit}, held out", f"{plan['train']:,}, {plan['eval']:,}"),
         ("users", f"{plan['users']:,}"),
-        (f"steps of {plan['rows_per_step']} {unit}", f"{plan['steps']:,}"),
+        (f"steps of {plan['rows_per_step']} {'prompts' if kind in ('grpo', 'rloo') else unit}", f"{plan['steps']:,}"),
         ("tokens, mean and most", f"{plan['tokens_mean']:.0f}, {plan['tokens_max']} of {plan['tokens_allowed']}"),
         *((f"{what} cut", count) for what, count in plan["cut"].items() if count),
         *((f"left out, {why.replace('_', ' ')}", n) for why, n in plan["left_out"]["train"].items() if n),
@@ -108,6 +109,8 @@ def command(
     prlhf train --objective rm --dataset demo
 
     prlhf train --objective online-dpo --reward runs/demo-rm-individual --dataset demo --out runs/online
+
+    prlhf train --objective grpo --reward runs/demo-rm-individual --dataset demo --out runs/grpo
 
     prlhf train --objective sft --dataset demo --out runs/sft
 

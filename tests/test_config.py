@@ -229,7 +229,7 @@ def test_saved_and_read_again(name: str, data: st.DataObject) -> None:
         values = {key: value for key, value in values.items() if key not in ("best_of", "reward")}
     elif values.get("temperature") == 0:
         values["temperature"] = 0.5
-    if values.get("objective") == "online-dpo":
+    if values.get("objective") in ("online-dpo", "grpo", "rloo"):
         values |= {"reward": Path("rm"), "full_finetune": False}
     if values.get("stop_metric"):
         values["stop_metric"] = "nats_per_token" if values.get("objective") == "sft" else "margin_mean"

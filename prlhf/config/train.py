@@ -15,12 +15,16 @@ from prlhf.config.stage import Stage
 from prlhf.errors import PrlhfError, nearest
 from prlhf.extensions import LOSSES, USER_MODELS
 
-WITH_USERS = one_of("objective", "dpo", "online-dpo", "rm")
+WITH_USERS = one_of("objective", "dpo", "online-dpo", "grpo", "rloo", "rm")
+REFERENCE = one_of("objective", "dpo", "online-dpo", "grpo", "rloo")
 DPO = one_of("objective", "dpo", "online-dpo")
 OFFLINE_DPO = one_of("objective", "dpo")
-ONLINE = one_of("objective", "online-dpo")
+ONLINE = one_of("objective", "online-dpo", "grpo", "rloo")  # the policy writes during its training
+ONLINE_DPO = one_of("objective", "online-dpo")
+POLICY_GRADIENT = one_of("objective", "grpo", "rloo")
 PASSES = one_of("objective", "dpo", "rm", "sft")  # over the comparisons of the data
-POLICY = one_of("objective", "dpo", "online-dpo", "sft")
+POLICY = one_of("objective", "dpo", "online-dpo", "grpo", "rloo", "sft")
+DROPOUT = one_of("objective", "dpo", "online-dpo", "rm", "sft")
 PERSONAL = says("user_model", USER_MODELS, lambda kind: kind.personal)
 SMOOTHED = says("loss", LOSSES, lambda loss: loss.smoothed)
 IN_PROMPT = one_of("user_in", "prompt", "both")
@@ -55,7 +59,7 @@ RANKED = (
 )
 LESS_IS_BETTER = ("nats_per_token", "nats_per_response")
 # the numbers of an evaluation, by objective
-METRICS = {"dpo": RANKED, "online-dpo": RANKED, "rm": RANKED, "sft": LESS_IS_BETTER}
+METRICS = dict.fromkeys(("dpo", "online-dpo", "grpo", "rloo", "rm"), RANKED) | {"sft": LESS_IS_BETTER}
 
 
 WITHOUT_USERS: Mapping[str, Any] = MappingProxyType({"user_model": "uniform", "user_tokens": 0, "user_text": False})
@@ -119,10 +123,10 @@ class TrainConfig(Stage):
     user_text: bool = key(True, "Prepend the text about the user, if there is any.", used=[WITH_USERS], idle=[False])
 
     # section 4.4
-    objective: Literal["dpo", "online-dpo", "rm", "sft"] = key(
+    objective: Literal["dpo", "online-dpo", "grpo", "rloo", "rm", "sft"] = key(
         "dpo",
-        "dpo: a policy; online-dpo: a policy, from its own responses, ranked by a reward model; rm: a reward model; "
-        "sft: a base model, without users.",
+        "dpo: a policy; online-dpo, grpo, rloo: a policy, from its own responses, scored by a reward model; rm: a "
+        "reward model; sft: a base model, without users.",
         panel="Objective",
     )
     loss: str = key(
@@ -141,13 +145,15 @@ class TrainConfig(Stage):
     )
     alpha: float = key(
         0.5,
-        "Weight of the term with the user's id; 1 - alpha is the weight of the generic user's term. With online-dpo: "
-        "the share of prompts that are written to for users; the others are for the generic user.",
+        "Weight of the term with the user's id; 1 - alpha is the weight of the generic user's term. In rounds: the "
+        "share of prompts that are written to for users; the others are for the generic user.",
         used=[WITH_USERS, PERSONAL],
         ge=0,
         le=1,
     )
-    beta: float = key(0.1, "DPO's beta.", used=[DPO], gt=0)
+    beta: float = key(
+        0.1, "DPO's beta; the weight of the KL divergence from the base with grpo and rloo.", used=[REFERENCE], gt=0
+    )
     nll: float = key(
         0.5,
         "Weight of the negative log-likelihood per chosen token, in both terms; 0: as published.",
@@ -158,28 +164,45 @@ class TrainConfig(Stage):
 
     reward: Path | None = key(
         None,
-        "The run that ranks candidates: a reward model, or a policy by its implicit reward.",
+        "The run that scores candidates: a reward model, or a policy by its implicit reward.",
         panel="Rounds",
         unset="none",
         used=[ONLINE],
     )
-    rounds: int = key(8, "Rounds: candidates are written and ranked, then trained on.", used=[ONLINE], ge=1)
+    rounds: int = key(8, "Rounds: candidates are written and scored, then trained on.", used=[ONLINE], ge=1)
     round_steps: int = key(25, "Optimizer steps of a round.", used=[ONLINE], ge=1)
     round_prompts: int = key(200, "Prompts of a round, each written to for one user.", used=[ONLINE], ge=1)
     candidates: int = key(
-        8, "Responses to a prompt, of which the best and the worst become a comparison.", used=[ONLINE], ge=2
+        8,
+        "Responses to a prompt; with online-dpo the best and the worst become a comparison, with grpo and rloo all are "
+        "trained on.",
+        used=[ONLINE],
+        ge=2,
     )
     max_new_tokens: int = key(128, "Longest candidate, in tokens.", used=[ONLINE], ge=1)
-    temperature: float = key(1.0, "Temperature at which candidates are sampled.", used=[ONLINE], gt=0)
-    replay: int = key(1, "Earlier rounds whose comparisons are trained on again.", used=[ONLINE], ge=0)
+    temperature: float = key(1.0, "Temperature at which candidates are sampled.", used=[ONLINE_DPO], gt=0)
+    replay: int = key(1, "Earlier rounds whose comparisons are trained on again.", used=[ONLINE_DPO], ge=0)
     offline_fraction: float = key(
-        0.5, "Share of a batch that is comparisons of the data set.", used=[ONLINE], ge=0, lt=1
+        0.5, "Share of a batch that is comparisons of the data set.", used=[ONLINE_DPO], ge=0, lt=1
+    )
+    advantage_scale: Literal["user", "group", "none"] = key(
+        "user",
+        "The standard deviation in which advantages are measured. user: of the user's rewards around the mean of their "
+        "prompt, in a round; group: of the candidates to one prompt; none: they stay in units of reward.",
+        used=[POLICY_GRADIENT],
+    )
+    clip: float = key(
+        0.2,
+        "How far the policy's ratio to the one that wrote may be from 1 and still be moved further.",
+        used=[POLICY_GRADIENT],
+        gt=0,
+        lt=1,
     )
 
     full_finetune: bool = key(False, "Train all weights of the base instead of a LoRA adapter.", panel="Adapter")
     lora_r: int = key(8, "Rank of the LoRA adapter.", used=[ADAPTER], ge=1)
     lora_alpha: int = key(16, "LoRA's alpha; the adapter is scaled by alpha / rank.", used=[ADAPTER], ge=1)
-    lora_dropout: float = key(0.05, "Dropout of the LoRA adapter.", used=[ADAPTER], idle=[0.0], ge=0, lt=1)
+    lora_dropout: float = key(0.05, "Dropout of the LoRA adapter.", used=[ADAPTER, DROPOUT], idle=[0.0], ge=0, lt=1)
     lora_targets: str = key(
         "all-linear", "Which layers get an adapter: all-linear, or names with commas between.", used=[ADAPTER]
     )
@@ -205,7 +228,9 @@ class TrainConfig(Stage):
     max_steps: int | None = key(
         None, "Stop after this many optimizer steps.", unset="as many as `epochs` takes", used=[PASSES], ge=1
     )
-    batch_size: int = key(8, "Comparisons per forward pass.", ge=1)
+    batch_size: int = key(
+        8, "Comparisons per forward pass; with grpo and rloo: prompts, each with its candidates.", ge=1
+    )
     accumulation: int = key(1, "Forward passes per optimizer step.", ge=1)
     max_grad_norm: float = key(1.0, "Clip gradients to this norm.", gt=0)
 
@@ -239,7 +264,7 @@ class TrainConfig(Stage):
         False, "Put comparisons of one prompt into one batch, to read the prompt once.", used=[PASSES], idle=[False]
     )
     reference_cache: bool = key(
-        True, "Keep the base's log-probs on disk, for all runs on this base.", used=[DPO], idle=[False]
+        True, "Keep the base's log-probs on disk, for all runs on this base.", used=[REFERENCE], idle=[False]
     )
     reference_first: bool = key(
         False,
@@ -311,11 +336,11 @@ class TrainConfig(Stage):
     @model_validator(mode="after")
     def rounds_have_a_reward(self) -> TrainConfig:
         """Refuse rounds without a reward, or without an adapter: with it off, the model is the reference."""
-        if self.objective == "online-dpo" and self.reward is None:
-            raise PrlhfError("objective = online-dpo has no reward to rank candidates by", "add --reward RUN")
-        if self.objective == "online-dpo" and self.full_finetune:
+        if ONLINE.holds(self) and self.reward is None:
+            raise PrlhfError(f"objective = {self.objective} has no reward to score candidates by", "add --reward RUN")
+        if ONLINE.holds(self) and self.full_finetune:
             raise PrlhfError(
-                "full_finetune = true leaves no reference for new responses with objective = online-dpo",
+                f"full_finetune = true leaves no reference for new responses with objective = {self.objective}",
                 "leave full_finetune out",
             )
         return self

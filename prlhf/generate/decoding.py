@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ class Written:
     tokens: int  # without the token that ended it
     finished: bool  # whether the model ended the response
     reward: float | None = None  # if it is a candidate of best-of-N, or its choice
+    sampled: tuple[int, ...] = field(default=(), compare=False)  # all tokens that the model chose, up to its end
 
 
 def write(
@@ -175,6 +176,7 @@ def batches(rows: Sequence[DecodeRow], size: int) -> Iterator[list[DecodeRow]]:
 def written(request: WriteRequest, ids: list[int], tokenizer: Any, end: End) -> Written:
     """The response in `ids`, up to a token or the text of `end`, or the request's stop string."""
     last = next((at for at, id_ in enumerate(ids) if id_ in end.ids), None)
+    sampled = tuple(ids if last is None else ids[: last + 1])
     ids = ids[:last]
 
     def text(count: int) -> str:
@@ -183,5 +185,5 @@ def written(request: WriteRequest, ids: list[int], tokenizer: Any, end: End) -> 
     stops = [stop for stop in (request.stop, end.words) if stop and stop in text(len(ids))]
     if stops:
         count, stop = min((next(n for n in range(len(ids) + 1) if stop in text(n)), stop) for stop in stops)
-        return Written(request, text(count).partition(stop)[0], count, True)
-    return Written(request, text(len(ids)), len(ids), last is not None)
+        return Written(request, text(count).partition(stop)[0], count, True, sampled=sampled[:count])
+    return Written(request, text(len(ids)), len(ids), last is not None, sampled=sampled)

@@ -29,6 +29,7 @@ class WriteRequest:
     user_index: int
     stop: str = ""  # text that ends the response too
     candidate: int = 0  # of best-of-N: each has its own random numbers
+    about: int = 0  # how many of `ids` are text about the user
 
 
 def row_seed(seed: int, request: WriteRequest) -> int:
@@ -83,7 +84,7 @@ class Planner:
         if key not in self._prompts:
             self._prompts[key] = self.encoder.prompt(shown, room, name, len(text))
         text, ids = self.encoder.before(text, self._prompts[key])
-        return WriteRequest(name, asked, text + ids, reader.id, reader.user_index, stop)
+        return WriteRequest(name, asked, text + ids, reader.id, reader.user_index, stop, about=len(text))
 
 
 def encoder_for(policy: Policy, baseline: Baseline, config: GenerateConfig) -> Encoder:

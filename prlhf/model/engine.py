@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from prlhf.errors import one_line
@@ -66,6 +67,19 @@ class Engine:
     def reference(self, readings: Sequence[Reading]) -> Tensor:
         """Log-probs [n] under the base alone, on the CPU; the user does not matter."""
         return self.over(readings, 0, cast(PersonalizedLM, self.model).reference)
+
+    def by_token(self, readings: Sequence[Reading], base: bool = False) -> Tensor:
+        """Log-probs [n, W] of the tokens of `readings`' responses, on the CPU, 0 after the last one of each.
+
+        `base`: under the base alone, where the user does not matter.
+        """
+        model, width = cast(PersonalizedLM, self.model), max(len(reading.response) for reading in readings)
+
+        def run(layout: Rows | Pack) -> Tensor:
+            found = model.reference_by_token(layout) if base else model.by_token(layout)
+            return F.pad(found, (0, width - found.shape[1]))
+
+        return self.over(readings, 0 if base else model.users.tokens, run)
 
     def kept_in_step(self, parts: list[tuple[list[int], Rows | Pack]]) -> list[tuple[list[int], Rows | Pack]]:
         """`parts`, followed by parts without readings if workers run in step and another one has more parts."""

@@ -113,19 +113,44 @@ class PersonalizedLM(Personalized):
         with torch.no_grad(), self.as_base():
             return self.response_log_probs(self._embeddings()(rows.ids), rows)
 
+    def by_token(self, rows: Rows | Pack) -> Tensor:
+        """Log-probs [N, W] of the responses' tokens in nats, W the most of them, 0 after the last one of a response."""
+        return self._by_token(self.as_users(rows), rows)
+
+    def reference_by_token(self, rows: Rows | Pack) -> Tensor:
+        """Log-probs [N, W] of the responses' tokens under the base alone, as `by_token`; `rows` have no user slots."""
+        with torch.no_grad(), self.as_base():
+            return self._by_token(self._embeddings()(rows.ids), rows)
+
+    def _by_token(self, embeds: Tensor, rows: Rows | Pack) -> Tensor:
+        if not isinstance(rows, Pack):
+            return self._of_rows(embeds, rows)
+        lengths = rows.owners.bincount(minlength=rows.readings)
+        place = torch.arange(len(rows.owners), device=lengths.device) - (lengths.cumsum(0) - lengths)[rows.owners]
+        found = self._of_pack(embeds, rows)
+        return found.new_zeros(rows.readings, int(lengths.max())).index_put((rows.owners, place), found)
+
     def response_log_probs(self, embeds: Tensor, rows: Rows | Pack) -> Tensor:
         """Summed log-probs [N] of the responses in nats, one for each row or reading of `rows`."""
-        if isinstance(rows, Pack):
-            scored = self.hidden(embeds, rows)[0, rows.columns]
-            log_probs = token_log_probs(self.lm.get_output_embeddings(), scored, rows.targets)
-            return log_probs.new_zeros(rows.readings).index_add(0, rows.owners, log_probs)
+        if not isinstance(rows, Pack):
+            return self._of_rows(embeds, rows).sum(1)
+        log_probs = self._of_pack(embeds, rows)
+        return log_probs.new_zeros(rows.readings).index_add(0, rows.owners, log_probs)
+
+    def _of_pack(self, embeds: Tensor, rows: Pack) -> Tensor:
+        """Log-probs [S] of the scored tokens of a pack."""
+        scored = self.hidden(embeds, rows)[0, rows.columns]
+        return token_log_probs(self.lm.get_output_embeddings(), scored, rows.targets)
+
+    def _of_rows(self, embeds: Tensor, rows: Rows) -> Tensor:
+        """Log-probs [N, R] of the tokens from column `start` on, 0 where there is padding."""
         columns = rows.ids.shape[1] - rows.start
         options = {"logits_to_keep": columns + 1} if self._keeps_logits else {}
         output = self.lm(**self.inputs(embeds, rows), **options)
         logits: Tensor = output.logits[:, -columns - 1 : -1].float()
         picked = logits.gather(2, rows.ids[:, rows.start :].unsqueeze(2)).squeeze(2)
         log_probs = picked - logits.logsumexp(2)
-        return (log_probs * rows.mask[:, rows.start :]).sum(1)
+        return log_probs * rows.mask[:, rows.start :]
 
 
 class RewardModel(Personalized):

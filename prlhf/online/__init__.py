@@ -1,1 +1,1 @@
-"""What a policy writes during its training, ranked by a reward model: the comparisons of `--objective online-dpo`."""
+"""What a policy writes in the rounds of its training, scored by a reward model: `online-dpo`, `grpo` and `rloo`."""

@@ -1,4 +1,4 @@
-"""Writes the candidates of a round with the policy in training, and measures them: rewards, and log-probs of some."""
+"""Writes the candidates of a round with the policy in training, and measures them: rewards and log-probs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import islice
+
+from torch import Tensor
+from typing_extensions import override
 
 from prlhf.config import TrainConfig
 from prlhf.generate.best_of import load_best_of
@@ -13,6 +17,7 @@ from prlhf.generate.decoding import Written
 from prlhf.generate.requests import WriteRequest
 from prlhf.model.checkpoint import Policy
 from prlhf.model.engine import in_batches
+from prlhf.model.readings import Reading
 from prlhf.model.rewards import ResponseReader, Rewards
 from prlhf.online.candidates import Candidate, Ranked, encoded, groups_of
 from prlhf.online.plan import round_settings
@@ -47,7 +52,7 @@ class Author:
             progress.advance(sum(map(len, groups)))
         progress.finish()
         found.sort(key=lambda one: (one.user_index, one.prompt_id, one.candidate))
-        return self._with_log_probs(found, progress)
+        return self.with_log_probs(found, requests, progress)
 
     def _measured(self, group: Sequence[Written], step: int) -> list[Candidate]:
         """One group with the rewards that another user would give to its first candidates."""
@@ -59,7 +64,9 @@ class Author:
         first = [replace(row, shuffled_reward=reward) for row, reward in zip(rows, rewards, strict=False)]
         return first + rows[MEASURED:]
 
-    def _with_log_probs(self, rows: Sequence[Candidate], progress: Progress) -> list[Candidate]:
+    def with_log_probs(
+        self, rows: Sequence[Candidate], _requests: Sequence[WriteRequest], progress: Progress
+    ) -> list[Candidate]:
         """`rows`, with the log-probs of the first candidates of each group under the policy and under the reference."""
         pairs = [Ranked(*group[:MEASURED]) for group in groups_of(rows).values()]
         data = [encoded(self.reader, pair) for pair in pairs]
@@ -85,6 +92,47 @@ class Author:
         return [measured.get((*row.group, row.candidate), row) for row in rows]
 
 
+class TokenAuthor(Author):
+    """Measures all candidates, token by token as they were sampled: what policy optimization compares with later."""
+
+    @override
+    def with_log_probs(
+        self, rows: Sequence[Candidate], requests: Sequence[WriteRequest], progress: Progress
+    ) -> list[Candidate]:
+        engine, asked = self.implicit.engine, {(one.prompt_id, one.user_id): one for one in requests}
+        groups = list(groups_of(rows).values())
+
+        def read(chunk: list[int]) -> list[list[Candidate]]:
+            some = [row for number in chunk for row in groups[number]]
+            new = engine.by_token([reading_of(row, asked[row.group]) for row in some])
+            reference = engine.by_token([as_base(row, asked[row.group]) for row in some], base=True)
+            measured = iter(map(_with_tokens, some, new, reference))
+            return [list(islice(measured, len(groups[number]))) for number in chunk]
+
+        progress.start("log-probs of candidates", len(groups))
+        lengths = [len(asked[group[0].group].ids) for group in groups]
+        done = in_batches(engine.model, lengths, self.policy.config.batch_size, read, progress)
+        progress.finish()
+        return [row for group in done for row in group]
+
+
+def reading_of(row: Candidate, request: WriteRequest) -> Reading:
+    """A candidate as it was sampled, after what `request` showed the policy."""
+    return Reading(row.user_index, tuple(request.ids), tuple(row.sampled))
+
+
+def as_base(row: Candidate, request: WriteRequest) -> Reading:
+    """A candidate as the reference reads it: without user, and without text about the user."""
+    return Reading(0, tuple(request.ids[request.about :]), tuple(row.sampled))
+
+
+def _with_tokens(row: Candidate, new: Tensor, reference: Tensor) -> Candidate:
+    own, base = (found[: len(row.sampled)].tolist() for found in (new, reference))
+    return replace(
+        row, token_log_probs=own, token_references=base, log_prob=math.fsum(own), reference_log_prob=math.fsum(base)
+    )
+
+
 def _candidate(one: Written, step: int) -> Candidate:
     request = one.request
     return Candidate(
@@ -97,6 +145,7 @@ def _candidate(one: Written, step: int) -> Candidate:
         response=one.text,
         tokens=one.tokens,
         finished=one.finished,
+        sampled=list(one.sampled),
         reward=math.nan if one.reward is None else one.reward,
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,6 +36,9 @@ SCHEMA = pa.schema(
         ("shuffled_reward", pa.float64()),
         ("log_prob", pa.float64()),
         ("reference_log_prob", pa.float64()),
+        ("sampled", pa.list_(pa.int32())),
+        ("token_log_probs", pa.list_(pa.float32())),
+        ("token_references", pa.list_(pa.float32())),
     ]
 )
 
@@ -57,6 +60,9 @@ class Candidate:
     shuffled_reward: float = math.nan  # as another user gives it; this and what follows: nan if not measured
     log_prob: float = math.nan  # in nats, of the policy that wrote it, read as the user
     reference_log_prob: float = math.nan  # in nats, of the starting policy
+    sampled: list[int] = field(default_factory=list)  # all token ids that the policy chose, the end's too
+    token_log_probs: list[float] = field(default_factory=list)  # those of `log_prob`; this and the next: may be empty
+    token_references: list[float] = field(default_factory=list)  # those of `reference_log_prob`
 
     @property
     def group(self) -> tuple[str, str]:

@@ -114,6 +114,7 @@ def _curves(run: StoredRun) -> list[str]:
             *of_steps("log_ratio_chosen", "chosen"),
             *of_steps("log_ratio_rejected", "rejected", color=ORANGE),
         ],
+        "KL to the reference, nats per token": of_steps("kl_per_token", "candidates"),
         "held out, nats per token": held_out("nats_per_token", "held out"),
     }
     return [curves(title, lines, best) for title, lines in found.items() if any(len(line.steps) > 1 for line in lines)]

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, RandomSampler, Sampler
 from typing_extensions import override
 
 from prlhf.config import TrainConfig
+from prlhf.config.train import ONLINE
 from prlhf.model.engine import Engine
 from prlhf.model.prefix_tree import Pack
 from prlhf.model.readings import Rows
@@ -29,7 +30,7 @@ def steps_per_epoch(config: TrainConfig, rows: int) -> int:
 
 def step_count(config: TrainConfig, rows: int) -> int:
     """Optimizer steps of a run over `rows` training rows."""
-    if config.objective == "online-dpo":
+    if ONLINE.holds(config):
         return config.rounds * config.round_steps
     return config.max_steps or math.ceil(config.epochs * steps_per_epoch(config, rows))
 

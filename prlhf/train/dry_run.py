@@ -12,6 +12,7 @@ import torch
 
 from prlhf.config import ClusterConfig, TrainConfig
 from prlhf.config.keys import unused
+from prlhf.config.train import POLICY_GRADIENT
 from prlhf.dataset import Prepared
 from prlhf.model.base import load_skeleton, make_trainable, pick_device, pick_dtype
 from prlhf.model.checkpoint import Trained
@@ -159,6 +160,8 @@ def largest_batch(config: TrainConfig, lengths: Sequence[tuple[int, int]], budge
     shuffled = random.Random(config.seed).sample(lengths, len(lengths))
     chunks = [shuffled[start : start + config.batch_size] for start in range(0, len(shuffled), config.batch_size)]
     readers, sides = len(weighted_terms(config, [])), 1 if config.objective == "sft" else 2
+    if POLICY_GRADIENT.holds(config):
+        sides = config.candidates
     if config.prefix_tree:
         families = [[before + sides * response for before, response in chunk] for chunk in chunks]
         tokens = max(min(readers * sum(sizes), max(budget, *sizes)) for sizes in families)

@@ -173,7 +173,7 @@ class Loop:
 
     def loss_of(self, part: Part, size: float) -> Tensor:
         """The scalar that `part` adds to the loss of a step of `size` (see Objective.size)."""
-        values = self.model(part.layout)
+        values = self.objective.read(self.model, part.layout)
         terms = []
         for term in part.terms:
             found = self.objective.losses(values[term.where.to(values.device)], term.rows)

@@ -1,4 +1,4 @@
-"""What a model is trained by: DPO, Bradley-Terry, or imitation of the chosen responses.
+"""What a model is trained by: DPO, Bradley-Terry, imitation of the chosen responses, or policy optimization.
 
 An objective is a weighted sum of terms (section 4.4): alpha times the loss of the rows read as their users, plus
 1 - alpha times the loss of the same rows read as the generic user. A term's losses are computed from what the model
@@ -12,18 +12,23 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from typing_extensions import override
 
 from prlhf.config import TrainConfig
+from prlhf.config.train import ONLINE, POLICY_GRADIENT
 from prlhf.model import workers
 from prlhf.model.encoding import Encoded
 from prlhf.model.engine import Engine, in_batches
-from prlhf.model.readings import Reading, readings_of
+from prlhf.model.personalized import PersonalizedLM
+from prlhf.model.prefix_tree import Pack
+from prlhf.model.readings import Reading, Rows, readings_of
 from prlhf.model.reference import Reference
 from prlhf.model.rewards import ImplicitRewards, ModelRewards, Rewards, Scored, accuracy_summary, score
 from prlhf.model.user_models import user_model_of
 from prlhf.progress import Progress
+from prlhf.train import policy_losses
 from prlhf.train.encode import Demonstration, EncodedSet
 from prlhf.train.losses import bradley_terry, implicit_margin, nll_per_token, preference_loss
 
@@ -55,8 +60,12 @@ class Objective(Protocol):
     def sides(self, rows: Sequence[Any], user_indices: Sequence[int]) -> list[list[Reading]]:
         """What the model reads for B rows as `user_indices`: a list of B readings for each side."""
 
+    def read(self, model: nn.Module, layout: Rows | Pack) -> Tensor:
+        """What `model` says of the N readings of a forward pass, [N]."""
+        return model(layout)  # type: ignore[no-any-return]
+
     def losses(self, values: Tensor, rows: Sequence[Any]) -> RowLosses:
-        """The losses of B rows, from the model's output for them, `values` [sides, B]."""
+        """The losses of B rows, from what `read` returned for them, `values` [sides, B]."""
 
     def size(self, rows: Sequence[Any]) -> int:
         """What the summed losses of an optimizer step's `rows` are divided by: their number, or that of tokens."""
@@ -68,17 +77,17 @@ class Objective(Protocol):
 def weighted_terms(config: TrainConfig, rows: Sequence[Any]) -> list[Term]:
     """The terms of the objective that `config` asks for; a term of weight 0 is left out.
 
-    With a uniform user model both terms would be the same, so there is one of weight 1. In rounds (online.py) a row is
+    With a uniform user model both terms would be the same, so there is one of weight 1. In rounds (rounds.py) a row is
     read as whom it was drawn for, a user or the generic one in the proportion of alpha: one term again.
     """
     users, generic = [row.user_index for row in rows], [0] * len(rows)
-    if config.objective == "online-dpo" or not user_model_of(config).personal:
+    if ONLINE.holds(config) or not user_model_of(config).personal:
         return [Term(1.0, users)]
     terms = [Term(config.alpha, users), Term(1.0 - config.alpha, generic)]
     return [term for term in terms if term.weight > 0]
 
 
-class _Preferences(Objective):
+class Preferences(Objective):
     """What DPO and Bradley-Terry share: rows are comparisons, evaluated by the rewards of both responses."""
 
     unit = "comparisons"
@@ -119,7 +128,7 @@ class _Preferences(Objective):
         return accuracy_summary([row.user_id for row in held_out.rows], own, as_user, as_generic)
 
 
-class DPO(_Preferences):
+class DPO(Preferences):
     """The DPO family with an NLL term on the chosen response; the model's output is log-probs in nats."""
 
     reference: Reference
@@ -145,7 +154,7 @@ class DPO(_Preferences):
         return RowLosses(losses, _preference_logs(margins) | {key: value.detach() for key, value in logs.items()})
 
 
-class BradleyTerry(_Preferences):
+class BradleyTerry(Preferences):
     """P-RM (version 1 of the paper); the model's output is rewards. There is no reference, so no beta and no NLL."""
 
     reference = None
@@ -213,6 +222,80 @@ class Imitation(Objective):
         return {"nats_per_token": total / self.size(data), "nats_per_response": total / len(data)}
 
 
+# ---- policy optimization ----
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """The candidates to one prompt for one user: `readings` [G], `advantages` [G], `old`, `reference`, `mask` [G, W].
+
+    `old` and `reference` are the log-probs of tokens, in nats, of the policy that wrote them and of the base.
+    """
+
+    readings: list[Reading]
+    advantages: Tensor
+    old: Tensor
+    reference: Tensor
+    mask: Tensor
+
+    @property
+    def user_index(self) -> int:
+        """Whom the candidates were written for."""
+        return self.readings[0].user_index
+
+
+class PolicyGradient(Preferences):
+    """GRPO or RLOO; the model's output is log-probs of tokens. Held-out comparisons are evaluated as those of DPO."""
+
+    unit = "prompts"
+    reference: Reference
+
+    def __init__(self, engine: Engine, reference: Reference, config: TrainConfig) -> None:
+        super().__init__(config)
+        self.reference, self.rewards = reference, ImplicitRewards(engine, reference, beta=config.beta)
+
+    @override
+    def read(self, model: nn.Module, layout: Rows | Pack) -> Tensor:
+        """Log-probs of tokens, [N, W]."""
+        assert isinstance(model, PersonalizedLM)
+        return model.by_token(layout)
+
+    @override
+    def terms(self, rows: Sequence[Any]) -> list[Term]:
+        """One term: a group is read as whom it was written for, a user or the generic one in the ratio of alpha."""
+        return [Term(1.0, [row.user_index for row in rows])]
+
+    @override
+    def sides(self, rows: Sequence[Any], user_indices: Sequence[int]) -> list[list[Reading]]:
+        """The first candidate of each group, then the second of each, and so on."""
+        return [list(side) for side in zip(*(row.readings for row in rows), strict=True)]
+
+    @override
+    def losses(self, values: Tensor, rows: Sequence[Any]) -> RowLosses:
+        """The mean loss of each group's candidates, [B]; `values` [G, B, W] are log-probs of tokens."""
+        config, new = self.config, values.transpose(0, 1)
+        old, reference, mask = (_as_wide(new, [getattr(row, name) for row in rows]) for name in FIELDS)
+        advantages = torch.stack([row.advantages for row in rows]).to(new.device)
+        if config.objective == "rloo":
+            ratio = ((new - old) * mask).sum(-1).exp()
+            outside = policy_losses.outside(ratio, advantages, config.clip)
+            found = policy_losses.rloo(new, old, mask, advantages, config.clip)
+        else:
+            per_token = policy_losses.outside((new - old).exp(), advantages.unsqueeze(-1), config.clip)
+            outside = policy_losses.over_tokens(per_token, mask)
+            found = policy_losses.grpo(new, old, reference, mask, advantages, config.clip, config.beta)
+        kl = policy_losses.over_tokens(policy_losses.k3(new.detach(), reference), mask)
+        return RowLosses(found.mean(1), {"kl_per_token": kl.mean(1), "clipped": outside.detach().mean(1)})
+
+
+FIELDS = ("old", "reference", "mask")
+
+
+def _as_wide(values: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    """`parts`, each [G, w], as one tensor like `values` [B, G, W], 0 where a part has nothing."""
+    return torch.stack([F.pad(part, (0, values.shape[-1] - part.shape[-1])) for part in parts]).to(values)
+
+
 def objective_of(engine: Engine, reference: Reference | None, config: TrainConfig) -> Objective:
     """The objective that `config` names; DPO needs the `reference`."""
     if config.objective == "sft":
@@ -220,5 +303,5 @@ def objective_of(engine: Engine, reference: Reference | None, config: TrainConfi
     if config.objective == "rm":
         return BradleyTerry(engine, config)
     if reference is None:
-        raise ValueError("DPO needs the log-probs of the base")
-    return DPO(engine, reference, config)
+        raise ValueError(f"{config.objective} needs the log-probs of the base")
+    return (PolicyGradient if POLICY_GRADIENT.holds(config) else DPO)(engine, reference, config)

@@ -19,6 +19,7 @@ from typing_extensions import override
 
 from prlhf.cluster import Relay, actor_here, check_fits, connected, shown_by, worker_resources
 from prlhf.config import ClusterConfig, TrainConfig
+from prlhf.config.train import ONLINE
 from prlhf.dataset import Prepared
 from prlhf.errors import Interrupted, NotFinite, PrlhfError, one_line
 from prlhf.files import in_use, scratch_dir
@@ -82,9 +83,10 @@ def train_on_ray(
 
 def check_share(config: TrainConfig, cluster: ClusterConfig) -> None:
     """Raise PrlhfError if the run cannot be spread over the workers, or not every one has a comparison per batch."""
-    if config.objective == "online-dpo" and cluster.workers:
+    if ONLINE.holds(config) and cluster.workers:
         raise PrlhfError(
-            "objective = online-dpo writes and trains in this process, and not on workers", "leave out --workers"
+            f"objective = {config.objective} writes and trains in this process, and not on workers",
+            "leave out --workers",
         )
     if config.sample_every and cluster.workers and cluster.parallel == "fsdp":
         raise PrlhfError(

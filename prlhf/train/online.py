@@ -1,99 +1,36 @@
-"""Rounds (`objective = online-dpo`): the policy writes candidates, a reward ranks them, and DPO trains on the result.
+"""Online DPO (`objective = online-dpo`): best against worst of a round's candidates becomes a comparison.
 
-Best against worst becomes a comparison. A batch mixes comparisons of this round and of earlier ones with those of the
-data. The candidates of a round stand in a file before its first step, so a run that was stopped continues with them.
+A batch mixes comparisons of this round and of earlier ones with those of the data.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
 
 from typing_extensions import override
 
 from prlhf.config import TrainConfig
-from prlhf.dataset import Prepared
-from prlhf.errors import Interrupted, PrlhfError
 from prlhf.model.encoding import Encoded
-from prlhf.online.author import Author
-from prlhf.online.candidates import Candidate, encoded, path_of, ranked, read_candidates, write_candidates
-from prlhf.online.plan import plan_rounds
-from prlhf.online.summary import known_tastes, summarise_round
-from prlhf.train import metrics
-from prlhf.train.loop import Loop
-from prlhf.train.objectives import DPO
-from prlhf.train.optimizer import rows_of
+from prlhf.online.candidates import Candidate, encoded, path_of, ranked, read_candidates
+from prlhf.train import rounds
+from prlhf.train.rounds import Rounds, in_passes
 
-T = TypeVar("T")
-Named = tuple[str, Encoded]  # what an error calls a comparison, and its token ids
+Named = rounds.Named[Encoded]
 
 
-class OnlineLoop(Loop):
-    """The training loop, whose batches come from rounds. All rounds share one optimizer and one schedule."""
-
-    def __init__(self, data: Prepared, *about: Any) -> None:
-        """`about`: as for Loop, with DPO as the objective. Raises PrlhfError if a round cannot be written."""
-        super().__init__(*about)
-        assert isinstance(self.objective, DPO)
-        self.tastes = known_tastes(data.users)
-        self.requests = plan_rounds(self.policy, data.train, self.progress)
-        self.author = Author(self.policy, self.objective.rewards)
+class OnlineLoop(Rounds):
+    """Rounds that DPO trains on."""
 
     @override
-    def upcoming(self) -> Iterator[list[list[Any]]]:
-        config, first = self.config, self.step
+    def drawn(self, rows: Sequence[Candidate], number: int) -> list[list[list[Named]]]:
         given = [(row.id, e) for row, e in zip(self.train_set.rows, self.train_set.encoded, strict=True)]
-        for number in range(1 + first // config.round_steps, config.rounds + 1):
-            begun = (number - 1) * config.round_steps
-            earlier = range(max(1, number - config.replay), number)
-            rows = [row for each in earlier for row in read_candidates(path_of(config.folder, each))]
-            rows += self._candidates(number)
-            own = [(pair.name, encoded(self.author.reader, pair)) for pair in ranked(rows)]
-            if not own:
-                raise PrlhfError(
-                    f"in round {number} all candidates of a prompt have the same reward: there is nothing to compare",
-                    "raise temperature or candidates, or look at them in the run's candidates folder",
-                )
-            for drawn in draw_batches(own, given, config, number)[max(0, first - begun) :]:
-                self._ids |= {id(row): name for batch in drawn for name, row in batch}
-                yield [[row for _, row in batch] for batch in drawn]
-
-    @override
-    def passed(self) -> dict[str, float]:
-        return {"round": self.step / self.config.round_steps}
-
-    def _candidates(self, number: int) -> list[Candidate]:
-        """The candidates of round `number`, from its file, or written now; they are logged if the round begins now."""
-        path = path_of(self.config.folder, number)
-        begins = self.step == (number - 1) * self.config.round_steps
-        if begins and not path.exists():
-            self._write(number)
-        rows = read_candidates(path)
-        if begins:
-            numbers = summarise_round(rows, self.tastes)
-            metrics.append(self.metrics_path, {"step": self.step, "candidates": {"round": number, **numbers}})
-            means = {name: value for name, value in numbers.items() if isinstance(value, float)}
-            self.trackers.log(self.step, {f"candidates_{name}": value for name, value in means.items()})
-            self.progress.note(shown_round(number, self.config.rounds, numbers))
-        return rows
-
-    def _write(self, number: int) -> None:
-        """Write a round, after a checkpoint: what a stop costs is at most this round's candidates."""
-        if self.step > self.saved:
-            self.save()
-        requests = self.requests[number - 1]
-        with self.optimizer.settled(rows_of(self.model, {request.user_index for request in requests})):
-            rows = self.author.write(requests, number, self.step, self.progress, lambda: self.stop.asked)
-        if rows is None:
-            then = f"continue with: prlhf train --resume --out {self.config.folder}"
-            raise Interrupted(
-                f"stopped while round {number} was written; {then if self.step else 'nothing was trained'}"
-            )
-        write_candidates(path_of(self.config.folder, number), rows)
-        self.progress.start("training", self.steps)
-        self.progress.advance(self.step)
+        config = self.config
+        earlier = range(max(1, number - config.replay), number)
+        rows = [*(row for each in earlier for row in read_candidates(path_of(config.folder, each))), *rows]
+        own = [(pair.name, encoded(self.author.reader, pair)) for pair in ranked(rows)]
+        return draw_batches(own, given, config, number) if own else []
 
 
 def draw_batches(
@@ -116,18 +53,3 @@ def draw_batches(
         return found
 
     return [[batch() for _ in range(config.accumulation)] for _ in range(config.round_steps)]
-
-
-def in_passes(rows: Sequence[T], rng: random.Random) -> Iterator[T]:
-    """`rows` again and again without end, in a new order each time."""
-    while True:
-        yield from rng.sample(rows, len(rows))
-
-
-def shown_round(number: int, rounds: int, numbers: dict[str, Any]) -> str:
-    """A round as a line: `round 2 of 8: reward 1.52, KL 3.1 nats, 24 tokens, 96 % well-formed`."""
-    form = f", {numbers['well_formed']:.0%} well-formed" if "well_formed" in numbers else ""
-    return (
-        f"round {number} of {rounds}: reward {numbers['reward']:.2f}, KL {numbers['kl']:.1f} nats, "
-        f"{numbers['tokens']:.0f} tokens{form.replace('%', ' %')}, {numbers['comparisons']} comparisons"
-    )

@@ -9,7 +9,7 @@ from typing import Any
 
 from prlhf.config import TrainConfig
 from prlhf.config.names import HUB_DEFAULT_MODEL
-from prlhf.config.train import DPO, WITHOUT_USERS
+from prlhf.config.train import ONLINE, REFERENCE, WITHOUT_USERS
 from prlhf.dataset import Prepared
 from prlhf.errors import CannotWrite, Interrupted, PrlhfError
 from prlhf.extensions import DATA_SETS
@@ -33,9 +33,17 @@ from prlhf.train.finite import check_parameters, check_summary
 from prlhf.train.loop import Listener, Loop, Report, Stop
 from prlhf.train.objectives import objective_of
 from prlhf.train.online import OnlineLoop
+from prlhf.train.policy_gradient import PolicyGradientLoop
+from prlhf.train.rounds import Rounds
 from prlhf.train.run_folder import check_same, data_of, finish, finished, saved_config, take_back, write_recipe
 from prlhf.train.trackers import tracker_names
 from prlhf.train.user_start import start_users
+
+ROUNDS: dict[str, type[Rounds]] = {
+    "online-dpo": OnlineLoop,
+    "grpo": PolicyGradientLoop,
+    "rloo": PolicyGradientLoop,
+}
 
 
 def train(
@@ -104,14 +112,14 @@ def learn(
     encoder.note_cut(progress)
     note_left_out({"train": train_set.left_out, "eval": held_out.left_out}, progress)
     engine = engine_of(policy, progress)
-    reference = reference_of(engine, config, progress) if DPO.holds(config) else None
+    reference = reference_of(engine, config, progress) if REFERENCE.holds(config) else None
     objective = objective_of(engine, reference, config)
     try:
         # with all weights trained there is no adapter to turn off later; shards would need all workers for each batch
         if reference and (config.reference_first or config.full_finetune or engine.in_step):
             reference.fill([*train_set.encoded, *held_out.encoded], config.batch_size, progress)
         about = (policy, engine, objective, train_set, held_out, progress, report, stop, listener)
-        loop = OnlineLoop(data, *about) if config.objective == "online-dpo" else Loop(*about)
+        loop = ROUNDS[config.objective](data, *about) if ONLINE.holds(config) else Loop(*about)
         return _run(loop, encoder, resume)
     finally:
         if reference:
@@ -132,7 +140,7 @@ def _run(loop: Loop, encoder: Encoder, resume: bool) -> dict[str, Any]:
     results = fit(loop, resume)
     if config.objective == "sft":
         results["demonstrations"] = len(loop.train_set)
-    if config.objective == "online-dpo":
+    if ONLINE.holds(config):
         results["candidates"] = candidates_summary(loop)
     results |= {"cut": encoder.cut, "left_out": {"train": loop.train_set.left_out, "eval": held_out.left_out}}
     loop.optimizer.settle()

@@ -3,7 +3,7 @@
 recipe.yaml            the resolved settings; `prlhf train --recipe` takes it as is
 metrics.jsonl          loss, accuracy and margin per step; accuracy per user per evaluation
 samples.jsonl          with sample_every: what the model wrote during the training
-candidates/            with online-dpo: the responses of each round, with their rewards
+candidates/            with online-dpo, grpo and rloo: the responses of each round, with their rewards
 checkpoints/           for --resume
 model/                 what `prlhf generate` and `prlhf judge` read; it is written last and marks the run as finished
 results.json           the summary that --json prints

@@ -43,6 +43,7 @@ ROUNDS = (
     "offline_fraction",
 )  # fmt: skip
 ONLINE = {"objective": "online-dpo", "reward": "run"}
+GRPO = ONLINE | {"objective": "grpo"}
 # settings with which a key is used, where the defaults do not use it
 WITH: dict[str, dict[str, Any]] = {
     **{f"prep.{key}": {"dataset": "demo-crowd"} for key in CROWD},
@@ -58,6 +59,7 @@ WITH: dict[str, dict[str, Any]] = {
     "train.user_tokens": {},
     "train.reward": {"objective": "online-dpo"},
     **{f"train.{key}": ONLINE for key in ROUNDS},
+    **{f"train.{key}": GRPO for key in ("advantage_scale", "clip")},
     "generate.examples": {"baseline": "in-context"},
     "generate.prompt_column": {"prompts": "a.csv"},
     "generate.best_of": {"reward": "run"},

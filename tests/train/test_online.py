@@ -17,6 +17,7 @@ from prlhf.config import ClusterConfig
 from prlhf.errors import Interrupted, PrlhfError
 from prlhf.generate.best_of import BestOf
 from prlhf.model.encoding import Encoded
+from prlhf.online.author import Author
 from prlhf.online.candidates import Candidate, encoded, groups_of, path_of, ranked, read_candidates
 from prlhf.progress import Silent
 from prlhf.start_training import start
@@ -97,13 +98,13 @@ def test_stopped_while_rewards_are_computed(
     config = make_config(tmp_path / "run", reward=reward, **OPTIONS)
     asked: list[int] = []
     with monkeypatch.context() as patch:
-        own = online.Author.write
+        own = Author.write
 
         def write(self: Any, requests: Any, number: int, step: int, progress: Any, stopped: Any) -> Any:
             asked.append(number)
             return own(self, requests, number, step, progress, lambda: number == 2)
 
-        patch.setattr(online.Author, "write", write)
+        patch.setattr(Author, "write", write)
         with pytest.raises(Interrupted, match="stopped while round 2 was written; continue with: prlhf train --resume"):
             train(config)
     assert asked == [1, 2]
@@ -258,7 +259,7 @@ def test_a_reward_must_be_a_run(tmp_path: Path, make_config: MakeConfig) -> None
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"reward": None}, "online-dpo has no reward to rank"),
+        ({"reward": None}, "online-dpo has no reward to score"),
         ({"full_finetune": True}, "leaves no reference for new"),
     ],
 )
