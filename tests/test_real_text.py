@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 import torch
 
+from prlhf.dataset import Comparison, prompt_id
 from prlhf_cli import docs
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.real_text import criteria, experiments, gather, page, style, tasks
+from benchmarks.real_text import criteria, experiments, gather, newcomers, page, style, tasks
 from benchmarks.real_text.experiments import Arm, Experiment
 from benchmarks.real_text.intervals import interval
 from benchmarks.real_text.ranking import difference, ranking
@@ -266,6 +267,28 @@ def test_the_bases_nll_of_what_was_written(tiny_base: Path) -> None:
     assert (found["ended"], cut["ended"], found["words"]) == (True, False, 4)
 
 
+# ---- people who were in no training ----
+
+
+def held_out(prompt: str, chosen: str, rejected: str) -> Comparison:
+    return Comparison("id", prompt, chosen, rejected, "ann", 1, "", prompt_id(prompt), True)
+
+
+def test_tastes_that_are_made_choose_by_two_measures() -> None:
+    short_warm, long_cold = "happy you!", "the committee considered seventeen alternatives thoroughly " * 4
+    rows = [held_out(f"{at}?", long_cold, short_warm) for at in range(40)] + [held_out("alike?", "same", "same")]
+    learned, tested = newcomers.made(rows, 3, seed=0)
+    assert {row.user_id for row in learned} >= {"short-warm", "long-cold"}
+    for user, chosen in (("short-warm", short_warm), ("long-cold", long_cold)):
+        mine, others = ([row for row in part if row.user_id == user] for part in (learned, tested))
+        assert (len(mine), len(others)) == (newcomers.LEARNED, 3)
+        assert all(row.chosen == chosen and not row.seen for row in [*mine, *others])
+        assert not {row.prompt_id for row in mine} & {row.prompt_id for row in others}
+    assert newcomers.made(rows, 3, seed=0) == (learned, tested)
+    assert newcomers.made(rows, 3, seed=1) != (learned, tested)
+    assert not any(row.prompt == "alike?" for row in [*learned, *tested])
+
+
 # ---- the whole ----
 
 
@@ -277,7 +300,7 @@ def small(raw: Path) -> Experiment:
         generate="--max-prompts 2 --max-new-tokens 6 --temperature 0.7",
         arms=(
             experiments.BASE,
-            Arm("soft", "soft prompts", "--user-tokens 2"),
+            Arm("soft", "soft prompts", "--user-tokens 2", adapts=True),
             Arm("vanilla", "vanilla DPO", experiments.VANILLA, users="generic"),
             Arm("per-user", "one adapter per user", "--per-user", users="seen"),
         ),
@@ -286,6 +309,8 @@ def small(raw: Path) -> Experiment:
         rules={"ann": ("words", 1), "cat": ("words", -1)},
         dimensions={"words": ("words", "cat", "ann")},
         shown=("soft",),
+        newcomers=f"--given {raw.parent} --tested 2",
+        shots="1,2",
     )
 
 
@@ -321,6 +346,9 @@ def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
         lines.append({"user_id": user, "prompt": post, "chosen": chosen, "rejected": rejected})
     raw = tmp_path / "raw.jsonl"
     raw.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for name, number in (("train", 2), ("test", 3)):  # of two people whom training does not know
+        people = [line | {"user_id": f"new-{at % 2}"} for at, line in enumerate(lines[: 2 * number])]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in people))
     found = small(raw)
     found = replace(found, arms=found.arms[:4])
     monkeypatch.setitem(experiments.EXPERIMENTS, "small", found)
@@ -329,7 +357,6 @@ def experiment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Experiment:
 
 
 def test_an_experiment_from_raw_data_to_its_page(experiment: Experiment, tiny_base: Path, tmp_path: Path) -> None:
-
     work = tmp_path / "work"
     every = list(tasks.tasks_of(experiment, work, tmp_path, str(tiny_base)))
     first = [task for task in every if not task.name.endswith("/1")]
@@ -345,7 +372,9 @@ def test_an_experiment_from_raw_data_to_its_page(experiment: Experiment, tiny_ba
     assert set(found["written"]["soft"]) == {"ann", "bob", "cat", "generic"}
     assert found["written"]["base"]["generic"]["perplexity"]["mean"] == pytest.approx(1, abs=0.2)
     assert found["wins"]["soft"]["cat"]["vanilla"]["of"] == 2
+    assert [at["choices"] for at in found["newcomers"]["soft"]["0"]["by_choices"]] == [1, 2]
     markdown = page.as_markdown(found)
+    assert "| soft prompts | 0 | 2 | 1 | " in markdown  # two people after one choice
     assert "Not measured: the base model, seeds 1; soft prompts, seeds 1" in markdown
     assert "| soft prompts | 0 |" in markdown
     assert "| words: more for ann than for cat, interval above 0 |" in markdown

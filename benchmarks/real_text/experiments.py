@@ -28,6 +28,7 @@ class Arm:
     users: str = "all"  # for whom it writes
     scored: bool = True  # whether it ranks held-out comparisons
     writes: bool = True  # whether it writes
+    adapts: bool = False  # whether it learns the experiment's newcomers
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Experiment:
     dimensions: Mapping[str, tuple[str, str, str]] = field(
         default_factory=dict
     )  # measure -> name, users for less, more
+    newcomers: str = ""  # of newcomers.py, after the data set and where to write: people who were in no training
+    shots: str = "4,8"  # how many choices of theirs are learned from
     tastes: str = ""  # file of the users' tastes among the raw data, for judging only
     shown: tuple[str, ...] = ()  # the arms whose texts are shown: the first that has written
 
@@ -80,7 +83,7 @@ PSOUPS_STRONG = Experiment(
     arms=(
         BASE,
         ORACLE,
-        Arm("gates", "gates", f"{GATES} --alpha 0.7"),
+        Arm("gates", "gates", f"{GATES} --alpha 0.7", adapts=True),
         Arm(
             "gates-half",
             "gates, half of the comparisons",
@@ -110,6 +113,7 @@ PSOUPS_STRONG = Experiment(
         "warm": ("warm words per word", "P3B", "P3A"),
     },
     shown=("gates", "gates-half", "soft"),
+    newcomers="--tested 24",
 )
 PSOUPS = replace(
     PSOUPS_STRONG,
@@ -123,6 +127,7 @@ PSOUPS = replace(
     arms=tuple(replace(arm, writes=False) for arm in PSOUPS_STRONG.arms if arm.name in ("vanilla", "per-user", *USERS)),
     seeds=(0,),
     dimensions={},
+    newcomers="",
 )
 
 TLDR = Experiment(
@@ -179,13 +184,14 @@ CROWD = Experiment(
     arms=(
         BASE,
         Arm("gates", "gates", f"{GATES} --alpha 0.7"),
-        Arm("gates-start", "gates, started from choices", f"{GATES} --alpha 0.7 --user-init choices"),
+        Arm("gates-start", "gates, started from choices", f"{GATES} --alpha 0.7 --user-init choices", adapts=True),
         Arm("gates-k10", "gates, ten clusters", GATES_K10),
         Arm("gates-k10-start", "gates, ten clusters, started from choices", f"{GATES_K10} --user-init choices"),
         Arm("soft", "soft prompts", f"{SOFT} --alpha 0.7"),
         Arm("soft-k10", "soft prompts, ten clusters", CLUSTERS),
         Arm("vanilla", "vanilla DPO", VANILLA, users="generic"),
     ),
+    newcomers="--given {raw}/crowd/unseen --tested 12",
     tastes="crowd/tastes.json",
 )
 EXPERIMENTS = {each.name: each for each in (PSOUPS_STRONG, PSOUPS, TLDR, PRISM, CROWD)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from benchmarks.real_text.experiments import Arm, Experiment
 from benchmarks.real_text.measures import read_measures
 from benchmarks.real_text.ranking import difference, ranking
 from benchmarks.real_text.scores import read_scores
-from benchmarks.real_text.tasks import TASTES
+from benchmarks.real_text.tasks import PEOPLE, TASTES
 from benchmarks.real_text.tastes import taste_correlation
 from benchmarks.real_text.writing import base_curve, pole_difference, win_share, written
 from prlhf.dataset import GENERIC, read_prepared
@@ -38,6 +39,7 @@ def gather(experiment: Experiment, work: Path) -> Numbers:
         "poles": {name: poles(experiment, rows) for name, rows in texts.items()},
         "wins": {name: winning(rules_of(experiment, root), texts, name, arms[name].vanilla) for name in texts},
         "correlations": correlations(texts, root / TASTES),
+        "newcomers": newcomers(experiment, root),
         "examples": examples(experiment, root),
     }
 
@@ -49,7 +51,7 @@ def with_earlier(earlier: Numbers, found: Numbers) -> Numbers:
     for table, rows in earlier.items():
         if isinstance(rows, dict) and table != "examples":
             kept = {name: row for name, row in rows.items() if name not in measured}
-            both = found[table] | kept
+            both = found.get(table, {}) | kept
             whole[table] = {name: both[name] for name in found["arms"] if name in both}
     return whole | {"examples": found["examples"] or earlier["examples"]}
 
@@ -103,6 +105,23 @@ def correlations(texts: Mapping[str, Sequence[Row]], tastes: Path) -> Numbers:
         return {}
     found = {name: taste_correlation(rows, tastes) for name, rows in texts.items()}
     return {name: value for name, value in found.items() if value}
+
+
+def newcomers(experiment: Experiment, root: Path) -> Numbers:
+    """Of each arm and seed how well people who were in no training are ranked, by the number of their choices."""
+    found: Numbers = {}
+    for arm in experiment.arms:
+        for seed in experiment.seeds:
+            path = root / arm.name / str(seed) / PEOPLE / "results.json"
+            if path.exists():
+                result = json.loads(path.read_text(encoding="utf-8"))
+                rows = [
+                    {"choices": at["choices"]}
+                    | {who: {"mean": rate.pop("rate")} | rate for who, rate in at["readings"].items()}
+                    for at in result["by_choices"]
+                ]
+                found.setdefault(arm.name, {})[str(seed)] = {"people": result["users"], "by_choices": rows}
+    return found
 
 
 def rules_of(experiment: Experiment, root: Path) -> Mapping[str, tuple[str, int]]:

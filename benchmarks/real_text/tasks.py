@@ -5,6 +5,7 @@ WORK/psoups-strong/soft/0/run/            arm `soft`, seed 0
                           scores.jsonl    held-out comparisons
                           responses.jsonl
                           measures.jsonl  of the responses
+                          newcomers/      people who were in no training, after a few of their choices
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from pathlib import Path
 from benchmarks.real_text.experiments import Arm, Experiment
 
 PRLHF, SCORES, MEASURES = "prlhf_cli.main", "benchmarks.real_text.scores", "benchmarks.real_text.measures"
-TASTES = "tastes.json"
+NEWCOMERS = "benchmarks.real_text.newcomers"
+TASTES, PEOPLE = "tastes.json", "newcomers"
 ROOT = Path(__file__).parents[2]
-STAGES = ("prep", "train", "score", "write", "measure")
+STAGES = ("prep", "train", "score", "write", "measure", "adapt")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,9 @@ def tasks_of(experiment: Experiment, work: Path, raw: Path, model: str, seeds: S
     if experiment.tastes:
         line = f"{raw / experiment.tastes} {root / TASTES}"
         yield Task("prep", TASTES, "benchmarks.real_text.tastes", line, root / TASTES)
+    if experiment.newcomers:
+        line = f"{root / 'data'} {root / PEOPLE} {experiment.newcomers.format(raw=raw)}"
+        yield Task("prep", PEOPLE, NEWCOMERS, line, root / PEOPLE / "manifest.json", (root / "data" / "manifest.json",))
     for seed in seeds or experiment.seeds:
         for arm in experiment.arms:
             yield from _tasks_of_arm(experiment, arm, seed, root, model)
@@ -82,6 +87,11 @@ def _tasks_of_arm(experiment: Experiment, arm: Arm, seed: int, root: Path, model
         yield Task("write", name, PRLHF, line, out, (ready if arm.baseline else trained,))
         line = f"{out} --model {model} --out {here}/measures.jsonl"
         yield Task("measure", name, MEASURES, line, here / "measures.jsonl", (out,))
+    if arm.adapts and experiment.newcomers:
+        how = f"--few-shot {experiment.shots} --dataset {root / PEOPLE} --seed {seed} --out {here / PEOPLE}"
+        needs = [trained, root / PEOPLE / "manifest.json"]
+        line = f"judge --checkpoint {run} {how}"
+        yield Task("adapt", name, PRLHF, line, here / PEOPLE / "results.json", tuple(needs))
 
 
 def missing(tasks: Sequence[Task]) -> list[Task]:
