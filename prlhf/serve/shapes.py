@@ -5,8 +5,10 @@ from __future__ import annotations
 import secrets
 import time
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 from typing_extensions import override
@@ -14,6 +16,8 @@ from typing_extensions import override
 from prlhf.generate.sampling import TokenScore
 
 Scores = Sequence[tuple[int, TokenScore]]
+LOWEST = -9999.0  # what stands for the log-prob of a token that cannot be: JSON has no infinity
+HALF = "\ufffd"  # in the text of a token that is a part of a character
 
 
 @dataclass
@@ -105,7 +109,7 @@ class ChatShape(ApiShape):
 
     def _token(self, token: int, log_prob: float) -> dict[str, Any]:
         word = self._word(token)
-        return {"token": word, "logprob": log_prob, "bytes": list(word.encode())}
+        return {"token": word, "logprob": max(log_prob, LOWEST), "bytes": None if HALF in word else list(word.encode())}
 
 
 class TextShape(ApiShape):
@@ -113,21 +117,25 @@ class TextShape(ApiShape):
 
     object_whole, object_chunk, prefix = "text_completion", "text_completion", "cmpl"
 
+    def __init__(self, model: str, tokenizer: Any, top: int | None) -> None:
+        super().__init__(model, tokenizer, top)
+        self._lengths: defaultdict[int, int] = defaultdict(int)  # characters of the tokens so far, by response
+
     @override
     def choice(self, at: int, choice: Partial) -> dict[str, Any]:
         return self.delta(at, choice.text, choice.scored, choice.finish)
 
     @override
     def delta(self, at: int, text: str, scored: Scores, finish: str | None) -> dict[str, Any]:
-        return {"index": at, "text": text, "logprobs": self._scores(scored), "finish_reason": finish}
+        return {"index": at, "text": text, "logprobs": self._scores(at, scored), "finish_reason": finish}
 
-    def _scores(self, scored: Scores) -> dict[str, Any] | None:
+    def _scores(self, at: int, scored: Scores) -> dict[str, Any] | None:
         if self._top is None:
             return None
         words = [self._word(token) for token, _ in scored]
-        offsets = [sum(map(len, words[:at])) for at in range(len(words))]
-        top = [{self._word(token): value for token, value in one.top} for _, one in scored]
-        log_probs = [one.log_prob for _, one in scored]
+        *offsets, self._lengths[at] = accumulate(map(len, words), initial=self._lengths[at])
+        top = [{self._word(token): max(value, LOWEST) for token, value in one.top} for _, one in scored]
+        log_probs = [max(one.log_prob, LOWEST) for _, one in scored]
         return {"tokens": words, "token_logprobs": log_probs, "top_logprobs": top, "text_offset": offsets}
 
 

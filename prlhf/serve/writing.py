@@ -73,13 +73,17 @@ class Writing:
         return shape.whole(self.choices, self._planned.prompt_tokens)
 
     async def stream(self, shape: ApiShape, with_usage: bool) -> AsyncIterator[str]:
-        """Yield the events of a stream. An error after its begin is an event too."""
+        """Yield the events of a stream. An error after its begin is an event too.
+
+        With the numbers of tokens at its end, all others say that they have none yet, as OpenAI's do.
+        """
+        no_usage = {"usage": None} if with_usage else {}
         try:
             for at in range(len(self.choices)):
                 if (first := shape.first(at)) is not None:
-                    yield event(first)
+                    yield event(first | no_usage)
             async for at, piece in self.pieces():
-                yield event(shape.chunk(at, piece.text, piece.scored, piece.finish))
+                yield event(shape.chunk(at, piece.text, piece.scored, piece.finish) | no_usage)
             if with_usage:
                 yield event(shape.last(self.choices, self._planned.prompt_tokens))
             yield DONE
