@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         ask,
         calibrate,
         compare_runs,
+        conversations,
         export,
         feedback,
         forget,
@@ -53,9 +54,10 @@ if TYPE_CHECKING:
     from prlhf.errors import Interrupted, PrlhfError
 
 __all__ = [
-    "Interrupted", "PrlhfError", "adapt", "ask", "calibrate", "compare_runs", "export", "feedback", "forget",
-    "generate", "judge", "judge_checkpoint", "judge_general", "judge_messages", "list_runs", "load", "plan_judging",
-    "plan_training", "prepare", "push", "roll_back", "serve", "show_data", "show_run", "sweep", "train", "users",
+    "Interrupted", "PrlhfError", "adapt", "ask", "calibrate", "compare_runs", "conversations", "export", "feedback",
+    "forget", "generate", "judge", "judge_checkpoint", "judge_general", "judge_messages", "list_runs", "load",
+    "plan_judging", "plan_training", "prepare", "push", "roll_back", "serve", "show_data", "show_run", "sweep",
+    "train", "users",
 ]  # fmt: skip
 
 _HOMES = {name: "prlhf.errors" if name in ("Interrupted", "PrlhfError") else "prlhf.api" for name in __all__}

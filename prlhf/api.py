@@ -36,6 +36,7 @@ from prlhf.results import (
     Judgement,
     JudgeMessages,
     JudgingPlan,
+    KeptConversations,
     KeptFeedback,
     PreparedData,
     Pushed,
@@ -47,6 +48,7 @@ from prlhf.results import (
     RunList,
     RunUsers,
     Served,
+    Talker,
     TrainPlan,
     Trials,
 )  # fmt: skip
@@ -57,7 +59,7 @@ if TYPE_CHECKING:
     from prlhf.sweep.trials import TrialDisplay
 
 __all__ = [
-    "adapt", "ask", "calibrate", "compare_runs", "export", "feedback", "forget", "generate", "judge",
+    "adapt", "ask", "calibrate", "compare_runs", "conversations", "export", "feedback", "forget", "generate", "judge",
     "judge_checkpoint", "judge_general", "judge_messages", "list_runs", "load", "plan_judging", "plan_training",
     "prepare", "push", "roll_back", "serve", "show_data", "show_run", "sweep", "train", "users",
 ]  # fmt: skip
@@ -447,7 +449,7 @@ def feedback(run: str | Path | Run, *, out: str | Path | None = None, user: str 
 
     Args:
         run: the folder of a run that was served, or a file that `serve` was given as `feedback`.
-        out: the JSONL file to write. None: remove the choices of `user`, as `prlhf feedback forget` does.
+        out: the JSONL file to write. None: remove what was collected of `user`, as `prlhf feedback forget` does.
         user: the choices of this user alone.
 
     Raises:
@@ -462,7 +464,32 @@ def feedback(run: str | Path | Run, *, out: str | Path | None = None, user: str 
         return KeptFeedback(feedback=kept.path, choices=export_choices(kept, target, user), out=target)
     if user is None:
         raise PrlhfError("no user is named whose choices are to be removed", "give user, or out to write them")
-    return KeptFeedback(feedback=kept.path, choices=kept.forget(user))
+    choices, talks = kept.forget(user)
+    return KeptFeedback(feedback=kept.path, choices=choices, conversations=talks)
+
+
+def conversations(
+    run: str | Path | Run, *, out: str | Path | None = None, user: str | None = None
+) -> KeptConversations:
+    """List who has conversations that a server of `run` keeps, as `prlhf feedback conversations` does.
+
+    Args:
+        run: the folder of a run that was served with `log_conversations`, or a file that it was given as `feedback`.
+        out: a JSONL file to write them to, with the columns `user_id`, `at`, `prompt` and `responses`.
+        user: those of this user alone.
+
+    Raises:
+        PrlhfError: there are none, or the file cannot be read or written.
+    """
+    from prlhf.choice_store import FILE, ChoiceStore, export_conversations
+
+    place = _folder(run)
+    kept = ChoiceStore(place if place.is_file() else place / FILE, make=False)
+    target = None if out is None else Path(out).expanduser()
+    if target is not None:
+        export_conversations(kept, target, user)
+    users = [Talker(user_id=who, conversations=count, last=last) for who, count, last in kept.talkers(user)]
+    return KeptConversations(feedback=kept.path, users=users, out=target)
 
 
 def judge(

@@ -1,5 +1,7 @@
 """Choices that a server collected, kept in SQLite beside the model of a run: what was accepted survives a kill.
 
+If that was asked for, requests and responses stand there too.
+
 Several processes may use the file at the same time: a server, an export, `prlhf adapt --forget`.
 """
 
@@ -9,7 +11,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,8 @@ MIGRATIONS = (
     # the version of the user that was learned from a choice first, and whether it was undone
     "ALTER TABLE choices ADD COLUMN version INTEGER NOT NULL DEFAULT 0; "
     "ALTER TABLE choices ADD COLUMN aside INTEGER NOT NULL DEFAULT 0;",
+    "CREATE TABLE conversations (id INTEGER PRIMARY KEY AUTOINCREMENT, user_id TEXT NOT NULL, prompt TEXT NOT NULL, "
+    "responses TEXT NOT NULL, at TEXT NOT NULL); CREATE INDEX conversations_of ON conversations (user_id);",
 )
 
 
@@ -54,6 +58,16 @@ class KeptChoice:
         if not isinstance(self.prompt, str):
             answers = {key: [{"role": "assistant", "content": text}] for key, text in answers.items()}
         return {"prompt": self.prompt, **answers, "user_id": self.user_id}
+
+
+@dataclass(frozen=True)
+class KeptConversation:
+    """A request of a user, text or messages, and what was written. `at`: when it had been, in UTC."""
+
+    user_id: str
+    at: str
+    prompt: Text
+    responses: list[str]
 
 
 class ChoiceStore:
@@ -129,15 +143,42 @@ class ChoiceStore:
         with self._opened() as database:
             database.execute(undone, (user, version, version))
 
-    def forget(self, user: str) -> int:
-        """Remove the choices of `user`, so that no byte of them stays in the file; returns how many there were."""
+    def forget(self, user: str) -> tuple[int, int]:
+        """Remove the choices and conversations of `user`, so that no byte stays; returns how many there were."""
         with self._opened() as database:
             database.execute("PRAGMA secure_delete = ON")
-            count = database.execute("DELETE FROM choices WHERE user_id = ?", (user,)).rowcount
+            choices = database.execute("DELETE FROM choices WHERE user_id = ?", (user,)).rowcount
+            conversations = database.execute("DELETE FROM conversations WHERE user_id = ?", (user,)).rowcount
         with self._opened() as database:
             database.execute("VACUUM")
             database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        return count
+        return choices, conversations
+
+    # ---- conversations ----
+
+    def log(self, user: str, asked: Sequence[tuple[Text, list[str]]]) -> None:
+        """Keep prompts of a request, and what was written to each."""
+        at = datetime.now(UTC).isoformat(timespec="seconds")
+        rows = [(user, json.dumps(prompt, ensure_ascii=False), json.dumps(texts, ensure_ascii=False), at)
+                for prompt, texts in asked]  # fmt: skip
+        with self._opened() as database:
+            database.execute("BEGIN IMMEDIATE")
+            columns = "user_id, prompt, responses, at"
+            database.executemany(f"INSERT INTO conversations ({columns}) VALUES (?, ?, ?, ?)", rows)
+
+    def conversations(self, user: str | None = None) -> Iterator[KeptConversation]:
+        """Yield all conversations, or those of `user`, in the order in which they ended."""
+        columns = "user_id, at, prompt, responses"
+        asked = f"SELECT {columns} FROM conversations WHERE ?1 IS NULL OR user_id = ?1 ORDER BY id"
+        with self._opened() as database:
+            for who, at, prompt, responses in database.execute(asked, (user,)):
+                yield KeptConversation(who, at, json.loads(prompt), json.loads(responses))
+
+    def talkers(self, user: str | None = None) -> list[tuple[str, int, str]]:
+        """(user, number of conversations, when the last one ended) of all users, or of `user`."""
+        asked = "SELECT user_id, count(*), max(at) FROM conversations WHERE ?1 IS NULL OR user_id = ?1"
+        with self._opened() as database:
+            return database.execute(f"{asked} GROUP BY user_id ORDER BY user_id", (user,)).fetchall()
 
     @contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
@@ -170,3 +211,19 @@ def export_choices(feedback: ChoiceStore, out: Path, user: str | None = None, un
         text = "".join(json_text(choice.row(), ensure_ascii=False) + "\n" for choice in choices)
         beside.write_text(text, encoding="utf-8")
     return len(choices)
+
+
+def export_conversations(feedback: ChoiceStore, out: Path, user: str | None = None) -> int:
+    """Write conversations to a JSONL file; returns how many.
+
+    Raises:
+        PrlhfError: there are none, or the file cannot be written.
+    """
+    if not feedback.talkers(user):
+        whose = "" if user is None else f" of '{user}'"
+        raise PrlhfError(f"{feedback.path} has no conversations{whose}", "serve with --log-conversations to keep them")
+    with atomic_file(out) as beside, beside.open("w", encoding="utf-8") as file:
+        return sum(
+            bool(file.write(json_text(asdict(each), ensure_ascii=False) + "\n"))
+            for each in feedback.conversations(user)
+        )

@@ -176,6 +176,23 @@ class KeptFeedback(Result):
 
     feedback: Path = Field(description="the file that keeps them")
     choices: int
+    conversations: int = Field(default=0, description="number of conversations that were removed")
+    out: Path | None = None
+
+
+class Talker(Result):
+    """A user of whom a server keeps conversations."""
+
+    user_id: str
+    conversations: int
+    last: str = Field(description="when the last one ended, UTC")
+
+
+class KeptConversations(Result):
+    """Conversations that a server keeps, by user."""
+
+    feedback: Path = Field(description="the file that keeps them")
+    users: list[Talker]
     out: Path | None = None
 
 
@@ -384,7 +401,7 @@ class Forgotten(Result):
 
     run: Path
     forgotten: str
-    user_index: int = Field(description="which stays empty")
+    user_index: int | None = Field(description="which stays empty; None: the model did not know the user")
 
 
 class UserVersion(Result):

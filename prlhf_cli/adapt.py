@@ -67,7 +67,7 @@ def command(
     run: Annotated[Path, typer.Argument(help="Run folder.")],
     forget: Annotated[
         str | None,
-        typer.Option(metavar="USER", help="Remove this user from the run: row, id, text and choices."),
+        typer.Option(metavar="USER", help="Remove this user from the run: row, id, text, choices, conversations."),
     ] = None,
     rollback: Annotated[
         str | None,

@@ -1,4 +1,4 @@
-"""Forget a user: row, id, text and choices leave every file of a run, and the index stays empty.
+"""Forget a user: row, id, text, choices and conversations leave every file of a run, and the index stays empty.
 
 What the shared weights took from a trained user's comparisons cannot be taken back; that needs training without them.
 """
@@ -34,7 +34,8 @@ def forget_user(run: Path, user: str, progress: Progress = SILENT) -> dict[str, 
     """Remove `user` from `run`, whether trained or adapted; the row becomes the generic user's.
 
     Returns:
-        The summary: the user, the index that stays empty, and whether the user was trained.
+        The summary: the user, and the index that stays empty; None: a server collected something of the user, whom the
+        model did not know.
 
     Raises:
         PrlhfError: the run does not know the user, or it cannot be read or written.
@@ -43,10 +44,11 @@ def forget_user(run: Path, user: str, progress: Progress = SILENT) -> dict[str, 
     first = tables_of(folder)
     with locked(folder.parent, progress):
         known = read_users(folder).index_of()
+        collected = ChoiceStore(run / FEEDBACK).forget(user) if (run / FEEDBACK).is_file() else (0, 0)
+        if user not in known and any(collected):  # who was never learned
+            return {"run": str(run), "forgotten": user, "user_index": None}
         if user not in known:
             raise PrlhfError(f"user '{user}' is unknown to {run}", nearest(user, known))
-        if (run / FEEDBACK).is_file():
-            ChoiceStore(run / FEEDBACK).forget(user)
         if folder != run:
             (run / "report.html").unlink(missing_ok=True)  # `prlhf runs show --html` writes it again
             _scrub(run / "results.json", user, lines=False)

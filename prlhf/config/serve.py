@@ -42,6 +42,9 @@ class ServeConfig(Stage):
     adapt_every: int = key(
         8, "Learn a user, as prlhf adapt does, after so many further choices; 0: only keep them.", ge=0
     )
+    log_conversations: bool = key(
+        False, "Keep requests and responses with the choices; prlhf feedback conversations lists them."
+    )
 
     template_options: dict[str, Any] = key(
         {},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -38,11 +39,17 @@ def build_app(service: Service) -> Any:
         await asyncio.to_thread(service.engine.close)
         if service.learning:
             await asyncio.to_thread(service.learning.close)
+        if service.log:
+            await asyncio.to_thread(service.log.close)
 
     if service.learning:
         learning = service.learning
         metrics.watch("prlhf_users_learned", "How often a user was learned from choices.", lambda: learning.learned)
         metrics.watch("prlhf_users_failed", "How often learning a user failed.", lambda: learning.failed)
+    if service.log:
+        log = service.log
+        metrics.watch("prlhf_conversations_kept", "Requests that were kept with responses.", lambda: log.kept)
+        metrics.watch("prlhf_conversations_lost", "Requests that could not be kept.", lambda: log.lost)
     app = FastAPI(title="prlhf", docs_url=None, redoc_url=None, lifespan=life)
     app.state.keys = service.keys
     handle_faults(app)
@@ -53,7 +60,8 @@ def build_app(service: Service) -> Any:
         user = allowed(named_user(ask, request.headers, config, service.name), caller)
         person = await served_as(user, service.roster, config, ask.prlhf_version)
         planned = await asyncio.to_thread(plans.jobs, ask, person)
-        writing = Writing(service.engine, planned, config.timeout, metrics)
+        keep = partial(service.log.add, user, ask.prompts) if service.log else None
+        writing = Writing(service.engine, planned, config.timeout, metrics, keep)
         shaped = shape(ask.model or service.name, service.policy.tokenizer, ask.top)
         if ask.stream:
             events = writing.stream(shaped, ask.with_usage)
@@ -87,7 +95,8 @@ def build_app(service: Service) -> Any:
     @app.get("/v1/models")
     async def models(caller: Calling) -> dict[str, Any]:
         names = await asyncio.to_thread(model_names, service, caller)
-        return {"object": "list", "data": [model(name) | {"prlhf_plain": plans.plain} for name in names]}
+        more = {"prlhf_plain": plans.plain, "prlhf_logged": service.log is not None}
+        return {"object": "list", "data": [model(name) | more for name in names]}
 
     @app.get("/v1/models/{name:path}")
     async def one_model(name: str, caller: Calling) -> dict[str, Any]:

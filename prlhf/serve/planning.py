@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from prlhf.config import GenerateConfig, ServeConfig
@@ -15,7 +14,7 @@ from prlhf.generate.sampling import Sampling
 from prlhf.model.checkpoint import Policy
 from prlhf.serve.engine import Job, WrittenPiece
 from prlhf.serve.faults import ApiError
-from prlhf.serve.protocol import ChatAsk, CompletionAsk, plain_messages
+from prlhf.serve.protocol import ChatAsk, CompletionAsk
 from prlhf.serve.roster import ServedUser
 
 
@@ -42,8 +41,7 @@ class Plans:
             ApiError: it asks for more than the limits allow.
             PrlhfError: a prompt does not fit, or is not one that the model takes.
         """
-        asked: Sequence[Text] = ask.prompts if isinstance(ask, CompletionAsk) else [plain_messages(ask.messages)]
-        prompts = [self.prompt(each) for each in asked]
+        prompts = [self.prompt(each) for each in ask.prompts]
         if len(prompts) * ask.n > self._config.max_choices:
             most = self._config.max_choices
             raise ApiError(400, f"n: at most {most} responses to one request, of all its prompts", param="n")

@@ -163,6 +163,11 @@ class ChatAsk(Ask):
         return None if given == -1 else given
 
     @property
+    def prompts(self) -> list[Text]:
+        """The conversation, as one prompt."""
+        return [plain_messages(self.messages)]
+
+    @property
     def top(self) -> int | None:
         """How many alternatives of each token are asked for; None: no log-probs."""
         return (self.top_logprobs or 0) if self.logprobs else None
@@ -215,7 +220,7 @@ class CompletionAsk(Ask):
         return self
 
     @property
-    def prompts(self) -> list[str]:
+    def prompts(self) -> Sequence[Text]:
         """The prompts."""
         return [self.prompt] if isinstance(self.prompt, str) else self.prompt
 

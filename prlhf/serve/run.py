@@ -20,6 +20,7 @@ from prlhf.model.checkpoint import Policy, load_policy, model_folder
 from prlhf.model.per_user import is_per_user
 from prlhf.progress import SILENT, Progress
 from prlhf.serve.app import build_app
+from prlhf.serve.conversation_log import ConversationLog
 from prlhf.serve.engine import ServingEngine
 from prlhf.serve.keys import check_host, read_keys
 from prlhf.serve.learning import Learning
@@ -55,9 +56,10 @@ def open_service(run: Path, config: ServeConfig, progress: Progress = SILENT) ->
         raise PrlhfError(f"{run} is a model without its run, which has no place for choices", "give --feedback FILE")
     feedback = ChoiceStore(config.feedback or run / FILE)
     learning = learning_of(run, feedback, config, progress)
+    log = ConversationLog(feedback) if config.log_conversations else None
     roster, engine = Roster(run, policy), ServingEngine(policy, config)
     name = config.name or run.resolve().name
-    return Service(name, run, policy, roster, engine, config, feedback, learning, keys)
+    return Service(name, run, policy, roster, engine, config, feedback, learning, log, keys)
 
 
 def learning_of(run: Path, feedback: ChoiceStore, config: ServeConfig, progress: Progress) -> Learning | None:

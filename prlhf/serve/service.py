@@ -8,6 +8,7 @@ from pathlib import Path
 from prlhf.choice_store import ChoiceStore
 from prlhf.config import ServeConfig
 from prlhf.model.checkpoint import Policy
+from prlhf.serve.conversation_log import ConversationLog
 from prlhf.serve.engine import ServingEngine
 from prlhf.serve.keys import Caller
 from prlhf.serve.learning import Learning
@@ -27,5 +28,6 @@ class Service:
     config: ServeConfig
     feedback: ChoiceStore
     learning: Learning | None = None  # None: users are not learned here
+    log: ConversationLog | None = None  # None: conversations are not kept
     keys: dict[str, Caller] | None = None
     metrics: Metrics = field(default_factory=Metrics)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,8 +21,16 @@ DONE = "data: [DONE]\n\n"
 class Writing:
     """The jobs of a request, submitted to `engine`. Whoever makes one has to close it."""
 
-    def __init__(self, engine: ServingEngine, planned: Planned, timeout: float, metrics: Metrics) -> None:
-        """Raises ApiError if the engine is full or closed."""
+    def __init__(
+        self,
+        engine: ServingEngine,
+        planned: Planned,
+        timeout: float,
+        metrics: Metrics,
+        keep: Callable[[Sequence[Partial]], None] | None = None,
+    ) -> None:
+        """`keep` is called at the end with what was written. Raises ApiError if the engine is full or closed."""
+        self._keep = keep
         self._engine, self._planned, self._timeout, self._metrics = engine, planned, timeout, metrics
         self._began = time.monotonic()
         self._pieces: asyncio.Queue[tuple[int, WrittenPiece]] = asyncio.Queue()
@@ -58,13 +66,15 @@ class Writing:
             yield at, piece
 
     def close(self) -> None:
-        """Stop writing what has not ended, and count what was written."""
+        """Stop writing what has not ended, and count and keep what was written."""
         unfinished = [
             job for job, choice in zip(self._planned.jobs, self.choices, strict=True) if choice.finish is None
         ]
         self._engine.drop(unfinished)
         self._metrics.tokens.inc(sum(choice.tokens for choice in self.choices))
         self._metrics.whole.observe(time.monotonic() - self._began)
+        if self._keep:
+            self._keep(self.choices)
 
     async def whole(self, shape: ApiShape) -> dict[str, Any]:
         """The answer, when all responses have ended."""

@@ -29,7 +29,7 @@ IDLE = {
     "metadata", "moderation", "parallel_tool_calls", "prompt_cache_key", "prompt_cache_options",
     "prompt_cache_retention", "reasoning_effort", "service_tier", "store", "verbosity",
 }  # fmt: skip
-ADDED = {("Model", "prlhf_plain")}
+ADDED = {("Model", "prlhf_plain"), ("Model", "prlhf_logged")}
 
 
 def unnamed(value: Any) -> Iterator[tuple[str, str]]:

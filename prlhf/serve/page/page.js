@@ -37,7 +37,10 @@ async function listUsers() {
   plain = models[0].prlhf_plain === true;
   at("name").textContent = document.title = name;
   at("users").replaceChildren(...models.slice(1).map((model) => new Option(model.id.slice(name.length + 1))));
-  say(plain ? "This run was trained on plain prompts: each message is a prompt of its own." : "");
+  const notes = [];
+  if (plain) notes.push("This run was trained on plain prompts: each message is a prompt of its own.");
+  if (models[0].prlhf_logged) notes.push("This server keeps conversations.");
+  say(notes.join(" "));
 }
 
 // ---- two responses ----
