@@ -7,6 +7,7 @@ refused, with the nearest known name as a hint. Nothing is printed unless a `pro
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -153,6 +154,7 @@ def train(
     recipe: Recipe = None,
     resume: bool = False,
     per_user: bool = False,
+    push_to_hub: str | None = None,
     cluster: Mapping[str, Any] | None = None,
     progress: Progress = SILENT,
     **settings: Any,
@@ -164,6 +166,7 @@ def train(
         recipe: a file, a shipped one's name or its sections; `train`, `cluster` and `prep` are used.
         resume: continue the run in `out`.
         per_user: train one adapter per user, a baseline.
+        push_to_hub: a repository of the hub, OWNER/NAME, to which the model goes at the end; private if it is new.
         cluster: keys of ClusterConfig, such as `{"workers": 2}`.
         progress: receives the steps and the warnings.
         settings: keys of TrainConfig, such as `user_model="cluster", k=10`.
@@ -173,11 +176,13 @@ def train(
         Interrupted: Ctrl-C; a checkpoint was saved first.
     """
     from prlhf.start_training import run_training
+    from prlhf.upload import then_pushed
 
     typed = _with_data(dataset, settings)
     if resume and not typed and recipe is None:
         raise PrlhfError("resume needs the folder of the run", "give it as out")
-    return Run.model_validate(run_training(_sections(recipe), typed, cluster or {}, resume, per_user, progress))
+    work = partial(run_training, _sections(recipe), typed, cluster or {}, resume, per_user, progress)
+    return Run.model_validate(then_pushed(work, push_to_hub, per_user))
 
 
 def list_runs(*folders: str | Path) -> RunList:
@@ -262,7 +267,7 @@ def load(
     """Load a finished run, a policy or a reward model.
 
     Args:
-        run: the folder of the run.
+        run: the folder of the run, or its id on the hub, OWNER/NAME.
         device: `auto`, `cpu` or `cuda`.
         precision: `auto` (bf16 on GPUs), `fp32` or `bf16`.
         base: the path or hub id of the base model, if it has moved since training.
@@ -273,8 +278,9 @@ def load(
     """
     from prlhf.loaded import Loaded
     from prlhf.model.checkpoint import kind_of, load_policy, load_reward_model
+    from prlhf.model.hub_run import found_run
 
-    folder = Path(run).expanduser()
+    folder = found_run(Path(run).expanduser())
     kind = kind_of(folder)
     read: Any = load_policy if kind == "policy" else load_reward_model
     return Loaded(folder, kind, read(folder, device, precision, base, trust_remote_code))
@@ -398,7 +404,7 @@ def generate(
     `load(run).generate` returns responses in memory.
 
     Args:
-        run: a finished run, or None for a baseline.
+        run: a finished run, its id on the hub, or None for a baseline.
         recipe: a file, a shipped one's name or its sections; `generate` and `cluster` are used.
         cluster: keys of ClusterConfig, such as `{"workers": 2}`.
         progress: receives the steps and the warnings.
@@ -425,7 +431,7 @@ def serve(
     """Serve a policy over HTTP until the process gets Ctrl-C or SIGTERM, as `prlhf serve` does.
 
     Args:
-        run: a finished run, a policy with or without a user model.
+        run: a finished run, or its id on the hub: a policy with or without a user model.
         recipe: a file, a shipped one's name or its sections; `serve` is used.
         progress: receives the steps and the address.
         settings: keys of ServeConfig, such as `port` and `keys`.

@@ -18,6 +18,7 @@ from prlhf.generate.readers import known_readers
 from prlhf.generate.requests import Planner, WriteRequest
 from prlhf.generate.stream import stream
 from prlhf.generate.writer import WritingModel, open_model, turns
+from prlhf.model.hub_run import found_run
 from prlhf.parse import json_text
 from prlhf.progress import SILENT, Progress
 
@@ -139,8 +140,12 @@ class Dialogue:
 
 
 def open_conversation(run: Path, user: str, config: GenerateConfig, progress: Progress = SILENT) -> Dialogue:
-    """Load a run to talk with. Raises PrlhfError if it cannot be read, does not write, or does not know the user."""
-    return Dialogue(open_model(run, config, [], progress), config, user)
+    """Load a run, from a folder or the hub, to talk with.
+
+    Raises:
+        PrlhfError: it cannot be read, does not write, or does not know the user.
+    """
+    return Dialogue(open_model(found_run(run, progress), config, [], progress), config, user)
 
 
 def _said(text: str) -> Message:

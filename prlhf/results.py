@@ -79,6 +79,7 @@ class Run(Result):
     best: dict[str, Any] | None = Field(
         default=None, description="with stop_metric: `metric`, `value` and `step` of the kept model; whether `stopped`"
     )
+    pushed: str | None = Field(default=None, description="with push_to_hub: the URL of the commit on the hub")
 
 
 class TrainPlan(Result):

@@ -21,7 +21,7 @@ def show_talk(_talk: ChatSummary) -> None:
 @options.of(show=show_talk)
 def command(
     typed: options.Typed,
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run, or its id on the hub, OWNER/NAME.")],
     user: Annotated[str, typer.Option(help="Id of a user of the run, or generic.")] = "generic",
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 256,
     temperature: Annotated[float, typer.Option(min=0, help="Of sampling; 0 takes the most probable token.")] = 0.7,

@@ -21,7 +21,10 @@ def show_responses(result: Responses) -> None:
 @options.of("generate", "cluster", show=show_responses)
 def command(
     typed: options.Typed,
-    run: Annotated[Path | None, typer.Argument(help="Folder of a finished run; some baselines need none.")] = None,
+    run: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of a finished run, or its id on the hub, OWNER/NAME; some baselines need none."),
+    ] = None,
 ) -> Responses:
     """Write responses, one row per (prompt, user). A rerun continues where a killed one stopped.
 

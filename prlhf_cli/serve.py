@@ -19,7 +19,10 @@ def show_served(result: Served) -> None:
 
 
 @options.of("serve", show=show_served)
-def command(typed: options.Typed, run: Annotated[Path, typer.Argument(help="Folder of a finished run.")]) -> Served:
+def command(
+    typed: options.Typed,
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run, or its id on the hub, OWNER/NAME.")],
+) -> Served:
     """Serve a run behind an OpenAI-compatible API, in which each request says who asks. Ctrl-C ends it.
 
     prlhf serve runs/demo

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,7 +20,10 @@ def show_result(result: Run | TrainPlan) -> None:
 
     if isinstance(result, TrainPlan):
         show_plan(result)
-    elif result.objective == "sft":
+        return
+    if result.pushed:
+        show.say(f"pushed: {result.pushed}")
+    if result.objective == "sft":
         show_sft(result)
     else:
         show_run(result)
@@ -97,6 +101,10 @@ def command(
         bool,
         typer.Option("--dry-run", help="Check everything, print the plan with steps and memory, train nothing."),
     ] = False,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(metavar="REPO", help="Upload the model to this repository of the hub at the end, OWNER/NAME."),
+    ] = None,
 ) -> Run | TrainPlan:
     """Train user model and adapter together on comparisons with users.
 
@@ -123,14 +131,17 @@ def command(
     prlhf train --recipe tldr --workers 8 --ray-address auto --storage s3://bucket/runs --out runs/tldr8
 
     prlhf train --dataset demo --per-user --max-steps 100 --out runs/adapters
+
+    prlhf train --dataset demo --out runs/demo --push-to-hub me/demo
     """
-    if dry_run and (resume or per_user):
-        raise PrlhfError("--dry-run plans one new run", "leave out --resume and --per-user")
+    if dry_run and (resume or per_user or push_to_hub):
+        raise PrlhfError("--dry-run plans one new run", "leave out --resume, --per-user and --push-to-hub")
     recipe, cluster, settings = typed.sections(), typed.settings["cluster"], typed.settings["train"]
-    from prlhf import start_training
+    from prlhf import start_training, upload
     from prlhf.results import Run, TrainPlan
 
     if dry_run:
         return TrainPlan.model_validate(start_training.plan_training(recipe, settings, cluster, typed.progress))
     garbage.spare_imports()
-    return Run.model_validate(start_training.run_training(recipe, settings, cluster, resume, per_user, typed.progress))
+    work = partial(start_training.run_training, recipe, settings, cluster, resume, per_user, typed.progress)
+    return Run.model_validate(upload.then_pushed(work, push_to_hub, per_user))

@@ -19,6 +19,7 @@ from prlhf.choice_store import ChoiceStore
 from prlhf.errors import PrlhfError, nearest
 from prlhf.files import atomic_file
 from prlhf.model.checkpoint import ABOUT, model_folder, read_about
+from prlhf.model.hub_run import check_own
 from prlhf.model.later_users import FILE, JOURNAL, copy_later, create_tables, opened, remove_later
 from prlhf.model.user_prior import stored_rows
 from prlhf.model.user_store import INDEXED, PLAIN, read_plain, read_users, remove_user, write_users
@@ -40,6 +41,7 @@ def forget_user(run: Path, user: str, progress: Progress = SILENT) -> dict[str, 
     Raises:
         PrlhfError: the run does not know the user, or it cannot be read or written.
     """
+    check_own(run)
     folder = model_folder(run)
     first = tables_of(folder)
     with locked(folder.parent, progress):

@@ -15,6 +15,7 @@ from prlhf.choice_store import FILE as FEEDBACK
 from prlhf.choice_store import ChoiceStore
 from prlhf.errors import PrlhfError, nearest
 from prlhf.model.checkpoint import model_folder
+from prlhf.model.hub_run import check_own
 from prlhf.model.later_users import FILE, LaterRow, create_tables, opened, put_later
 from prlhf.model.user_store import read_users
 from prlhf.progress import SILENT, Progress
@@ -38,6 +39,7 @@ def undo_adaptation(
     Raises:
         PrlhfError: the run does not know the user, has no such version, or cannot be read or written.
     """
+    check_own(run)
     folder = model_folder(run)
     first = tables_of(folder)
     with locked(folder.parent, progress):

@@ -30,6 +30,7 @@ from prlhf.folders import claim
 from prlhf.model.checkpoint import Trained, model_folder, read_about
 from prlhf.model.encoding import Encoded
 from prlhf.model.fitting import Fitting
+from prlhf.model.hub_run import check_own
 from prlhf.model.rewards import Rewards, load_rewards
 from prlhf.model.user_fits import Choices
 from prlhf.model.user_models import first_indices
@@ -64,6 +65,8 @@ def adapt_run(run: Path, config: AdaptConfig, progress: Progress = SILENT) -> di
     """
     if config.out is not None:
         check_new(config.out, run)
+    else:
+        check_own(run)
     read_about(model_folder(run))
     given = read_choices(config, progress)
     with locked(model_folder(run).parent, progress):

@@ -19,6 +19,7 @@ from prlhf.generate.pairs import select
 from prlhf.generate.readers import known_readers
 from prlhf.generate.requests import plan_requests
 from prlhf.generate.writer import Writer, WriterSpec, WritingModel, open_model, open_plan
+from prlhf.model.hub_run import found_run
 from prlhf.model.per_user import trained_on
 from prlhf.progress import SILENT, Progress
 from prlhf.responses import Response
@@ -42,6 +43,7 @@ def generate(
         Interrupted: Ctrl-C; what was written stays.
     """
     claim_output(config)
+    run = run and found_run(run, progress)
     data = load_data(run, config)
     baseline = baseline_of(config, data)
     if not baseline.needs_model:

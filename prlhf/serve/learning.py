@@ -18,6 +18,7 @@ from prlhf.config import AdaptConfig, ServeConfig
 from prlhf.errors import PrlhfError
 from prlhf.files import scratch_dir
 from prlhf.model.checkpoint import model_folder
+from prlhf.model.hub_run import check_own
 
 LOG = logging.getLogger("prlhf.serve")
 
@@ -26,8 +27,9 @@ class Learning:
     """A thread that learns each user of `run` after `config.adapt_every` further choices in `feedback`."""
 
     def __init__(self, run: Path, feedback: ChoiceStore, config: ServeConfig) -> None:
-        """Raises PrlhfError if the run has nothing of each user's own to learn."""
+        """Raises PrlhfError if the run has nothing of each user's own to learn, or may not be changed."""
         tables_of(model_folder(run))
+        check_own(run)
         self._run, self._feedback, self._config = run, feedback, config
         self._wake = threading.Event()
         self._wake.set()  # choices may have been left by an earlier server

@@ -17,6 +17,7 @@ from prlhf.config import ServeConfig
 from prlhf.errors import PrlhfError
 from prlhf.generate.decode_loop import serves
 from prlhf.model.checkpoint import Policy, load_policy, model_folder
+from prlhf.model.hub_run import found_run, hub_name
 from prlhf.model.per_user import is_per_user
 from prlhf.progress import SILENT, Progress
 from prlhf.serve.app import build_app
@@ -38,6 +39,7 @@ def serve(run: Path, config: ServeConfig, progress: Progress = SILENT) -> dict[s
         PrlhfError: the settings, the run or the address cannot be served.
     """
     check_host(config)
+    run = found_run(run, progress)
     with listening(config) as listener:
         service = open_service(run, config, progress)
         address = f"http://{in_url(config.host)}:{listener.getsockname()[1]}"
@@ -58,7 +60,7 @@ def open_service(run: Path, config: ServeConfig, progress: Progress = SILENT) ->
     learning = learning_of(run, feedback, config, progress)
     log = ConversationLog(feedback) if config.log_conversations else None
     roster, engine = Roster(run, policy), ServingEngine(policy, config)
-    name = config.name or run.resolve().name
+    name = config.name or (hub_name(run) or run.resolve().name).rpartition("/")[2]
     return Service(name, run, policy, roster, engine, config, feedback, learning, log, keys)
 
 

@@ -150,6 +150,9 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("train --resume --out nowhere", ["nowhere holds no run to resume", "without --resume"]),
     ("train --resume --out {run} --alpha 0.25", ["was started with alpha = 0.5, not 0.25"]),
     ("train --resume --out bad-run", ["cannot read recipe bad-run/recipe.yaml"]),
+    ("train --dry-run --push-to-hub a/b --out new", ["--dry-run plans one new run", "--push-to-hub"]),
+    (TRAIN + "--out new --push-to-hub a/b", ["cannot push to a/b: HF_HUB_OFFLINE forbids the hub", "unset it"]),
+    (TRAIN + "--per-user --out new --push-to-hub a/b", ["not one model to push", "leave out --push-to-hub"]),
     ("train --dry-run --resume --out {run}", ["--dry-run plans one new run", "leave out --resume"]),
     # adapt
     ("adapt {run} --version 1", ["--version 1 has no --rollback", "--rollback USER"]),
@@ -159,6 +162,7 @@ REFUSED: list[tuple[str, list[str]]] = [
     ("adapt {run} --rollback nobody", ["user 'nobody' is unknown"]),
     ("users {run} --user nobody", ["user 'nobody' is unknown"]),
     # generate
+    ("generate me/mine", ["there is no folder me/mine here", "not in the cache, and HF_HUB_OFFLINE forbids the hub"]),
     ("generate {run} --users ''", ["users = '' names no user", "all, seen, unseen, generic"]),
     ("generate {run} --users ,,", ["users = ',,' names no user"]),
     ("generate {run} --users ann,nobody", ["user 'nobody' is unknown", "--unknown-as-generic"]),
