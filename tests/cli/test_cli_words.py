@@ -30,11 +30,11 @@ SERVES: dict[str, tuple[str, ...]] = {
     "prlhf/model/gates.py": ("train",),  # before the first step
     "prlhf/export": ("export",),
     "prlhf/conversation.py": ("chat",),
-    "prlhf/upload.py": ("push", "train"),
+    "prlhf/upload.py": ("train",),
     "prlhf_cli/talk.py": ("chat",),
     "prlhf/view": ("data",),
     "prlhf/serve": ("serve",),
-    "prlhf/choice_store.py": ("feedback", "serve"),
+    "prlhf/choice_store.py": ("feedback",),
     "prlhf/config/serve.py": ("serve",),
     "prlhf/adapt": ("adapt",),
     "prlhf/config/adapt.py": ("adapt",),

@@ -45,7 +45,7 @@ def test_nothing_is_kept_by_default(run: Path) -> None:
         assert running.service.feedback.talkers() == []
         assert httpx.get(f"{running.url}/v1/models").json()["data"][0]["prlhf_logged"] is False
     assert not any(b"zebrafish" in path.read_bytes() for path in run.rglob("*") if path.is_file())
-    with pytest.raises(PrlhfError, match="has no conversations; serve with --log-conversations"):
+    with pytest.raises(PrlhfError, match="has no conversations; serve it with log_conversations = true"):
         prlhf.conversations(run, out=run / "none.jsonl")
     assert not (run / "none.jsonl").exists()
 
