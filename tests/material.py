@@ -12,15 +12,16 @@ DID = ["sold", "lost", "broke", "fixed", "hid", "found", "moved"]
 WHAT = ["boats", "cars", "lamps", "tables", "rings", "doors", "clocks", "vases"]
 
 
-def write_base(folder: Path) -> Path:
-    """Write a random Llama of width 32; its weights are large enough that its outputs are not uniform."""
+def write_base(folder: Path, width: int = 32) -> Path:
+    """Write a random Llama of `width`; its weights are large enough that its outputs are not uniform."""
     import torch
     import yaml
 
     from prlhf.forum import pretrain
 
     shipped = yaml.safe_load((Path(pretrain.__file__).parents[1] / "assets/tiny-base.yaml").read_text())
-    small = {"vocab_size": 400, "hidden_size": 32, "layers": 2, "heads": 4, "feed_forward": 64, "context": 128}
+    size = {"hidden_size": width, "layers": 2, "heads": 4, "feed_forward": 2 * width}
+    small = size | {"vocab_size": 400, "context": 128}
     recipe = pretrain.Recipe.model_validate(shipped | small)
     tokenizer = pretrain.train_tokenizer(recipe)
     torch.manual_seed(1)

@@ -42,6 +42,7 @@ CASES: dict[str, dict[str, tuple[Any, dict[str, Any], dict[str, Any]]]] = {
         "alpha": (0.3, {"user_model": "uniform"}, RM),
         "beta": (9.0, RM, RLOO),
         "nll": (1.0, RLOO, {}),
+        "quantize": ("nf4", {"full_finetune": True}, SFT),
         "lora_r": (4, {"full_finetune": True}, SFT),
         "lora_alpha": (4, {"full_finetune": True}, {}),
         "lora_dropout": (0.2, GRPO, ONLINE),

@@ -200,6 +200,12 @@ class TrainConfig(Stage):
     )
 
     full_finetune: bool = key(False, "Train all weights of the base instead of a LoRA adapter.", panel="Adapter")
+    quantize: Literal["none", "nf4", "int8"] = key(
+        "none",
+        "Keep the base's linear layers in 4 bits per weight (nf4, as in QLoRA) or in 8 (int8), by bitsandbytes.",
+        used=[ADAPTER],
+        idle=["none"],
+    )
     lora_r: int = key(8, "Rank of the LoRA adapter.", used=[ADAPTER], ge=1)
     lora_alpha: int = key(16, "LoRA's alpha; the adapter is scaled by alpha / rank.", used=[ADAPTER], ge=1)
     lora_dropout: float = key(0.05, "Dropout of the LoRA adapter.", used=[ADAPTER, DROPOUT], idle=[0.0], ge=0, lt=1)

@@ -69,7 +69,7 @@ def people(
 
 
 def _load(run: Path, users: Collection[str], base: str | None, trust_remote_code: bool, precision: str) -> Policy:
-    return load_policy(run, "cpu", precision, base, trust_remote_code, set(users) - {GENERIC})
+    return load_policy(run, "cpu", precision, base, trust_remote_code, set(users) - {GENERIC}, whole=True)
 
 
 def person_of(policy: Policy, run: Path, user: str, user_index: int) -> Person:

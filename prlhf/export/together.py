@@ -38,7 +38,7 @@ def write_together(
     """Write `users` and the generic user into `out`. Returns the folder of each, and the comparison with the run."""
     claim(out, "export", inputs=[run])
     progress.start("export", 1)
-    policy = load_policy(run, "cpu", "fp32", base, trust_remote_code, set(users) - {GENERIC})
+    policy = load_policy(run, "cpu", "fp32", base, trust_remote_code, set(users) - {GENERIC}, whole=True)
     indices = _indices(policy, run, users)
     prefixes = prefixes_of(policy, indices, folder_names(list(indices)))
     rows = samples(policy, run, indices)

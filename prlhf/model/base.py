@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from torch import nn
 from prlhf.config import TrainConfig
 from prlhf.errors import PrlhfError, nearest, one_line
 from prlhf.files import atomic_dir, cache_folder, sha256
+from prlhf.model import quantized
 from prlhf.model.base_errors import (
     INDEX,
     INSTEAD,
@@ -35,6 +38,7 @@ from prlhf.progress import SILENT, Progress
 from prlhf.source import hub
 
 FULL, SLIDING = "full_attention", "sliding_attention"  # kinds of layers, by transformers' names
+NOTHING: Mapping[str, quantized.Head] = MappingProxyType({})
 TINY = Path(__file__).parent.parent / "assets" / "tiny-base"
 
 
@@ -83,8 +87,17 @@ def load_base(
     dtype: torch.dtype = torch.float32,
     trust_remote_code: bool = False,
     progress: Progress = SILENT,
+    quantize: str = "none",
+    whole: bool = False,
 ) -> Base:
-    """Load `name`: `tiny`, a folder, a `.gguf` file or a hub id."""
+    """Load `name`: `tiny`, a folder, a `.gguf` file or a hub id.
+
+    `quantize`: nf4 or int8, see quantized.py. `whole`: its linear layers are ordinary ones all the same, with weights
+    as they were rounded; the fingerprint is always that of the base as it was stored.
+
+    Raises:
+        PrlhfError: the base cannot be loaded, or not as `quantize` says.
+    """
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
@@ -92,14 +105,23 @@ def load_base(
     options = {"trust_remote_code": trust_remote_code}
     with failures_named(name), bars_shown_by(progress, f"loading {Path(name).name}"):
         tokenizer = transformers.AutoTokenizer.from_pretrained(location, **options)
+        config = transformers.AutoConfig.from_pretrained(location, **options)
+        as_said = quantized.reading_options(name, config, quantize, device, dtype)
         loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            location, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
+            location, dtype=dtype, use_safetensors=True, output_loading_info=True, **options, **as_said
         )
     lm, found = loaded
     check_complete(name, set(found["missing_keys"]))
     check_special_tokens(name, tokenizer, lm)
     _freeze(lm)
-    return Base(name, lm.to(device).eval(), tokenizer, fingerprint(lm))
+    if quantize == "none":
+        return Base(name, lm.to(device).eval(), tokenizer, fingerprint(lm))
+    quantized.check_widths(name, lm, quantize, device)
+    known = fingerprint(lm, quantized.heads_before(lm, location))
+    quantized.settle(lm)
+    if whole:
+        quantized.dequantize(lm)
+    return Base(name, lm.eval(), tokenizer, known)
 
 
 def _freeze(lm: Any) -> None:
@@ -118,12 +140,15 @@ def check_special_tokens(name: str, tokenizer: Any, lm: Any) -> None:
         tokenizer.pad_token_id = tokenizer.eos_token_id
 
 
-def fingerprint(lm: Any) -> str:
-    """16 hex digits from every parameter's name, shape and first values, the same in fp32 and bf16."""
+def fingerprint(lm: Any, before: Mapping[str, quantized.Head] = NOTHING) -> str:
+    """16 hex digits from every parameter's name, shape and first values, the same in fp32 and bf16.
+
+    `before`: shape and first values of parameters that were others in the base's files, by name.
+    """
     digest = hashlib.sha256()
     for name, parameter in lm.named_parameters():
-        head = parameter.detach().flatten()[:16].to(torch.bfloat16).float().tolist()
-        digest.update(f"{name} {tuple(parameter.shape)} {head}".encode())
+        shape, head = before.get(name) or (tuple(parameter.shape), parameter.detach().flatten()[: quantized.HEAD])
+        digest.update(f"{name} {shape} {head.to(torch.bfloat16).float().tolist()}".encode())
     return digest.hexdigest()[:16]
 
 

@@ -30,6 +30,7 @@ from prlhf.errors import PrlhfError, one_line
 from prlhf.files import atomic_file
 from prlhf.model import workers
 from prlhf.model.personalized import unwrapped
+from prlhf.model.quantized import scales
 from prlhf.model.sharding import in_shards, on_first
 from prlhf.progress import SILENT, Progress
 
@@ -49,7 +50,7 @@ def base_key(lm: Any) -> str:
     at the speed of hashing, a gigabyte or more per second and core.
     """
     causal = unwrapped(lm)
-    named = chain(causal.named_parameters(), causal.named_buffers())
+    named = chain(causal.named_parameters(), causal.named_buffers(), scales(causal))
     weights = [(name.replace(".base_layer.", "."), value) for name, value in named if not ADAPTER.search(name)]
     config = {key: value for key, value in causal.config.to_dict().items() if not key.startswith("_")}
     kind = f"{type(causal).__module__}.{type(causal).__qualname__}"

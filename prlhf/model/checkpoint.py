@@ -137,7 +137,7 @@ def _build(
     device = pick_device(config.device)
     dtype = pick_dtype(config.precision, device)
     if not sharded:
-        base = load_base(config.model, device, dtype, config.trust_remote_code, progress)
+        base = load_base(config.model, device, dtype, config.trust_remote_code, progress, config.quantize)
         return assemble(base, config, user_ids, user_texts, kind)
     base = load_spread_base(config.model, dtype, config.trust_remote_code, progress)
 
@@ -199,11 +199,12 @@ def load_policy(
     trust_remote_code: bool = False,
     users: Collection[str] | None = None,
     progress: Progress = SILENT,
+    whole: bool = False,
 ) -> Policy:
     """Load a trained policy. `base`: where the base model is, if it has moved.
 
     `users`: the ids of users to serve besides the generic user. From a checkpoint of many users only these are read;
-    unknown ids are left out.
+    unknown ids are left out. A base that was quantized in training is quantized here; `whole`: into ordinary layers.
 
     Raises:
         PrlhfError: `run` is not a policy, a file is damaged, or the base cannot be loaded or is another one.
@@ -213,7 +214,7 @@ def load_policy(
             f"{run} is a reward model, which does not write",
             "give the run of a policy: `prlhf train --objective dpo`",
         )
-    return _load(run, PersonalizedLM, device, precision, base, trust_remote_code, users, progress)
+    return _load(run, PersonalizedLM, device, precision, base, trust_remote_code, users, progress, whole)
 
 
 def load_reward_model(
@@ -254,6 +255,7 @@ def _load(
     trust_remote_code: bool,
     wanted: Collection[str] | None,
     progress: Progress,
+    whole: bool = False,
 ) -> Trained[M]:
     folder = model_folder(run)
     about = read_about(folder)
@@ -265,7 +267,8 @@ def _load(
     if config.full_finetune:
         loaded = load_base(str(folder), where, dtype, trust_remote_code, progress)
     else:
-        loaded = _own_base(run, about, base or about["base"], where, dtype, trust_remote_code, progress)
+        how = {"quantize": config.quantize, "whole": whole}
+        loaded = _own_base(run, about, base or about["base"], where, dtype, trust_remote_code, progress, **how)
     model = kind(_ready(loaded.lm, config, where), _blank_users(config, users, loaded))
     load_weights(model, folder, users)
     model.eval()
@@ -308,8 +311,9 @@ def _own_base(
     dtype: torch.dtype,
     trust_remote_code: bool,
     progress: Progress = SILENT,
+    **how: Any,
 ) -> Base:
-    loaded = load_base(name, device, dtype, trust_remote_code, progress)
+    loaded = load_base(name, device, dtype, trust_remote_code, progress, **how)
     if loaded.fingerprint != about["base_fingerprint"]:
         raise PrlhfError(
             f"{run} was trained on another base than {name} "

@@ -19,6 +19,7 @@ from prlhf.model.checkpoint import Trained
 from prlhf.model.encoding import Encoder
 from prlhf.model.engine import budget_on
 from prlhf.model.personalized import CHUNK, trunk_of
+from prlhf.model.quantized import check_widths
 from prlhf.model.user_models import size_of
 from prlhf.progress import SILENT, Progress
 from prlhf.train.batches import step_count
@@ -43,6 +44,7 @@ def plan(config: TrainConfig, progress: Progress = SILENT, cluster: ClusterConfi
     check_share(config, cluster)
     device, dtype, elsewhere = device_of(config, cluster)
     base, missing = load_skeleton(str(config.model), dtype, config.trust_remote_code)
+    check_widths(base.name, base.lm, config.quantize, device)
     lm = make_trainable(base.lm, config)
     if config.objective == "rm":
         trunk_of(lm)
@@ -50,7 +52,7 @@ def plan(config: TrainConfig, progress: Progress = SILENT, cluster: ClusterConfi
     encoder, lengths, held_out, left_out = look_at(policy, data)
     encoder.note_cut(progress)
     note_left_out(left_out, progress)
-    shape = shape_of(base, lm, device)
+    shape = shape_of(base, lm, device, config.quantize)
     users = user_parameters(config, len(data.user_ids), shape.h, shape.layers)
     head = shape.h if config.objective == "rm" else 0
     idle = idle_parameters(config, len(data.user_ids), shape.h, step_count(config, len(lengths)), shape.layers)

@@ -15,6 +15,7 @@ import jinja2
 from prlhf.model.base import load_base, make_trainable
 from prlhf.model.checkpoint import Trained, save_policy
 
+LORA = ".lora_"  # in the names of an adapter's weights, by PEFT
 BASE_CARD = """---
 {base_model}tags: [prlhf, sft]
 ---
@@ -61,11 +62,14 @@ def _write_base(policy: Trained[Any], results: dict[str, Any], folder: Path) -> 
 
 
 def _whole_lm(policy: Trained[Any]) -> Any:
-    """The language model; if the workers hold shards of it, the base read again, with the trained weights."""
+    """The language model; if the workers hold shards of it or it is quantized, read again, with the trained weights."""
     gathered, config = policy.model.to_save, policy.config
-    if gathered is None:
+    if gathered is None and config.quantize == "none":
         return policy.model.lm
-    base = load_base(str(config.model), "cpu", policy.base.lm.dtype, config.trust_remote_code)
+    if gathered is None:
+        gathered = {name: value for name, value in policy.model.lm.state_dict().items() if LORA in name}
+    where = (str(config.model), "cpu", policy.base.lm.dtype, config.trust_remote_code)
+    base = load_base(*where, quantize=config.quantize, whole=True)
     lm = make_trainable(base.lm, config)
     lm.load_state_dict(gathered, strict=False)  # an adapter's weights, or all of them
     return lm

@@ -17,10 +17,13 @@ have no mask), all of the largest forward pass found when the data is shuffled. 
 as the generic one: as prefix trees its prompt stands once for both responses, and logits come in chunks; padded it
 makes four rows; a demonstration of supervised fine-tuning has one reader and one response. All are run in parts of
 `pack_tokens`. x stands for what training itself keeps of the inputs of linear layers, per token and layer: on a GPU
-with LoRA, whose weights are fp32, a copy of each adapted layer's input (4 bytes a number, nothing when a = 4) and with
+or a quantized base with LoRA, whose weights are fp32, a copy of each adapted layer's input (4 bytes a number, nothing when a = 4) and with
 dropout the dropped copy and its mask (4 + 4); on a CPU with dropout the dropped copy and its mask (a + 1), and with
 a = 2 what attention in fp32 keeps (8 h); all weights trained: 3 a h. Eager attention keeps 6 bytes for each of
 heads x L probabilities more. A reward model has no logits.
+
+Quantized weights (nf4, int8) count with their scales, packed; one layer's at a time is made again for its product, in
+fp32 and in a.
 
 N workers share a step's comparisons: each has batch_size / N of them in a forward pass. Under ddp each has all the
 rest. Under fsdp (torch's fully_shard, on every decoder layer and on what is left, the root: embeddings, last norm and
@@ -36,6 +39,7 @@ CPUs: 0.8 to 1.4 times the tensors' own peak, 0.6 to 0.9 times what glibc makes 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +50,7 @@ from prlhf.kernels.tree_attention import implementation_of
 from prlhf.model import workers
 from prlhf.model.base import Base
 from prlhf.model.personalized import decoder_layers
+from prlhf.model.quantized import packed_bytes
 
 ALONE = ClusterConfig()  # one process, without Ray
 
@@ -67,6 +72,7 @@ class Shape:
     adapted: int  # inputs of all adapted linear layers together; 0 when all weights are trained
     eager: bool
     on_cpu: bool = True
+    made: int = 0  # numbers of the largest quantized weight
     layer: tuple[int, int] = (
         0,
         0,
@@ -102,7 +108,7 @@ def memory(
         "weights": shape.weight_bytes / shards + 4 * others,
         "gradients": trained - 4 * idle[0],
         "optimizer": 2 * (trained - 4 * idle[1]),
-        "activations": batch.tokens * _kept_per_token(config, shape, batch.row),
+        "activations": batch.tokens * _kept_per_token(config, shape, batch.row) + (4 + shape.a) * shape.made,
         "logits": _logits(config, shape, batch),
     }
     if shards == 1:
@@ -128,7 +134,7 @@ def _kept_per_token(config: TrainConfig, shape: Shape, length: int) -> float:
 
 
 def _bytes_per_input(config: TrainConfig, shape: Shape) -> int:
-    if shape.on_cpu:
+    if shape.on_cpu and not shape.made:
         return shape.a + 1 if config.lora_dropout else 0
     if config.lora_dropout:
         return 8
@@ -142,12 +148,16 @@ def _logits(config: TrainConfig, shape: Shape, batch: Batch) -> int:
     return batch.scored * shape.vocabulary * each
 
 
-def shape_of(base: Base, lm: Any, device: torch.device) -> Shape:
-    """Read `base`'s config and count the parameters of `lm`, `base.lm` made trainable, for training on `device`."""
+def shape_of(base: Base, lm: Any, device: torch.device, quantize: str = "none") -> Shape:
+    """Read `base`'s config and count the parameters of `lm`, `base.lm` made trainable, for training on `device`.
+
+    `lm` is not quantized; with `quantize` its weights are counted as if it were.
+    """
     text = base.lm.config.get_text_config()
     inner = (getattr(text, name, None) for name in ("intermediate_size", "n_inner", "ffn_dim"))
     trained = [p for p in lm.parameters() if p.requires_grad]
-    whole, layers = _bytes(lm), [_bytes(layer) for layer in decoder_layers(lm) or [lm]]
+    packed = packed_bytes(base.lm, quantize)
+    whole, layers = _bytes(lm, packed), [_bytes(layer, packed) for layer in decoder_layers(lm) or [lm]]
     adapter = sum(p.numel() for name, p in lm.named_parameters() if "lora_" in name)
     return Shape(
         layers=text.num_hidden_layers,
@@ -164,11 +174,12 @@ def shape_of(base: Base, lm: Any, device: torch.device) -> Shape:
         eager=implementation_of(text) == "eager",
         on_cpu=device.type == "cpu",
         layer=max(layers),
+        made=max((p.numel() for p in lm.parameters() if id(p) in packed), default=0),
         root=(whole[0] - sum(size for size, _ in layers), whole[1] - sum(size for _, size in layers)),
     )
 
 
-def _bytes(module: Any) -> tuple[int, int]:
-    """Bytes of all parameters and of the trained ones."""
-    sizes = [(p.numel() * p.element_size(), p.requires_grad) for p in module.parameters()]
+def _bytes(module: Any, packed: Mapping[int, int]) -> tuple[int, int]:
+    """Bytes of all parameters and of the trained ones; `packed` has those of quantized ones, by id."""
+    sizes = [(packed.get(id(p), p.numel() * p.element_size()), p.requires_grad) for p in module.parameters()]
     return sum(size for size, _ in sizes), sum(size for size, trained in sizes if trained)

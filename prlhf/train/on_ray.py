@@ -98,6 +98,11 @@ def check_share(config: TrainConfig, cluster: ClusterConfig) -> None:
             f"stop_metric = {config.stop_metric} does not go with parallel = fsdp: no worker has the whole model",
             "leave stop_metric out, or set parallel to ddp",
         )
+    if config.quantize != "none" and cluster.workers and cluster.parallel == "fsdp":
+        raise PrlhfError(
+            f"quantize = {config.quantize} does not go with parallel = fsdp: packed weights are not divided",
+            "leave quantize out, or set parallel to ddp",
+        )
     if config.batch_size < cluster.workers:
         raise PrlhfError(
             f"batch_size = {config.batch_size} is less than workers = {cluster.workers}: some would have nothing to do",

@@ -19,6 +19,7 @@ from prlhf.model import workers
 from prlhf.model.checkpoint import Trained, build_policy, build_reward_model, model_folder, read_about
 from prlhf.model.encoding import Encoder
 from prlhf.model.engine import Engine
+from prlhf.model.quantized import check_package
 from prlhf.model.reference import Reference, open_cache
 from prlhf.model.rewards import engine_of
 from prlhf.model.sharding import gathered
@@ -77,6 +78,7 @@ def train(
 def checked(config: TrainConfig, resume: bool, progress: Progress) -> tuple[TrainConfig, Prepared]:
     """The resolved settings and the data of a run that can start or be resumed. Raises PrlhfError if it cannot."""
     tracker_names(config.report_to)
+    check_package(config.quantize)
     claim(config.folder, "run", resume)
     data = data_of(config, resume)
     config = with_reward(with_base(without_users(config), data))
