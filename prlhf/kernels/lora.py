@@ -46,13 +46,18 @@ class FastLora(Linear):  # type: ignore[misc]
 
     @override
     def forward(self, x: Tensor, *args: Any, **options: Any) -> Tensor:
-        if args or options or not self._plain():
+        if args or options or not self._plain() or not self._takes(x):
             return super().forward(x, *args, **options)  # type: ignore[no-any-return]
         (name,) = self.active_adapters
         dropout = self.lora_dropout[name]
         kept = dropped(x, dropout.p) if isinstance(dropout, nn.Dropout) and dropout.training else x
         low = self.lora_A[name](kept) * self.scaling[name]
         return self.base_layer(x) + self.lora_B[name](low)  # type: ignore[no-any-return]
+
+    def _takes(self, x: Tensor) -> bool:
+        """Whether the active adapter multiplies in the format of `x`: one that was loaded later does not round."""
+        part = self.lora_A[self.active_adapters[0]]
+        return isinstance(part, RoundedLinear) or part.weight.dtype == x.dtype
 
     def _plain(self) -> bool:
         active = self.active_adapters

@@ -28,7 +28,7 @@ class Net(nn.Module):
 
 
 def adapted(dtype: torch.dtype = torch.float32, **options: Any) -> Any:
-    """A PEFT model with an adapter that is not nought, its base in `dtype`."""
+    """A PEFT model with an adapter whose B is not zero, its base in `dtype`."""
     torch.manual_seed(0)
     net = Net().to(dtype)
     config = {"r": 4, "lora_alpha": 6, "target_modules": ["first", "second"]} | options
