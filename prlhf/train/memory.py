@@ -16,11 +16,11 @@ tokens of a forward pass, S those of them whose logits exist at a time, L the pa
 have no mask), all of the largest forward pass found when the data is shuffled. A comparison is read as its user and
 as the generic one: as prefix trees its prompt stands once for both responses, and logits come in chunks; padded it
 makes four rows; a demonstration of supervised fine-tuning has one reader and one response. All are run in parts of
-`pack_tokens`. x stands for what training itself keeps of the inputs of linear layers, per token and layer: on a GPU
-or a quantized base with LoRA, whose weights are fp32, a copy of each adapted layer's input (4 bytes a number, nothing when a = 4) and with
-dropout the dropped copy and its mask (4 + 4); on a CPU with dropout the dropped copy and its mask (a + 1), and with
-a = 2 what attention in fp32 keeps (8 h); all weights trained: 3 a h. Eager attention keeps 6 bytes for each of
-heads x L probabilities more. A reward model has no logits.
+`pack_tokens`. x stands for what training itself keeps of the inputs of linear layers, per token and layer: with LoRA,
+whose weights are fp32, on a GPU or a quantized base a copy of each adapted layer's input (4 bytes a number, nothing
+when a = 4) and with dropout the dropped copy and its mask (4 + 4); else on a CPU with dropout the dropped copy and its
+mask (a + 1). On a CPU with a = 2 comes what attention in fp32 keeps (8 h); all weights trained: 3 a h. Eager attention
+keeps 6 bytes for each of heads x L probabilities more. A reward model has no logits.
 
 Quantized weights (nf4, int8) count with their scales, packed; one layer's at a time is made again for its product, in
 fp32 and in a.
@@ -134,7 +134,7 @@ def _kept_per_token(config: TrainConfig, shape: Shape, length: int) -> float:
 
 
 def _bytes_per_input(config: TrainConfig, shape: Shape) -> int:
-    if shape.on_cpu and not shape.made:
+    if shape.on_cpu and not shape.made:  # else PEFT's own layers
         return shape.a + 1 if config.lora_dropout else 0
     if config.lora_dropout:
         return 8

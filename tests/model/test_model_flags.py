@@ -68,9 +68,11 @@ def test_device_and_precision_of_a_fresh_base(
     monkeypatch.setattr(checkpoint, "load_base", lambda *given: seen.append(given))
     monkeypatch.setattr(checkpoint, "assemble", lambda base, *given: None)
     monkeypatch.setattr(checkpoint, "pick_device", torch.device)
-    config = make_config(tmp_path, device="meta", precision="bf16", model="a/base", trust_remote_code=True)
+    config = make_config(
+        tmp_path, device="meta", precision="bf16", model="a/base", trust_remote_code=True, quantize="int8"
+    )
     checkpoint.build_policy(config, [], {})
-    assert seen == [("a/base", torch.device("meta"), torch.bfloat16, True, SILENT)]
+    assert seen == [("a/base", torch.device("meta"), torch.bfloat16, True, SILENT, "int8")]
 
 
 @pytest.mark.parametrize(("asked", "limit"), [(None, 256), (64, 64), (1000, 256)])
