@@ -62,7 +62,7 @@ def test_peft_has_the_log_probs_and_the_greedy_tokens_of_the_person(
     result = prlhf.export(gated, list(USERS), tmp_path / "people")
     assert result.compared is not None
     assert result.compared.rows >= 6
-    assert result.compared.difference < 0.02  # both on the base in bf16
+    assert result.compared.difference < 0.1  # on the base in bf16, where the run rounds its adapter too
     assert [(one.user, one.folder) for one in result.people] == [(u, tmp_path / "people" / u) for u in USERS]
     policy, loaded = load_policy(gated, "cpu", "fp32"), prlhf.load(gated, device="cpu", precision="fp32")
     values = {}
