@@ -45,6 +45,7 @@ CASES: dict[str, dict[str, tuple[Any, dict[str, Any], dict[str, Any]]]] = {
         "quantize": ("nf4", {"full_finetune": True}, SFT),
         "lora_r": (4, {"full_finetune": True}, SFT),
         "lora_alpha": (4, {"full_finetune": True}, {}),
+        "lora_variant": ("dora", {"full_finetune": True}, SFT),
         "lora_dropout": (0.2, GRPO, ONLINE),
         "lora_targets": ("q_proj", {"full_finetune": True}, {}),
         "reference_cache": (False, {}, GRPO),

@@ -208,6 +208,13 @@ class TrainConfig(Stage):
     )
     lora_r: int = key(8, "Rank of the LoRA adapter.", used=[ADAPTER], ge=1)
     lora_alpha: int = key(16, "LoRA's alpha; the adapter is scaled by alpha / rank.", used=[ADAPTER], ge=1)
+    lora_variant: Literal["plain", "rslora", "dora"] = key(
+        "plain",
+        "rslora: the adapter is scaled by alpha / sqrt(rank), for high ranks; dora: layers' magnitudes are trained "
+        "apart from their directions (DoRA).",
+        used=[ADAPTER],
+        idle=["plain"],
+    )
     lora_dropout: float = key(0.05, "Dropout of the LoRA adapter.", used=[ADAPTER, DROPOUT], idle=[0.0], ge=0, lt=1)
     lora_targets: str = key(
         "all-linear", "Which layers get an adapter: all-linear, or names with commas between.", used=[ADAPTER]
@@ -325,6 +332,16 @@ class TrainConfig(Stage):
             raise PrlhfError(
                 f"full_finetune = true leaves no adapter for user_in = {self.user_in}",
                 "set user_in to prompt, or leave full_finetune out",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def gates_are_exact(self) -> TrainConfig:
+        """Refuse gates with DoRA: it divides by the norm of base and adapter together, which a gate changes."""
+        if self.objective != "sft" and self.lora_variant == "dora" and self.user_in != "prompt":
+            raise PrlhfError(
+                f"lora_variant = dora scales layers as if there were no gates, so not with user_in = {self.user_in}",
+                "set lora_variant to rslora or plain, or user_in to prompt",
             )
         return self
 

@@ -35,8 +35,10 @@ def write_gguf(person: Person, folder: Path) -> None:
     """Write adapter.gguf into the existing `folder`.
 
     Raises:
-        PrlhfError: llama.cpp is not known to read adapters of this base, or of a layer that is adapted.
+        PrlhfError: llama.cpp is not known to read adapters of this base, of a layer that is adapted, or of this kind.
     """
+    if person.config.use_dora:
+        raise PrlhfError("llama.cpp has no adapters of DoRA, with magnitudes of their own", "use peft or hf")
     config = person.base.lm.config
     architecture = ARCHITECTURES.get(config.model_type)
     if architecture is None:
@@ -45,7 +47,7 @@ def write_gguf(person: Person, folder: Path) -> None:
     writer = gguf.GGUFWriter(folder / FILE, architecture)
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(person.config.lora_alpha))
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, _alpha(person.config))
     writer.add_name(f"{public_name(person.base.name)} for {person.user}")
     writer.add_file_type(gguf.LlamaFileType.ALL_F32)
     for name, value in _tensors(person, architecture):
@@ -54,6 +56,11 @@ def write_gguf(person: Person, folder: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _alpha(config: Any) -> float:
+    """The alpha by which llama.cpp, which scales by alpha / rank, scales as `config` says."""
+    return float(config.lora_alpha * (config.r**0.5 if config.use_rslora else 1))
 
 
 def _tensors(person: Person, architecture: str) -> list[tuple[str, Tensor]]:

@@ -272,6 +272,8 @@ def make_trainable(lm: Any, config: TrainConfig) -> Any:
         r=config.lora_r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
+        use_rslora=config.lora_variant == "rslora",
+        use_dora=config.lora_variant == "dora",
         target_modules=targets,
         task_type="CAUSAL_LM",
     )

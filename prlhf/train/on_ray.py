@@ -103,6 +103,11 @@ def check_share(config: TrainConfig, cluster: ClusterConfig) -> None:
             f"quantize = {config.quantize} does not go with parallel = fsdp: packed weights are not divided",
             "leave quantize out, or set parallel to ddp",
         )
+    if config.lora_variant == "dora" and cluster.workers and cluster.parallel == "fsdp":
+        raise PrlhfError(
+            "lora_variant = dora does not go with parallel = fsdp: a layer's norm needs all of its weights",
+            "set lora_variant to rslora or plain, or parallel to ddp",
+        )
     if config.batch_size < cluster.workers:
         raise PrlhfError(
             f"batch_size = {config.batch_size} is less than workers = {cluster.workers}: some would have nothing to do",

@@ -172,7 +172,7 @@ def test_a_user_of_more_than_a_thousand(place: str, make_config: MakeConfig, tin
     users, format = ["u7", "u1500"], "peft" if place == "adapter" else "hf-users"
     result = prlhf.export(tmp_path / "run", users, tmp_path / "out", format=format)
     assert result.compared is not None
-    assert result.compared.difference < (0.02 if place == "adapter" else 1e-4)
+    assert result.compared.difference < (0.1 if place == "adapter" else 1e-4)
     with torch.no_grad():
         rows = [float(policy.model(padded([Reading(i, PROMPT, RESPONSE)], config.slots, 0))) for i in (7, 1500)]
     assert abs(rows[0] - rows[1]) > 1e-2

@@ -311,7 +311,9 @@ def test_supervised_fine_tuning_leaves_a_whole_base(make: MakeConfig, kind: str,
     assert before == pytest.approx(done["eval"]["nats_per_token"], abs=1e-4)
 
 
-@pytest.mark.parametrize("options", [{"objective": "rm"}, {"gradient_checkpointing": True}, {"prefix_tree": False}])
+@pytest.mark.parametrize(
+    "options", [{"objective": "rm"}, {"gradient_checkpointing": True}, {"prefix_tree": False}, {"lora_variant": "dora"}]
+)
 def test_other_runs(options: dict[str, Any], make: MakeConfig, kind: str, tmp_path: Path) -> None:
     done = train(make(tmp_path / "run", quantize=kind, **({"max_steps": 2} | options)))
     assert 0 <= done["eval"]["accuracy_macro"] <= 1
