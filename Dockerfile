@@ -12,10 +12,10 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY recipes recipes
 COPY prlhf_cli prlhf_cli
 COPY prlhf prlhf
-RUN /opt/prlhf/bin/pip install --no-cache-dir --constraint constraints.txt .
+RUN /opt/prlhf/bin/pip install --no-cache-dir --constraint constraints.txt '.[serve]'
 
 FROM python:3.11-slim-bookworm
-RUN useradd --uid 1000 --create-home prlhf && install --directory --owner prlhf /work
+RUN useradd --uid 1000 --create-home prlhf && install --directory --owner prlhf /work /work/.cache
 COPY --from=build /opt/prlhf /opt/prlhf
 ENV PATH=/opt/prlhf/bin:$PATH HF_HOME=/work/.cache/huggingface PRLHF_CACHE=/work/.cache/prlhf
 USER prlhf

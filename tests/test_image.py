@@ -1,4 +1,4 @@
-"""The Dockerfile: what it copies is there and is all that the build needs, and what it runs exists."""
+"""The image: what it copies is there and is all that the build needs; what it and compose.yaml run exists."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 
 from prlhf_cli.docs import check_command
 
@@ -54,11 +55,14 @@ def test_versions_are_those_of_the_tests_and_nobody_is_root() -> None:
     images = re.findall(r"^FROM (\S+)", TEXT, re.M)
     assert images == ["python:3.11-slim-bookworm"] * 2
     assert PROJECT["project"]["requires-python"] == ">=3.11"
+    (installed,) = re.findall(r"pip install .*'\.\[(.+)\]'", BUILD)
+    assert installed == "serve"
+    assert installed in PROJECT["project"]["optional-dependencies"]
     (user,) = re.findall(r"useradd .*?(\w+) &&", FINAL)
     steps = [line.split(maxsplit=1) for line in FINAL.splitlines()]
     assert [name for name, _ in steps] == ["FROM", "RUN", "COPY", "ENV", "USER", "WORKDIR", "ENTRYPOINT", "CMD"]
     assert dict(steps)["USER"] == user
-    assert re.search(rf"--owner {user} {dict(steps)['WORKDIR']}$", dict(steps)["RUN"])
+    assert re.search(rf"--owner {user} {dict(steps)['WORKDIR']} /work/.cache$", dict(steps)["RUN"])
 
 
 def test_what_it_runs_exists() -> None:
@@ -77,3 +81,27 @@ def test_pages_run_it_as_it_is(page: str) -> None:
     for example in re.findall(r"^ +(docker run .*)$", text, re.M):
         words = shlex.split(example)
         check_command(shlex.join(words[words.index("prlhf") :]))
+
+
+def test_compose_serves_a_run_with_keys_on_this_machine_alone() -> None:
+    text = (ROOT / "compose.yaml").read_text(encoding="utf-8")
+    compose = yaml.safe_load(text)
+    (service,) = compose["services"].values()
+    assert (service["build"], service["image"]) == (".", "prlhf")
+    command = service["command"]
+    check_command(shlex.join(["prlhf", *command]))
+    options = dict(zip(command[2::2], command[3::2], strict=True))
+    (run, cache), (secret,) = service["volumes"], service["secrets"]
+    assert run.rpartition(":")[2] == command[1]
+    assert options["--keys"] == f"/run/secrets/{secret}"
+    assert compose["secrets"].keys() == {secret}
+    volume, _, place = cache.partition(":")
+    assert volume in compose["volumes"]
+    assert f"PRLHF_CACHE={place}/" in FINAL
+    assert f"HF_HOME={place}/" in FINAL
+    assert service["ports"] == [f"127.0.0.1:{options['--port']}:{options['--port']}"]
+    assert f":{options['--port']}/healthz" in service["healthcheck"]["test"][-1]
+    asked = set(re.findall(r"\$\{(\w+):\?", text))
+    (example,) = re.findall(r"^# +(\S.* docker compose up.*)$", text, re.M)
+    assert {name for name, _, value in (word.partition("=") for word in example.split()) if value} == asked
+    assert example in (ROOT / "docs/SERVING.md").read_text(encoding="utf-8")
