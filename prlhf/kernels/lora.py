@@ -57,7 +57,7 @@ class FastLora(Linear):  # type: ignore[misc]
     def _takes(self, x: Tensor) -> bool:
         """Whether the active adapter multiplies in the format of `x`: one that was loaded later does not round."""
         part = self.lora_A[self.active_adapters[0]]
-        return isinstance(part, RoundedLinear) or part.weight.dtype == x.dtype
+        return isinstance(part, RoundedLinear) or bool(part.weight.dtype == x.dtype)
 
     def _plain(self) -> bool:
         active = self.active_adapters
