@@ -31,6 +31,9 @@ BLOCK, SCALES = 64, 256  # weights with a scale of their own in nf4, and scales 
 TABLES = 4 * (16 + 256 + 1)  # bytes beside them in each layer: nf4's values, those of the scales, their mean
 HEAD = 16  # first values of a weight that are part of a fingerprint
 
+# when PEFT imports it, quantized or not, it warns of kernels that it would get from the hub
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
 Head = tuple[tuple[int, ...], Tensor]  # shape and first values of a weight
 
 
@@ -51,7 +54,6 @@ def reading_options(name: str, config: Any, quantize: str, device: torch.device 
     check_package(quantize)
     if getattr(config, "quantization_config", None) is not None:
         raise PrlhfError(f"quantize = {quantize}: {name} is quantized already", "leave quantize out")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it warns of kernels that it would get from the hub
     from transformers import BitsAndBytesConfig
 
     four: Any = {
