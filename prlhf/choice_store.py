@@ -221,7 +221,9 @@ def export_conversations(feedback: ChoiceStore, out: Path, user: str | None = No
     """
     if not feedback.talkers(user):
         whose = "" if user is None else f" of '{user}'"
-        raise PrlhfError(f"{feedback.path} has no conversations{whose}", "serve it with log_conversations = true to keep them")
+        raise PrlhfError(
+            f"{feedback.path} has no conversations{whose}", "serve it with log_conversations = true to keep them"
+        )
     with atomic_file(out) as beside, beside.open("w", encoding="utf-8") as file:
         return sum(
             bool(file.write(json_text(asdict(each), ensure_ascii=False) + "\n"))

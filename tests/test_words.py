@@ -67,8 +67,9 @@ ON_PAGES = {  # true of the software, not of the day on which it was written
 
 
 def prose_of_page(text: str) -> str:
-    """A page without code: blocks, indented lines and what stands in backticks; line numbers stay."""
-    text = re.sub(r"^```.*?^```", lambda found: "\n" * found[0].count("\n"), text, flags=re.M | re.S)
+    """A page without code (blocks, indented lines, what stands in backticks) and what models wrote; line numbers stay."""
+    for left_out in (r"^```.*?^```", r"<summary>Examples: .*?</details>"):
+        text = re.sub(left_out, lambda found: "\n" * found[0].count("\n"), text, flags=re.M | re.S)
     text = re.sub(r"`[^`\n]*`|{[{%].*?[%}]}", "CODE", text)
     return "\n".join("" if line.startswith("    ") else line for line in text.split("\n"))
 

@@ -50,7 +50,7 @@ class Experiment:
         default_factory=dict
     )  # measure -> name, users for less, more
     newcomers: str = ""  # of newcomers.py, after the data set and where to write: people who were in no training
-    shots: str = "4,8"  # how many choices of theirs are learned from
+    shots: str = "4"  # how many choices of theirs are learned from
     tastes: str = ""  # file of the users' tastes among the raw data, for judging only
     shown: tuple[str, ...] = ()  # the arms whose texts are shown: the first that has written
 
@@ -113,7 +113,7 @@ PSOUPS_STRONG = Experiment(
         "warm": ("warm words per word", "P3B", "P3A"),
     },
     shown=("gates", "gates-half", "soft"),
-    newcomers="--tested 24",
+    newcomers="--tested 16",
 )
 PSOUPS = replace(
     PSOUPS_STRONG,
@@ -181,6 +181,7 @@ CROWD = Experiment(
     train=f"{COMMON} {RANK32} --epochs 1",
     max_tokens=420,
     generate="--prompts eval --max-prompts 10 --max-new-tokens 160 --temperature 0.7 --precision bf16",
+    limit=3,
     arms=(
         BASE,
         Arm("gates", "gates", f"{GATES} --alpha 0.7"),

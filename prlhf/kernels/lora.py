@@ -16,8 +16,6 @@ from peft.tuners.lora import Linear
 from torch import Tensor, nn
 from typing_extensions import override
 
-BITS = 16  # of the draw that decides whether a number is dropped
-
 
 def use_fast_lora(model: nn.Module) -> None:
     """Replace PEFT's LoRA layers in `model` by ones with their parameters, submodules, hooks and mode."""
@@ -49,9 +47,7 @@ class FastLora(Linear):  # type: ignore[misc]
         if args or options or not self._plain() or not self._takes(x):
             return super().forward(x, *args, **options)  # type: ignore[no-any-return]
         (name,) = self.active_adapters
-        dropout = self.lora_dropout[name]
-        kept = dropped(x, dropout.p) if isinstance(dropout, nn.Dropout) and dropout.training else x
-        low = self.lora_A[name](kept) * self.scaling[name]
+        low = self.lora_A[name](self.lora_dropout[name](x)) * self.scaling[name]
         return self.base_layer(x) + self.lora_B[name](low)  # type: ignore[no-any-return]
 
     def _takes(self, x: Tensor) -> bool:
@@ -77,16 +73,3 @@ class RoundedLinear(nn.Linear):
     @override
     def forward(self, input: Tensor) -> Tensor:
         return F.linear(input, self.weight.to(input.dtype), self.bias)
-
-
-def dropped(x: Tensor, rate: float) -> Tensor:
-    """Dropout: `x` with a share `rate` of its numbers, to 1/65536, set to 0, and the others divided by 1 - rate.
-
-    One draw of 64 bits decides on four numbers; PyTorch draws for each, which takes as long as the layer's product.
-    """
-    threshold = round(rate * 2**BITS)
-    if not threshold:
-        return x
-    words = torch.empty(-(-x.numel() * BITS // 64), dtype=torch.int64).random_(-(2**63), None)
-    mask = (words.view(torch.int16)[: x.numel()] < threshold - 2 ** (BITS - 1)).view(x.shape)
-    return x.masked_fill(mask, 0).mul(2**BITS / (2**BITS - threshold))

@@ -135,7 +135,7 @@ def _kept_per_token(config: TrainConfig, shape: Shape, length: int) -> float:
 
 def _bytes_per_input(config: TrainConfig, shape: Shape) -> int:
     if shape.on_cpu and not shape.made and config.lora_variant != "dora":  # else PEFT's own layers
-        return shape.a + 1 if config.lora_dropout else 0
+        return 2 * shape.a if config.lora_dropout else 0
     if config.lora_dropout:
         return 8
     return 0 if shape.a == 4 else 4

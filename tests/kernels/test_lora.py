@@ -6,14 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from prlhf.kernels import speed_up
-from prlhf.kernels.lora import FastLora, RoundedLinear, dropped, use_fast_lora
+from prlhf.kernels.lora import FastLora, RoundedLinear, use_fast_lora
 
 
 class Net(nn.Module):
@@ -144,24 +142,3 @@ def test_dropout_acts_in_training_only() -> None:
     torch.manual_seed(1)
     assert torch.equal(model(x), first)
     assert not torch.equal(model(x), first)
-
-
-@given(st.floats(0, 0.99), st.integers(1, 70), st.sampled_from([torch.float32, torch.bfloat16]))
-@settings(max_examples=50, deadline=None)
-def test_a_number_is_dropped_or_scaled(rate: float, size: int, dtype: torch.dtype) -> None:
-    x = torch.rand(3, size, dtype=dtype) + 1
-    out = dropped(x, rate)
-    scale = 2**16 / (2**16 - round(rate * 2**16))
-    assert out.dtype == dtype
-    torch.testing.assert_close(out, torch.where(out == 0, 0, x * scale))
-
-
-def test_the_share_that_is_dropped() -> None:
-    torch.manual_seed(0)
-    out = dropped(torch.ones(200_000, requires_grad=True), 0.05)
-    assert float((out == 0).double().mean()) == pytest.approx(0.05, abs=0.002)
-    assert float(out.mean()) == pytest.approx(1, abs=0.002)
-    (first, second) = (out[0::4] == 0), (out[1::4] == 0)  # from one draw of 64 bits, and independent all the same
-    assert float((first & second).double().mean()) == pytest.approx(0.05**2, abs=0.001)
-    nothing = dropped(x := torch.ones(3), 0.0)
-    assert nothing is x

@@ -138,11 +138,11 @@ BATCH = Batch(tokens=40, scored=16, row=10)  # padded: four rows of 10 tokens, o
         ({"lora_dropout": 0.0}, {"on_cpu": False}, 40 * 3 * 552, 4 * 4 * 100 * 16),
         # bf16: half of that, and an fp32 copy of each input
         ({"lora_dropout": 0.0}, {"a": 2, "on_cpu": False}, 40 * 3 * (276 + 256), 4 * 4 * 100 * 18),
-        # on a CPU: a mask of one byte for each dropped input; in bf16 no copies, and 8 h for attention in fp32
-        ({"lora_dropout": 0.1}, {}, 40 * 3 * (552 + 320), 4 * 4 * 100 * 16),
+        # on a CPU masks are in the format of the base; in bf16 no copies, and 8 h for attention in fp32
+        ({"lora_dropout": 0.1}, {}, 40 * 3 * (552 + 512), 4 * 4 * 100 * 16),
         ({"lora_dropout": 0.0}, {}, 40 * 3 * 552, 4 * 4 * 100 * 16),
         ({"lora_dropout": 0.0}, {"a": 2}, 40 * 3 * (276 + 64), 4 * 4 * 100 * 18),
-        ({"lora_dropout": 0.1}, {"a": 2}, 40 * 3 * (276 + 64 + 192), 4 * 4 * 100 * 18),
+        ({"lora_dropout": 0.1}, {"a": 2}, 40 * 3 * (276 + 64 + 256), 4 * 4 * 100 * 18),
         ({"full_finetune": True}, {}, 40 * 3 * (552 + 96), 4 * 4 * 100 * 16),
         ({"gradient_checkpointing": True, "lora_dropout": 0.0}, {}, 40 * (2 * 32 + 552), 4 * 4 * 100 * 16),
         ({"lora_dropout": 0.0}, {"eager": True}, 40 * 3 * (552 + 120), 4 * 4 * 100 * 16),
@@ -495,7 +495,7 @@ def test_a_workers_plan_is_shown(tmp_path: Path, make_config: MakeConfig, capsys
 def test_only_one_new_run_is_planned(option: str, trained: Path) -> None:
     done = CliRunner().invoke(app, ["train", "--dry-run", option, "--out", str(trained)])
     assert done.exit_code == 2
-    assert "leave out --resume and --per-user" in done.stderr
+    assert "leave out --resume, --per-user and --push-to-hub" in done.stderr
 
 
 def test_a_user_model_of_ones_own(tmp_path: Path, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
