@@ -67,7 +67,7 @@ ON_PAGES = {  # true of the software, not of the day on which it was written
 
 
 def prose_of_page(text: str) -> str:
-    """A page without code (blocks, indented lines, what stands in backticks) and what models wrote; line numbers stay."""
+    """A page without code (blocks, indented lines, backticks) and without what models wrote; line numbers stay."""
     for left_out in (r"^```.*?^```", r"<summary>Examples: .*?</details>"):
         text = re.sub(left_out, lambda found: "\n" * found[0].count("\n"), text, flags=re.M | re.S)
     text = re.sub(r"`[^`\n]*`|{[{%].*?[%}]}", "CODE", text)
