@@ -82,6 +82,7 @@ LLAMAS: dict[str, dict[str, Any]] = {
 MODELS = ("tiny", *LLAMAS)
 ENGINES = ("ours", "ours-gc", "gates", "trl", "trl-nc", "paper")
 BETA = 0.1
+PRECISION = "bf16" if torch.cuda.is_available() else "fp32"  # of the base, unless it is given
 MICRO = 4  # rows (two per comparison) at a time for `paper`, whose logits would otherwise need more than 24 GiB
 
 
@@ -90,7 +91,7 @@ def main() -> int:
     parser.add_argument("--shape", choices=SHAPES, default="tldr")
     parser.add_argument("--model", choices=MODELS, default="smollm2-135m")
     parser.add_argument("--engines", default="ours,trl,paper", help=f"of {', '.join(ENGINES)}")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), help="of the base; bf16 on GPUs, fp32 elsewhere")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default=PRECISION, help="of the base")
     parser.add_argument("--repeats", type=int, default=5, help="timed steps of each engine")
     parser.add_argument("--pack-tokens", type=int, help="ours: tokens per forward pass")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="ours: any train setting")
@@ -154,7 +155,7 @@ def summarize(args: argparse.Namespace, seconds: dict[str, list[float]], memory:
     report: dict[str, Any] = {
         "shape": args.shape,
         "model": args.model,
-        "precision": args.precision or ("bf16" if torch.cuda.is_available() else "fp32"),
+        "precision": args.precision,
         "comparisons": shape.comparisons,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU",
         "threads": torch.get_num_threads(),
@@ -221,11 +222,10 @@ def comparisons(shape: Shape, vocabulary: int) -> list[Encoded]:
     return found
 
 
-def load(name: str, device: torch.device | str, precision: str | None = None) -> Base:
-    """Load the bundled base, or create a named shape with random weights, by default in bf16 on a GPU."""
+def load(name: str, device: torch.device | str, precision: str = PRECISION) -> Base:
+    """Load the bundled base, or create a named shape with random weights."""
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    precision = precision or ("bf16" if torch.cuda.is_available() else "fp32")
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     if name == "tiny" and str(device) != "meta":
         return load_base("tiny", device, dtype)

@@ -30,6 +30,11 @@ class Interrupted(Exception):
     """Ctrl-C was pressed, and the finished work has been saved. The text says how to continue. Exit code 130."""
 
 
+def unknown_user(user: str, run: object, known: Iterable[str]) -> PrlhfError:
+    """The error that `run` does not know `user`, with the nearest of the users that it knows."""
+    return PrlhfError(f"user '{user}' is unknown to {run}", nearest(user, known))
+
+
 def nearest(name: str, known: Iterable[str], limit: int = 3) -> str:
     """Return `did you mean 'tldr'?`, or the known names if none is similar to `name`."""
     names = sorted(known)

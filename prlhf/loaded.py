@@ -12,7 +12,7 @@ import torch
 
 from prlhf.config import GenerateConfig
 from prlhf.dataset import GENERIC, Text
-from prlhf.errors import PrlhfError, nearest
+from prlhf.errors import PrlhfError, unknown_user
 from prlhf.generate.baselines import baseline_of
 from prlhf.generate.decoding import write
 from prlhf.generate.readers import Reader
@@ -96,7 +96,7 @@ class Loaded:
         """The index of `user`, 0 for the generic user."""
         known = self.trained.index_of()
         if user != GENERIC and user not in known:
-            raise PrlhfError(f"user '{user}' is unknown to {self.run}", nearest(user, [*known, GENERIC]))
+            raise unknown_user(user, self.run, [*known, GENERIC])
         return known.get(user, 0)
 
 

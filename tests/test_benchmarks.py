@@ -32,7 +32,7 @@ def test_a_training_step_moves_the_model(engine: str, monkeypatch: pytest.Monkey
     from benchmarks import train_step
 
     monkeypatch.setitem(train_step.SHAPES, "small", replace(train_step.SHAPES["psoups"], prompt=9, response=4))
-    args = argparse.Namespace(shape="small", model="tiny", precision=None, pack_tokens=None, set=[])
+    args = argparse.Namespace(shape="small", model="tiny", precision="fp32", pack_tokens=None, set=[])
     seconds = train_step.measure({engine: train_step.make_step(engine, args)}, repeats=2)
     report = train_step.summarize(args, seconds, {engine: train_step.peak_bytes()})
     assert report["comparisons"] == 6

@@ -11,6 +11,7 @@ from benchmarks.real_text.experiments import Arm, Experiment
 from benchmarks.real_text.measures import read_measures
 from benchmarks.real_text.ranking import difference, ranking
 from benchmarks.real_text.scores import read_scores
+from benchmarks.real_text.style import plain
 from benchmarks.real_text.tasks import PEOPLE, TASTES
 from benchmarks.real_text.tastes import taste_correlation
 from benchmarks.real_text.writing import base_curve, pole_difference, win_share, written
@@ -144,14 +145,10 @@ def examples(experiment: Experiment, root: Path) -> Numbers | None:
                 rows = read_responses(path)
                 prompts = list(dict.fromkeys(row.prompt_id for row in rows))
                 chosen = prompts[:: max(1, len(prompts) // EXAMPLES)][:EXAMPLES]
-                texts = [{"prompt": _plain(row.prompt), "user": row.user_id, "text": _short(row.response),
+                texts = [{"prompt": plain(row.prompt), "user": row.user_id, "text": _short(row.response),
                           "ended": row.finish_reason == "stop"} for row in rows if row.prompt_id in chosen]  # fmt: skip
                 return {"arm": name, "seed": seed, "texts": texts}
     return None
-
-
-def _plain(prompt: Any) -> str:
-    return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
 
 
 def _short(text: str) -> str:

@@ -19,7 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.real_text.style import letters_per_word, warm_words_per_word, word_count
+from benchmarks.real_text.scores import first_of_each
+from benchmarks.real_text.style import letters_per_word, plain, warm_words_per_word, word_count
 from prlhf.dataset import Comparison, Prepared, prompt_id, read_prepared, write_prepared
 
 TASTES = {
@@ -39,7 +40,7 @@ def made(held_out: Sequence[Comparison], tested: int, seed: int) -> tuple[list[C
     responses: dict[str, dict[str, Any]] = {}
     for row in held_out:
         there = responses.setdefault(row.prompt_id, {"prompt": row.prompt})
-        there |= {_plain(response): response for response in (row.chosen, row.rejected)}
+        there |= {plain(response): response for response in (row.chosen, row.rejected)}
     prompts = {name: found.pop("prompt") for name, found in responses.items()}
     texts = [text for found in responses.values() for text in found]
     values = np.array([_measures(text) for text in texts])
@@ -66,21 +67,9 @@ def _measures(text: str) -> tuple[float, float, float]:
     return math.log(max(1.0, word_count(text))), letters_per_word(text) or 0.0, math.sqrt(warm)
 
 
-def _plain(text: Any) -> str:
-    return text if isinstance(text, str) else str(text[-1]["content"])
-
-
 def given(folder: Path, tested: int) -> tuple[list[Comparison], list[Comparison]]:
     """The choices of `folder`, to learn from, and to test, at most `tested` of each person."""
-    return list(_read(folder / "train.jsonl")), list(_first(list(_read(folder / "test.jsonl")), tested))
-
-
-def _first(rows: Sequence[Comparison], limit: int) -> Iterator[Comparison]:
-    seen: dict[str, int] = {}
-    for row in rows:
-        seen[row.user_id] = seen.get(row.user_id, 0) + 1
-        if seen[row.user_id] <= limit:
-            yield row
+    return list(_read(folder / "train.jsonl")), first_of_each(list(_read(folder / "test.jsonl")), tested)
 
 
 def _read(path: Path) -> Iterator[Comparison]:

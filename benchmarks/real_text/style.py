@@ -9,7 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from prlhf.dataset import Text
+
 WARM = ("!", "you", "happy", "great", "hope", "sure", "please", "sorry", "help")
+
+
+def plain(text: Text) -> str:
+    """A prompt or a response without its form: the last message of a conversation."""
+    return text if isinstance(text, str) else text[-1]["content"]
 
 
 def word_count(text: str) -> float:

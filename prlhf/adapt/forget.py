@@ -16,7 +16,7 @@ from prlhf.adapt.run import tables_of
 from prlhf.adapt.tables import rewrite_row
 from prlhf.choice_store import FILE as FEEDBACK
 from prlhf.choice_store import ChoiceStore
-from prlhf.errors import PrlhfError, nearest
+from prlhf.errors import unknown_user
 from prlhf.files import atomic_file
 from prlhf.model.checkpoint import ABOUT, model_folder, read_about
 from prlhf.model.hub_run import check_own
@@ -50,7 +50,7 @@ def forget_user(run: Path, user: str, progress: Progress = SILENT) -> dict[str, 
         if user not in known and any(collected):  # who was never learned
             return {"run": str(run), "forgotten": user, "user_index": None}
         if user not in known:
-            raise PrlhfError(f"user '{user}' is unknown to {run}", nearest(user, known))
+            raise unknown_user(user, run, known)
         if folder != run:
             (run / "report.html").unlink(missing_ok=True)  # `prlhf runs show --html` writes it again
             _scrub(run / "results.json", user, lines=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 from prlhf.adapt.known import read_users_of, summary_of
 from prlhf.adapt.versions import read_versions
-from prlhf.errors import PrlhfError, nearest
+from prlhf.errors import unknown_user
 from prlhf.model.checkpoint import model_folder, read_about
 from prlhf.model.user_store import read_users
 
@@ -39,7 +39,7 @@ def _one(run: Path, folder: Path, user: str) -> dict[str, Any]:
     users = read_users(folder, [user])
     at = users.index_of().get(user)
     if at is None:
-        raise PrlhfError(f"user '{user}' is unknown to {run}", nearest(user, read_users(folder).index_of()))
+        raise unknown_user(user, run, read_users(folder).index_of())
     adapted = [summary_of(known, user, at > users.trained) for known in read_users_of(folder, [at]).values()]
     return {
         "trained": int(not adapted),

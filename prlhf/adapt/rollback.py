@@ -13,7 +13,7 @@ from prlhf.adapt.run import tables_of
 from prlhf.adapt.versions import LearnedVersion, read_versions
 from prlhf.choice_store import FILE as FEEDBACK
 from prlhf.choice_store import ChoiceStore
-from prlhf.errors import PrlhfError, nearest
+from prlhf.errors import PrlhfError, unknown_user
 from prlhf.model.checkpoint import model_folder
 from prlhf.model.hub_run import check_own
 from prlhf.model.later_users import FILE, LaterRow, create_tables, opened, put_later
@@ -46,7 +46,7 @@ def undo_adaptation(
         users = read_users(folder, [user])
         at = users.index_of().get(user)
         if at is None:
-            raise PrlhfError(f"user '{user}' is unknown to {run}", nearest(user, read_users(folder).index_of()))
+            raise unknown_user(user, run, read_users(folder).index_of())
         versions = read_versions(folder, at)
         found = wanted(user, versions, version)
         if found is not None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from prlhf.dataset import GENERIC
-from prlhf.errors import PrlhfError, nearest
+from prlhf.errors import PrlhfError, unknown_user
 from prlhf.model.base import Base
 from prlhf.model.checkpoint import Policy, load_policy, model_folder, read_about
 from prlhf.model.gates import folded
@@ -93,7 +93,7 @@ def person_of(policy: Policy, run: Path, user: str, user_index: int) -> Person:
 def _check_known(run: Path, users: Collection[str], known: Collection[str]) -> None:
     for user in users:
         if user not in known:
-            raise PrlhfError(f"user '{user}' is unknown to {run}", nearest(user, known))
+            raise unknown_user(user, run, known)
 
 
 def _check_adapter(run: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from prlhf.dataset import GENERIC
-from prlhf.errors import PrlhfError, nearest
+from prlhf.errors import PrlhfError, unknown_user
 from prlhf.export.card import write_card
 from prlhf.export.compare import Compared, Sample, samples
 from prlhf.export.hf_users import compare_with_users, write_with_users
@@ -57,7 +57,7 @@ def _indices(policy: Policy, run: Path, users: Sequence[str]) -> dict[str, int]:
     known = {GENERIC: 0} | policy.index_of()
     for user in users:
         if user not in known:
-            raise PrlhfError(f"user '{user}' is unknown to {run}", nearest(user, known))
+            raise unknown_user(user, run, known)
     if policy.model.users.gates is None:
         return {user: known[user] for user in dict.fromkeys([GENERIC, *users])}
     if len(users) > 1:

@@ -16,27 +16,21 @@ from peft.tuners.lora import Linear
 from torch import Tensor, nn
 from typing_extensions import override
 
+from prlhf.kernels.twins import replace_layers, twin
+
 
 def use_fast_lora(model: nn.Module) -> None:
     """Replace PEFT's LoRA layers in `model` by ones with their parameters, submodules, hooks and mode."""
-    for parent in list(model.modules()):
-        for name, layer in list(parent.named_children()):
-            if type(layer) is Linear:
-                setattr(parent, name, _twin(layer, FastLora))
-                if layer.weight.dtype != torch.float32:
-                    _round(layer.get_submodule("lora_A"))
-                    _round(layer.get_submodule("lora_B"))
+    replace_layers(model, _instead)
 
 
-def _round(parts: nn.Module) -> None:
-    for adapter, part in list(parts.named_children()):
-        setattr(parts, adapter, _twin(part, RoundedLinear))
-
-
-def _twin(layer: nn.Module, kind: type[nn.Module]) -> nn.Module:
-    twin = kind.__new__(kind)
-    vars(twin).update(vars(layer))
-    return twin
+def _instead(layer: nn.Module) -> FastLora | None:
+    if type(layer) is not Linear:
+        return None
+    if layer.weight.dtype != torch.float32:
+        for parts in (layer.get_submodule("lora_A"), layer.get_submodule("lora_B")):
+            replace_layers(parts, lambda part: twin(part, RoundedLinear))
+    return twin(layer, FastLora)
 
 
 class FastLora(Linear):  # type: ignore[misc]

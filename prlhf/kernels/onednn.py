@@ -19,6 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
+from prlhf.kernels.twins import replace_layers, twin
+
 TOLERANCE = 1e-4  # of the largest number of a result: fp32 sums in another order differ by far less
 _agrees: dict[tuple[int, int, bool], bool] = {}  # (outputs, inputs, whether there is a bias) -> what was found
 
@@ -28,25 +30,18 @@ def use_onednn(model: nn.Module) -> None:
 
     The new layers share the parameters of the old ones. Nothing happens where the operator is not usable.
     """
-    if not usable():
-        return
-    for parent in list(model.modules()):
-        for name, layer in list(parent.named_children()):
-            if type(layer) is nn.Linear and layer.weight.dtype == torch.float32:
-                setattr(parent, name, OneDnnLinear.sharing(layer))
+    if usable():
+        replace_layers(model, _instead)
+
+
+def _instead(layer: nn.Module) -> OneDnnLinear | None:
+    return twin(layer, OneDnnLinear) if type(layer) is nn.Linear and layer.weight.dtype == torch.float32 else None
 
 
 class OneDnnLinear(nn.Linear):
     """A linear layer whose products in fp32 are computed by oneDNN."""
 
     agrees: bool | None = None  # what `agrees` found for its weight; None: not known before the first call
-
-    @classmethod
-    def sharing(cls, layer: nn.Linear) -> OneDnnLinear:
-        """A layer with the parameters, hooks and mode of `layer`, which it takes the place of."""
-        twin = cls.__new__(cls)
-        vars(twin).update(vars(layer))
-        return twin
 
     @override
     def forward(self, input: Tensor) -> Tensor:

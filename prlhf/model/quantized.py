@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from prlhf.errors import PrlhfError
+from prlhf.kernels.twins import replace_layers, twin
 from prlhf.model.base_errors import INDEX, WHOLE
 from prlhf.parse import json_value
 
@@ -83,12 +84,11 @@ def settle(lm: Any) -> None:
     """Let the quantized layers of `lm` multiply by the same weights in training and in evaluation, in place."""
     import bitsandbytes as bnb
 
-    for parent in list(lm.modules()):
-        for name, layer in list(parent.named_children()):
-            if isinstance(layer, bnb.nn.Linear4bit):
-                layer.support_avx512bf16_for_cpu = False  # else it packs its weights again, and rounds inputs to bf16
-            elif isinstance(layer, bnb.nn.Linear8bitLt):
-                setattr(parent, name, _weight_only(layer))
+    for layer in lm.modules():
+        if isinstance(layer, bnb.nn.Linear4bit):
+            layer.support_avx512bf16_for_cpu = False  # else it packs its weights again, and rounds inputs to bf16
+    kind = _int8_layer()
+    replace_layers(lm, lambda layer: twin(layer, kind) if isinstance(layer, bnb.nn.Linear8bitLt) else None)
 
 
 def dequantize(lm: Any) -> None:
@@ -120,14 +120,6 @@ def _conv(layer: Any) -> Any:
 
 
 # ---- int8 ----
-
-
-def _weight_only(layer: Any) -> Any:
-    """A layer with the weights, hooks and mode of bitsandbytes' `layer`, which it takes the place of."""
-    kind = _int8_layer()
-    twin = kind.__new__(kind)
-    vars(twin).update(vars(layer))
-    return twin
 
 
 @cache
