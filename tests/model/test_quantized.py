@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from architectures import CONFIGS
+from killed import Killed, StopAt
 from material import write_base
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -26,7 +27,6 @@ from prlhf.model.base_cache import base_key
 from prlhf.model.checkpoint import Policy, assemble, load_policy
 from prlhf.model.prefix_tree import pack
 from prlhf.model.readings import Reading, padded
-from prlhf.progress import Silent
 from prlhf.train import metrics
 from prlhf.train.dry_run import plan
 from prlhf.train.memory import shape_of
@@ -204,21 +204,6 @@ def test_at_the_start_a_policy_is_its_reference(base: Path, make: MakeConfig, ki
 RUN: dict[str, Any] = {"user_in": "both", "max_steps": 4, "save_every": 2, "lora_dropout": 0.2, "user_text": False}
 
 
-class Killed(Exception):
-    pass
-
-
-class StopAfter(Silent):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def advance(self, steps: int = 1, **values: float) -> None:
-        if "loss" in values:
-            self.step -= 1
-            if self.step == 0:
-                raise Killed
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, make: MakeConfig, kind: str) -> Path:
     folder = tmp_path_factory.mktemp("quantized") / "run"
@@ -234,7 +219,7 @@ def log_probs(policy: Policy) -> Tensor:
 def test_resumed_is_uninterrupted(run: Path, make: MakeConfig, kind: str, tmp_path: Path) -> None:
     config = make(tmp_path / "run", quantize=kind, **RUN)
     with pytest.raises(Killed):
-        train(config, progress=StopAfter(3))
+        train(config, progress=StopAt(3))
     train(config, resume=True)
     ours, theirs = (folder / "metrics.jsonl" for folder in (config.folder, run))
     assert [r.get("loss") for r in metrics.read(ours)] == [r.get("loss") for r in metrics.read(theirs)]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from killed import Killed
 from losses import numbers
 
 import prlhf
@@ -30,10 +31,6 @@ OPTIONS: dict[str, Any] = {
     "objective": "online-dpo", "rounds": 3, "round_steps": 2, "round_prompts": 6, "candidates": 3, "max_new_tokens": 6,
     "save_every": 3, "lora_dropout": 0.2, "batch_size": 4, "schedule": "cosine",
 }  # fmt: skip
-
-
-class Killed(Exception):
-    pass
 
 
 class DieAt(Silent):

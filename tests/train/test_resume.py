@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from killed import Killed, StopAt
 from losses import numbers
 
 from prlhf.dataset import Prepared, read_prepared, write_prepared
@@ -34,26 +35,6 @@ MakeConfig = Callable[..., Any]
 OPTIONS: dict[str, Any] = {
     "accumulation": 2, "max_steps": 8, "save_every": 3, "eval_every": 2, "lora_dropout": 0.2, "schedule": "cosine",
 }  # fmt: skip
-
-
-class Killed(Exception):
-    pass
-
-
-class StopAt(Silent):
-    """Dies, or does something else, when the loss of a step has been logged."""
-
-    def __init__(self, step: int, do: Callable[[], Any] | None = None) -> None:
-        self.step, self.do = step, do
-
-    def advance(self, steps: int = 1, **values: float) -> None:
-        if "loss" not in values:
-            return
-        self.step -= 1
-        if self.step == 0:
-            if self.do is None:
-                raise Killed
-            self.do()
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from killed import Killed, StopAt
 from losses import as_users, loop_of, loss_of, moved_policy
 from safetensors.torch import load_file
 
 from prlhf.dataset import Comparison, Prepared, User, prompt_id, read_prepared, write_prepared
 from prlhf.model.checkpoint import build_reward_model, load_reward_model
 from prlhf.model.readings import padded, readings_of
-from prlhf.progress import Silent
 from prlhf.train import metrics
 from prlhf.train.run import train
 
@@ -111,25 +111,11 @@ def reward_run(tmp_path_factory: pytest.TempPathFactory, make_config: MakeConfig
     return folder
 
 
-class Killed(Exception):
-    pass
-
-
-class KillAt(Silent):
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def advance(self, steps: int = 1, **values: float) -> None:
-        self.step -= "loss" in values
-        if self.step == 0:
-            raise Killed
-
-
 def test_resumed_is_uninterrupted_to_the_last_bit(tmp_path: Path, make_config: MakeConfig, reward_run: Path) -> None:
     """Killed after the first checkpoint, in which the head has moved already."""
     config = make_config(tmp_path / "run", **OPTIONS)
     with pytest.raises(Killed):
-        train(config, progress=KillAt(4))
+        train(config, progress=StopAt(4))
     saved = load_file(tmp_path / "run/checkpoints/checkpoint-3/reward_head.safetensors")["weight"]
     assert not torch.equal(saved, build_reward_model(config, ["ann"], {}).model.head.weight)
     train(config, resume=True)
