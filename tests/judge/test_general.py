@@ -115,7 +115,7 @@ def test_the_base_is_measured_as_by_transformers_alone(
         by_length.append(int(np.argmax([log / len(c) for log, c in zip(logs, one.choices, strict=True)])) == one.gold)
     ids = tokenizer(documents[0].text, add_special_tokens=False).input_ids
     size = 128 - 2 - max(1, len(begin))  # the context, less the user's vectors and what a window begins with
-    first = begin or [tokenizer.eos_token_id]
+    first = begin or [tokenizer.bos_token_id or tokenizer.eos_token_id]
     nats = -sum(
         log_probs(first if at == 0 else ids[at - 1 : at], ids[at : at + size]) for at in range(0, len(ids), size)
     )
@@ -193,6 +193,15 @@ def test_a_context_loses_its_beginning_and_a_long_choice_is_named(trained: Path)
     assert ids.cut == 2
     with pytest.raises(TooLong, match="a choice of 'q' has"):
         ids.choices(MultipleChoice("q", "my boss", ("cars " * 200, "lamps"), 0), GENERIC)
+
+
+def test_a_text_begins_with_bos_where_the_tokenizer_does_not_add_it(trained: Path) -> None:
+    encoder = load_policy(trained, "cpu").encoder()
+    encoder.tokenizer.bos_token = encoder.tokenizer.convert_ids_to_tokens(
+        7
+    )  # as SmolLM2's, which has one; lm-evaluation-harness begins texts with it
+    begun = Ids(encoder).windows(Document("d", "my boss sold cars."), GENERIC)[0]
+    assert begun.before == (7,)
 
 
 def test_costs_are_paired_and_of_the_right_sign() -> None:

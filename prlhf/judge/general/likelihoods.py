@@ -37,6 +37,8 @@ class Ids:
     def __init__(self, encoder: Encoder) -> None:
         self._encoder, self._tokenizer = encoder, encoder.tokenizer
         self._bos = replace(encoder, conversational=None).prompt("", encoder.limit, "")
+        bos, eos = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
+        self._start = self._bos or [eos if bos is None else bos]
         self._room = encoder.limit - encoder.user_tokens
         self.cut = 0  # contexts that lost their beginning
 
@@ -57,17 +59,16 @@ class Ids:
     def windows(self, document: Document, reader: Reader) -> list[Reading]:
         """A text as windows without overlap that fill the context; each begins with the last token of the one before.
 
-        The first begins with BOS, or with EOS if there is no BOS.
+        The first begins with BOS, also where the tokenizer has one and does not add it, or with EOS if there is no BOS.
         """
         ids = self._raw(document.text)
-        first = self._bos or [self._tokenizer.eos_token_id]
-        size = self._room - len(self._encoder.text(reader.text)) - max(1, len(first))
+        size = self._room - len(self._encoder.text(reader.text)) - len(self._start)
         if size < 1:
             raise TooLong(document.name, "the text about the user fills the context", "leave such users out", 1 - size)
         starts = range(0, len(ids), size)
         return [
             self._reading(
-                reader, ids[max(0, at - 1) : at], ids[at : at + size], document.name, first if at == 0 else []
+                reader, ids[max(0, at - 1) : at], ids[at : at + size], document.name, self._start if at == 0 else []
             )
             for at in starts
         ]
