@@ -2,8 +2,9 @@
 
 Beside a base in bf16, PEFT computes the adapter in fp32: each layer copies its input, multiplies in fp32, scales, adds
 and rounds again, which takes longer than the adapter's products. Here the adapter's fp32 weights are rounded for the
-product, as in mixed precision; they are kept, and their gradients summed up, in fp32. Beside a base in fp32 nothing is
-rounded. The factor s is applied to the r numbers of A x, not to the whole result.
+product, as in mixed precision; they are kept, and their gradients summed up, in fp32. B's product is added to W x as it
+is computed. Beside a base in fp32 nothing is rounded. The factor s is applied to the r numbers of A x, not to the whole
+result. Hooks of A act; in bf16, those of B do not.
 """
 
 from __future__ import annotations
@@ -42,7 +43,12 @@ class FastLora(Linear):  # type: ignore[misc]
             return super().forward(x, *args, **options)  # type: ignore[no-any-return]
         (name,) = self.active_adapters
         low = self.lora_A[name](self.lora_dropout[name](x)) * self.scaling[name]
-        return self.base_layer(x) + self.lora_B[name](low)  # type: ignore[no-any-return]
+        part, base = self.lora_B[name], self.base_layer
+        if not isinstance(part, RoundedLinear):
+            return base(x) + part(low)  # type: ignore[no-any-return]
+        whole = base(x.flatten(0, -2))  # rows: no view, so that the adapter's product can be added in place
+        whole.addmm_(low.flatten(0, -2), part.weight.to(low.dtype).t())
+        return whole.view(*x.shape[:-1], whole.shape[-1])  # type: ignore[no-any-return]
 
     def _takes(self, x: Tensor) -> bool:
         """Whether the active adapter multiplies in the format of `x`: one that was loaded later does not round."""

@@ -157,16 +157,18 @@ def over_segments(
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
+    # The gradient of a split is one copy; those of slices would be tensors of all columns, mostly zeros, to be added up.
+    queries, keys, values = (x.split([s.end - s.start for s in layout.segments], 2) for x in (query, key, value))
     parts = []
-    for segment in layout.segments:
-        own = slice(segment.start, segment.end)
-        seen = [*above(layout.segments, segment), own]
-        keys, values = (torch.cat([x[:, :, part] for part in seen], 2) for x in (key, value))
-        length, total = segment.end - segment.start, keys.shape[2]
+    for number, segment in enumerate(layout.segments):
+        seen_keys, seen_values = (torch.cat([x[i] for i in (*segment.above, number)], 2) for x in (keys, values))
+        length, total = segment.end - segment.start, seen_keys.shape[2]
         window_here = None if window is None or window >= total else window
         plain = not segment.above and window_here is None
         mask = None if plain else layout.tail_mask(length, segment.depth, window_here)
-        parts.append(F.scaled_dot_product_attention(query[:, :, own], keys, values, mask, is_causal=plain, scale=scale))
+        parts.append(
+            F.scaled_dot_product_attention(queries[number], seen_keys, seen_values, mask, is_causal=plain, scale=scale)
+        )
     return torch.cat(parts, 2)
 
 

@@ -89,11 +89,12 @@ def test_in_bf16_the_input_is_never_copied_to_fp32() -> None:
     names = model.state_dict().keys()
     use_fast_lora(model)
     kinds: list[torch.dtype] = []
-    for module in model.modules():
-        if isinstance(module, RoundedLinear):
-            module.register_forward_pre_hook(lambda _module, inputs: kinds.append(inputs[0].dtype))
-    model(torch.randn(3, 12).bfloat16())
-    assert kinds == [torch.bfloat16] * 4
+    for layer in the_layers(model):
+        for part in (layer.base_layer, layer.lora_A["default"]):
+            part.register_forward_hook(lambda _part, inputs, out: kinds.extend((inputs[0].dtype, out.dtype)))
+        assert isinstance(layer.lora_B["default"], RoundedLinear)
+    assert model(torch.randn(3, 12).bfloat16()).dtype == torch.bfloat16
+    assert kinds == [torch.bfloat16] * 8
     assert all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)
     assert model.state_dict().keys() == names
 
