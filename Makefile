@@ -8,7 +8,7 @@ BIN = .venv/bin
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-.PHONY: demo test slow check package mutants docs notebook site results fuzz faults
+.PHONY: demo test slow check bench package mutants docs notebook site results fuzz faults
 
 demo: .venv/ready  ## P-DPO and vanilla DPO on synthetic data: Figure 3 of the paper
 	$(BIN)/prlhf demo
@@ -23,6 +23,9 @@ check: .venv/ready  ## format, lint and types, as in CI
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: .venv/ready  ## the speed of training, generation and many users, compared with what was recorded; two minutes
+	$(BIN)/python -m benchmarks.quick
 
 package: .venv/ready  ## install the wheel into a fresh environment and run `prlhf demo --quick` with it
 	.ci/package

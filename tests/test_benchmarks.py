@@ -68,3 +68,34 @@ def test_a_round_of_the_server_benchmark(tmp_path: Path, tiny_base: Path) -> Non
     assert all(row["tokens_per_second"] > 0 for row in rows)
     assert all(0 < row["first_token"]["median"] <= row["response"]["p95"] for row in rows)
     assert serve.table(rows).count("\n") == 4
+
+
+def test_the_quick_benchmark_says_what_became_slower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks import quick
+
+    found = {"step": 4.0, "generation": 1.5}
+    monkeypatch.setattr(quick, "RECORDED", tmp_path / "recorded.json")
+    monkeypatch.setattr(quick, "ratios", lambda _repeats: dict(found))
+    monkeypatch.setattr(sys, "argv", ["quick"])
+    assert quick.main() == 0
+    assert "nothing was recorded" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["quick", "--record"])
+    assert quick.main() == 0
+    monkeypatch.setattr(sys, "argv", ["quick"])
+    found |= {"step": 3.3, "generation": 1.15}
+    assert quick.main() == 1
+    step, generation = capsys.readouterr().out.splitlines()[-2:]
+    assert "3.30  step (recorded 4.00)" in step
+    assert "SLOWER" in generation
+    assert "SLOWER" not in step
+
+
+def test_the_quick_benchmark_measures(monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import quick
+
+    monkeypatch.setattr("benchmarks.generate.PROMPTS", 8)
+    found = quick.generation(1) | quick.users(1)
+    assert len(found) == 3
+    assert all(ratio > 0 for ratio in found.values())
