@@ -123,7 +123,7 @@ def measure(steps: dict[str, Step], repeats: int) -> dict[str, list[float]]:
                 torch.cuda.synchronize()
             if number:
                 seconds[engine].append(time.perf_counter() - began)
-                print(f"{engine} {seconds[engine][-1]:.2f} s", file=sys.stderr, flush=True)
+                print(f"{engine} {seconds[engine][-1]:.3g} s", file=sys.stderr, flush=True)
     return seconds
 
 
@@ -177,7 +177,7 @@ def utilization(args: argparse.Namespace, shape: Shape, seconds: float) -> dict[
     """Return distinct tokens per second and the necessary floating-point operations per second of our step.
 
     Two operations per weight and token are counted for the forward pass, and two for the gradient of the inputs; frozen
-    weights need no more.
+    weights need no more. `share` is of the rate of one large product by the layers that we use, measured here.
     """
     rows = shape.prompts * (shape.raters + 1)
     tokens = rows * (shape.user_tokens + shape.prompt + shape.responses * shape.response)
@@ -186,7 +186,26 @@ def utilization(args: argparse.Namespace, shape: Shape, seconds: float) -> dict[
     head = lm.get_output_embeddings().weight.numel()
     body = sum(p.numel() for n, p in lm.named_parameters() if "embed" not in n and "lm_head" not in n)
     operations = 4 * (body * tokens + head * scored)
-    return {"tokens_per_second": tokens / seconds, "tflops": operations / seconds / 1e12}
+    rate, most = operations / seconds, product_rate(args.precision)
+    return {
+        "tokens_per_second": tokens / seconds,
+        "tflops": rate / 1e12,
+        "product_tflops": most / 1e12,
+        "share": rate / most,
+    }
+
+
+def product_rate(precision: str, size: int = 2048, repeats: int = 9) -> float:
+    """Operations per second of a product of two square matrices by a frozen linear layer of ours; the median."""
+    from prlhf.kernels.onednn import use_onednn
+
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    layers = torch.nn.Sequential(torch.nn.Linear(size, size, bias=False)).to(device(), dtype).requires_grad_(False)
+    if device() == "cpu":
+        use_onednn(layers)
+    x = torch.randn(size, size, device=device(), dtype=dtype)
+    seconds = measure({"product": lambda: layers(x)}, repeats)["product"]
+    return 2 * size**3 / statistics.median(seconds)
 
 
 def table(report: dict[str, Any]) -> str:
@@ -201,7 +220,10 @@ def table(report: dict[str, Any]) -> str:
         )
     if "ours_utilization" in report:
         use = report["ours_utilization"]
-        lines.append(f"ours: {use['tokens_per_second']:.0f} tokens/s, {use['tflops']:.3f} TFLOP/s needed")
+        lines.append(
+            f"ours: {use['tokens_per_second']:.0f} tokens/s, {use['tflops']:.3f} TFLOP/s needed, "
+            f"{100 * use['share']:.0f} % of the {use['product_tflops']:.3f} of one large product"
+        )
     return "\n".join(lines)
 
 
