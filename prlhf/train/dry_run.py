@@ -14,6 +14,7 @@ from prlhf.config import ClusterConfig, TrainConfig
 from prlhf.config.keys import unused
 from prlhf.config.train import POLICY_GRADIENT
 from prlhf.dataset import Prepared
+from prlhf.errors import PrlhfError
 from prlhf.model.base import load_skeleton, make_trainable, pick_device, pick_dtype
 from prlhf.model.checkpoint import Trained
 from prlhf.model.encoding import Encoder
@@ -63,7 +64,7 @@ def plan(config: TrainConfig, progress: Progress = SILENT, cluster: ClusterConfi
         return memory(config, shape, users + head, batch, idle, cluster)
 
     by_part = parts(config, cluster)
-    others = ((flag, parts(*changed)["peak"]) for flag, changed in changes(config, cluster, device))
+    others = ((flag, parts(*changed)["peak"]) for flag, changed in changes(config, cluster, device) if goes(*changed))
     return {
         "run": str(config.folder),
         "settings": config.model_dump(mode="json"),
@@ -116,6 +117,15 @@ def share_of(config: TrainConfig, cluster: ClusterConfig) -> TrainConfig:
     return config.model_copy(update={"batch_size": math.ceil(config.batch_size / max(1, cluster.workers))})
 
 
+def goes(config: TrainConfig, cluster: ClusterConfig) -> bool:
+    """Whether training would take these settings on these workers."""
+    try:
+        check_share(config, cluster)
+    except PrlhfError:
+        return False
+    return True
+
+
 def changes(
     config: TrainConfig, cluster: ClusterConfig, device: torch.device
 ) -> Iterator[tuple[str, tuple[TrainConfig, ClusterConfig]]]:
@@ -126,7 +136,7 @@ def changes(
         f"--set gradient_checkpointing={str(toggled).lower()}": {"gradient_checkpointing": toggled},
         f"--set pack_tokens={max(1, budget // 2)}": {"pack_tokens": max(1, budget // 2)},
     }
-    if config.batch_size % 2 == 0 and config.batch_size // 2 >= workers:
+    if config.batch_size % 2 == 0:
         half = {"batch_size": config.batch_size // 2, "accumulation": 2 * config.accumulation}
         found["--batch-size {batch_size} --accumulation {accumulation}".format(**half)] = half
     for flag, change in found.items():
@@ -136,8 +146,7 @@ def changes(
     if workers > 1:
         other = "ddp" if cluster.parallel == "fsdp" else "fsdp"
         yield f"--parallel {other}", (config, cluster.model_copy(update={"parallel": other}))
-    if config.batch_size >= 2 * workers:
-        yield f"--workers {2 * workers}", (config, cluster.model_copy(update={"workers": 2 * workers}))
+    yield f"--workers {2 * workers}", (config, cluster.model_copy(update={"workers": 2 * workers}))
 
 
 def look_at(

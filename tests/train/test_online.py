@@ -23,6 +23,7 @@ from prlhf.online.candidates import Candidate, encoded, groups_of, path_of, rank
 from prlhf.progress import Silent
 from prlhf.start_training import start
 from prlhf.train import metrics, online
+from prlhf.train.dry_run import plan
 from prlhf.train.run import train
 
 MakeConfig = Callable[..., Any]
@@ -245,6 +246,7 @@ def test_workers_are_refused(tmp_path: Path, make_config: MakeConfig, reward: Pa
     with pytest.raises(PrlhfError, match="online-dpo writes and trains in this process, and not on workers"):
         start(config, ClusterConfig(workers=2))
     assert not (tmp_path / "run").exists()
+    assert [flag for flag in plan(config)["peak_gib_with"] if "workers" in flag] == []
 
 
 def test_a_reward_must_be_a_run(tmp_path: Path, make_config: MakeConfig) -> None:
