@@ -50,7 +50,7 @@ class Experiment:
         default_factory=dict
     )  # measure -> name, users for less, more
     newcomers: str = ""  # of newcomers.py, after the data set and where to write: people who were in no training
-    shots: str = "4"  # how many choices of theirs are learned from
+    shots: str = "4,8"  # how many choices of theirs are learned from
     tastes: str = ""  # file of the users' tastes among the raw data, for judging only
     shown: tuple[str, ...] = ()  # the arms whose texts are shown: the first that has written
 

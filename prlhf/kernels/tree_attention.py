@@ -130,22 +130,29 @@ def attend(
         shared_heads = query.shape[1] != key.shape[1]
         out = _flex()(query, key, value, block_mask=mask, scale=scaling, enable_gqa=shared_heads)
     elif query.device.type == "cpu":
-        # In bf16, PyTorch's kernel for CPUs takes 1.4 to 2.6 times as long as in fp32 (docs/PERFORMANCE.md).
-        out = _on_cpu(query.float(), key.float(), value.float(), prefix_tree, scaling, sliding_window).to(query.dtype)
+        # In bf16, PyTorch's kernel for CPUs takes up to 2.6 times as long as in fp32 (docs/PERFORMANCE.md).
+        fp32 = query.float(), key.float(), value.float()
+        out = _on_cpu(*fp32, prefix_tree, scaling, sliding_window, query.dtype).to(query.dtype)
     else:
         out = over_segments(query, key, value, prefix_tree, scaling, sliding_window)
     return out.transpose(1, 2).contiguous(), None
 
 
 def _on_cpu(
-    query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float | None, window: int | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    layout: Layout,
+    scaling: float | None,
+    window: int | None,
+    rounded: torch.dtype,
 ) -> Tensor:
-    """Attention [1, H, T, d] in fp32, by the faster of two ways."""
+    """Attention [1, H, T, d] of tensors in fp32, by the faster of two ways; `rounded`: see SegmentAttention."""
     if not layout.long or not usable():
         return over_segments(query, key, value, layout, scaling, window)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     found: Tensor = SegmentAttention.apply(  # type: ignore[no-untyped-call]
-        query[0], key[0], value[0], layout.segments, scale, window
+        query[0], key[0], value[0], layout.segments, scale, window, rounded
     )
     return found.unsqueeze(0)
 
@@ -157,7 +164,7 @@ def over_segments(
     groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = (x.repeat_interleave(groups, 1) for x in (key, value))
-    # The gradient of a split is one copy; those of slices would be tensors of all columns, mostly zeros, to be added up.
+    # The gradient of a split is one copy; those of slices would be tensors of all columns, mostly zeros, to be summed.
     queries, keys, values = (x.split([s.end - s.start for s in layout.segments], 2) for x in (query, key, value))
     parts = []
     for number, segment in enumerate(layout.segments):
@@ -181,7 +188,7 @@ def _flex() -> Callable[..., Any]:
     return compiled if torch.cuda.is_available() else flex_attention  # type: ignore[return-value]
 
 
-# ---- long readings in fp32 on CPUs ----
+# ---- long readings on CPUs ----
 #
 # PyTorch's own kernel multiplies through MKL (see onednn.py), and its backward pass takes twice as long as this one.
 # Keys and values are neither repeated for the heads that share them nor copied for each segment; scores are computed
@@ -222,7 +229,11 @@ def query_blocks(segments: Segments) -> Iterator[QueryBlock]:
 
 
 class SegmentAttention(torch.autograd.Function):
-    """softmax(scale Q K^T) V with query [H, T, d], key and value [H_kv, T, d]; a window is a number of positions."""
+    """softmax(scale Q K^T) V of query [H, T, d], key and value [H_kv, T, d] in fp32; a window is a number of positions.
+
+    Scores, and their gradient from the output's, are products in fp32; weights and that gradient are `rounded` to bf16
+    for the other four, beside a base in bf16, as FlashAttention rounds them (arXiv 2307.08691).
+    """
 
     @staticmethod
     @override
@@ -234,15 +245,16 @@ class SegmentAttention(torch.autograd.Function):
         segments: Segments,
         scale: float,
         window: int | None,
+        rounded: torch.dtype,
     ) -> Tensor:
         out = torch.empty_like(query, memory_format=torch.contiguous_format)
         for block, _, heads, keys, values in _tasks(query, key, value, segments):
             weights = _weights(query, heads, block, keys, scale, window)
-            out[heads, block.start : block.end] = times(weights, values.t()).view_as(
+            out[heads, block.start : block.end] = _times(weights, values.t(), rounded).view_as(
                 out[heads, block.start : block.end]
             )
         ctx.save_for_backward(query, key, value, out)
-        ctx.segments, ctx.scale, ctx.window = segments, scale, window
+        ctx.segments, ctx.scale, ctx.window, ctx.rounded = segments, scale, window, rounded
         return out
 
     @staticmethod
@@ -255,11 +267,19 @@ class SegmentAttention(torch.autograd.Function):
             rows = slice(block.start, block.end)
             weights = _weights(query, heads, block, keys, ctx.scale, ctx.window)
             own_grad, own_query = (x[heads, rows].reshape(-1, x.shape[-1]) for x in (grad, query))
-            block.add_to(grad_value[head], times(weights.t(), own_grad.t()))
+            block.add_to(grad_value[head], _times(weights.t(), own_grad.t(), ctx.rounded))
             slope = times(own_grad, values).sub_(inner[heads, rows].reshape(-1, 1)).mul_(weights).mul_(ctx.scale)
-            grad_query[heads, rows] = times(slope, keys.t()).view_as(grad_query[heads, rows])
-            block.add_to(grad_key[head], times(slope.t(), own_query.t()))
-        return grad_query, grad_key, grad_value, None, None, None
+            slope = slope.to(ctx.rounded)
+            grad_query[heads, rows] = _times(slope, keys.t(), ctx.rounded).view_as(grad_query[heads, rows])
+            block.add_to(grad_key[head], _times(slope.t(), own_query.t(), ctx.rounded))
+        return grad_query, grad_key, grad_value, None, None, None, None
+
+
+def _times(left: Tensor, right: Tensor, rounded: torch.dtype) -> Tensor:
+    """Left [m, k] @ right [n, k]^T in fp32, of factors that are rounded."""
+    if rounded == torch.float32:
+        return times(left, right)
+    return (left.to(rounded) @ right.to(rounded).t()).float()
 
 
 def _tasks(

@@ -49,7 +49,7 @@ def assert_same(model: Personalized, readings: list[Reading], **options: Any) ->
     assert set(gradients) == set(others)
     scale = max(1.0, *(gradient.abs().max().item() for gradient in gradients.values()))
     for name, gradient in gradients.items():
-        torch.testing.assert_close(others[name] / scale, gradient / scale, rtol=0, atol=1e-5, msg=name)
+        torch.testing.assert_close(others[name] / scale, gradient / scale, rtol=0, atol=2e-5, msg=name)
 
 
 @pytest.fixture(scope="module", params=sorted(CONFIGS))
@@ -152,7 +152,7 @@ def test_models_that_cannot_read_trees_are_found(name: str) -> None:
     assert "\n" not in notes[0]
     readings = readings_with(2)
     with torch.no_grad():
-        assert torch.equal(engine.values(readings), policy.model(padded(readings, TOKENS, PAD)))
+        torch.testing.assert_close(engine.values(readings), policy.model(padded(readings, TOKENS, PAD)))
 
 
 class Notes:
