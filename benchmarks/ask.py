@@ -6,9 +6,10 @@ r"""Questions that are chosen against questions at random: how well a new person
     python -m benchmarks.ask crowd/run --seeds 0 1 2                       # --json FILE for the numbers
 
 The people are those of the run's demo-crowd whom it did not train on. All are asked about one pool of pairs in the
-manner of demo-crowd, and tested on other pairs; they answer by their true taste, and wrong with the probability
-`--noise`. Accuracy is the mean over people in percent, by margins that are linear in the person; `--read N` reads true
-margins after N questions, too, of people learned as `prlhf adapt` does. Intervals are 95 %, by resampling people.
+manner of demo-crowd, and tested on other pairs, for each seed new ones; they answer by their true taste, and wrong with
+the probability `--noise`. Accuracy is the mean over people in percent, by margins that are linear in the person;
+`--read N` reads true margins after N questions, too, of people learned as `prlhf adapt` does (first seed). The whole
+pool: the accuracy if all of its pairs are answered, right. Intervals are 95 %, by resampling people.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import json
 import random
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,26 @@ class Pairs:
     encoded: Sequence[Any]
     margins: Tensor
     slopes: Tensor
+    found: dict[tuple[tuple[int, int], ...], int] = field(default_factory=dict)
 
     def signs(self, taste: Taste) -> Tensor:
         """1 where somebody of this taste prefers the first response, -1 where the second [n]."""
         found = [prefers(taste, grade_summary(p, a), grade_summary(p, b)) for p, a, b in self.texts]
         return torch.tensor(found, dtype=torch.float64)
+
+    def answers(self, taste: Taste) -> Answers:
+        """All answers of somebody of this taste."""
+        return list(enumerate(self.signs(taste).int().tolist()))
+
+    def best(self, answers: Answers) -> int:
+        """The number of the question that is chosen after these answers; found once for all who gave the same."""
+        if (after := tuple(answers)) not in self.found:
+            closed = {number for number, _ in answers}
+            left = [number for number in range(len(self.texts)) if number not in closed]
+            best = best_question(self.margins, self.slopes, posterior_from(self.margins, self.slopes, answers), left)
+            assert best is not None
+            self.found[after] = best[0]
+        return self.found[after]
 
     def accuracy(self, signs: Tensor, z: Tensor) -> float:
         """How often somebody at z chooses as these signs say; 0 to 1."""
@@ -105,27 +121,37 @@ def measure(
     prior, _ = prior_for(folder, tables_of(folder), trained, rewards, progress)
     unseen = [user for user in read_prepared(Path(trained_on(folder))).users if not user.seen][:people]
     tastes = [understand(user.preference) for user in unseen]
-    pool, test = (read_pairs(trained, rewards, prior, size, part, progress) for part, size in enumerate(sizes))
+    pairs = [[read_pairs(trained, rewards, prior, size, f"{part}-{seed}", progress)
+              for part, size in enumerate(sizes)] for seed in seeds]  # fmt: skip
+
+    def accuracies(asked: Sequence[Sequence[Answers]]) -> list[list[float]]:
+        """By the answers of each person for each seed."""
+        return [
+            [test.accuracy(test.signs(taste), mode(pool, answers)) for taste, answers in zip(tastes, one, strict=True)]
+            for (pool, test), one in zip(pairs, asked, strict=True)
+        ]
+
     found: dict[str, Any] = {
         "people": len(tastes), "seeds": list(seeds), "pool": sizes[0], "test": sizes[1], "noise": noise,
-        "generic": [test.accuracy(test.signs(taste), torch.zeros(pool.slopes.shape[1]).double()) for taste in tastes],
+        "generic": accuracies([[[] for _ in tastes] for _ in seeds]),
+        "whole pool": accuracies([[pool.answers(taste) for taste in tastes] for pool, _ in pairs]),
         "linear": {way: {} for way in WAYS}, "read": {way: {} for way in WAYS},
     }  # fmt: skip
-    asked = {way: [[ask(way, pool, taste, max(questions), noise, f"{seed}-{number}")
-                    for number, taste in enumerate(tastes)] for seed in seeds] for way in WAYS}  # fmt: skip
     for way in WAYS:
+        progress.start(f"asking, {way}", len(seeds) * len(tastes))
+        asked = [[ask(way, pool, taste, max(questions), noise, f"{seed}-{number}", progress)
+                  for number, taste in enumerate(tastes)]
+                 for seed, (pool, _) in zip(seeds, pairs, strict=True)]  # fmt: skip
+        progress.finish()
         for n in questions:
-            modes = [[mode(pool, answers[:n]) for answers in one] for one in asked[way]]
-            found["linear"][way][n] = [
-                [test.accuracy(test.signs(taste), z) for taste, z in zip(tastes, one, strict=True)] for one in modes
-            ]
+            found["linear"][way][n] = accuracies([[answers[:n] for answers in one] for one in asked])
         for n in read:
-            some = [answers[:n] for answers in asked[way][0]]
-            found["read"][way][n] = [true_accuracies(rewards, prior, pool, test, tastes, some, progress)]
+            some = [answers[:n] for answers in asked[0]]
+            found["read"][way][n] = [true_accuracies(rewards, prior, pairs[0], tastes, some, progress)]
     return found
 
 
-def read_pairs(trained: Any, rewards: Any, prior: Any, count: int, part: int, progress: Progress) -> Pairs:
+def read_pairs(trained: Any, rewards: Any, prior: Any, count: int, part: str, progress: Progress) -> Pairs:
     """So many pairs on new posts, each in one dimension of taste, in random order; read once as the generic user."""
     from prlhf.adapt.slopes import margins_and_slopes
     from prlhf.dataset import Comparison, prompt_id
@@ -142,21 +168,16 @@ def read_pairs(trained: Any, rewards: Any, prior: Any, count: int, part: int, pr
     return Pairs(texts, encoded, *found)
 
 
-def ask(way: str, pool: Pairs, taste: Taste, count: int, noise: float, seed: str) -> Answers:
+def ask(way: str, pool: Pairs, taste: Taste, count: int, noise: float, seed: str, progress: Progress) -> Answers:
     """The answers to so many questions: chosen by expected information, or random ones."""
     drawn, signs = random.Random(seed), pool.signs(taste)
     order = drawn.sample(range(len(signs)), len(signs))
     wrong = {number for number in range(len(signs)) if drawn.random() < noise}  # the same for both ways
     answers: Answers = []
     while len(answers) < count:
-        if way == "chosen":
-            left = [number for number in order if number not in {number for number, _ in answers}]
-            best = best_question(pool.margins, pool.slopes, posterior_from(pool.margins, pool.slopes, answers), left)
-            assert best is not None
-            number = best[0]
-        else:
-            number = order[len(answers)]
+        number = pool.best(answers) if way == "chosen" else order[len(answers)]
         answers.append((number, int(signs[number]) * (-1 if number in wrong else 1)))
+    progress.advance(1)
     return answers
 
 
@@ -165,13 +186,19 @@ def mode(pool: Pairs, answers: Answers) -> Tensor:
 
 
 def true_accuracies(
-    rewards: Any, prior: Any, pool: Pairs, test: Pairs, tastes: Sequence[Taste], asked: Sequence[Answers], progress: Any
+    rewards: Any,
+    prior: Any,
+    pairs: Sequence[Pairs],
+    tastes: Sequence[Taste],
+    asked: Sequence[Answers],
+    progress: Progress,
 ) -> list[float]:
     """Accuracy of each person, learned with margins that are read again, and tested by true margins."""
     from prlhf.adapt.learn import posterior_of
     from prlhf.adapt.slopes import margins_and_slopes
     from prlhf.model.user_fits import Choices
 
+    pool, test = pairs
     numbers = torch.tensor([number for answers in asked for number, _ in answers])
     signs = torch.tensor([sign for answers in asked for _, sign in answers], dtype=torch.float64)
     owners = torch.repeat_interleave(torch.arange(len(asked)), torch.tensor([len(answers) for answers in asked]))
@@ -206,7 +233,8 @@ def as_table(found: Mapping[str, Any]) -> str:
         if {10, 20} <= {int(n) for n in found[kind]["chosen"]}:
             chosen, at_random = (np.array(found[kind][way][n]).mean(0) for way, n in (("chosen", 10), ("random", 20)))
             lines.append(f"10 chosen - 20 random: {said(chosen - at_random)}")
-    lines.append(f"generic user: {said(np.array(found['generic']))}; {found['people']} people, {found['seeds']}")
+    ends = [f"{name}: {said(np.array(found[name]).mean(0))}" for name in ("generic", "whole pool")]
+    lines.append("; ".join([*ends, f"{found['people']} people, seeds {found['seeds']}"]))
     return "\n".join(lines)
 
 

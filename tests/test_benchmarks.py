@@ -54,7 +54,7 @@ def test_questions_to_people_of_a_crowd(tmp_path: Path, monkeypatch: pytest.Monk
     for way in ("chosen", "random"):
         assert [len(one) for one in found["linear"][way][3]] == [2, 2]
         assert all(0 <= value <= 1 for each in (found["linear"][way][1], found["read"][way][3]) for value in each[0])
-    assert "generic user" in as_table(found)
+    assert "whole pool" in as_table(found)
 
 
 def test_a_round_of_the_server_benchmark(tmp_path: Path, tiny_base: Path) -> None:

@@ -32,6 +32,22 @@ def test_information_is_that_of_samples(mean: float, variance: float) -> None:
     assert found.item() == pytest.approx(by_samples(mean, variance), abs=1.5e-3)
 
 
+@pytest.mark.parametrize(("margin", "slope"), [(0.0, 1.0), (0.5, 2.0), (-2.0, 6.0)])
+def test_information_is_that_of_both_answers_enumerated(margin: float, slope: float) -> None:
+    """What is still open of z, on a grid, before the answer and after each of both answers."""
+    grid = torch.linspace(-8, 8, 4001).double()
+    before = torch.softmax(-grid.square() / 2, 0)
+    first = torch.sigmoid(margin + slope * grid)
+    after = 0.0
+    for chance in (first, 1 - first):
+        of_answer = (before * chance).sum()
+        after += (of_answer * torch.special.entr(before * chance / of_answer).sum()).item()
+    told = torch.special.entr(before).sum().item() - after
+    known = posterior_from(torch.zeros(0).double(), torch.zeros(0, 1).double(), [])
+    one = torch.tensor([margin]).double(), torch.tensor([[slope]]).double()
+    assert expected_information(*one, known).item() == pytest.approx(told, abs=1e-6)
+
+
 def test_information_at_its_ends() -> None:
     """Nothing where nothing is uncertain, log 2 at most, the same whichever response is first, and finite."""
     means = torch.tensor([0.0, 3.0, 0.0, -700.0, 2.0, -2.0])
