@@ -445,7 +445,13 @@ def serve(
     missing = [name for name in ("fastapi", "uvicorn", "prometheus_client") if find_spec(name) is None]
     if missing:
         raise PrlhfError(f"serving needs {', '.join(missing)}", "pip install 'prlhf[serve]'")
-    from prlhf.serve.run import serve as run_server
+    if config.replicas:
+        missing = [name for name in ("aiohttp", "grpc_reflection", "mmh3") if find_spec(name) is None]
+        if missing:
+            raise PrlhfError(f"replicas need {', '.join(missing)}", "pip install 'prlhf[replicas]'")
+        from prlhf.serve.replicas import serve_replicas as run_server
+    else:
+        from prlhf.serve.run import serve as run_server
 
     return Served.model_validate(run_server(_folder(run), config, progress))
 

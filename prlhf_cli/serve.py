@@ -28,6 +28,8 @@ def command(
     prlhf serve runs/demo
 
     prlhf serve runs/demo --host 0.0.0.0 --keys keys.txt --unknown refuse
+
+    prlhf serve runs/demo --replicas 2 --max-replicas 4
     """
     from prlhf import api
 

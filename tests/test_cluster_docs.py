@@ -14,10 +14,15 @@ import jsonschema
 import pytest
 import ray
 import yaml
+from pydantic import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.scripts import scripts
+from ray.serve.schema import ServeDeploySchema
 from typer.testing import CliRunner
 
+from prlhf.config import ServeConfig
+from prlhf.serve.keys import check_host
+from prlhf.serve.replicas import build
 from prlhf_cli import docs
 from prlhf_cli.main import app
 
@@ -38,8 +43,18 @@ def check_raycluster(cluster: Any) -> None:
     jsonschema.validate(cluster, json.loads((ROOT / "tests/schemas/raycluster.json").read_text()))
 
 
-def test_the_kubernetes_manifest_fits_its_schema() -> None:
-    cluster = manifest("raycluster.yaml")
+def cluster_of(name: str) -> Any:
+    """The RayCluster of a manifest, or the one that a RayService makes."""
+    found = manifest(name)
+    if found["kind"] == "RayService":
+        jsonschema.validate(found, json.loads((ROOT / "tests/schemas/rayservice.json").read_text()))
+        found |= {"kind": "RayCluster", "spec": found["spec"]["rayClusterConfig"]}
+    return found
+
+
+@pytest.mark.parametrize("name", ["raycluster.yaml", "rayservice.yaml"])
+def test_the_kubernetes_manifest_fits_its_schema(name: str) -> None:
+    cluster = cluster_of(name)
     check_raycluster(cluster)
     groups = [cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]]
     for spec in (group["template"]["spec"] for group in groups):
@@ -64,6 +79,33 @@ def test_the_schema_refuses(change: str) -> None:
         box["env"][0]["valueFrom"] = {"secretKeyRef": {"key": "token"}}
     with pytest.raises(jsonschema.ValidationError):
         check_raycluster(cluster)
+
+
+def test_ray_serve_takes_the_application_of_its_manifest() -> None:
+    """By Ray's own schema; what it imports exists, its settings are those of `serve`, and they fit on its machines."""
+    service = manifest("rayservice.yaml")
+    config = yaml.safe_load(service["spec"]["serveConfigV2"])
+    (application,) = ServeDeploySchema.model_validate(config).applications
+    with pytest.raises(ValidationError):
+        ServeDeploySchema.model_validate(config | {"proxy_location": "Everywhere"})
+    assert {*config} <= {*ServeDeploySchema.model_fields}  # it ignores what it does not know
+    (given,) = config["applications"]
+    assert {*given} <= {*type(application).model_fields}
+    for deployment in given["deployments"]:
+        assert {*deployment} <= {*type(application.deployments[0]).model_fields}
+    assert application.import_path == f"{build.__module__}:{build.__name__}"
+    run = application.args.pop("run")
+    settings = ServeConfig.model_validate({"host": config["http_options"]["host"], **application.args})
+    check_host(settings)
+    assert {each.name for each in application.deployments} < {"Keeper", "Entrance", "Replica"}
+    (group,) = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    (box,) = group["template"]["spec"]["containers"]
+    assert [settings.replicas, settings.max_replicas] == [group["minReplicas"], group["maxReplicas"]]
+    assert float(box["resources"]["limits"]["nvidia.com/gpu"]) == settings.gpus_per_replica
+    others = sum(each.ray_actor_options.num_cpus for each in application.deployments)
+    assert settings.cpus_per_replica + others + 0.5 <= float(box["resources"]["limits"]["cpu"])  # two entrances
+    mounts = {mount["mountPath"] for mount in box["volumeMounts"]}
+    assert {f"/{Path(path).parts[1]}" for path in (run, settings.keys)} <= mounts
 
 
 def test_the_autoscaler_takes_its_manifest() -> None:
@@ -91,15 +133,15 @@ def test_one_version_of_ray() -> None:
     assert pinned[1] == ray.__version__
     texts = [path.read_text(encoding="utf-8") for path in FILES]
     assert {found for text in texts for found in re.findall(r"ray:(\d+\.\d+\.\d+)", text)} == {pinned[1]}
-    assert manifest("raycluster.yaml")["spec"]["rayVersion"] == pinned[1]
+    assert {cluster_of(f"{name}.yaml")["spec"]["rayVersion"] for name in ("raycluster", "rayservice")} == {pinned[1]}
 
 
 def test_no_manifest_holds_a_secret() -> None:
     """The value of a token, key or password is a reference, a path or a switch."""
-    for name in ("raycluster.yaml", "autoscaler.yaml"):
+    for name in ("raycluster.yaml", "rayservice.yaml", "autoscaler.yaml"):
         for key, value in leaves(manifest(name)):
             if re.search(r"token|key|secret|password", key, re.I):
-                assert value in ("token", "~/.ray/auth_token"), f"{name}: {key}: {value}"
+                assert value in ("token", "keys", "~/.ray/auth_token"), f"{name}: {key}: {value}"
         for variable in variables(manifest(name)):
             assert "valueFrom" in variable or not re.search(r"TOKEN|KEY|SECRET|PASSWORD", variable["name"])
 
@@ -137,7 +179,9 @@ def lines(path: Path) -> list[str]:
 def test_commands_exist(path: Path) -> None:
     """Commands of prlhf are parsed by its command line, wherever they occur; those of Ray by name and flags."""
     ours = [
-        found for line in lines(path) for found in re.findall(r"(prlhf (?:train|generate|sweep) [^']*-[^']*)", line)
+        found
+        for line in lines(path)
+        for found in re.findall(r"(prlhf (?:train|generate|sweep|serve) [^']*-[^']*)", line)
     ]
     for line in ours:
         docs.check_command(line)
@@ -146,7 +190,7 @@ def test_commands_exist(path: Path) -> None:
             known = {flag for option in scripts.cli.commands[name].params for flag in option.opts}
             given = {word.partition("=")[0] for word in shlex.split(rest) if word.startswith("--")}
             assert given <= known, f"{path.name}: ray {name}{rest}"
-    if path.suffix != "":
+    if path.suffix != "" and path.name != "rayservice.yaml":  # whose application is not started by a command
         assert ours
 
 

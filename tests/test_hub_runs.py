@@ -53,7 +53,7 @@ if phase != "empty":
     run = found_run(Path("org/run"))
     service = open_service(run, ServeConfig(device="cpu", feedback=Path("kept.sqlite")))
     service.engine.close()
-    told["served"] = [service.name, service.learning is None, hub_name(run)]
+    told["served"] = [service.name, service.keeper.learning is None, hub_name(run)]
     told["forget"] = refusal(lambda: prlhf.forget(run, "ann"))
 else:
     told["refused"] = refusal(lambda: prlhf.load("org/run"))

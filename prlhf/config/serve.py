@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from prlhf.config.keys import key
+from pydantic import model_validator
+
+from prlhf.config.keys import above_zero, key
 from prlhf.config.stage import Stage
+from prlhf.errors import PrlhfError
+
+ON_REPLICAS = above_zero("replicas")
 
 
 class ServeConfig(Stage):
@@ -46,6 +51,31 @@ class ServeConfig(Stage):
         False, "Keep requests and responses with the choices; prlhf feedback conversations lists them."
     )
 
+    replicas: int = key(
+        0,
+        "Copies of the model on Ray, each in a process of its own; 0: one in this process, without Ray.",
+        panel="Replicas",
+        ge=0,
+    )
+    max_replicas: int | None = key(
+        None,
+        "Start further copies, up to so many, while more requests come than are written at a time.",
+        unset="as many as replicas",
+        used=[ON_REPLICAS],
+        ge=1,
+    )
+    ray_address: str | None = key(
+        None,
+        "A running Ray cluster: auto, HOST:PORT or ray://HOST:PORT.",
+        unset="start one on this machine",
+        used=[ON_REPLICAS],
+    )
+    gpus_per_replica: float | None = key(
+        None, "GPUs of each copy.", unset="1 where the cluster has any, else 0", used=[ON_REPLICAS], ge=0
+    )
+    cpus_per_replica: float = key(1, "CPUs of each copy.", used=[ON_REPLICAS], gt=0)
+    verbose: bool = key(False, "Show Ray's own messages.", used=[ON_REPLICAS])
+
     template_options: dict[str, Any] = key(
         {},
         "A variable of the chat template, over those of the run. Repeatable.",
@@ -57,3 +87,12 @@ class ServeConfig(Stage):
     trust_remote_code: bool = key(False, "Run code that comes with the base model.")
     device: str = key("auto", "auto, cpu or cuda.")
     precision: Literal["auto", "fp32", "bf16"] = key("auto", "Number format of the model; auto: bf16 on GPUs.")
+
+    @model_validator(mode="after")
+    def grow_upwards(self) -> Self:
+        """Refuse fewer replicas at most than there are at the start."""
+        if self.replicas and self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise PrlhfError(
+                f"max_replicas = {self.max_replicas} is less than replicas = {self.replicas}", "give a larger one"
+            )
+        return self

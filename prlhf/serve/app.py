@@ -36,16 +36,9 @@ def build_app(service: Service) -> Any:
     @asynccontextmanager
     async def life(_: FastAPI) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(service.engine.close)
-        if service.learning:
-            await asyncio.to_thread(service.learning.close)
-        if service.log:
-            await asyncio.to_thread(service.log.close)
+        await asyncio.to_thread(service.close)
 
-    if service.learning:
-        learning = service.learning
-        metrics.watch("prlhf_users_learned", "How often a user was learned from choices.", lambda: learning.learned)
-        metrics.watch("prlhf_users_failed", "How often learning a user failed.", lambda: learning.failed)
+    service.keeper.watch(metrics)
     if service.log:
         log = service.log
         metrics.watch("prlhf_conversations_kept", "Requests that were kept with responses.", lambda: log.kept)
@@ -118,12 +111,10 @@ def build_app(service: Service) -> Any:
 
 def keep(service: Service, user: str, prompt: Text, ask: FeedbackAsk) -> dict[str, Any]:
     """Keep a choice; the answer says how many there are of this user, and of how many the user was learned."""
-    number = service.feedback.add(user, prompt, ask.chosen, ask.rejected)
-    count, learned = service.feedback.counts(user)
+    number = service.keeper.add(user, prompt, ask.chosen, ask.rejected)
     service.metrics.choices.inc()
-    if service.learning:
-        service.learning.look()
-    return {"id": number, "object": "feedback", "user": user, "choices": count, "learned": learned}
+    kept = service.keeper.kept_of(user)
+    return {"id": number, "object": "feedback", "user": user, "choices": kept.choices, "learned": kept.learned}
 
 
 def model(name: str) -> dict[str, Any]:

@@ -6,19 +6,19 @@ import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from prlhf.choice_store import ChoiceStore
 from prlhf.dataset import Text
 from prlhf.errors import PrlhfError
+from prlhf.serve.keeper import Keeping
 from prlhf.serve.shapes import Partial
 
 LOG = logging.getLogger("prlhf.serve")
 
 
 class ConversationLog:
-    """Keeps conversations in `store`. Those of a server that is killed may be lost, and no request waits for them."""
+    """Keeps conversations with `keeper`. Those of a server that is killed may be lost; no request waits for them."""
 
-    def __init__(self, store: ChoiceStore) -> None:
-        self._store = store
+    def __init__(self, keeper: Keeping) -> None:
+        self._keeper = keeper
         self._thread = ThreadPoolExecutor(1, "prlhf-conversations")
         self.kept = 0
         self.lost = 0
@@ -30,13 +30,17 @@ class ConversationLog:
         asked = [(prompt, texts[at * each : (at + 1) * each]) for at, prompt in enumerate(prompts)]
         self._thread.submit(self._keep, user, asked)
 
+    def settle(self) -> None:
+        """Wait until what was added so far is kept or lost."""
+        self._thread.submit(lambda: None).result()
+
     def close(self) -> None:
         """Write what is left, and end."""
         self._thread.shutdown(wait=True)
 
     def _keep(self, user: str, asked: Sequence[tuple[Text, list[str]]]) -> None:
         try:
-            self._store.log(user, asked)
+            self._keeper.log(user, asked)
         except PrlhfError as error:
             LOG.warning("a conversation could not be kept: %s", error.message)
             self.lost += 1

@@ -104,6 +104,11 @@ class ServingEngine:
         self._thread.join()
 
     @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    @property
     def waiting(self) -> int:
         """How many responses wait."""
         return len(self._queue)

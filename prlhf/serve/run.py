@@ -12,19 +12,18 @@ from typing import Any
 
 import uvicorn
 
-from prlhf.choice_store import FILE, ChoiceStore
 from prlhf.config import ServeConfig
 from prlhf.errors import PrlhfError
 from prlhf.generate.decode_loop import serves
-from prlhf.model.checkpoint import Policy, load_policy, model_folder
+from prlhf.model.checkpoint import Policy, load_policy, model_folder, read_about
 from prlhf.model.hub_run import found_run, hub_name
 from prlhf.model.per_user import is_per_user
 from prlhf.progress import SILENT, Progress
 from prlhf.serve.app import build_app
 from prlhf.serve.conversation_log import ConversationLog
 from prlhf.serve.engine import ServingEngine
+from prlhf.serve.keeper import Keeper, Keeping
 from prlhf.serve.keys import check_host, read_keys
-from prlhf.serve.learning import Learning
 from prlhf.serve.roster import Roster
 from prlhf.serve.service import Service
 
@@ -46,45 +45,48 @@ def serve(run: Path, config: ServeConfig, progress: Progress = SILENT) -> dict[s
         listener.listen()  # a client that reads the address may come before uvicorn is ready
         progress.note(f"{service.name} at {address}/v1; Ctrl-C ends it")
         with stopped_by_signals():
-            uvicorn.Server(settings(service)).run(sockets=[listener])
+            uvicorn.Server(settings(build_app(service), config)).run(sockets=[listener])
         return {"run": str(run), "address": address, "tokens": int(service.metrics.written())}
 
 
-def open_service(run: Path, config: ServeConfig, progress: Progress = SILENT) -> Service:
-    """Load `run`, and start the engine. Raises PrlhfError if it cannot be served."""
+def open_service(run: Path, config: ServeConfig, progress: Progress = SILENT, keeper: Keeping | None = None) -> Service:
+    """Load `run`, and start the engine. Without a `keeper` choices are kept here.
+
+    Raises:
+        PrlhfError: it cannot be served.
+    """
     keys = read_keys(config.keys) if config.keys else None
     policy = load_served(run, config, progress)
-    if config.feedback is None and model_folder(run) == run:
-        raise PrlhfError(f"{run} is a model without its run, which has no place for choices", "give --feedback FILE")
-    feedback = ChoiceStore(config.feedback or run / FILE)
-    learning = learning_of(run, feedback, config, progress)
-    log = ConversationLog(feedback) if config.log_conversations else None
+    keeper = keeper or Keeper(run, config, progress)
+    log = ConversationLog(keeper) if config.log_conversations else None
     roster, engine = Roster(run, policy), ServingEngine(policy, config)
-    name = config.name or (hub_name(run) or run.resolve().name).rpartition("/")[2]
-    return Service(name, run, policy, roster, engine, config, feedback, learning, log, keys)
+    return Service(model_name(run, config), run, policy, roster, engine, config, keeper, log, keys)
 
 
-def learning_of(run: Path, feedback: ChoiceStore, config: ServeConfig, progress: Progress) -> Learning | None:
-    """What learns users from their choices, if the settings and the run allow it; the run's reason is a note."""
-    if not config.adapt_every:
-        return None
-    try:
-        return Learning(run, feedback, config)
-    except PrlhfError as error:
-        progress.note(f"choices are kept, and nobody is learned from them: {error.message}")
-        return None
+def model_name(run: Path, config: ServeConfig) -> str:
+    """How requests name the model."""
+    return config.name or (hub_name(run) or run.resolve().name).rpartition("/")[2]
 
 
-def settings(service: Service) -> uvicorn.Config:
-    """How uvicorn runs the application: quietly, since a log of requests would name users."""
+def settings(app: Any, config: ServeConfig) -> uvicorn.Config:
+    """How uvicorn runs the application `app`: quietly, since a log of requests would name users."""
     return uvicorn.Config(
-        build_app(service),
+        app,
         log_level="warning",
         access_log=False,
         server_header=False,
         ws="none",
-        timeout_graceful_shutdown=max(1, int(service.config.timeout)),
+        timeout_graceful_shutdown=max(1, int(config.timeout)),
     )
+
+
+def check_served(run: Path) -> None:
+    """Refuse a run that is seen not to be servable before it is loaded. Raises PrlhfError."""
+    if is_per_user(run):
+        raise PrlhfError(
+            f"{run} has an adapter for each user, and a server has one model", "serve a run with a user model"
+        )
+    read_about(model_folder(run))
 
 
 def load_served(run: Path, config: ServeConfig, progress: Progress = SILENT) -> Policy:
@@ -93,10 +95,7 @@ def load_served(run: Path, config: ServeConfig, progress: Progress = SILENT) -> 
     Raises:
         PrlhfError: it is not a policy, has an adapter per user, or is of a kind that the decode loop cannot serve.
     """
-    if is_per_user(run):
-        raise PrlhfError(
-            f"{run} has an adapter for each user, and a server has one model", "serve a run with a user model"
-        )
+    check_served(run)
     where = config.device, config.precision, config.model, config.trust_remote_code
     policy = load_policy(run, *where, users=(), progress=progress)
     policy.model.requires_grad_(False).eval()

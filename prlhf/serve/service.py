@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from prlhf.choice_store import ChoiceStore
 from prlhf.config import ServeConfig
 from prlhf.model.checkpoint import Policy
 from prlhf.serve.conversation_log import ConversationLog
 from prlhf.serve.engine import ServingEngine
+from prlhf.serve.keeper import Keeping
 from prlhf.serve.keys import Caller
-from prlhf.serve.learning import Learning
 from prlhf.serve.metrics import Metrics
 from prlhf.serve.roster import Roster
 
@@ -26,8 +25,14 @@ class Service:
     roster: Roster
     engine: ServingEngine
     config: ServeConfig
-    feedback: ChoiceStore
-    learning: Learning | None = None  # None: users are not learned here
+    keeper: Keeping
     log: ConversationLog | None = None  # None: conversations are not kept
     keys: dict[str, Caller] | None = None
     metrics: Metrics = field(default_factory=Metrics)
+
+    def close(self) -> None:
+        """Finish all that was begun."""
+        self.engine.close()
+        if self.log:
+            self.log.close()
+        self.keeper.close()

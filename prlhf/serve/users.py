@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import nullcontext
 from typing import Any
 
 from fastapi import FastAPI, Request
 
-from prlhf.adapt.rollback import undo_adaptation
 from prlhf.dataset import GENERIC
 from prlhf.serve.faults import ApiError
 from prlhf.serve.protocol import RollbackAsk
@@ -26,7 +24,7 @@ def add_users(app: FastAPI, service: Service) -> None:
             raise ApiError(400, "say who is to be as before with user", param="user")
         if await asyncio.to_thread(service.roster.find, user) is None:
             raise ApiError(404, f"the user '{user}' is not known", "user_not_found", "user")
-        await asyncio.to_thread(undo_learned, service, user, ask.version)
+        await asyncio.to_thread(service.keeper.undo, user, ask.version)
         return await asyncio.to_thread(known_of, service, user)
 
     @app.get("/v1/users/{user:path}")
@@ -36,16 +34,6 @@ def add_users(app: FastAPI, service: Service) -> None:
         return await asyncio.to_thread(known_of, service, user)
 
 
-def undo_learned(service: Service, user: str, version: int | None) -> None:
-    """Make `user` what a version was; waits until somebody who is being learned has been.
-
-    Raises:
-        PrlhfError: there is no such version, or the run cannot be written.
-    """
-    with service.learning.busy if service.learning else nullcontext():
-        undo_adaptation(service.run, user, version, service.feedback.path)
-
-
 def known_of(service: Service, user: str) -> dict[str, Any]:
     """What is known of `user`: the choices that are kept, of how many they are learned, and the versions.
 
@@ -53,14 +41,14 @@ def known_of(service: Service, user: str) -> dict[str, Any]:
     """
     person = None if user == GENERIC else service.roster.find(user)
     versions = service.roster.versions(person) if person else []
-    count, learned = service.feedback.counts(user)
+    kept = service.keeper.kept_of(user)
     return {
         "id": user,
         "object": "user",
         "known": person is not None,
-        "choices": count,
-        "learned": learned,
-        "learning": service.learning is not None and service.feedback.untried(user) >= service.config.adapt_every,
+        "choices": kept.choices,
+        "learned": kept.learned,
+        "learning": kept.learning,
         "version": versions[-1].number if versions else 0,
         "versions": [version.summary() for version in versions],
     }

@@ -16,6 +16,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from prlhf.config import STAGES
+from prlhf.config.serve import ON_REPLICAS
 from prlhf.errors import PrlhfError
 from prlhf.extensions import JUDGES
 from prlhf.recipes import resolve
@@ -68,6 +69,7 @@ WITH: dict[str, dict[str, Any]] = {
     "sweep.against": {"metric": "judge/winrate"},
     "sweep.grace": {"asha": True},
     "sweep.reduction": {"asha": True},
+    **{f"serve.{key}": {"replicas": 2} for key in STAGES["serve"].keys_under(ON_REPLICAS)},
     **{f"cluster.{key}": {"workers": 2} for key in STAGES["cluster"].model_fields if key != "workers"},
 }  # fmt: skip
 # values that a general one does not stand for

@@ -41,13 +41,14 @@ def serving(run: Path, **settings: Any) -> Iterator[Running]:
     import uvicorn
 
     from prlhf.config import ServeConfig
+    from prlhf.serve.app import build_app
     from prlhf.serve.run import listening, open_service
     from prlhf.serve.run import settings as of_uvicorn
 
     config = ServeConfig.model_validate({"device": "cpu", "port": 0, "name": "tiny"} | settings)
     with listening(config) as listener:
         service = open_service(run, config)
-        server = uvicorn.Server(of_uvicorn(service))
+        server = uvicorn.Server(of_uvicorn(build_app(service), config))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         running = Running(f"http://127.0.0.1:{listener.getsockname()[1]}", service, server)

@@ -36,13 +36,13 @@ def ask(running: Running, path: str = "completions", **fields: Any) -> Any:
 
 def kept(running: Running, count: int) -> list[Any]:
     running.until(lambda: running.service.log.kept == count)
-    return list(running.service.feedback.conversations())
+    return list(running.service.keeper.store.conversations())
 
 
 def test_nothing_is_kept_by_default(run: Path) -> None:
     with serving(run, adapt_every=0) as running:
         assert ask(running, prompt=f"{PROMPT} zebrafish", user="ann").status_code == 200
-        assert running.service.feedback.talkers() == []
+        assert running.service.keeper.store.talkers() == []
         assert httpx.get(f"{running.url}/v1/models").json()["data"][0]["prlhf_logged"] is False
     assert not any(b"zebrafish" in path.read_bytes() for path in run.rglob("*") if path.is_file())
     with pytest.raises(PrlhfError, match="has no conversations; serve it with log_conversations = true"):
@@ -91,7 +91,7 @@ def test_forgetting_reaches_conversations(logging: Running, run: Path) -> None:
         prlhf.forget(run, "zoe")
     removed = prlhf.feedback(run, user="bob")
     assert (removed.choices, removed.conversations) == (0, 1)
-    assert logging.service.feedback.talkers() == []
+    assert logging.service.keeper.store.talkers() == []
 
 
 def test_a_disk_that_fails_fails_no_request(logging: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,7 +84,7 @@ def test_a_choice_that_is_refused(collecting: Running, fields: dict[str, Any], s
     answer = httpx.post(f"{collecting.url}/v1/feedback", content=body, headers={"content-type": "application/json"})
     assert answer.status_code == 400
     assert said in answer.json()["error"]["message"]
-    assert collecting.service.feedback.choices() == []
+    assert collecting.service.keeper.store.choices() == []
 
 
 def test_a_user_is_learned_and_served_without_a_restart(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,7 @@ def learn_and_serve(run: Path) -> None:
         assert before.headers["x-prlhf-served-as"] == "generic"
         answers = [choose(running.url, number).json() for number in range(3)]
         assert [answer["choices"] for answer in answers] == [1, 2, 3]
-        learning = running.service.learning
+        learning = running.service.keeper.learning
         running.until(lambda: learning.learned == 1)
         after = ask()
         assert after.headers["x-prlhf-served-as"] == "user"
@@ -119,17 +119,17 @@ def learn_and_serve(run: Path) -> None:
     assert after.json()["choices"][0]["text"] == loaded.generate(PROMPT, "dan", temperature=0, max_new_tokens=16)
     assert [user.user_id for user in prlhf.users(run).adapted] == ["dan"]
     with serving(run, adapt_every=1) as running:  # what an earlier server left is learned at the start
-        running.until(lambda: running.service.learning.learned == 1)
-        assert running.service.feedback.counts("dan") == (4, 4)
+        running.until(lambda: running.service.keeper.learning.learned == 1)
+        assert running.service.keeper.store.counts("dan") == (4, 4)
 
 
 def test_a_failure_is_not_tried_again_at_once(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("prlhf.serve.learning.ProcessPoolExecutor", lambda n, mp_context: ThreadPoolExecutor(n))
     with serving(run, adapt_every=1) as running:
         choose(running.url, prompt="word " * 999)
-        running.until(lambda: running.service.learning.failed == 1)
-        assert running.service.feedback.counts("dan") == (1, 0)
-        assert running.service.feedback.due(1) == []
+        running.until(lambda: running.service.keeper.learning.failed == 1)
+        assert running.service.keeper.store.counts("dan") == (1, 0)
+        assert running.service.keeper.store.due(1) == []
 
 
 def test_a_forgotten_user_leaves_the_choices_too(collecting: Running, run: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_forgotten_user_leaves_the_choices_too(collecting: Running, run: Path)
     assert b"secret of bob" in files
     assert b"secret of ann" not in files
     assert prlhf.feedback(run, user="bob").choices == 1
-    assert collecting.service.feedback.choices() == []
+    assert collecting.service.keeper.store.choices() == []
     assert choose(collecting.url).json()["id"] == 3  # numbers are not given twice
 
 

@@ -72,7 +72,7 @@ def test_a_person_chooses_by_keyboard(page: Page, running: Running) -> None:
     pictured(page, "phone")
     page.press("2")
     page.until("document.getElementById('status').textContent.startsWith('Kept. Choices of cat: 1, of which 0')")
-    (kept,) = running.service.feedback.choices()
+    (kept,) = running.service.keeper.store.choices()
     assert (kept.user_id, kept.prompt, [kept.rejected, kept.chosen]) == ("cat", PROMPT, texts)
     assert focused(page) == "prompt"
     assert page.evaluate("document.getElementById('prompt').value") == ""
@@ -160,7 +160,7 @@ def test_errors_and_texts_of_others_are_texts(page: Page, running: Running) -> N
     page.press("0")
     assert page.evaluate("document.querySelectorAll('#talk b, img').length") == 0
     assert page.evaluate("document.title") == "tiny"
-    assert running.service.feedback.choices() == []
+    assert running.service.keeper.store.choices() == []
 
 
 def test_the_files_of_the_page(running: Running) -> None:

@@ -90,7 +90,7 @@ def test_what_was_undone_is_not_learned_again(run: Path, monkeypatch: pytest.Mon
                 body = {"user": "dan", "prompt": PROMPT, "chosen": LONGER.format(number), "rejected": f" {number}."}
                 assert httpx.post(f"{running.url}/v1/feedback", json=body, timeout=60).status_code == 200
             learned = numbers[-1] // 2 + 1
-            running.until(lambda: running.service.learning.learned == learned)
+            running.until(lambda: running.service.keeper.learning.learned == learned)
 
         def said() -> dict[str, Any]:
             return dict(httpx.get(f"{running.url}/v1/users/dan").json())
