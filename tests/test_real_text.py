@@ -416,7 +416,12 @@ def test_an_arm_that_was_measured_elsewhere_stays_on_the_page(experiment: Experi
     assert both["examples"] == {"arm": "vanilla"}
     again = gather.with_earlier(both, gathered("again", "vanilla", 1))
     assert again["arms"]["vanilla"]["seeds"] == {"1": ["scores.jsonl"]}  # measured now: nothing earlier is mixed in
+    assert again["arms"]["vanilla/0"] == both["arms"]["vanilla"]  # and what was measured with another seed stays
+    assert list(again["ranking"]) == ["soft", "vanilla", "vanilla/0"]
     assert again["arms"]["soft"]["seeds"] == {"1": ["scores.jsonl"]}
+    assert "vanilla DPO, seed" not in page.as_markdown(again).partition("Not measured")[2].partition("\n")[0]
+    third = gather.with_earlier(again, gathered("third", "vanilla", 1))
+    assert list(third["ranking"]) == ["soft", "vanilla", "vanilla/0"]
 
 
 def test_what_was_not_run_is_shown_as_not_measured(experiment: Experiment, tmp_path: Path) -> None:

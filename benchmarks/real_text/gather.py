@@ -46,15 +46,31 @@ def gather(experiment: Experiment, work: Path) -> Numbers:
 
 
 def with_earlier(earlier: Numbers, found: Numbers) -> Numbers:
-    """The numbers found now, and those found earlier of the arms whose files are not here; an arm is never mixed."""
+    """The numbers found now, and those found earlier of the arms whose files are not here; an arm is never mixed.
+
+    An arm that was measured earlier with a seed that is not here stands beside it, as `ARM/SEEDS`.
+    """
+    earlier = _apart(earlier, found)
     measured = {name for name, about in found["arms"].items() if about["seeds"]}
+    places = {name: place for place, name in enumerate(found["arms"])}
     whole = dict(found)
     for table, rows in earlier.items():
-        if isinstance(rows, dict) and table != "examples":
-            kept = {name: row for name, row in rows.items() if name not in measured}
-            both = found.get(table, {}) | kept
-            whole[table] = {name: both[name] for name in found["arms"] if name in both}
+        if table != "examples":
+            both = found.get(table, {}) | {name: row for name, row in rows.items() if name not in measured}
+            known = [name for name in both if name.partition("/")[0] in places]
+            whole[table] = {name: both[name] for name in sorted(known, key=lambda one: places[one.partition("/")[0]])}
     return whole | {"examples": found["examples"] or earlier["examples"]}
+
+
+def _apart(earlier: Numbers, found: Numbers) -> Numbers:
+    """`earlier`, in which arms with a seed that was not measured again have names of their own."""
+    names = {}
+    for name, about in earlier["arms"].items():
+        again = found["arms"].get(name, about)["seeds"] or about["seeds"]
+        names[name] = f"{name}/{','.join(about['seeds'])}" if set(about["seeds"]) - set(again) else name
+    tables = {table: rows for table, rows in earlier.items() if isinstance(rows, dict) and table != "examples"}
+    renamed = {table: {names.get(name, name): row for name, row in rows.items()} for table, rows in tables.items()}
+    return renamed | {"examples": earlier["examples"]}
 
 
 def differences(scores: Mapping[str, Sequence[Row]], name: str, vanilla: str = "vanilla") -> Numbers:

@@ -47,7 +47,9 @@ def not_measured(experiment: Experiment, found: Numbers) -> list[str]:
     """The arms that were not run, or not with all seeds."""
     lines = []
     for arm in experiment.arms:
-        there = found["arms"].get(arm.name, {"seeds": {}})["seeds"]
+        there = {
+            seed for name, each in found["arms"].items() if name.partition("/")[0] == arm.name for seed in each["seeds"]
+        }
         lacking = [str(seed) for seed in experiment.seeds if str(seed) not in there]
         if lacking:
             which = "" if len(lacking) == len(experiment.seeds) else f", seeds {', '.join(lacking)}"
