@@ -74,7 +74,8 @@ def test_variables_of_the_template(talking: Path) -> None:
 
 
 def test_the_longest_prompt_and_the_place_of_choices(trained: Path, tmp_path: Path, alone: Callable[..., str]) -> None:
-    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    others = shutil.ignore_patterns(f"{FILE}*")  # choices that other tests left beside the run
+    run = Path(shutil.copytree(trained, tmp_path / "run", ignore=others))
     kept = tmp_path / "kept.sqlite"
     with serving(run, max_prompt_tokens=30, feedback=kept, adapt_every=0) as running:
         client = running.client()
