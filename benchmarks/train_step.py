@@ -3,6 +3,7 @@
     python -m benchmarks.train_step --shape tldr --model smollm2-135m
     python -m benchmarks.train_step --shape psoups --model tiny --repeats 9 --json
     python -m benchmarks.train_step --shape tldr --model llama3-8b        # on a GPU, in bf16
+    python -m benchmarks.train_step --engines ours --operators            # where the time goes
 
 ours    prefix trees, the reference from the cache
 ours-gc the same with gradient checkpointing
@@ -31,6 +32,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from prlhf.config import TrainConfig
 from prlhf.model.base import TINY, Base, load_base
@@ -96,6 +99,7 @@ def main() -> int:
     parser.add_argument("--pack-tokens", type=int, help="ours: tokens per forward pass")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="ours: any train setting")
     parser.add_argument("--no-memory", action="store_true", help="do not measure peak memory")
+    parser.add_argument("--operators", action="store_true", help="only say where the time of the first engine goes")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--memory-of", choices=ENGINES, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -103,6 +107,9 @@ def main() -> int:
     if args.memory_of:
         make_step(args.memory_of, args)()
         print(peak_bytes())
+        return 0
+    if args.operators:
+        print(by_operator(make_step(engines[0], args), args.repeats))
         return 0
     seconds = measure({engine: make_step(engine, args) for engine in engines}, args.repeats)
     memory = {} if args.no_memory else {engine: memory_of(engine, sys.argv[1:]) for engine in engines}
@@ -125,6 +132,30 @@ def measure(steps: dict[str, Step], repeats: int) -> dict[str, list[float]]:
                 seconds[engine].append(time.perf_counter() - began)
                 print(f"{engine} {seconds[engine][-1]:.3g} s", file=sys.stderr, flush=True)
     return seconds
+
+
+def by_operator(step: Step, repeats: int, most: int = 12) -> str:
+    """The share of PyTorch's operators in the time of all, forward and backward; the median of `repeats` steps."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Timed(TorchDispatchMode):
+        @override
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            began = time.perf_counter()
+            found = func(*args, **(kwargs or {}))
+            seconds[str(func)] += time.perf_counter() - began
+            return found
+
+    step()
+    rounds: list[Counter[str]] = []
+    for _ in range(repeats):
+        seconds: Counter[str] = Counter()
+        with Timed():
+            step()
+        rounds.append(seconds)
+    median = {name: statistics.median(each[name] for each in rounds) for name in rounds[0]}
+    whole, largest = sum(median.values()), Counter(median).most_common(most)
+    return "\n".join(f"{100 * value / whole:5.1f} %  {value:7.3f} s  {name}" for name, value in largest)
 
 
 def memory_of(engine: str, options: list[str]) -> int:

@@ -420,6 +420,7 @@ def test_an_arm_that_was_measured_elsewhere_stays_on_the_page(experiment: Experi
     assert list(again["ranking"]) == ["soft", "vanilla", "vanilla/0"]
     assert again["arms"]["soft"]["seeds"] == {"1": ["scores.jsonl"]}
     assert "vanilla DPO, seed" not in page.as_markdown(again).partition("Not measured")[2].partition("\n")[0]
+    assert "| vanilla DPO, seed 0 | 0 | " in page.as_markdown(again)
     third = gather.with_earlier(again, gathered("third", "vanilla", 1))
     assert list(third["ranking"]) == ["soft", "vanilla", "vanilla/0"]
 

@@ -28,6 +28,7 @@ def as_markdown(found: Numbers) -> str:
         "users": users if len(users) <= MANY else [],
         "unseen": any("unseen" in each for each in found["ranking"].values()),
         "missing": not_measured(experiment, found),
+        "label": lambda name: label(found["arms"], name),
         "seeds": lambda name: ", ".join(found["arms"][name]["seeds"]),
         "shown": {*experiment.shown, *(arm.name for arm in experiment.arms if arm.users == "generic")},
         "dimensions": experiment.dimensions,
@@ -36,6 +37,13 @@ def as_markdown(found: Numbers) -> str:
         "commands": commands(experiment),
     }
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**(found | more))
+
+
+def label(arms: Numbers, name: str) -> str:
+    """What an arm is called in tables: with its seeds if other seeds have a row of their own."""
+    about = str(arms[name]["about"])
+    alone = sum(other.partition("/")[0] == name.partition("/")[0] for other in arms) == 1
+    return about if alone else f"{about}, seed {', '.join(arms[name]['seeds'])}"
 
 
 def judged_arms(experiment: Experiment) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from prlhf.kernels.onednn import OneDnnLinear, agrees, dense, times, times_weigh
 
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("frozen", [True, False])
-@pytest.mark.parametrize("shape", [(5,), (2, 5), (1, 1, 5), (0, 5)])
+@pytest.mark.parametrize("shape", [(5,), (2, 5), (1, 1, 5), (0, 5), (9, 5), (2, 4, 5)])
 def test_onednn_layers_are_linear_layers(shape: tuple[int, ...], frozen: bool, bias: bool) -> None:
     torch.manual_seed(0)
     layer, x = nn.Linear(5, 3, bias=bias), torch.randn(shape, requires_grad=True)
@@ -37,6 +37,18 @@ def test_onednn_layers_are_linear_layers(shape: tuple[int, ...], frozen: bool, b
     assert layer.weight is plain.weight
     for a, b in zip(run(), expected, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_few_rows_are_multiplied_by_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in generation with few prompts, where oneDNN takes longer."""
+    holder = nn.ModuleList([nn.Linear(5, 3)])
+    use_onednn(holder)
+    rows: list[int] = []
+    holder[0](torch.randn(9, 5))  # the weight's shape is tried out
+    monkeypatch.setattr(onednn, "times", lambda x, *rest: rows.append(len(x)) or times(x, *rest))
+    for count in (1, onednn.FEW - 1, onednn.FEW, 9):
+        holder[0](torch.randn(count, 5))
+    assert rows == [onednn.FEW, 9]
 
 
 def test_only_plain_fp32_layers_change() -> None:
