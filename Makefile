@@ -24,7 +24,7 @@ check: .venv/ready  ## format, lint and types, as in CI
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: .venv/ready  ## the speed of training, generation and many users, compared with what was recorded; two minutes
+bench: .venv/ready  ## the speed of training, generation and many users, compared with what was recorded; a minute or two
 	$(BIN)/python -m benchmarks.quick
 
 package: .venv/ready  ## install the wheel into a fresh environment and run `prlhf demo --quick` with it

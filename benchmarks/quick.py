@@ -1,4 +1,4 @@
-"""`make bench`: a two-minute version of the benchmarks, compared with what was recorded on this kind of processor.
+"""`make bench`: the benchmarks in a minute or two, compared with what was recorded on this kind of processor.
 
     python -m benchmarks.quick                  # exit code 1 if a ratio is below LEAST of the recorded one
     python -m benchmarks.quick --record         # write the ratios to benchmarks/recorded.json
