@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from prlhf.kernels.twins import replace_layers, twin
 
-FEW = 8  # rows: below, MKL is up to five times as fast, because oneDNN lays out the whole weight anew for each product
+FEW = 8  # rows: below, MKL is up to five times as fast, because oneDNN lays out the whole weight again for each product
 TOLERANCE = 1e-4  # of the largest number of a result: fp32 sums in another order differ by far less
 _agrees: dict[tuple[int, int, bool], bool] = {}  # (outputs, inputs, whether there is a bias) -> what was found
 
