@@ -39,11 +39,11 @@ def main() -> int:
 
 def ratios(repeats: int) -> dict[str, float]:
     """How many times as fast as others we are, by what was measured."""
-    return steps(repeats) | users(repeats) | generation(repeats)
+    return training(repeats) | users(repeats) | generation(repeats)
 
 
-def steps(repeats: int) -> dict[str, float]:
-    """A training step over TRL's, for each shape that the tiny base's context holds, in fp32 and in bf16."""
+def training(repeats: int) -> dict[str, float]:
+    """A training step over TRL's, in fp32 and in bf16."""
     from benchmarks.train_step import SHAPES, Shape, make_step, measure, summarize
 
     SHAPES["quick"] = Shape(200, 40, 2, prompts=2, raters=2)  # in a context of 512
@@ -58,12 +58,10 @@ def steps(repeats: int) -> dict[str, float]:
 
 def users(repeats: int) -> dict[str, float]:
     """A step with ten users over one with 100,000."""
-    from benchmarks import users as by_users
+    from benchmarks.users import KINDS, steps
 
     with tempfile.TemporaryDirectory() as folder:
-        kind = by_users.KINDS["individual"]
-        by_users.STEPS = repeats
-        found = by_users.steps("tiny", kind, [10, 100_000], Path(folder))
+        found = steps("tiny", KINDS["individual"], [10, 100_000], Path(folder), repeats)
     few, many = (found[count]["step_s"] for count in ("10", "100000"))
     return {"step with 10 users over 100,000 users": few / many}
 

@@ -72,6 +72,8 @@ def render(work: Path, docs: Path) -> None:
         "pm": plus_minus,
         "section": real_text_page.as_markdown,
         "pct": real_text_percent,
+        "arm": real_text_files.arm_of,
+        "label": real_text_page.label,
     }
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**numbers, commands=commands)
     (docs / "RESULTS.md").write_text(page, encoding="utf-8")

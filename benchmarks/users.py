@@ -99,10 +99,12 @@ def as_table(kind: str, rows: dict[str, dict[str, float]]) -> str:
 # ---- measured in separate processes ----
 
 
-def steps(base: str, options: dict[str, Any], users: list[int], folder: Path) -> dict[str, dict[str, float]]:
+def steps(
+    base: str, options: dict[str, Any], users: list[int], folder: Path, repeats: int = STEPS
+) -> dict[str, dict[str, float]]:
     made = {count: stepper(base, options, count, folder) for count in users}
     seconds: dict[int, list[float]] = {count: [] for count in users}
-    for _ in range(WARM_UP + STEPS):
+    for _ in range(WARM_UP + repeats):
         for count, (step, _) in made.items():
             seconds[count].append(timed(step))
     return {str(count): {"step_s": statistics.median(values[WARM_UP:])} for count, values in seconds.items()}

@@ -442,13 +442,13 @@ def serve(
     from importlib.util import find_spec
 
     config = resolve(ServeConfig, _sections(recipe).get("serve", {}), settings)
-    missing = [name for name in ("fastapi", "uvicorn", "prometheus_client") if find_spec(name) is None]
-    if missing:
-        raise PrlhfError(f"serving needs {', '.join(missing)}", "pip install 'prlhf[serve]'")
+    needed = [("serving needs", "serve", ("fastapi", "uvicorn", "prometheus_client"))]
     if config.replicas:
-        missing = [name for name in ("aiohttp", "grpc_reflection", "mmh3") if find_spec(name) is None]
-        if missing:
-            raise PrlhfError(f"replicas need {', '.join(missing)}", "pip install 'prlhf[replicas]'")
+        needed.append(("replicas need", "replicas", ("aiohttp", "grpc_reflection", "mmh3")))
+    for what, extra, packages in needed:
+        if missing := [name for name in packages if find_spec(name) is None]:
+            raise PrlhfError(f"{what} {', '.join(missing)}", f"pip install 'prlhf[{extra}]'")
+    if config.replicas:
         from prlhf.serve.replicas import serve_replicas as run_server
     else:
         from prlhf.serve.run import serve as run_server

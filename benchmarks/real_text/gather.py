@@ -57,9 +57,14 @@ def with_earlier(earlier: Numbers, found: Numbers) -> Numbers:
     for table, rows in earlier.items():
         if table != "examples":
             both = found.get(table, {}) | {name: row for name, row in rows.items() if name not in measured}
-            known = [name for name in both if name.partition("/")[0] in places]
-            whole[table] = {name: both[name] for name in sorted(known, key=lambda one: places[one.partition("/")[0]])}
+            known = [name for name in both if arm_of(name) in places]
+            whole[table] = {name: both[name] for name in sorted(known, key=lambda one: places[arm_of(one)])}
     return whole | {"examples": found["examples"] or earlier["examples"]}
+
+
+def arm_of(name: str) -> str:
+    """The arm of a row, which is called `ARM` or `ARM/SEEDS`."""
+    return name.partition("/")[0]
 
 
 def _apart(earlier: Numbers, found: Numbers) -> Numbers:

@@ -9,6 +9,7 @@ import jinja2
 
 from benchmarks.real_text.criteria import criteria, percent
 from benchmarks.real_text.experiments import EXPERIMENTS, Experiment
+from benchmarks.real_text.gather import arm_of
 from benchmarks.real_text.tasks import tasks_of
 
 Numbers = dict[str, Any]
@@ -42,7 +43,7 @@ def as_markdown(found: Numbers) -> str:
 def label(arms: Numbers, name: str) -> str:
     """What an arm is called in tables: with its seeds if other seeds have a row of their own."""
     about = str(arms[name]["about"])
-    alone = sum(other.partition("/")[0] == name.partition("/")[0] for other in arms) == 1
+    alone = sum(arm_of(other) == arm_of(name) for other in arms) == 1
     return about if alone else f"{about}, seed {', '.join(arms[name]['seeds'])}"
 
 
@@ -55,9 +56,7 @@ def not_measured(experiment: Experiment, found: Numbers) -> list[str]:
     """The arms that were not run, or not with all seeds."""
     lines = []
     for arm in experiment.arms:
-        there = {
-            seed for name, each in found["arms"].items() if name.partition("/")[0] == arm.name for seed in each["seeds"]
-        }
+        there = {seed for name, each in found["arms"].items() if arm_of(name) == arm.name for seed in each["seeds"]}
         lacking = [str(seed) for seed in experiment.seeds if str(seed) not in there]
         if lacking:
             which = "" if len(lacking) == len(experiment.seeds) else f", seeds {', '.join(lacking)}"

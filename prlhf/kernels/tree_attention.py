@@ -130,31 +130,28 @@ def attend(
         shared_heads = query.shape[1] != key.shape[1]
         out = _flex()(query, key, value, block_mask=mask, scale=scaling, enable_gqa=shared_heads)
     elif query.device.type == "cpu":
-        # In bf16, PyTorch's kernel for CPUs takes up to 2.6 times as long as in fp32 (docs/PERFORMANCE.md).
-        fp32 = query.float(), key.float(), value.float()
-        out = _on_cpu(*fp32, prefix_tree, scaling, sliding_window, query.dtype).to(query.dtype)
+        out = _on_cpu(query, key, value, prefix_tree, scaling, sliding_window)
     else:
         out = over_segments(query, key, value, prefix_tree, scaling, sliding_window)
     return out.transpose(1, 2).contiguous(), None
 
 
 def _on_cpu(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    layout: Layout,
-    scaling: float | None,
-    window: int | None,
-    rounded: torch.dtype,
+    query: Tensor, key: Tensor, value: Tensor, layout: Layout, scaling: float | None, window: int | None
 ) -> Tensor:
-    """Attention [1, H, T, d] of tensors in fp32, by the faster of two ways; `rounded`: see SegmentAttention."""
+    """Attention [1, H, T, d], by the faster of two ways, both of which take fp32.
+
+    In bf16, PyTorch's kernel for CPUs takes up to 2.6 times as long (docs/PERFORMANCE.md).
+    """
+    kind = query.dtype
+    query, key, value = query.float(), key.float(), value.float()
     if not layout.long or not usable():
-        return over_segments(query, key, value, layout, scaling, window)
+        return over_segments(query, key, value, layout, scaling, window).to(kind)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     found: Tensor = SegmentAttention.apply(  # type: ignore[no-untyped-call]
-        query[0], key[0], value[0], layout.segments, scale, window, rounded
+        query[0], key[0], value[0], layout.segments, scale, window, kind
     )
-    return found.unsqueeze(0)
+    return found.unsqueeze(0).to(kind)
 
 
 def over_segments(

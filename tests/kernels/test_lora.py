@@ -93,6 +93,7 @@ def test_in_bf16_the_input_is_never_copied_to_fp32() -> None:
         for part in (layer.base_layer, layer.lora_A["default"]):
             part.register_forward_hook(lambda _part, inputs, out: kinds.extend((inputs[0].dtype, out.dtype)))
         assert isinstance(layer.lora_B["default"], RoundedLinear)
+        layer.lora_B["default"].register_forward_hook(lambda *_: pytest.fail("its product is a tensor of its own"))
     assert model(torch.randn(3, 12).bfloat16()).dtype == torch.bfloat16
     assert kinds == [torch.bfloat16] * 8
     assert all(p.dtype == torch.float32 for p in model.parameters() if p.requires_grad)

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from typing_extensions import override
 
+from prlhf.kernels import tree_attention
+from prlhf.kernels.onednn import times
 from prlhf.kernels.segments import Segment
-from prlhf.kernels.tree_attention import LONG, Layout, attend, over_segments
+from prlhf.kernels.tree_attention import LONG, Layout, attend, over_segments, query_blocks
 
 Rows = tuple[Tensor, Tensor, Tensor]
+
+
+class Operators(TorchDispatchMode):
+    """The names of what PyTorch computes, forward and backward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    @override
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(str(func))
+        return func(*args, **(kwargs or {}))
 
 
 def layout_of(length: int) -> Layout:
@@ -61,3 +79,30 @@ def test_beside_a_base_in_bf16_long_readings_err_about_as_much_as_pytorch(width:
     for truth, own, other in zip(exact, found(ours, rows), found(pytorch, rows), strict=True):
         assert (own - truth).abs().mean() < 1.2 * (other - truth).abs().mean()
         assert (own - truth).abs().max() < 0.02 * truth.abs().max()
+
+
+def test_long_readings_have_their_scores_alone_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And their gradient: one product of a block forward and two backward, of seven in all."""
+    layout, products = layout_of(LONG), 0
+
+    def counted(*factors: Tensor) -> Tensor:
+        nonlocal products
+        products += 1
+        return times(*factors)
+
+    monkeypatch.setattr(tree_attention, "times", counted)
+    rows = rows_of(layout)
+    for some, each in ((rows, 3), (tuple(x.float() for x in rows), 7)):
+        products = 0
+        found(lambda *rows: attend(nn.Identity(), *rows, None, prefix_tree=layout)[0], some)  # type: ignore[arg-type]
+        blocks = len(list(query_blocks(layout.segments))) * rows[1].shape[1]
+        assert products == each * blocks
+
+
+def test_the_gradient_of_short_readings_has_no_slices() -> None:
+    """Each slice would have a gradient of all columns."""
+    layout = layout_of(12)
+    with Operators() as operators:
+        found(lambda *rows: over_segments(*rows, layout, None, None), tuple(x.float() for x in rows_of(layout)))  # type: ignore[arg-type]
+    assert any("attention" in name for name in operators.names)
+    assert not any("slice_backward" in name for name in operators.names)
