@@ -73,7 +73,7 @@ def render(work: Path, docs: Path) -> None:
         "section": real_text_page.as_markdown,
         "pct": real_text_percent,
         "arm": real_text_files.arm_of,
-        "label": real_text_page.label,
+        "label": real_text_files.label,
     }
     page = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**numbers, commands=commands)
     (docs / "RESULTS.md").write_text(page, encoding="utf-8")

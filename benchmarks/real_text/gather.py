@@ -67,6 +67,13 @@ def arm_of(name: str) -> str:
     return name.partition("/")[0]
 
 
+def label(arms: Numbers, name: str) -> str:
+    """What an arm is called in tables: with its seeds if other seeds have a row of their own."""
+    about = str(arms[name]["about"])
+    alone = sum(arm_of(other) == arm_of(name) for other in arms) == 1
+    return about if alone else f"{about}, seed {', '.join(arms[name]['seeds'])}"
+
+
 def _apart(earlier: Numbers, found: Numbers) -> Numbers:
     """`earlier`, in which arms with a seed that was not measured again have names of their own."""
     names = {}

@@ -9,7 +9,7 @@ import jinja2
 
 from benchmarks.real_text.criteria import criteria, percent
 from benchmarks.real_text.experiments import EXPERIMENTS, Experiment
-from benchmarks.real_text.gather import arm_of
+from benchmarks.real_text.gather import arm_of, label
 from benchmarks.real_text.tasks import tasks_of
 
 Numbers = dict[str, Any]
@@ -38,13 +38,6 @@ def as_markdown(found: Numbers) -> str:
         "commands": commands(experiment),
     }
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**(found | more))
-
-
-def label(arms: Numbers, name: str) -> str:
-    """What an arm is called in tables: with its seeds if other seeds have a row of their own."""
-    about = str(arms[name]["about"])
-    alone = sum(arm_of(other) == arm_of(name) for other in arms) == 1
-    return about if alone else f"{about}, seed {', '.join(arms[name]['seeds'])}"
 
 
 def judged_arms(experiment: Experiment) -> tuple[str, ...]:

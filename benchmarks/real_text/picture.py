@@ -8,6 +8,7 @@ from typing import Any
 
 from benchmarks.pictures import COLORS, new_figure, plain_axes, save_figure
 from benchmarks.real_text.experiments import Experiment
+from benchmarks.real_text.gather import label
 
 Numbers = dict[str, Any]
 WIDTH = 0.6  # of the place that the arms of one user share
@@ -26,7 +27,7 @@ def draw_users(experiment: Experiment, found: Numbers, path: Path) -> None:
     for axes, (measure, (name, less, more)) in zip(panels[1], experiment.dimensions.items(), strict=True):
         if shown:
             _measure(axes, users, found["written"], shown, measure, {less, more})
-        plain_axes(axes, name, f"written: {found['arms'][shown]['about']}" if shown and axes is panels[1][0] else "")
+        plain_axes(axes, name, f"written: {label(found['arms'], shown)}" if shown and axes is panels[1][0] else "")
     figure.legend(*top.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     save_figure(figure, path)
 
@@ -36,8 +37,7 @@ def _accuracy(axes: Any, users: Sequence[str], found: Numbers) -> None:
     for number, arm in enumerate(arms):
         accuracies = [found["ranking"][arm]["users"].get(user, {}).get("accuracy", {}).get("own") for user in users]
         shift = WIDTH * ((number + 0.5) / len(arms) - 0.5)
-        label = found["arms"][arm]["about"]
-        _draw(axes, accuracies, shift, 100, COLORS[number % len(COLORS)], label)
+        _draw(axes, accuracies, shift, 100, COLORS[number % len(COLORS)], label(found["arms"], arm))
     axes.axhline(50, color="#666666", linewidth=0.8, linestyle=":")
     axes.set_xticks(range(len(users)), users)
     axes.set_ylim(0, 103)
@@ -55,7 +55,7 @@ def _measure(axes: Any, users: Sequence[str], written: Numbers, shown: str, meas
 
 
 def _draw(
-    axes: Any, means: Sequence[Numbers | None], shift: float, scale: float, color: str, label: str | None = None
+    axes: Any, means: Sequence[Numbers | None], shift: float, scale: float, color: str, called: str | None = None
 ) -> None:
     """Means with intervals at 0, 1, ...; nothing where there is none."""
     known = [(place + shift, mean) for place, mean in enumerate(means) if mean]
@@ -63,4 +63,4 @@ def _draw(
     values, low, high = ([scale * mean[name] for _, mean in known] for name in ("mean", "low", "high"))
     below = [value - end for value, end in zip(values, low, strict=True)]
     above = [end - value for value, end in zip(values, high, strict=True)]
-    axes.errorbar(at, values, yerr=[below, above], fmt="o", markersize=4, capsize=2.5, color=color, label=label)
+    axes.errorbar(at, values, yerr=[below, above], fmt="o", markersize=4, capsize=2.5, color=color, label=called)
