@@ -39,14 +39,18 @@ def main() -> None:
     parser.add_argument("--name", default="run", help="the name of its model")
     parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS)
     parser.add_argument("--requests", type=int, default=64)
+    parser.add_argument("--system", type=int, default=0, help="words that all prompts begin with")
+    parser.add_argument("--prefix-cache", default="512", help="of `prlhf serve`, MiB")
     parser.add_argument("--new", type=int, default=NEW, help="tokens per response")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     if args.url:
         found = measure(args.url, args.name, args, personal=False)
     else:
-        with tempfile.TemporaryDirectory() as folder, served(write_run(Path(folder) / "run", args.model)) as url:
-            found = measure(url, "run", args, personal=True)
+        with tempfile.TemporaryDirectory() as folder:
+            run = write_run(Path(folder) / "run", args.model)
+            with served(run, args.prefix_cache) as url:
+                found = measure(url, "run", args, personal=True)
     print(json.dumps({"model": args.model, "rows": found}) if args.json else table(found))
 
 
@@ -67,10 +71,10 @@ def write_run(folder: Path, model: str, users: int = USERS) -> Path:
 
 
 @contextmanager
-def served(run: Path) -> Iterator[str]:
+def served(run: Path, prefix_cache: str = "512") -> Iterator[str]:
     """The address of `prlhf serve RUN` in another process."""
     options = ["--port", "0", "--batch-size", "32", "--queue", "128", "--adapt-every", "0"]
-    line = [sys.executable, "-m", "prlhf_cli.main", "serve", str(run), *options]
+    line = [sys.executable, "-m", "prlhf_cli.main", "serve", str(run), *options, "--prefix-cache", prefix_cache]
     process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
@@ -88,7 +92,7 @@ def measure(url: str, name: str, args: argparse.Namespace, personal: bool) -> li
     """A row for each number of clients, and one for a single user."""
     cases = [(clients, USERS if personal else 0) for clients in args.clients]
     cases += [(max(args.clients), 1)] if personal else []
-    asyncio.run(clients_at(url, name, max(args.clients), max(args.clients), cases[0][1], args.new))
+    asyncio.run(clients_at(url, name, max(args.clients), max(args.clients), cases[0][1], args))
     return [row(url, name, clients, users, args) for clients, users in cases]
 
 
@@ -96,7 +100,7 @@ def row(url: str, name: str, clients: int, users: int, args: argparse.Namespace)
     """What one case took."""
     count = max(args.requests, 2 * clients)
     began = time.perf_counter()
-    found = asyncio.run(clients_at(url, name, clients, count, users, args.new))
+    found = asyncio.run(clients_at(url, name, clients, count, users, args))
     seconds = time.perf_counter() - began
     return {
         "clients": clients,
@@ -109,7 +113,7 @@ def row(url: str, name: str, clients: int, users: int, args: argparse.Namespace)
 
 
 async def clients_at(
-    url: str, name: str, clients: int, requests: int, users: int, new: int
+    url: str, name: str, clients: int, requests: int, users: int, args: argparse.Namespace
 ) -> list[tuple[int, float, float]]:
     """(tokens, seconds to the first text, seconds to the end) of each request."""
     left = list(range(requests))
@@ -117,22 +121,25 @@ async def clients_at(
 
     async def one(client: openai.AsyncOpenAI) -> None:
         while left:
-            found.append(await ask(client, name, left.pop(), users, new))
+            found.append(await ask(client, name, left.pop(), users, args))
 
     async with openai.AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=600) as client:
         await asyncio.gather(*(one(client) for _ in range(clients)))
     return found
 
 
-async def ask(client: openai.AsyncOpenAI, name: str, number: int, users: int, new: int) -> tuple[int, float, float]:
+async def ask(
+    client: openai.AsyncOpenAI, name: str, number: int, users: int, args: argparse.Namespace
+) -> tuple[int, float, float]:
     """One streamed request."""
     dice = random.Random(number)
     words = "the my post about boats lamps cars and a sister who found sold hid rings on monday".split()
-    prompt = " ".join(dice.choice(words) for _ in range(dice.randint(16, 64)))
+    same = random.Random("system").choices(words, k=args.system)
+    prompt = " ".join([*same, *dice.choices(words, k=dice.randint(16, 64))])
     who: dict[str, Any] = {"user": f"user-{number % users}"} if users else {}
     began, first, tokens = time.perf_counter(), 0.0, 0
     stream = await client.completions.create(
-        model=name, prompt=prompt, max_tokens=new, temperature=0, stream=True,
+        model=name, prompt=prompt, max_tokens=args.new, temperature=0, stream=True,
         stream_options={"include_usage": True}, **who,
     )  # fmt: skip
     async for chunk in stream:

@@ -5,6 +5,7 @@
 
 Each comparison is read as its own user, as the generic user and as another user (drawn at random), all in one pass.
 A margin is the (implicit) reward of the chosen response less that of the rejected one; the NLL is in nats per token.
+Runs are read in the number format that they were trained in, bf16.
 The base that knows the user's preference has beta (log pi(y|x, preference) - log pi(y|x)) for its reward.
 """
 
@@ -73,7 +74,7 @@ def first_of_each(rows: Sequence[Comparison], limit: int | None) -> list[Compari
 
 def of_run(run: Path, data: Prepared) -> list[dict[str, Any]]:
     """A run's readings; without a user model all three are the same."""
-    trained, rewards = load_rewards(run)
+    trained, rewards = load_rewards(run, precision="bf16")
     index = trained.index_of()
     own = [index.get(row.user_id, 0) for row in data.eval]
     other = shuffled(own, range(1, len(index) + 1), seed=0)
@@ -100,7 +101,7 @@ def of_adapters(run: Path, data: Prepared) -> list[dict[str, Any]]:
     readers = {"own": own, "other": shuffled(own, range(1, len(ids) + 1), seed=0)}
     found: list[dict[str, Value]] = [{} for _ in own]
     for number in place.values():
-        trained, _ = load_rewards(run_of(run, number))
+        trained, _ = load_rewards(run_of(run, number), precision="bf16")
         read = policy_reader(trained)
         for name, who in readers.items():
             mine = [at for at, reader in enumerate(who) if reader == number]

@@ -88,9 +88,9 @@ def _tasks_of_arm(experiment: Experiment, arm: Arm, seed: int, root: Path, model
         line = f"{out} --model {model} --out {here}/measures.jsonl"
         yield Task("measure", name, MEASURES, line, here / "measures.jsonl", (out,))
     if arm.adapts and experiment.newcomers:
-        how = f"--few-shot {experiment.shots} --dataset {root / PEOPLE} --seed {seed} --out {here / PEOPLE}"
+        how = f"--few-shot {experiment.shots} --dataset {root / PEOPLE} --seed {seed} --precision bf16"
         needs = [trained, root / PEOPLE / "manifest.json"]
-        line = f"judge --checkpoint {run} {how}"
+        line = f"judge --checkpoint {run} {how} --out {here / PEOPLE}"
         yield Task("adapt", name, PRLHF, line, here / PEOPLE / "results.json", tuple(needs))
 
 

@@ -58,7 +58,9 @@ def judge_few_shot(
     counts, names = config.shots(), config.baselines()
     own = own_data(run)
     claim(config.out, "judgement", inputs=(run, dataset or own))
-    trained, rewards = load_rewards(run, config.device, config.model, config.trust_remote_code, progress, [])
+    trained, rewards = load_rewards(
+        run, config.device, config.model, config.trust_remote_code, progress, [], config.precision
+    )
     rewards.model.requires_grad_(False)
     people = people_of(
         that_fit(trained, read_prepared(dataset or own), config.skip_long, progress), counts, config.seed

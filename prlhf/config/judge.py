@@ -79,6 +79,7 @@ class JudgeConfig(Stage):
     trust_remote_code: bool = key(False, "Run code that comes with the base model.")
     batch_size: int = key(16, "Pairs, or comparisons, per forward pass.", ge=1)
     device: str = key("auto", "auto, cpu or cuda.")
+    precision: Literal["auto", "fp32", "bf16"] = key("auto", "Number format of the run; auto: bf16 on GPUs.")
 
     judge_model: str | None = key(
         None,

@@ -32,6 +32,12 @@ class ServeConfig(Stage):
 
     batch_size: int = key(16, "Responses that are written at a time.", panel="Limits", ge=1)
     queue: int = key(64, "Responses that may wait for their turn; when it is full, requests get 429.", ge=1)
+    prefix_cache: int = key(
+        512,
+        "MiB for what was computed of prompts and responses: what a user's next prompt begins with again, a system "
+        "prompt or the conversation so far, is not computed again; 0: off.",
+        ge=0,
+    )
     max_tokens: int = key(1024, "Longest response, in tokens.", ge=1)
     max_prompt_tokens: int = key(4096, "Longest prompt with the text about the user, in tokens.", ge=1)
     max_choices: int = key(8, "Most responses to one request (n, times its prompts).", ge=1)

@@ -1,8 +1,8 @@
 """The decode loop: rows join as others end, so that nobody waits for the longest.
 
 A row's beginning (the user's vectors, the text about them, the prompt) is read in one forward pass without logits, all
-but its last position; the loop then reads one position of every row at a time, which gives the row's next token. Rows
-that begin alike (candidates of best-of-N, users whom the model does not tell apart) have their beginning read once.
+but its last position; the loop then reads one position of every row at a time, which gives the row's next token. What
+rows begin with alike (candidates of best-of-N, users whom the model does not tell apart, a system prompt) is read once.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
-from prlhf.generate.kv_cache import SlotCache, decode_masks, known_kinds
+from prlhf.generate.kv_cache import SlotCache, known_kinds, masks_at
+from prlhf.generate.prefixes import LEAST, Beginning, KeptBeginnings, Reading, turns
 from prlhf.generate.sampling import Sampling, TokenScore, choose_each, token_score
 from prlhf.model.base import window_of
 from prlhf.model.engine import REFUSALS
@@ -39,22 +41,32 @@ class DecodeRow:
     room: int | None = None  # the most tokens that it may get; None: as many as the loop allows
     sampling: Sampling | None = None  # None: as the loop
     top: int | None = None  # how many alternatives `scores` has for each token; None: there are no scores
+    who: Any = None  # what tells its user from all others, later ones too; None: `user_index` does
+    reused: int = 0  # how many of `ids` were read before
     written: list[int] = field(default_factory=list)
     scores: list[TokenScore] = field(default_factory=list)
-
-    @property
-    def beginning(self) -> tuple[int | None, tuple[int, ...]]:
-        """The user and the ids of the prompt, which are equal for rows that begin alike."""
-        return self.user_index, tuple(self.ids)
 
 
 class DecodeLoop:
     """Writes rows with `model`, `size` of them at a time."""
 
     def __init__(
-        self, model: PersonalizedLM, size: int, room: int, ended: Ended, temperature: float = 0.0, top_p: float = 1.0
+        self,
+        model: PersonalizedLM,
+        size: int,
+        room: int,
+        ended: Ended,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        kept: KeptBeginnings | None = None,
+        least: int = LEAST,
     ) -> None:
-        """`room`: the most tokens that a row may get; `ended`: asked after each token whether it was the row's last."""
+        """`room`: the most tokens that a row may get; `ended`: asked after each token whether it was the row's last.
+
+        `kept`: where rows that leave put what was computed for them, and others find it; `least`: the fewest positions
+        that are not computed again.
+        """
+        self.kept, self.least = kept or KeptBeginnings(), least
         self.model, self.lm, self.size, self.room, self.ended = model, unwrapped(model.lm), size, room, ended
         self.config = self.lm.config.get_text_config()
         self.sampling = Sampling(temperature, top_p)
@@ -82,36 +94,58 @@ class DecodeLoop:
     @torch.no_grad()
     def join(self, rows: Sequence[DecodeRow]) -> None:
         """Add rows to the active ones, after reading their beginnings."""
-        slot_of = {row.beginning: slot for slot, row in enumerate(self.active)}
-        fresh, source, target = [], [], []
-        for slot, row in enumerate(rows, start=len(self.active)):
-            if row.beginning in slot_of:
-                source.append(slot_of[row.beginning])
-                target.append(slot)
-            else:
-                slot_of[row.beginning] = slot
-                fresh.append((slot, row))
-        longest = max(map(self._length, rows))
         self.cache.columns = max(self.cache.columns, *(self._length(row) + self._room(row) - 1 for row in rows))
-        for group in alike(fresh, lambda item: self._length(item[1])):
-            self._read(group)
-        if target and longest > 1:
-            self.cache.copy(self._tensor(source), self._tensor(target), longest - 1)
+        first = len(self.active)
+        fresh = [(slot, self._begun(row)) for slot, row in enumerate(rows, first)]
+        there = [(slot, self._begun(row)) for slot, row in enumerate(self.active)]
+        for turn in turns(fresh, there, self.kept, self.least):
+            ordered = sorted(turn, key=lambda one: (one.past, -len(one.beginning)))
+            for past, some in groupby(ordered, lambda one: one.past):
+                for group in alike(list(some), lambda one: len(one.beginning) - one.past):
+                    self._read(group, [rows[one.slot - first] for one in group], past)
         last = [self._embed([row])[0, -1] for row in rows]
         self.next = torch.stack([*self.next, *last])
         self.active += rows
 
-    def _read(self, group: Sequence[tuple[int, DecodeRow]]) -> None:
-        """Read the beginnings of some rows, all but the last position, into their slots.
+    def _begun(self, row: DecodeRow) -> Beginning:
+        """All positions of `row` but the last, which are or will be in its slot."""
+        who = row.user_index if row.who is None else row.who
+        return Beginning(who, (*row.ids, *row.written)[:-1], self._length(row) - len(row.ids))
+
+    def _read(self, group: Sequence[Reading], rows: Sequence[DecodeRow], past: int) -> None:
+        """Read the beginnings of `rows`, all but the last position, into their slots, from position `past` on.
 
         No row looks at its padding, which comes after it, and the loop overwrites it.
         """
-        embeds = self._embed([row for _, row in group])[:, :-1]
+        slots = self._tensor([one.slot for one in group])
+        if past:
+            self._fetch(group, past)
+        for one, row in zip(group, rows, strict=True):
+            row.reused = max(0, past - one.beginning.front)
+        embeds = self._embed(rows)[:, past:-1]
         if embeds.shape[1]:
-            self._act_as([row for _, row in group])
-            self.cache.begin(self._tensor([slot for slot, _ in group]))
-            positions = torch.arange(embeds.shape[1], device=embeds.device).expand(len(group), -1)
-            self.lm.base_model(inputs_embeds=embeds, position_ids=positions, past_key_values=self.cache, use_cache=True)
+            self._act_as(rows)
+            self.cache.begin(slots, past)
+            positions = torch.arange(past, past + embeds.shape[1], device=embeds.device).expand(len(group), -1)
+            end = past + embeds.shape[1]
+            masks = masks_at(self.config, positions, end, embeds.dtype) if past else None
+            self.lm.base_model(
+                inputs_embeds=embeds,
+                attention_mask=masks,
+                position_ids=positions,
+                past_key_values=self.cache,
+                use_cache=True,
+            )
+
+    def _fetch(self, group: Sequence[Reading], past: int) -> None:
+        """Bring what was computed before of `past` positions into the slots."""
+        copies = [(one.source, one.slot) for one in group if isinstance(one.source, int)]
+        if copies:
+            source, target = zip(*copies, strict=True)
+            self.cache.copy(self._tensor(source), self._tensor(target), past)
+        for one in group:
+            if isinstance(one.source, Beginning):
+                self.cache.put(one.slot, self.kept.use(one.source), past)
 
     def _embed(self, rows: Sequence[DecodeRow]) -> Tensor:
         """Embeddings [N, L, d] of whole beginnings, padded on the right."""
@@ -157,7 +191,7 @@ class DecodeLoop:
         self._act_as(self.active)
         return self.lm(  # type: ignore[no-any-return]
             inputs_embeds=self.next[:, None],
-            attention_mask=decode_masks(self.config, columns, max(lengths) + 1, self.next.dtype),
+            attention_mask=masks_at(self.config, columns[:, None], max(lengths) + 1, self.next.dtype),
             position_ids=columns[:, None],
             past_key_values=self.cache,
             use_cache=True,
@@ -172,6 +206,8 @@ class DecodeLoop:
     def _leave(self, leaving: Sequence[int]) -> list[DecodeRow]:
         """Remove and return the rows in these slots; the last of the rows that stay move into the free slots."""
         gone = [self.active[slot] for slot in leaving]
+        if self.kept.room:
+            self._keep(leaving)
         staying = [slot for slot in range(len(self.active)) if slot not in set(leaving)]
         holes = [slot for slot in leaving if slot < len(staying)]
         movers = staying[len(staying) - len(holes) :]
@@ -183,6 +219,12 @@ class DecodeLoop:
         self.active = [self.active[slot] for slot in order]
         self.next = self.next[self._tensor(order)]
         return gone
+
+    def _keep(self, leaving: Sequence[int]) -> None:
+        for slot in leaving:
+            begun = self._begun(self.active[slot])
+            if len(begun) >= self.least:
+                self.kept.keep(begun, self.cache.states(slot, len(begun)))
 
     def _room(self, row: DecodeRow) -> int:
         return self.room if row.room is None else min(row.room, self.room)
@@ -215,8 +257,8 @@ _known: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
 def serves(model: PersonalizedLM) -> bool:
     """Whether the loop can decode this model: a probe finds out once per language model, since no config tells.
 
-    Its next-token logits must be those of whole forwards without a cache, on two rows of unequal lengths, at their
-    first and second token.
+    Its next-token logits must be those of whole forwards without a cache, on rows of unequal lengths, at their first
+    and second token; the last row goes on from what was computed for the first.
     """
     lm = unwrapped(model.lm)
     if lm not in _known:
@@ -231,8 +273,9 @@ def _agree(model: PersonalizedLM, lm: Any) -> bool:
     model.act_as(None)
     words = lm.get_input_embeddings()
     length = min(LONGEST, 2 + (window_of(lm.config.get_text_config()) or 10))
-    rows = [DecodeRow([(7 * i + 3 * n) % words.num_embeddings for i in range(n)], None, seed=0) for n in (length, 3)]
-    loop = DecodeLoop(model, size=2, room=2, ended=lambda _: False)
+    ids = [[(7 * i + 3 * n) % words.num_embeddings for i in range(n)] for n in (length, 3)]
+    rows = [DecodeRow(one, None, seed=0) for one in (*ids, ids[0] + ids[1])]
+    loop = DecodeLoop(model, size=3, room=2, ended=lambda _: False, least=1)
     loop.join(rows)
     for _ in range(2):
         found = loop.logits().float()

@@ -30,9 +30,10 @@ from prlhf.parse import json_text
 from prlhf.progress import SILENT, Progress
 from prlhf.results import CheckpointAccuracy
 
-USED = frozenset(
-    ("out", "bootstrap", "seed", "batch_size", "model", "trust_remote_code", "device", "dataset", "skip_long")
-)  # keys of JudgeConfig
+USED = frozenset(("out", "bootstrap", "seed", "batch_size", "model", "trust_remote_code", "device", "precision")) | {
+    "dataset",
+    "skip_long",
+}  # keys of JudgeConfig that are used
 
 
 def judge_checkpoint(
@@ -54,7 +55,9 @@ def judge_checkpoint(
             raise not_used(config, key, "--checkpoint", "leave it out")
     dataset = dataset or own_data(run)
     claim(config.out, "judgement", inputs=(run, dataset))
-    trained, rewards = load_rewards(run, config.device, config.model, config.trust_remote_code, progress)
+    trained, rewards = load_rewards(
+        run, config.device, config.model, config.trust_remote_code, progress, precision=config.precision
+    )
     rows, data, skipped = _held_out(trained, dataset, config, progress)
 
     def read_as(user_indices: list[int]) -> list[Scored]:

@@ -21,13 +21,15 @@ class RewardJudge(LocalJudge):
     """Prefers the response with the higher reward; users whom the run was not trained on are generic."""
 
     metavar, argument_is_path = "RUN", True
-    uses = frozenset(("model", "trust_remote_code", "device"))
+    uses = frozenset(("model", "trust_remote_code", "device", "precision"))
 
     def __init__(self, run: str, config: JudgeConfig) -> None:
         from prlhf.model.rewards import ResponseReader, load_rewards  # imports torch
 
         super().__init__(run, config)
-        trained, self._rewards = load_rewards(Path(run), config.device, config.model, config.trust_remote_code)
+        trained, self._rewards = load_rewards(
+            Path(run), config.device, config.model, config.trust_remote_code, precision=config.precision
+        )
         self._reader = ResponseReader(trained)
 
     @override

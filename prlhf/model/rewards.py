@@ -81,10 +81,11 @@ def load_rewards(
     trust_remote_code: bool = False,
     progress: Progress = SILENT,
     users: Collection[str] | None = None,
+    precision: str = "auto",
 ) -> tuple[Trained[Any], Rewards]:
     """Load a trained run of either kind, with all or with some of its `users`; returns it with its rewards."""
     load: Any = load_reward_model if kind_of(run) == "reward model" else load_policy
-    trained = load(run, device, "auto", base, trust_remote_code, users=users, progress=progress)
+    trained = load(run, device, precision, base, trust_remote_code, users=users, progress=progress)
     return trained, rewards_of(trained, run, base, trust_remote_code)
 
 

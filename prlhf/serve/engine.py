@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from prlhf.config import GenerateConfig, ServeConfig
 from prlhf.generate.decode_loop import DecodeLoop, DecodeRow
 from prlhf.generate.decoding import turn_end
+from prlhf.generate.prefixes import KeptBeginnings
 from prlhf.generate.sampling import Sampling, TokenScore
 from prlhf.generate.text_stream import TextStream
 from prlhf.model.checkpoint import Policy
@@ -41,6 +42,7 @@ class WrittenPiece:
     scored: list[tuple[int, TokenScore]] = field(default_factory=list)
     finish: str | None = None
     tokens: int = 0
+    reused: int = 0  # with its last piece: tokens of the prompt that were read before
 
 
 @dataclass(eq=False)
@@ -67,6 +69,7 @@ class ServingEngine:
         self._tokenizer = copy.deepcopy(policy.tokenizer)  # others encode while this thread decodes
         self._end = turn_end(policy, GenerateConfig(template_options=config.template_options))
         self._seats = Seats(policy.model.users, config.batch_size)
+        self._kept = KeptBeginnings(config.prefix_cache << 20)
         self._loop = self._new_loop()
         self._queue: deque[Job] = deque()
         self._dropped: set[Job] = set()
@@ -149,17 +152,18 @@ class ServingEngine:
         for row in self._loop.step() if self._loop.active else []:
             job = row.tag
             self._leave(job)
-            _send(
-                job,
-                WrittenPiece(job.text.rest(), finish="stop" if job.text.finished else "length", tokens=job.text.tokens),
-            )
+            text = job.text
+            finish = "stop" if text.finished else "length"
+            _send(job, WrittenPiece(text.rest(), finish=finish, tokens=text.tokens, reused=row.reused))
         if not self._loop.active:
             self._loop = self._new_loop()  # the cache of an idle server is given back
 
     def _row(self, job: Job) -> DecodeRow:
         job.text = TextStream(self._tokenizer, self._end, job.stops)
         seat = None if self._policy.model.users.idle else self._seats.take(job.person)
-        return DecodeRow(job.ids, seat, job.seed, job, job.room, job.sampling, job.top)
+        # a seat is taken by others later: what was computed is known by the numbers that it was computed from
+        who = job.person.digest if seat else None
+        return DecodeRow(job.ids, seat, job.seed, job, job.room, job.sampling, job.top, who)
 
     def _ended(self, row: DecodeRow) -> bool:
         """Send what the newest token adds to a response; returns whether it was the last."""
@@ -184,7 +188,8 @@ class ServingEngine:
                 _send(job, WrittenPiece("", finish="error"))
 
     def _new_loop(self) -> DecodeLoop:
-        return DecodeLoop(self._policy.model, self._config.batch_size, self._config.max_tokens, self._ended)
+        size, room = self._config.batch_size, self._config.max_tokens
+        return DecodeLoop(self._policy.model, size, room, self._ended, kept=self._kept)
 
 
 def _send(job: Job, piece: WrittenPiece) -> None:

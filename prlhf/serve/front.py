@@ -1,7 +1,7 @@
 """What stands before replicas: it sends each request to the replica of its user, and its answer back.
 
-The replica of a user who asks again has their rows at hand; every prompt is read again. Who asks decides here only
-where a request goes: whether it is allowed is decided there.
+The replica of a user who asks again has their rows at hand, and what it computed of their last prompts. Who asks
+decides here only where a request goes: whether it is allowed is decided there.
 """
 
 from __future__ import annotations

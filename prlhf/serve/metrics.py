@@ -38,6 +38,7 @@ class Metrics(Numbers):
         )
         self.hung_up = Counter("prlhf_hung_up", "Requests whose client left before the end.", registry=of)
         self.prompt_tokens = Counter("prlhf_prompt_tokens", "Tokens of prompts that were read.", registry=of)
+        self.reused = Counter("prlhf_reused_tokens", "Tokens of prompts that had been read before.", registry=of)
         self.tokens = Counter("prlhf_tokens", "Tokens that were written.", registry=of)
         self.choices = Counter("prlhf_choices", "Choices of users that were kept.", registry=of)
         self.first = Histogram("prlhf_first_token_seconds", "Time to the first text.", buckets=SECONDS, registry=of)

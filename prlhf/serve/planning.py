@@ -20,10 +20,10 @@ from prlhf.serve.roster import ServedUser
 
 @dataclass(frozen=True)
 class Planned:
-    """The jobs of a request, prompt by prompt, and the tokens of its prompts."""
+    """The jobs of a request, prompt by prompt, equally many for each, and how many tokens each prompt has."""
 
     jobs: list[Job]
-    prompt_tokens: int
+    prompts: list[int]
 
 
 class Plans:
@@ -53,7 +53,7 @@ class Plans:
         if any(len(request.ids) > most for request in requests):
             raise ApiError(400, f"the prompt has more than {most:,} tokens", "context_length_exceeded")
         jobs = [self._job(replace(r, candidate=i), ask, person, config) for r in requests for i in range(ask.n)]
-        return Planned(jobs, sum(len(request.ids) for request in requests))
+        return Planned(jobs, [len(request.ids) for request in requests])
 
     def _generate_config(self, ask: ChatAsk | CompletionAsk) -> GenerateConfig:
         """The settings with which `prlhf generate` would write the same."""

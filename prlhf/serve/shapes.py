@@ -28,6 +28,7 @@ class Partial:
     finish: str | None = None
     tokens: int = 0
     scored: list[tuple[int, TokenScore]] = field(default_factory=list)
+    reused: int = 0  # tokens of its prompt that were read before
 
 
 class ApiShape(ABC):
@@ -46,10 +47,10 @@ class ApiShape(ABC):
         }
         self._tokenizer, self._top = tokenizer, top
 
-    def whole(self, choices: Sequence[Partial], prompt_tokens: int) -> dict[str, Any]:
+    def whole(self, choices: Sequence[Partial], prompts: Sequence[int]) -> dict[str, Any]:
         """The answer to a request without streaming."""
         found = [self.choice(at, choice) for at, choice in enumerate(choices)]
-        return self.head | {"choices": found, "usage": usage(choices, prompt_tokens)}
+        return self.head | {"choices": found, "usage": usage(choices, prompts)}
 
     def first(self, at: int) -> dict[str, Any] | None:  # noqa: B027  not all streams have one
         """What a stream begins with."""
@@ -58,9 +59,9 @@ class ApiShape(ABC):
         """More of the response `at`."""
         return self._chunk([self.delta(at, text, scored, finish)])
 
-    def last(self, choices: Sequence[Partial], prompt_tokens: int) -> dict[str, Any]:
+    def last(self, choices: Sequence[Partial], prompts: Sequence[int]) -> dict[str, Any]:
         """The numbers of tokens at the end of a stream."""
-        return self._chunk([]) | {"usage": usage(choices, prompt_tokens)}
+        return self._chunk([]) | {"usage": usage(choices, prompts)}
 
     @abstractmethod
     def choice(self, at: int, choice: Partial) -> dict[str, Any]:
@@ -139,7 +140,22 @@ class TextShape(ApiShape):
         return {"tokens": words, "token_logprobs": log_probs, "top_logprobs": top, "text_offset": offsets}
 
 
-def usage(choices: Sequence[Partial], prompt_tokens: int) -> dict[str, int]:
-    """The numbers of tokens; those of a prompt count once, however many responses it has."""
-    written = sum(choice.tokens for choice in choices)
-    return {"prompt_tokens": prompt_tokens, "completion_tokens": written, "total_tokens": prompt_tokens + written}
+def usage(choices: Sequence[Partial], prompts: Sequence[int]) -> dict[str, Any]:
+    """The numbers of tokens, for `prompts` of so many each, which count once, however many responses they have.
+
+    `cached_tokens` had been read for earlier requests.
+    """
+    written, read = sum(choice.tokens for choice in choices), sum(prompts)
+    return {
+        "prompt_tokens": read,
+        "completion_tokens": written,
+        "total_tokens": read + written,
+        "prompt_tokens_details": {"cached_tokens": reused(choices, prompts)},
+    }
+
+
+def reused(choices: Sequence[Partial], prompts: Sequence[int]) -> int:
+    """How many tokens of the prompts were read before; each has as many of `choices`, which it stands before."""
+    of_each = len(choices) // len(prompts)
+    lots = [choices[at * of_each :][:of_each] for at in range(len(prompts))]
+    return sum(min(choice.reused for choice in lot) for lot in lots)

@@ -13,7 +13,7 @@ from prlhf.serve.engine import Closed, Full, ServingEngine, WrittenPiece
 from prlhf.serve.faults import ApiError, overloaded, timed_out
 from prlhf.serve.metrics import Metrics
 from prlhf.serve.planning import Planned
-from prlhf.serve.shapes import ApiShape, Partial
+from prlhf.serve.shapes import ApiShape, Partial, reused
 
 DONE = "data: [DONE]\n\n"
 
@@ -44,7 +44,7 @@ class Writing:
             raise overloaded("the queue is full; try again later", 1 + engine.waiting / 8) from None
         except Closed:
             raise ApiError(503, "the server is about to stop", "stopping", retry_after="5") from None
-        metrics.prompt_tokens.inc(planned.prompt_tokens)
+        metrics.prompt_tokens.inc(sum(planned.prompts))
 
     async def pieces(self) -> AsyncIterator[tuple[int, WrittenPiece]]:
         """Yield (number of the response, piece) until all have ended; `choices` grow by them.
@@ -72,6 +72,7 @@ class Writing:
         ]
         self._engine.drop(unfinished)
         self._metrics.tokens.inc(sum(choice.tokens for choice in self.choices))
+        self._metrics.reused.inc(reused(self.choices, self._planned.prompts))
         self._metrics.whole.observe(time.monotonic() - self._began)
         if self._keep:
             self._keep(self.choices)
@@ -80,7 +81,7 @@ class Writing:
         """The answer, when all responses have ended."""
         async for _ in self.pieces():
             pass
-        return shape.whole(self.choices, self._planned.prompt_tokens)
+        return shape.whole(self.choices, self._planned.prompts)
 
     async def stream(self, shape: ApiShape, with_usage: bool) -> AsyncIterator[str]:
         """Yield the events of a stream. An error after its begin is an event too.
@@ -95,7 +96,7 @@ class Writing:
             async for at, piece in self.pieces():
                 yield event(shape.chunk(at, piece.text, piece.scored, piece.finish) | no_usage)
             if with_usage:
-                yield event(shape.last(self.choices, self._planned.prompt_tokens))
+                yield event(shape.last(self.choices, self._planned.prompts))
             yield DONE
         except ApiError as error:
             yield event(error.body())
@@ -110,7 +111,7 @@ class Writing:
         choice.text += piece.text
         choice.scored += piece.scored
         choice.finish = piece.finish
-        choice.tokens = piece.tokens or choice.tokens
+        choice.tokens, choice.reused = piece.tokens or choice.tokens, piece.reused or choice.reused
 
 
 def _hand_over(

@@ -172,7 +172,7 @@ def test_the_decode_loop_writes_as_each_user_alone() -> None:
         for row in some:
             row.written.clear()
         loop = DecodeLoop(policy.model, size, 6, lambda row: len(row.written) == 3 + len(row.ids) % 3)
-        return {row.beginning: list(row.written) for done in loop.run(some) for row in done}
+        return {(row.user_index, tuple(row.ids)): list(row.written) for done in loop.run(some) for row in done}
 
     together = write(4, rows)
     assert together == {key: text for row in rows for key, text in write(1, [row]).items()}

@@ -142,7 +142,7 @@ def test_what_json_cannot_hold() -> None:
     never = float("-inf")
     scored = [(token, TokenScore(never, [(2, never)])) for token in (0, 2)]
     choice = Partial("é", "stop", 2, scored)
-    chat = strictly(ChatCompletion, ChatShape("tiny", Tokens(), 1).whole([choice], 3)).choices[0].logprobs
+    chat = strictly(ChatCompletion, ChatShape("tiny", Tokens(), 1).whole([choice], [3])).choices[0].logprobs
     assert [(one.bytes, one.logprob) for one in chat.content] == [(None, -9999.0), ([195, 169], -9999.0)]
-    text = strictly(Completion, TextShape("tiny", Tokens(), 1).whole([choice], 3)).choices[0].logprobs
+    text = strictly(Completion, TextShape("tiny", Tokens(), 1).whole([choice], [3])).choices[0].logprobs
     assert (text.token_logprobs, text.top_logprobs) == ([-9999.0] * 2, [{"é": -9999.0}] * 2)

@@ -27,7 +27,7 @@ from prlhf.results import GeneralAbility
 
 GENERAL_KEYS = frozenset(
     ("general", "general_users", "out", "bootstrap", "seed", "batch_size", "model", "trust_remote_code", "device")
-) | {"limit", "skip_long"}  # keys of JudgeConfig that are used
+) | {"precision", "limit", "skip_long"}  # keys of JudgeConfig that are used
 
 T = TypeVar("T")
 
@@ -52,7 +52,9 @@ def judge_general(run: Path, config: JudgeConfig, progress: Progress = SILENT) -
     all_questions, all_documents = read_general(path)
     questions, documents = sampled(all_questions, config), sampled(all_documents, config)
     claim(config.out, "judgement", inputs=(run,))
-    policy = load_policy(run, config.device, "auto", config.model, config.trust_remote_code, progress=progress)
+    policy = load_policy(
+        run, config.device, config.precision, config.model, config.trust_remote_code, progress=progress
+    )
     generic, users = Reader(GENERIC, 0, ""), reading_users(policy, config)
     readers = [generic, *users]
     ids, fitting = Ids(policy.encoder()), Fitting(config.skip_long)
