@@ -14,6 +14,7 @@ from prlhf.errors import PrlhfError, nearest
 from prlhf.files import atomic_file, full_disk_named
 from prlhf.folders import claim_file
 from prlhf.generate.baselines import baseline_of
+from prlhf.generate.prefixes import KeptBeginnings
 from prlhf.generate.readers import known_readers
 from prlhf.generate.requests import Planner, WriteRequest
 from prlhf.generate.stream import stream
@@ -21,6 +22,8 @@ from prlhf.generate.writer import WritingModel, open_model, turns
 from prlhf.model.hub_run import found_run
 from prlhf.parse import json_text
 from prlhf.progress import SILENT, Progress
+
+KEPT = 512 << 20  # bytes for what was computed of the conversation so far
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Dialogue:
         self.chosen = -1  # the one that the next question follows
         self.user = self.known(user)
         self._planner = Planner(policy, baseline_of(config), config)
+        self._kept = KeptBeginnings(0 if model.adapters else KEPT)  # an adapter per user: each is a model of its own
 
     def known(self, user: str) -> str:
         """`user`, if the run knows them. Raises PrlhfError."""
@@ -92,7 +96,7 @@ class Dialogue:
         text = ""
         try:
             for policy, base, (one,) in turns(self.model, [request], self.config):
-                for piece in stream(policy, one, self.config, base):
+                for piece in stream(policy, one, self.config, base, self._kept):
                     text += piece
                     yield piece
         finally:  # the reader may have stopped

@@ -16,6 +16,7 @@ import prlhf
 from prlhf.adapt.choices import read_choices
 from prlhf.config import AdaptConfig, GenerateConfig
 from prlhf.conversation import open_conversation
+from prlhf.model.personalized import unwrapped
 from prlhf.progress import SILENT
 from prlhf_cli.main import app
 from prlhf_cli.talk import side_by_side, whole_lines
@@ -61,6 +62,24 @@ def test_sampled_answers_are_those_of_generate_and_regenerate_gives_others(talki
     assert "".join(first) == loaded.generate(PROMPT, "ann", max_new_tokens=12, seed=4)
     second, third = ("".join(talk.again()) for _ in range(2))
     assert len({"".join(first), second, third}) == 3
+
+
+def test_what_was_read_is_not_read_again(talking: Path) -> None:
+    config = GenerateConfig(max_new_tokens=12, temperature=0.0, device="cpu", precision="fp32")
+    talk = open_conversation(talking, "ann", config)
+    read: list[int] = []
+    trunk = unwrapped(talk.model.policy.model.lm).base_model
+    trunk.register_forward_pre_hook(
+        lambda _, args, options: read.append(options["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+    first = "".join(talk.ask(PROMPT * 3))
+    assert max(read) > 30
+    read.clear()
+    assert "".join(talk.again()) == first
+    assert max(read) == 1
+    read.clear()
+    assert "".join(talk.again("bob")) != first
+    assert max(read) > 30
 
 
 def test_choices_are_what_adapt_reads(talking: Path, tmp_path: Path) -> None:
