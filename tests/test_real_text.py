@@ -182,7 +182,7 @@ def test_scores_are_those_of_judge(trained: Path, prepared: Path, tmp_path: Path
     from prlhf.dataset import read_prepared
     from prlhf.judge.accuracy import judge_checkpoint
 
-    rows = of_run(trained, read_prepared(prepared))
+    rows = of_run(trained, read_prepared(prepared), "fp32")
     judged = judge_checkpoint(trained, prepared, JudgeConfig(out=tmp_path / "judged"))
     found = ranking(rows)
     for user, accuracy in judged.accuracy_by_user.items():
@@ -202,7 +202,7 @@ def test_nll_is_that_of_the_chosen_response(trained: Path, prepared: Path) -> No
 
     data, policy = read_prepared(prepared), load_policy(trained)
     encoder, engine = policy.encoder(), engine_of(policy)
-    for row, found in zip(data.eval, of_run(trained, data), strict=True):
+    for row, found in zip(data.eval, of_run(trained, data, "fp32"), strict=True):
         encoded = encoder.comparison(row)
         with torch.no_grad():
             for name, user in (("own", row.user_index), ("generic", 0)):

@@ -31,7 +31,7 @@ def main() -> int:
     arms = set(args.arms.split(",")) if args.arms else known
     if arms - known:
         raise SystemExit(f"{', '.join(sorted(arms - known))}: not an arm of {experiment.name}: {', '.join(known)}")
-    arms |= {experiment.arm(name).base for name in arms}
+    arms |= {needed for name in arms for needed in (experiment.arm(name).base, experiment.arm(name).reward)}
     stages = args.stages.split(",") if args.stages else STAGES
     chosen = [t for t in tasks if t.stage == "prep" or (t.name.split("/")[0] in arms and t.stage in stages)]
     failed = 0

@@ -25,6 +25,7 @@ class Arm:
     data: str = "data"  # which of the experiment's data sets
     vanilla: str = "vanilla"  # the arm without users that it is compared with
     base: str = ""  # the arm whose model is the base, in place of the language model
+    reward: str = ""  # the arm that scores what this one writes during its training
     users: str = "all"  # for whom it writes
     scored: bool = True  # whether it ranks held-out comparisons
     writes: bool = True  # whether it writes
@@ -53,6 +54,7 @@ class Experiment:
     shots: str = "4,8"  # how many choices of theirs are learned from
     tastes: str = ""  # file of the users' tastes among the raw data, for judging only
     shown: tuple[str, ...] = ()  # the arms whose texts are shown: the first that has written
+    expects: bool = True  # whether criteria.py is about the arms shown
 
     def arm(self, name: str) -> Arm:
         """The arm called `name`. Raises KeyError."""
@@ -130,6 +132,37 @@ PSOUPS = replace(
     newcomers="",
 )
 
+WRITTEN = f"{GATES} --alpha 0.7 --max-steps 48"
+ROUNDS = replace(
+    PSOUPS_STRONG,
+    name="rounds",
+    title="The same six users against a reward model",
+    about="A reward model of 160 steps (P-RM, gates) scores what the policy writes, as each user: three rounds of 36 "
+    "prompts with 4 candidates, and 16 steps on them and on as many comparisons of the data, beside P-DPO in as many "
+    "steps on the data alone. 20 Koala prompts to write for, at temperature 0.7 and 96 tokens at most. What is written "
+    "is measured by the rules that made the choices, not by the reward model.",
+    data={"data": PSOUPS_STRONG.data["data"]},
+    generate="--prompts {data}/prompts.jsonl --max-prompts 20 --max-new-tokens 96 --temperature 0.7 --precision bf16",
+    arms=(
+        BASE,
+        Arm("rm", "the reward model", f"--objective rm {GATES} --alpha 0.7 --max-steps 160", writes=False),
+        Arm("offline", "P-DPO on the data", WRITTEN),
+        Arm(
+            "online",
+            "online DPO against the reward model",
+            f"{GATES} --alpha 0.7 --objective online-dpo --rounds 3 --round-steps 16 --round-prompts 36 "
+            "--candidates 4 --max-new-tokens 96",
+            vanilla="offline",
+            reward="rm",
+        ),
+    ),
+    seeds=(0,),
+    limit=40,
+    shown=("online", "offline"),
+    newcomers="",
+    expects=False,
+)
+
 TLDR = Experiment(
     name="tldr",
     title="Ten users of TL;DR's format, three of whom like it short",
@@ -195,4 +228,4 @@ CROWD = Experiment(
     newcomers="--given {raw}/crowd/unseen --tested 12",
     tastes="crowd/tastes.json",
 )
-EXPERIMENTS = {each.name: each for each in (PSOUPS_STRONG, PSOUPS, TLDR, PRISM, CROWD)}
+EXPERIMENTS = {each.name: each for each in (PSOUPS_STRONG, PSOUPS, ROUNDS, TLDR, PRISM, CROWD)}

@@ -42,7 +42,7 @@ def as_markdown(found: Numbers) -> str:
 
 def judged_arms(experiment: Experiment) -> tuple[str, ...]:
     """The arms of which something is expected: only where every dimension has users of its own."""
-    return experiment.shown if experiment.dimensions else ()
+    return experiment.shown if experiment.dimensions and experiment.expects else ()
 
 
 def not_measured(experiment: Experiment, found: Numbers) -> list[str]:

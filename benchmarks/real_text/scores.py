@@ -72,9 +72,9 @@ def first_of_each(rows: Sequence[Comparison], limit: int | None) -> list[Compari
 # ---- who reads ----
 
 
-def of_run(run: Path, data: Prepared) -> list[dict[str, Any]]:
+def of_run(run: Path, data: Prepared, precision: str = "bf16") -> list[dict[str, Any]]:
     """A run's readings; without a user model all three are the same."""
-    trained, rewards = load_rewards(run, precision="bf16")
+    trained, rewards = load_rewards(run, precision=precision)
     index = trained.index_of()
     own = [index.get(row.user_id, 0) for row in data.eval]
     other = shuffled(own, range(1, len(index) + 1), seed=0)

@@ -72,6 +72,10 @@ def _tasks_of_arm(experiment: Experiment, arm: Arm, seed: int, root: Path, model
             base = str(root / arm.base / str(seed) / "run" / "model")
             needs.append(root / arm.base / str(seed) / "run" / "results.json")
         options = f"{experiment.train} --max-tokens {experiment.max_tokens} {arm.train}"
+        if arm.reward:
+            reward = root / arm.reward / str(seed) / "run"
+            options += f" --reward {reward}"
+            needs.append(reward / "results.json")
         line = f"train --dataset {data} --model {base} {options} --seed {seed} --out {run}"
         yield Task("train", name, PRLHF, line, trained, tuple(needs))
     if arm.scored:

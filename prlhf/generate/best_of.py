@@ -85,5 +85,6 @@ def load_best_of(reward: Path, config: GenerateConfig, fingerprint: str) -> Best
     `fingerprint` is that of the writing model's base. If the reward has the same base, `config.model` is where it is.
     """
     same = read_about(model_folder(reward))["base_fingerprint"] == fingerprint
-    trained, rewards = load_rewards(reward, config.device, config.model if same else None, config.trust_remote_code)
+    where, precision = config.model if same else None, config.precision
+    trained, rewards = load_rewards(reward, config.device, where, config.trust_remote_code, precision=precision)
     return BestOf(reward, ResponseReader(trained), rewards)

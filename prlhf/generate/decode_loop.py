@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from prlhf.generate.kv_cache import SlotCache, known_kinds, masks_at
+from prlhf.generate.kv_cache import SlotCache, decode_masks, known_kinds
 from prlhf.generate.prefixes import LEAST, Beginning, KeptBeginnings, Reading, turns
 from prlhf.generate.sampling import Sampling, TokenScore, choose_each, token_score
 from prlhf.model.base import window_of
@@ -127,15 +127,7 @@ class DecodeLoop:
             self._act_as(rows)
             self.cache.begin(slots, past)
             positions = torch.arange(past, past + embeds.shape[1], device=embeds.device).expand(len(group), -1)
-            end = past + embeds.shape[1]
-            masks = masks_at(self.config, positions, end, embeds.dtype) if past else None
-            self.lm.base_model(
-                inputs_embeds=embeds,
-                attention_mask=masks,
-                position_ids=positions,
-                past_key_values=self.cache,
-                use_cache=True,
-            )
+            self.lm.base_model(inputs_embeds=embeds, position_ids=positions, past_key_values=self.cache, use_cache=True)
 
     def _fetch(self, group: Sequence[Reading], past: int) -> None:
         """Bring what was computed before of `past` positions into the slots."""
@@ -191,7 +183,7 @@ class DecodeLoop:
         self._act_as(self.active)
         return self.lm(  # type: ignore[no-any-return]
             inputs_embeds=self.next[:, None],
-            attention_mask=masks_at(self.config, columns[:, None], max(lengths) + 1, self.next.dtype),
+            attention_mask=decode_masks(self.config, columns, max(lengths) + 1, self.next.dtype),
             position_ids=columns[:, None],
             past_key_values=self.cache,
             use_cache=True,

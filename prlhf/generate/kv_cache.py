@@ -109,23 +109,23 @@ class SlotCacheLayer(DynamicLayer):
         return self.cache.past
 
 
-# ---- what a row's next tokens may look at ----
+# ---- what a row's next token may look at ----
 
 
-def masks_at(config: Any, positions: Tensor, end: int, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
-    """Masks [N, 1, L, end], 0 or the lowest number, for tokens at `positions` [N, L] of their rows."""
-    column = torch.arange(end, device=positions.device)
-    past = column <= positions[..., None]
+def decode_masks(config: Any, lengths: Tensor, end: int, dtype: torch.dtype) -> Tensor | dict[str, Tensor]:
+    """For one token after each row's `lengths` [N] earlier ones: masks [N, 1, 1, end], 0 or the lowest number."""
+    column = torch.arange(end, device=lengths.device)
+    past = column <= lengths[:, None]
     window = window_of(config)
     if window is None:
         return _float(past, dtype)
-    near = _float(past & (column > positions[..., None] - window), dtype)
+    near = _float(past & (column > lengths[:, None] - window), dtype)
     return near if getattr(config, "layer_types", None) is None else {FULL: _float(past, dtype), SLIDING: near}
 
 
 def _float(allowed: Tensor, dtype: torch.dtype) -> Tensor:
     lowest = torch.finfo(dtype).min
-    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, lowest)[:, None]
+    return torch.zeros(allowed.shape, dtype=dtype, device=allowed.device).masked_fill_(~allowed, lowest)[:, None, None]
 
 
 def known_kinds(config: Any) -> bool:

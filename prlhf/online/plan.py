@@ -30,6 +30,7 @@ def round_settings(config: TrainConfig, number: int) -> GenerateConfig:
         seed=1000 * config.seed + number,
         skip_long=config.skip_long,
         device=config.device,
+        precision=config.precision,
         model=config.model,
         trust_remote_code=config.trust_remote_code,
         batch_size=GROUPS * config.candidates,
