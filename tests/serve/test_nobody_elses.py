@@ -144,7 +144,9 @@ def test_a_client_that_hangs_up_frees_its_place(trained: Path) -> None:
         with httpx.stream("POST", f"{running.url}/v1/completions", json=long | {"stream": True}) as stream:
             next(stream.iter_lines())
             running.until(lambda: engine.writing == 1)
+            row = engine._loop.active[0]
         running.until(lambda: engine.writing == 0)
+        assert len(row.written) < 90
         with pytest.raises(httpx.TimeoutException):
             httpx.post(f"{running.url}/v1/completions", json=long, timeout=0.3)
         running.until(lambda: engine.writing == engine.waiting == 0)
