@@ -22,8 +22,12 @@ class CannotWrite(PrlhfError):
         super().__init__(message, f"{first}, or write elsewhere" if first else "choose another place")
 
 
-class NotFinite(PrlhfError):
-    """A loss, gradient, weight or reward that is not a finite number. All workers of a run raise it together."""
+class OnAll(PrlhfError):
+    """What all workers of a run raise together, and would raise again if they were restarted."""
+
+
+class NotFinite(OnAll):
+    """A loss, gradient, weight or reward that is not a finite number."""
 
 
 class Interrupted(Exception):

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from prlhf.errors import PrlhfError
+from prlhf.errors import OnAll, PrlhfError
 
 T = TypeVar("T")
 BUCKET = 2**23  # numbers in a message of gradients
@@ -56,7 +56,7 @@ def all_or_none(make: Callable[[], T]) -> T:
     """What `make` returns on this worker.
 
     Raises:
-        PrlhfError: on every worker, if `make` raises it on any; the others would wait for that one.
+        OnAll: on every worker, if `make` raises PrlhfError on any; the others would wait for that one.
     """
     made, error = None, None
     try:
@@ -65,7 +65,7 @@ def all_or_none(make: Callable[[], T]) -> T:
         error = (raised.message, raised.hint)
     errors = [said for said in gather(error) if said]
     if errors:
-        raise PrlhfError(*errors[0])
+        raise OnAll(*errors[0])
     return made  # type: ignore[return-value]
 
 

@@ -19,7 +19,7 @@ from prlhf.model.checkpoint import Policy
 from prlhf.model.engine import in_batches
 from prlhf.model.readings import Reading
 from prlhf.model.rewards import ResponseReader, Rewards
-from prlhf.online.candidates import Candidate, Ranked, encoded, groups_of
+from prlhf.online.candidates import Candidate, Ranked, encoded, groups_of, in_order
 from prlhf.online.plan import round_settings
 from prlhf.progress import Progress
 
@@ -51,8 +51,7 @@ class Author:
                 found += self._measured(group, step)
             progress.advance(sum(map(len, groups)))
         progress.finish()
-        found.sort(key=lambda one: (one.user_index, one.prompt_id, one.candidate))
-        return self.with_log_probs(found, requests, progress)
+        return self.with_log_probs(in_order(found), requests, progress)
 
     def _measured(self, group: Sequence[Written], step: int) -> list[Candidate]:
         """One group with the rewards that another user would give to its first candidates."""

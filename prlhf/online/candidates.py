@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from prlhf.dataset import Text, read_table
-from prlhf.files import atomic_file
+from prlhf.files import atomic_file, link_or_copy
 from prlhf.model.encoding import Encoded
 from prlhf.model.rewards import ResponseReader
 
@@ -99,6 +99,21 @@ def read_candidates(path: Path) -> list[Candidate]:
     """The rows of a round. Raises PrlhfError if the file is missing or damaged."""
     rows = read_table(path, SCHEMA, "train again into a new folder")
     return [Candidate(**row | {"prompt": json.loads(row["prompt"])}) for row in rows]
+
+
+def in_order(rows: Iterable[Candidate]) -> list[Candidate]:
+    """`rows` by user, prompt and number: the same order whoever wrote them."""
+    return sorted(rows, key=lambda one: (one.user_index, one.prompt_id, one.candidate))
+
+
+def copy_candidates(source: Path, to: Path) -> None:
+    """Copy the rounds that `to` does not have from `source`; one is a run, the other a checkpoint of it."""
+    for path in sorted((source / FOLDER).glob("round-*.parquet")):
+        there = to / FOLDER / path.name
+        if not there.exists():
+            there.parent.mkdir(exist_ok=True)
+            with atomic_file(there) as beside:
+                link_or_copy(str(path), str(beside))
 
 
 def forget_candidates(run: Path, user: str) -> None:

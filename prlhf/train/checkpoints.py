@@ -7,6 +7,7 @@ checkpoints/checkpoint-50     after optimizer step 50; checkpoints/checkpoint-TR
   rng_state_RANK.pth          the random state of each worker
   state.json                  the step, and how many there are
   metrics.jsonl               the log up to this step; samples.jsonl likewise
+  candidates/                 with online-dpo, grpo and rloo: the rounds that were written so far
   best/                       with stop_metric: the weights of the best evaluation, see early_stopping.py
   sha256.json                 the seal, written last: a checksum of every other file
 """

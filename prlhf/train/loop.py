@@ -253,13 +253,17 @@ class Loop:
             if first:
                 save_weights(self.model, folder, None if self.all_rows else self.optimizer.touched)
                 checkpoints.write_state(folder, moments, self.schedule.state_dict(), self.step, self.steps)
-                if self.early_stop:
-                    self.early_stop.put_into(folder)
+                self.put_into(folder)
                 checkpoints.seal(folder, [self.metrics_path, self.samples_path], self.config.keep_checkpoints)
         self.saved = self.step
         self.trackers.saved(self.step)
         if self.listener:
             self.listener.saved(self, folder)
+
+    def put_into(self, checkpoint: Path) -> None:
+        """Add what stands beside the weights to a `checkpoint` that is being written."""
+        if self.early_stop:
+            self.early_stop.put_into(checkpoint)
 
     def resume(self, checkpoint: Path) -> None:
         """Restore the state saved in `checkpoint`; `run` then makes the steps that an uninterrupted run would make."""

@@ -21,7 +21,7 @@ from prlhf.cluster import Relay, actor_here, check_fits, connected, shown_by, wo
 from prlhf.config import ClusterConfig, TrainConfig
 from prlhf.config.train import ONLINE
 from prlhf.dataset import Prepared
-from prlhf.errors import Interrupted, NotFinite, PrlhfError, one_line
+from prlhf.errors import Interrupted, OnAll, PrlhfError, one_line
 from prlhf.files import in_use, scratch_dir
 from prlhf.model import workers
 from prlhf.progress import SILENT, Progress
@@ -83,10 +83,10 @@ def train_on_ray(
 
 def check_share(config: TrainConfig, cluster: ClusterConfig) -> None:
     """Raise PrlhfError if the run cannot be spread over the workers, or not every one has a comparison per batch."""
-    if ONLINE.holds(config) and cluster.workers:
+    if ONLINE.holds(config) and cluster.workers and cluster.parallel == "fsdp":
         raise PrlhfError(
-            f"objective = {config.objective} writes and trains in this process, and not on workers",
-            "leave out --workers",
+            f"objective = {config.objective} does not go with parallel = fsdp: no worker has the whole model to write",
+            "set parallel to ddp",
         )
     if config.sample_every and cluster.workers and cluster.parallel == "fsdp":
         raise PrlhfError(
@@ -195,7 +195,7 @@ def work(setup: dict[str, Any]) -> dict[str, Any]:
             said = f"stopped after step {upload.step}; continue with: prlhf train --resume --out {setup['store'][1]}"
             return {"stopped": said}
         except PrlhfError as error:
-            if upload.has_begun and not isinstance(error, NotFinite):  # maybe only this worker failed: Ray must end
+            if upload.has_begun and not isinstance(error, OnAll):  # maybe only this worker failed: Ray must end
                 raise  # the others
             return {"error": (error.message, error.hint)}
         upload.results(first)

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from prlhf.config import TrainConfig
 from prlhf.model.encoding import Encoded
-from prlhf.online.candidates import Candidate, encoded, path_of, ranked, read_candidates
+from prlhf.online.candidates import Candidate, encoded, ranked
 from prlhf.train import rounds
 from prlhf.train.rounds import Rounds, in_passes
 
@@ -28,7 +28,7 @@ class OnlineLoop(Rounds):
         given = [(row.id, e) for row, e in zip(self.train_set.rows, self.train_set.encoded, strict=True)]
         config = self.config
         earlier = range(max(1, number - config.replay), number)
-        rows = [*(row for each in earlier for row in read_candidates(path_of(config.folder, each))), *rows]
+        rows = [*(row for each in earlier for row in self.kept(each)), *rows]
         own = [(pair.name, encoded(self.author.reader, pair)) for pair in ranked(rows)]
         return draw_batches(own, given, config, number) if own else []
 

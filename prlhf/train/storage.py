@@ -1,7 +1,7 @@
 """The store, where a run on Ray survives its machines: the run folder, or `storage`/RUN that all machines can reach.
 
 STORE/checkpoints/checkpoint-TRY-50   see checkpoints.py; written by all workers; TRY is their start time in seconds
-STORE/checkpoints/final-TRY           model/, results.json and metrics.jsonl, which are copied to the run folder
+STORE/checkpoints/final-TRY           model/, results.json, metrics.jsonl, candidates/: they are moved to the run folder
 STORE/recipe.yaml                     for --resume on another machine
 
 A separate store on a local file system is marked as a run (see `prlhf.folders`) until the run is finished.
@@ -23,6 +23,7 @@ from prlhf.errors import PrlhfError, one_line
 from prlhf.files import atomic_dir, atomic_file
 from prlhf.folders import claim, mark, unmark
 from prlhf.model import workers
+from prlhf.online.candidates import FOLDER
 from prlhf.progress import Progress
 from prlhf.recipes import load_recipe
 from prlhf.train.checkpoints import fault, step_of
@@ -154,9 +155,12 @@ def fetch_newest(store: Store, folder: Path, progress: Progress) -> int:
 
 
 def fetch_results(store: Store, folder: Path) -> None:
-    """Move log, results and last the model from the store to the run folder; the model marks it as finished."""
+    """Move logs, candidates, results and last the model from the store to the run folder; the model says it is done."""
     with atomic_dir(folder / ".final") as final:
         store.get(f"checkpoints/{store.names('final-')[0]}", final)
+    if (folder / ".final" / FOLDER).is_dir():
+        shutil.rmtree(folder / FOLDER, ignore_errors=True)
+        (folder / ".final" / FOLDER).rename(folder / FOLDER)
     for name in ("samples.jsonl", "metrics.jsonl", "results.json"):
         if (folder / ".final" / name).exists():
             (folder / ".final" / name).replace(folder / name)

@@ -17,6 +17,7 @@ import pytest
 import yaml
 
 from prlhf.errors import PrlhfError
+from prlhf.online.candidates import path_of, read_candidates
 from prlhf.train import metrics
 from prlhf.train.checkpoints import fault
 from prlhf.train.on_ray import check_share
@@ -109,6 +110,28 @@ def test_too_few_comparisons_for_the_workers(make_config: MakeConfig, tmp_path: 
     with pytest.raises(PrlhfError, match="batch_size = 2 is less than workers = 3"):
         check_share(make_config(tmp_path), ClusterConfig(workers=3))
     check_share(make_config(tmp_path), ClusterConfig(workers=2))
+
+
+@pytest.mark.slow
+def test_rounds_on_workers_follow_one_process(make_config: MakeConfig, tmp_path: Path) -> None:
+    """The command leaves the candidates of all rounds in the run, as one process does, and nothing of the workers."""
+    train(make_config(tmp_path / "reward", objective="rm", max_steps=3))
+    options: dict[str, Any] = {
+        "objective": "online-dpo", "reward": tmp_path / "reward", "rounds": 2, "round_steps": 2, "round_prompts": 6,
+        "candidates": 3, "max_new_tokens": 6, "batch_size": 4, "lr": 1e-3, "user_lr": 1e-2,
+    }  # fmt: skip
+    train(make_config(tmp_path / "one", **options))
+    values = make_config(tmp_path / "two", **options).model_dump(mode="json", exclude={"out"})
+    (tmp_path / "given.yaml").write_text(yaml.safe_dump({"train": values}))
+    ended(started("--recipe", tmp_path / "given.yaml", "--workers", 2, "--out", tmp_path / "two"))
+    for number in (1, 2):
+        one, two = (read_candidates(path_of(tmp_path / run, number)) for run in ("one", "two"))
+        assert [(row.group, row.response) for row in two] == [(row.group, row.response) for row in one]
+        assert [row.reward for row in two] == pytest.approx([row.reward for row in one], abs=1e-4)
+    one_step, two_step = (steps_of(tmp_path / run) for run in ("one", "two"))
+    losses = [pytest.approx(row["loss"], abs=1e-4) for row in one_step.values()]
+    assert [row["loss"] for row in two_step.values()] == losses
+    assert not (tmp_path / "two/checkpoints").exists()
 
 
 # ---- what is killed ----

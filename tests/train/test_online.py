@@ -241,12 +241,16 @@ def test_a_forgotten_user_leaves_the_candidates(whole: Path, tmp_path: Path) -> 
     assert "ann" not in (run / "metrics.jsonl").read_text()
 
 
-def test_workers_are_refused(tmp_path: Path, make_config: MakeConfig, reward: Path) -> None:
-    config = make_config(tmp_path / "run", reward=reward, **OPTIONS)
-    with pytest.raises(PrlhfError, match="online-dpo writes and trains in this process, and not on workers"):
-        start(config, ClusterConfig(workers=2))
+def test_shards_are_refused(tmp_path: Path, make_config: MakeConfig, reward: Path) -> None:
+    """Who writes needs the whole model; so a plan for two workers suggests more of them, and no shards."""
+    config, two = make_config(tmp_path / "run", reward=reward, **OPTIONS), ClusterConfig(workers=2)
+    with pytest.raises(PrlhfError, match="online-dpo does not go with parallel = fsdp: no worker has the whole model"):
+        start(config, two.model_copy(update={"parallel": "fsdp"}))
     assert not (tmp_path / "run").exists()
-    assert [flag for flag in plan(config)["peak_gib_with"] if "workers" in flag] == []
+    assert "--workers 2" in plan(config)["peak_gib_with"]
+    suggested = plan(config, cluster=two)["peak_gib_with"]
+    assert "--workers 4" in suggested
+    assert "--parallel fsdp" not in suggested
 
 
 def test_a_reward_must_be_a_run(tmp_path: Path, make_config: MakeConfig) -> None:

@@ -261,8 +261,8 @@ def test_rewards_without_a_difference(
 @pytest.mark.parametrize("objective", ["grpo", "rloo"])
 def test_what_is_refused(tmp_path: Path, make_config: MakeConfig, reward: Path, objective: str) -> None:
     options = OPTIONS | {"objective": objective}
-    with pytest.raises(PrlhfError, match=f"objective = {objective} writes and trains in this process"):
-        start(make_config(tmp_path / "run", reward=reward, **options), ClusterConfig(workers=2))
+    with pytest.raises(PrlhfError, match=f"objective = {objective} does not go with parallel = fsdp"):
+        start(make_config(tmp_path / "run", reward=reward, **options), ClusterConfig(workers=2, parallel="fsdp"))
     with pytest.raises(PrlhfError, match=f"objective = {objective} has no reward to score candidates by"):
         make_config(tmp_path, **options)
     with pytest.raises(PrlhfError, match="leaves no reference for new responses"):

@@ -76,3 +76,17 @@ def test_the_run_folder_as_storage(recipe: Path) -> None:
     write(recipe.parent / "checkpoints/checkpoint-7-2/x", "ours")
     store.give_back()
     assert left(recipe.parent) == ["recipe.yaml"]
+
+
+def test_candidates_come_with_the_results(recipe: Path, tmp_path: Path) -> None:
+    """Those of the workers, whole: not beside rounds that the run had before it was resumed on workers."""
+    store, run = Store(str(tmp_path / "storage"), recipe.parent), recipe.parent
+    write(run / "candidates/round-1.parquet", "before")
+    write(run / "candidates/round-9.parquet", "before")
+    final = tmp_path / "storage/mine/checkpoints/final-7"
+    for name in ("candidates/round-1.parquet", "candidates/round-2.parquet", "metrics.jsonl", "model/prlhf.json"):
+        write(final / name, "workers'")
+    fetch_results(store, run)
+    names = ["candidates", "candidates/round-1.parquet", "candidates/round-2.parquet", "metrics.jsonl", "model"]
+    assert left(run) == [*names, "model/prlhf.json", "recipe.yaml"]
+    assert (run / "candidates/round-1.parquet").read_text() == "workers'"
