@@ -29,7 +29,7 @@ from typing import Any
 
 import openai
 
-CLIENTS, USERS, NEW = (1, 8, 32), 64, 64
+CLIENTS, USERS, NEW, LOT = (1, 8, 32), 64, 64, 10_000
 
 
 def main() -> None:
@@ -92,15 +92,16 @@ def measure(url: str, name: str, args: argparse.Namespace, personal: bool) -> li
     """A row for each number of clients, and one for a single user."""
     cases = [(clients, USERS if personal else 0) for clients in args.clients]
     cases += [(max(args.clients), 1)] if personal else []
-    asyncio.run(clients_at(url, name, max(args.clients), max(args.clients), cases[0][1], args))
-    return [row(url, name, clients, users, args) for clients, users in cases]
+    most = max(args.clients)
+    asyncio.run(clients_at(url, name, most, range(most), cases[0][1], args))
+    return [row(url, name, LOT * at, *case, args) for at, case in enumerate(cases, 1)]
 
 
-def row(url: str, name: str, clients: int, users: int, args: argparse.Namespace) -> dict[str, Any]:
-    """What one case took."""
+def row(url: str, name: str, first: int, clients: int, users: int, args: argparse.Namespace) -> dict[str, Any]:
+    """What one case took, whose requests have the numbers from `first` on: no prompt comes twice."""
     count = max(args.requests, 2 * clients)
     began = time.perf_counter()
-    found = asyncio.run(clients_at(url, name, clients, count, users, args))
+    found = asyncio.run(clients_at(url, name, clients, range(first, first + count), users, args))
     seconds = time.perf_counter() - began
     return {
         "clients": clients,
@@ -113,10 +114,10 @@ def row(url: str, name: str, clients: int, users: int, args: argparse.Namespace)
 
 
 async def clients_at(
-    url: str, name: str, clients: int, requests: int, users: int, args: argparse.Namespace
+    url: str, name: str, clients: int, requests: range, users: int, args: argparse.Namespace
 ) -> list[tuple[int, float, float]]:
     """(tokens, seconds to the first text, seconds to the end) of each request."""
-    left = list(range(requests))
+    left = list(requests)
     found: list[tuple[int, float, float]] = []
 
     async def one(client: openai.AsyncOpenAI) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import uvicorn
 
@@ -26,6 +27,8 @@ from prlhf.serve.keeper import Keeper, Keeping
 from prlhf.serve.keys import check_host, read_keys
 from prlhf.serve.roster import Roster
 from prlhf.serve.service import Service
+
+T = TypeVar("T")
 
 
 def serve(run: Path, config: ServeConfig, progress: Progress = SILENT) -> dict[str, Any]:
@@ -56,11 +59,15 @@ def open_service(run: Path, config: ServeConfig, progress: Progress = SILENT, ke
         PrlhfError: it cannot be served.
     """
     keys = read_keys(config.keys) if config.keys else None
-    policy = load_served(run, config, progress)
+    policy, engine = in_a_thread(lambda: started(load_served(run, config, progress), config))
     keeper = keeper or Keeper(run, config, progress)
     log = ConversationLog(keeper) if config.log_conversations else None
-    roster, engine = Roster(run, policy), ServingEngine(policy, config)
-    return Service(model_name(run, config), run, policy, roster, engine, config, keeper, log, keys)
+    return Service(model_name(run, config), run, policy, Roster(run, policy), engine, config, keeper, log, keys)
+
+
+def started(policy: Policy, config: ServeConfig) -> tuple[Policy, ServingEngine]:
+    """The policy with an engine that writes with it."""
+    return policy, ServingEngine(policy, config)
 
 
 def model_name(run: Path, config: ServeConfig) -> str:
@@ -105,6 +112,25 @@ def load_served(run: Path, config: ServeConfig, progress: Progress = SILENT) -> 
             "write its responses with `prlhf generate`",
         )
     return policy
+
+
+def in_a_thread(call: Callable[[], T]) -> T:
+    """The result of `call` in a thread that is gone then.
+
+    OpenMP's threads of a process no longer spin while they wait once they are more than the CPUs, and small products
+    take twice as long. Each thread that computes has its own: those of whoever loads a model must end before others
+    write with it.
+    """
+    result: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(call())
+        except BaseException as error:  # whatever it is, the caller gets it
+            result.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()  # nobody waits for it after Ctrl-C
+    return result.result()
 
 
 @contextmanager
