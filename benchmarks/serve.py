@@ -5,7 +5,7 @@
     python -m benchmarks.serve --url http://127.0.0.1:8080/v1 --name NAME      # another server, without users
 
 Each client sends one request after the other: 64 requests in all, or twice as many as there are clients, each of
-another user, with a prompt of 16 to 64 random words of the vocabulary and 64 new greedy tokens, as a stream over HTTP.
+another user, with a prompt of 16 to 48 random words of the vocabulary and 64 new greedy tokens, as a stream over HTTP.
 The server runs in a process of its own. First one round of all clients is sent and not counted. "one user" repeats the
 most clients with requests of one user alone, which is what mixed users cost. Times are medians and 95th percentiles
 over requests; tokens per second are those of all clients together.
@@ -136,7 +136,7 @@ async def ask(
     dice = random.Random(number)
     words = "the my post about boats lamps cars and a sister who found sold hid rings on monday".split()
     same = random.Random("system").choices(words, k=args.system)
-    prompt = " ".join([*same, *dice.choices(words, k=dice.randint(16, 64))])
+    prompt = " ".join([*same, *dice.choices(words, k=dice.randint(16, 48))])
     who: dict[str, Any] = {"user": f"user-{number % users}"} if users else {}
     began, first, tokens = time.perf_counter(), 0.0, 0
     stream = await client.completions.create(
