@@ -31,6 +31,7 @@ from benchmarks.steps import (
     OPEN_CHECKS,
     OPEN_MODELS,
     OPPONENTS,
+    REWARDED,
     ablation,
     open_folder,
 )
@@ -301,6 +302,46 @@ def rewards(work: Path) -> Numbers:
     }
 
 
+def against_reward(work: Path) -> Numbers:
+    """Return what was optimized against P-RM beside P-DPO, by data set: what was run of it."""
+    found = {}
+    for family, (*_, names) in REWARDED.items():
+        folder = work / "rounds" / family
+        run = [name for name in (*names, "best-of-8") if (folder / f"judged/{name}-p-rm/results.json").exists()]
+        if run:
+            found[family] = {
+                "accuracy": accuracy(folder / "accuracy" / "p-rm"),
+                "well_formed": _form(folder / "p-dpo.jsonl"),
+                "rows": {name: _rewarded(folder, name) for name in run},
+            }
+    return found
+
+
+def _rewarded(folder: Path, name: str) -> Numbers:
+    """Return one system's win-rates against P-DPO, the form of its responses, and the numbers of its rounds."""
+    judged = {judge: win_rates(folder / "judged" / f"{name}-{judge}") for judge in ("oracle", "p-rm")}
+    few = len(judged["oracle"]["users"]) < 20
+    log = folder / name / "metrics.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    rounds = [line["candidates"] for line in lines if "candidates" in line]
+    return {
+        "win_rates": {judge: found["per_sample"]["tie_half"] for judge, found in judged.items()},
+        "users": judged["oracle"]["users"] if few else {},
+        "well_formed": _form(folder / f"{name}.jsonl"),
+        "written": sum(one["written"] for one in rounds),
+        "rounds": [
+            {key: one[key] for key in ("reward", "kl", "entropy", "tokens")}
+            | {"oracle_agrees": float(np.mean(list(one["oracle_agrees_by_user"].values())))}
+            for one in rounds
+        ],
+    }
+
+
+def _form(path: Path) -> Numbers:
+    found: Numbers = written(read_responses(path))["well_formed"]
+    return found
+
+
 def ablations(work: Path) -> Numbers:
     """Return the settings that were run, without keys for which only the default was run."""
     there = {
@@ -396,12 +437,20 @@ def with_earlier_arms(earlier: Numbers, found: Numbers) -> Numbers:
     return earlier | both
 
 
-IN_PARTS = ("ablations", "sweeps", "llm_judge", "open_checks", "real_text")  # only those that were run are shown
+IN_PARTS = (
+    "against_reward",
+    "ablations",
+    "sweeps",
+    "llm_judge",
+    "open_checks",
+    "real_text",
+)  # only those that were run are shown
 GATHER: dict[str, Callable[[Path], Numbers]] = {
     "figure3": figure3,
     "table1": table1,
     "table2": table2,
     "rewards": rewards,
+    "against_reward": against_reward,
     "ablations": ablations,
     "sweeps": sweeps,
     "llm_judge": llm_judge,

@@ -26,9 +26,9 @@ class Experiment:
     def prep(self, dataset: str, out: str, options: str = "") -> str:
         return self.add(f"prep {dataset} {options} --out {{w}}/{out}", f"{out}/manifest.json")
 
-    def train(self, data: str, out: str, recipe: str, options: str = "") -> str:
+    def train(self, data: str, out: str, recipe: str, options: str = "", *needs: str) -> str:
         command = f"train --recipe {recipe} --dataset {{w}}/{data} {options} --out {{w}}/{out}"
-        return self.add(command, f"{out}/results.json", f"{data}/manifest.json")
+        return self.add(command, f"{out}/results.json", f"{data}/manifest.json", *needs)
 
     def generate(self, run: str, out: str, recipe: str, options: str = "") -> str:
         command = f"generate {{w}}/{run} --recipe {recipe} {options} --out {{w}}/{out}"
@@ -72,6 +72,26 @@ OPEN_CHECKS: dict[str, dict[str, str]] = {  # options of `prep demo-crowd`
         "0.3": "--users 60 --comparisons 20 --noise 0.3",
     },
     "users": {"10000": "--users 10000 --comparisons 2"},
+}
+EIGHTY = (
+    "--alpha 0.75 --max-steps 80 --eval-limit 120"  # P-DPO's steps in the comparison with rounds, which have as many
+)
+IN_ROUNDS = (
+    "--alpha 0.75 --rounds 4 --round-steps 20 --round-prompts 96 --candidates 6 --max-new-tokens 48 --eval-limit 120"
+)
+IN_PASSES = f"{IN_ROUNDS} --batch-size 5"  # so that a round's prompts are trained on about once
+AGAINST_REWARD = {  # options of policies that are optimized against P-RM
+    "online": f"--objective online-dpo {IN_ROUNDS}",
+    "grpo": f"--objective grpo {IN_PASSES}",
+    "rloo": f"--objective rloo {IN_PASSES}",
+}
+REWARDED = {  # data set: options of its users, of `prep` and of `generate`; and what is compared with P-DPO
+    "crowd": (
+        "--user-model cluster --k 10",
+        "--users 60 --comparisons 40",
+        "--prompts eval --max-prompts 10",
+        ("online", "grpo", "rloo"),
+    ),
 }
 SWEEPS = ("alpha", "tu", "k")  # recipes/sweep-NAME.yaml
 OPEN_MODELS = ("individual", "vanilla")
@@ -149,6 +169,28 @@ def rewards() -> Experiment:
     return e
 
 
+def against_reward() -> Experiment:
+    """Equation 3: policies optimized against P-RM and the best of 8 by it, beside P-DPO after as many steps."""
+    e = Experiment("against_reward")
+    for family, (users, size, prompts, names) in REWARDED.items():
+        recipe, data, at = f"demo-{family}", f"rounds/{family}/data", f"rounds/{family}"
+        e.prep(recipe, data, f"--recipe {recipe} {size}")
+        reward = e.train(data, f"{at}/p-rm", recipe, f"{users} --objective rm --max-steps 200")
+        e.accuracy(f"{at}/p-rm", data, f"{at}/accuracy/p-rm")
+        e.train(data, f"{at}/p-dpo", recipe, f"{users} {EIGHTY}")
+        for name in names:
+            options = f"{users} {AGAINST_REWARD[name]}"
+            e.train(data, f"{at}/{name}", recipe, f"{options} --reward {{w}}/{at}/p-rm", reward)
+        for name in ("p-dpo", *names):
+            e.generate(f"{at}/{name}", f"{at}/{name}.jsonl", recipe, f"--users seen {prompts}")
+        best = f"{at}/best-of-8.jsonl"
+        e.generate(f"{at}/p-dpo", best, recipe, f"--users seen {prompts} --best-of 8 --reward {{w}}/{at}/p-rm")
+        for name in (*names, "best-of-8"):
+            for judge, known in (("oracle", f"oracle:{{w}}/{data}"), ("p-rm", f"reward:{{w}}/{at}/p-rm")):
+                e.judge(f"{at}/{name}.jsonl", f"{at}/p-dpo.jsonl", known, f"{at}/judged/{name}-{judge}")
+    return e
+
+
 def ablations() -> Experiment:
     """Ablations of section 5.1 on the demo, with fewer steps."""
     e = Experiment("ablations")
@@ -202,7 +244,10 @@ def open_folder(key: str, value: str) -> str:
     return "open/" + "-".join(next(same))
 
 
-EXPERIMENTS = {e.name: e for e in (table1(), table2(), rewards(), figure3(), ablations(), sweeps(), open_checks())}
+EXPERIMENTS = {
+    e.name: e
+    for e in (table1(), table2(), rewards(), against_reward(), figure3(), ablations(), sweeps(), open_checks())
+}
 
 
 def command_line(step: Step, work: Path) -> list[str]:
