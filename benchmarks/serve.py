@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--name", default="run", help="the name of its model")
     parser.add_argument("--clients", type=int, nargs="+", default=CLIENTS)
     parser.add_argument("--requests", type=int, default=64)
+    parser.add_argument("--words", type=int, nargs=2, default=(16, 48), help="of a prompt, at least and at most")
     parser.add_argument("--system", type=int, default=0, help="words that all prompts begin with")
     parser.add_argument("--prefix-cache", default="512", help="of `prlhf serve`, MiB")
     parser.add_argument("--new", type=int, default=NEW, help="tokens per response")
@@ -136,7 +137,7 @@ async def ask(
     dice = random.Random(number)
     words = "the my post about boats lamps cars and a sister who found sold hid rings on monday".split()
     same = random.Random("system").choices(words, k=args.system)
-    prompt = " ".join([*same, *dice.choices(words, k=dice.randint(16, 48))])
+    prompt = " ".join([*same, *dice.choices(words, k=dice.randint(*args.words))])
     who: dict[str, Any] = {"user": f"user-{number % users}"} if users else {}
     began, first, tokens = time.perf_counter(), 0.0, 0
     stream = await client.completions.create(

@@ -61,7 +61,7 @@ def test_questions_to_people_of_a_crowd(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_round_of_the_server_benchmark(tmp_path: Path, tiny_base: Path) -> None:
     from benchmarks import serve
 
-    args = argparse.Namespace(clients=[1, 2], requests=3, new=4, system=2)
+    args = argparse.Namespace(clients=[1, 2], requests=3, new=4, system=2, words=(4, 12))
     run = serve.write_run(tmp_path / "run", str(tiny_base))
     with serve.served(run) as url:
         rows = serve.measure(url, "run", args, personal=True)

@@ -1,4 +1,4 @@
-"""Whoever loads a model is gone when others write with it: the threads of OpenMP that they had would slow these down."""
+"""Whoever loads a model is gone when others write with it: their threads of OpenMP would slow these down."""
 
 from __future__ import annotations
 
