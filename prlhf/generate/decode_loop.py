@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from prlhf.generate.kv_cache import SlotCache, decode_masks, known_kinds
-from prlhf.generate.prefixes import LEAST, Beginning, KeptBeginnings, Reading, turns
+from prlhf.generate.prefixes import LEAST, Beginning, Joining, KeptBeginnings, joinings
 from prlhf.generate.sampling import Sampling, TokenScore, choose_each, token_score
 from prlhf.model.base import window_of
 from prlhf.model.engine import REFUSALS
@@ -98,7 +98,7 @@ class DecodeLoop:
         first = len(self.active)
         fresh = [(slot, self._begun(row)) for slot, row in enumerate(rows, first)]
         there = [(slot, self._begun(row)) for slot, row in enumerate(self.active)]
-        for turn in turns(fresh, there, self.kept, self.least):
+        for turn in joinings(fresh, there, self.kept, self.least):
             ordered = sorted(turn, key=lambda one: (one.past, -len(one.beginning)))
             for past, some in groupby(ordered, lambda one: one.past):
                 for group in alike(list(some), lambda one: len(one.beginning) - one.past):
@@ -112,7 +112,7 @@ class DecodeLoop:
         who = row.user_index if row.who is None else row.who
         return Beginning(who, (*row.ids, *row.written)[:-1], self._length(row) - len(row.ids))
 
-    def _read(self, group: Sequence[Reading], rows: Sequence[DecodeRow], past: int) -> None:
+    def _read(self, group: Sequence[Joining], rows: Sequence[DecodeRow], past: int) -> None:
         """Read the beginnings of `rows`, all but the last position, into their slots, from position `past` on.
 
         No row looks at its padding, which comes after it, and the loop overwrites it.
@@ -129,7 +129,7 @@ class DecodeLoop:
             positions = torch.arange(past, past + embeds.shape[1], device=embeds.device).expand(len(group), -1)
             self.lm.base_model(inputs_embeds=embeds, position_ids=positions, past_key_values=self.cache, use_cache=True)
 
-    def _fetch(self, group: Sequence[Reading], past: int) -> None:
+    def _fetch(self, group: Sequence[Joining], past: int) -> None:
         """Bring what was computed before of `past` positions into the slots."""
         copies = [(one.source, one.slot) for one in group if isinstance(one.source, int)]
         if copies:

@@ -83,7 +83,7 @@ def bytes_of(states: States) -> int:
 
 
 @dataclass(frozen=True)
-class Reading:
+class Joining:
     """A beginning to be read into `slot`, after `past` positions from `source`: another slot, or one that is kept."""
 
     slot: int
@@ -93,22 +93,22 @@ class Reading:
     turn: int = field(default=0, compare=False)  # the source is there after the turns before this one
 
 
-def turns(
+def joinings(
     fresh: Sequence[tuple[int, Beginning]],
     there: Sequence[tuple[int, Beginning]],
     kept: KeptBeginnings,
     least: int = LEAST,
-) -> list[list[Reading]]:
+) -> list[list[Joining]]:
     """How to read the `fresh` beginnings into their slots, turn by turn, if those of `there` are in theirs."""
     known: list[tuple[Beginning, int | Beginning, int]] = [(beginning, slot, 0) for slot, beginning in there]
-    found: list[list[Reading]] = []
+    found: list[list[Joining]] = []
     for slot, beginning in fresh:
-        reading = Reading(slot, beginning)
+        joining = Joining(slot, beginning)
         for other, source, turn in [*known, *((one, one, 0) for one in kept.of(beginning.who))]:
             past = other.shared(beginning)
-            if past >= min(least, len(beginning)) and (past, -turn) > (reading.past, -reading.turn):
-                reading = Reading(slot, beginning, past, source, turn)
-        known.append((beginning, slot, reading.turn + 1))
-        found += [[] for _ in range(reading.turn + 1 - len(found))]
-        found[reading.turn].append(reading)
+            if past >= min(least, len(beginning)) and (past, -turn) > (joining.past, -joining.turn):
+                joining = Joining(slot, beginning, past, source, turn)
+        known.append((beginning, slot, joining.turn + 1))
+        found += [[] for _ in range(joining.turn + 1 - len(found))]
+        found[joining.turn].append(joining)
     return found

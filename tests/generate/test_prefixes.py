@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from test_decode_loop import ROOM, SERVED, TOKENS, Spy, policy_of, whole_forwards
 
 from prlhf.generate.decode_loop import DecodeLoop, DecodeRow
-from prlhf.generate.prefixes import Beginning, KeptBeginnings, Reading, bytes_of, turns
+from prlhf.generate.prefixes import Beginning, Joining, KeptBeginnings, bytes_of, joinings
 from prlhf.model.checkpoint import Policy
 
 SYSTEM = [(5 * i) % 57 + 2 for i in range(14)]
@@ -51,12 +51,12 @@ def test_turns_by_hand() -> None:
     a, b, c = (Beginning("a", tuple(ids)) for ids in ([1, 2, 3, 4, 5], [1, 2, 3, 4, 6, 7], [1, 2, 9]))
     d, e = Beginning("b", (1, 2, 3, 4)), Beginning("b", (1, 2, 3, 4, 5))
     fresh = [(1, b), (2, d), (3, e), (4, Beginning("b", (1, 2, 3, 4, 5, 6))), (5, c)]
-    assert turns(fresh, [(0, a)], kept, least=4) == [
-        [Reading(1, b, 4, 0), Reading(2, d), Reading(5, c)],
-        [Reading(3, e, 4, 2)],
-        [Reading(4, fresh[3][1], 5, 3)],
+    assert joinings(fresh, [(0, a)], kept, least=4) == [
+        [Joining(1, b, 4, 0), Joining(2, d), Joining(5, c)],
+        [Joining(3, e, 4, 2)],
+        [Joining(4, fresh[3][1], 5, 3)],
     ]
-    assert turns([(1, c)], [(0, c)], kept, least=9) == [[Reading(1, c, 3, 0)]]  # the whole, however short
+    assert joinings([(1, c)], [(0, c)], kept, least=9) == [[Joining(1, c, 3, 0)]]  # the whole, however short
 
 
 def states(columns: int) -> Any:

@@ -1,4 +1,4 @@
-"""`precision` is the number format in which a run is read, whatever is asked of it."""
+"""`precision` is the number format in which a run is read, whatever is measured."""
 
 from __future__ import annotations
 
