@@ -307,7 +307,7 @@ def against_reward(work: Path) -> Numbers:
     found = {}
     for family, (*_, names) in REWARDED.items():
         folder = work / "rounds" / family
-        run = [name for name in (*names, "best-of-8") if (folder / f"judged/{name}-p-rm/results.json").exists()]
+        run = [name for name in names if (folder / f"judged/{name}-p-rm/results.json").exists()]
         if run:
             found[family] = {
                 "accuracy": accuracy(folder / "accuracy" / "p-rm"),

@@ -85,13 +85,15 @@ AGAINST_REWARD = {  # options of policies that are optimized against P-RM
     "grpo": f"--objective grpo {IN_PASSES}",
     "rloo": f"--objective rloo {IN_PASSES}",
 }
+BEST = "best-of-8"  # of P-DPO's responses
 REWARDED = {  # data set: options of its users, of `prep` and of `generate`; and what is compared with P-DPO
     "crowd": (
         "--user-model cluster --k 10",
         "--users 60 --comparisons 40",
         "--prompts eval --max-prompts 10",
-        ("online", "grpo", "rloo"),
+        ("online", "grpo", "rloo", BEST),
     ),
+    "profiles": ("", "", "--max-prompts 60", ("rloo",)),
 }
 SWEEPS = ("alpha", "tu", "k")  # recipes/sweep-NAME.yaml
 OPEN_MODELS = ("individual", "vanilla")
@@ -178,14 +180,16 @@ def against_reward() -> Experiment:
         reward = e.train(data, f"{at}/p-rm", recipe, f"{users} --objective rm --max-steps 200")
         e.accuracy(f"{at}/p-rm", data, f"{at}/accuracy/p-rm")
         e.train(data, f"{at}/p-dpo", recipe, f"{users} {EIGHTY}")
-        for name in names:
+        trained = [name for name in names if name != BEST]
+        for name in trained:
             options = f"{users} {AGAINST_REWARD[name]}"
             e.train(data, f"{at}/{name}", recipe, f"{options} --reward {{w}}/{at}/p-rm", reward)
-        for name in ("p-dpo", *names):
+        for name in ("p-dpo", *trained):
             e.generate(f"{at}/{name}", f"{at}/{name}.jsonl", recipe, f"--users seen {prompts}")
-        best = f"{at}/best-of-8.jsonl"
-        e.generate(f"{at}/p-dpo", best, recipe, f"--users seen {prompts} --best-of 8 --reward {{w}}/{at}/p-rm")
-        for name in (*names, "best-of-8"):
+        if BEST in names:
+            options = f"--users seen {prompts} --best-of 8 --reward {{w}}/{at}/p-rm"
+            e.generate(f"{at}/p-dpo", f"{at}/{BEST}.jsonl", recipe, options)
+        for name in names:
             for judge, known in (("oracle", f"oracle:{{w}}/{data}"), ("p-rm", f"reward:{{w}}/{at}/p-rm")):
                 e.judge(f"{at}/{name}.jsonl", f"{at}/p-dpo.jsonl", known, f"{at}/judged/{name}-{judge}")
     return e
