@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
@@ -57,7 +57,7 @@ def run_training(
     cluster_of(recipe, {"workers": 1} | dict(cluster))  # before a recipe is fetched from the storage
     config = resolve(TrainConfig, *({key: layer[key] for key in NAMING if key in layer} for layer in layers))
     folder = folder_for(config.dataset) if per_user and config.out is None else config.folder
-    return go_on(folder, layers, cluster, per_user, recipe, progress)
+    return go_on(folder, typed, cluster, per_user, recipe, progress)
 
 
 def plan_training(
@@ -102,7 +102,7 @@ def start(
 
 def go_on(
     folder: Path,
-    settings: Sequence[Mapping[str, Any]] = (),
+    typed: Mapping[str, Any] = NOTHING,
     cluster: Mapping[str, Any] = NOTHING,
     per_user: bool = False,
     recipe: Sections = NOTHING,
@@ -110,13 +110,14 @@ def go_on(
 ) -> dict[str, Any]:
     """Continue the run in `folder`, with the settings and the cluster that it saved.
 
-    `settings`: layers of values, later ones winning, that may differ from the saved ones where run.py allows it.
-    `cluster`: values in place of the saved ones and of those in the section `cluster` of `recipe`. Raises as
-    `run_training`.
+    `typed`: settings over those of `recipe`, and these over the saved ones, from which they may differ where run.py
+    allows it. `cluster`: values in place of the saved ones and of those in the section `cluster` of `recipe`. Raises
+    as `run_training`.
     """
     shared = recipe.get("cluster", {})
     fetch_recipe(folder, resolve(ClusterConfig, shared, {"workers": 1}, cluster))
-    config = resolve(TrainConfig, saved_config(folder).model_dump(), *settings, {"out": folder})
+    again = {key: value for key, value in recipe.get("train", {}).items() if value is not None}
+    config = resolve(TrainConfig, saved_config(folder).model_dump() | again, typed, {"out": folder})
     return _train(
         config, cluster_of({"cluster": {**shared, **saved_cluster(folder)}}, cluster), True, per_user, progress
     )

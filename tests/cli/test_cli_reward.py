@@ -45,3 +45,14 @@ def test_a_reward_model_writes_nothing(here: Path, prlhf: Run, prepared: Path, t
     unpaired = prlhf("generate", "rm", "--best-of", "2", "--out", "a.jsonl")
     assert unpaired.exit_code == 2
     assert "best_of = 2 has no reward to choose by; add --reward RUN" in unpaired.stderr
+
+
+def test_the_command_of_a_recipe_for_policies_is_resumed(
+    here: Path, prlhf: Run, prepared: Path, tiny_base: Path
+) -> None:
+    """What the recipe says of policies alone (beta) is left out, as at the start."""
+    (here / "mine.yaml").write_text("train: {beta: 0.1, user_tokens: 2, lora_r: 2, batch_size: 2}\n")
+    line = ["train", "--recipe", "mine.yaml", "--objective", "rm", "--dataset", prepared, "--model", tiny_base]
+    for more in ([], ["--resume"]):
+        shown = prlhf(*line, "--out", "rm", "--max-steps", "1", *more)
+        assert shown.exit_code == 0, shown.stderr
