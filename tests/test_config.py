@@ -229,6 +229,8 @@ def test_saved_and_read_again(name: str, data: st.DataObject) -> None:
         values = {key: value for key, value in values.items() if key not in ("best_of", "reward")}
     elif values.get("temperature") == 0:
         values["temperature"] = 0.5
+    if values.get("max_replicas") is not None:
+        values["max_replicas"] += values.get("replicas", 0)
     if values.get("objective") in ("online-dpo", "grpo", "rloo"):
         values |= {"reward": Path("rm"), "full_finetune": False}
     if values.get("stop_metric"):
