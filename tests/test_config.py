@@ -221,7 +221,7 @@ def test_saved_and_read_again(name: str, data: st.DataObject) -> None:
     values = data.draw(values_of(stage))
     if values.get("user_tokens") == 0:
         values["user_model"] = "uniform"
-    if values.get("full_finetune"):
+    if values.get("full_finetune") or values.get("lora_variant") == "dora":
         values["user_in"] = "prompt"
     if values.get("loss") == "exo_pair":
         values["label_smoothing"] = values.get("label_smoothing") or 1e-3
