@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -216,7 +217,7 @@ class DecodeLoop:
         for slot in leaving:
             begun = self._begun(self.active[slot])
             if len(begun) >= self.least:
-                self.kept.keep(begun, self.cache.states(slot, len(begun)))
+                self.kept.keep(begun, partial(self.cache.states, slot, len(begun)))
 
     def _room(self, row: DecodeRow) -> int:
         return self.room if row.room is None else min(row.room, self.room)

@@ -7,7 +7,7 @@ and what it wrote, so that a conversation goes on where it was.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,18 +57,22 @@ class KeptBeginnings:
         self._states.move_to_end(beginning)
         return self._states[beginning]
 
-    def keep(self, beginning: Beginning, states: States) -> None:
-        """Keep `states` of all positions of `beginning`, in place of those that it goes on from."""
+    def keep(self, beginning: Beginning, copy: Callable[[], States]) -> None:
+        """Keep a `copy` of the states of all positions of `beginning`, in place of those that it goes on from."""
         known = [(one, one.shared(beginning)) for one in self.of(beginning.who)]
-        if any(shared == len(beginning) for _, shared in known) or bytes_of(states) > self.room:
+        if any(shared == len(beginning) for _, shared in known):
+            return
+        states = copy()
+        size = bytes_of(states)
+        if size > self.room:
             return
         for one in [one for one, shared in known if shared == len(one)]:
             self._drop(one)
-        while self.taken + bytes_of(states) > self.room:
+        while self.taken + size > self.room:
             self._drop(next(iter(self._states)))
         self._states[beginning] = states
         self._of.setdefault(beginning.who, set()).add(beginning)
-        self.taken += bytes_of(states)
+        self.taken += size
 
     def _drop(self, beginning: Beginning) -> None:
         self.taken -= bytes_of(self._states.pop(beginning))

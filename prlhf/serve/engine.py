@@ -65,7 +65,7 @@ class ServingEngine:
     """Writes jobs with `policy`, whose user model it takes over."""
 
     def __init__(self, policy: Policy, config: ServeConfig) -> None:
-        self._policy, self._config = policy, config
+        self.policy, self._config = policy, config
         self._tokenizer = copy.deepcopy(policy.tokenizer)  # others encode while this thread decodes
         self._end = turn_end(policy, GenerateConfig(template_options=config.template_options))
         self._seats = Seats(policy.model.users, config.batch_size)
@@ -160,7 +160,7 @@ class ServingEngine:
 
     def _row(self, job: Job) -> DecodeRow:
         job.text = TextStream(self._tokenizer, self._end, job.stops)
-        seat = None if self._policy.model.users.idle else self._seats.take(job.person)
+        seat = None if self.policy.model.users.idle else self._seats.take(job.person)
         # a seat is taken by others later: what was computed is known by the numbers that it was computed from
         who = job.person.digest if seat else None
         return DecodeRow(job.ids, seat, job.seed, job, job.room, job.sampling, job.top, who)
@@ -176,7 +176,7 @@ class ServingEngine:
 
     def _leave(self, job: Job) -> None:
         job.row = None
-        if not self._policy.model.users.idle:
+        if not self.policy.model.users.idle:
             self._seats.leave(job.person)
 
     def _fail(self, fresh: Sequence[Job]) -> None:
@@ -189,7 +189,7 @@ class ServingEngine:
 
     def _new_loop(self) -> DecodeLoop:
         size, room = self._config.batch_size, self._config.max_tokens
-        return DecodeLoop(self._policy.model, size, room, self._ended, kept=self._kept)
+        return DecodeLoop(self.policy.model, size, room, self._ended, kept=self._kept)
 
 
 def _send(job: Job, piece: WrittenPiece) -> None:

@@ -59,15 +59,11 @@ def open_service(run: Path, config: ServeConfig, progress: Progress = SILENT, ke
         PrlhfError: it cannot be served.
     """
     keys = read_keys(config.keys) if config.keys else None
-    policy, engine = in_a_thread(lambda: started(load_served(run, config, progress), config))
+    engine = in_a_thread(lambda: ServingEngine(load_served(run, config, progress), config))
+    policy = engine.policy
     keeper = keeper or Keeper(run, config, progress)
     log = ConversationLog(keeper) if config.log_conversations else None
     return Service(model_name(run, config), run, policy, Roster(run, policy), engine, config, keeper, log, keys)
-
-
-def started(policy: Policy, config: ServeConfig) -> tuple[Policy, ServingEngine]:
-    """The policy with an engine that writes with it."""
-    return policy, ServingEngine(policy, config)
 
 
 def model_name(run: Path, config: ServeConfig) -> str:

@@ -60,7 +60,7 @@ def test_turns_by_hand() -> None:
 
 
 def states(columns: int) -> Any:
-    return [(torch.zeros(1, columns, 2), torch.zeros(1, columns, 2))]
+    return lambda: [(torch.zeros(1, columns, 2), torch.zeros(1, columns, 2))]
 
 
 def test_what_is_kept() -> None:
