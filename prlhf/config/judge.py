@@ -17,6 +17,7 @@ def kinds_of(judges: str | None) -> set[str]:
 
 
 ASKING = Needs("judge", lambda config: "llm" in kinds_of(config.judge), "llm")
+LOADING = frozenset(("model", "trust_remote_code", "device", "precision"))  # keys of how a run is loaded
 FEW_SHOT = frozenset(("few_shot", "few_shot_baselines"))  # keys of the evaluation by few choices
 ALL = 2**31  # choices: all that there are
 FEW_SHOT_BASELINES = ("in-context", "closed-form")

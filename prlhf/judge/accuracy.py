@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from prlhf.config import JudgeConfig
+from prlhf.config.judge import LOADING
 from prlhf.dataset import Comparison, gone, is_prepared, read_prepared
 from prlhf.errors import PrlhfError
 from prlhf.folders import claim, replacing
@@ -30,10 +31,7 @@ from prlhf.parse import json_text
 from prlhf.progress import SILENT, Progress
 from prlhf.results import CheckpointAccuracy
 
-USED = frozenset(("out", "bootstrap", "seed", "batch_size", "model", "trust_remote_code", "device", "precision")) | {
-    "dataset",
-    "skip_long",
-}  # keys of JudgeConfig that are used
+USED = LOADING | {"out", "bootstrap", "seed", "batch_size", "dataset", "skip_long"}  # keys of JudgeConfig
 
 
 def judge_checkpoint(

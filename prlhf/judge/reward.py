@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from typing_extensions import override
 
 from prlhf.config import JudgeConfig
+from prlhf.config.judge import LOADING
 from prlhf.errors import PrlhfError
 from prlhf.judge.judges import LocalJudge, judge, verdicts_by_score
 from prlhf.judge.verdicts import Pair, Verdict
@@ -21,7 +22,7 @@ class RewardJudge(LocalJudge):
     """Prefers the response with the higher reward; users whom the run was not trained on are generic."""
 
     metavar, argument_is_path = "RUN", True
-    uses = frozenset(("model", "trust_remote_code", "device", "precision"))
+    uses = LOADING
 
     def __init__(self, run: str, config: JudgeConfig) -> None:
         from prlhf.model.rewards import ResponseReader, load_rewards  # imports torch

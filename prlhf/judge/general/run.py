@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from prlhf.config import JudgeConfig
+from prlhf.config.judge import LOADING
 from prlhf.dataset import GENERIC
 from prlhf.errors import PrlhfError
 from prlhf.folders import claim, replacing
@@ -25,9 +26,9 @@ from prlhf.parse import json_text
 from prlhf.progress import SILENT, Progress
 from prlhf.results import GeneralAbility
 
-GENERAL_KEYS = frozenset(
-    ("general", "general_users", "out", "bootstrap", "seed", "batch_size", "model", "trust_remote_code", "device")
-) | {"precision", "limit", "skip_long"}  # keys of JudgeConfig that are used
+GENERAL_KEYS = LOADING | frozenset(
+    ("general", "general_users", "out", "bootstrap", "seed", "batch_size", "limit", "skip_long")
+)  # keys of JudgeConfig that are used
 
 T = TypeVar("T")
 
