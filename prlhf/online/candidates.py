@@ -106,9 +106,14 @@ def in_order(rows: Iterable[Candidate]) -> list[Candidate]:
     return sorted(rows, key=lambda one: (one.user_index, one.prompt_id, one.candidate))
 
 
+def rounds_of(folder: Path) -> list[Path]:
+    """The files of the rounds in a run or in a checkpoint of it."""
+    return sorted((folder / FOLDER).glob("round-*.parquet"))
+
+
 def copy_candidates(source: Path, to: Path) -> None:
     """Copy the rounds that `to` does not have from `source`; one is a run, the other a checkpoint of it."""
-    for path in sorted((source / FOLDER).glob("round-*.parquet")):
+    for path in rounds_of(source):
         there = to / FOLDER / path.name
         if not there.exists():
             there.parent.mkdir(exist_ok=True)
@@ -116,9 +121,19 @@ def copy_candidates(source: Path, to: Path) -> None:
                 link_or_copy(str(path), str(beside))
 
 
+def move_candidates(source: Path, run: Path) -> None:
+    """Put the rounds of `source`, if it has any, in the place of those of `run`; what else is there stays."""
+    moved = rounds_of(source)
+    for path in rounds_of(run) if moved else []:
+        path.unlink()
+    for path in moved:
+        (run / FOLDER).mkdir(exist_ok=True)
+        path.replace(run / FOLDER / path.name)
+
+
 def forget_candidates(run: Path, user: str) -> None:
     """Remove what was written for `user` from the rounds of a run."""
-    for path in sorted((run / FOLDER).glob("round-*.parquet")):
+    for path in rounds_of(run):
         rows = read_candidates(path)
         kept = [row for row in rows if row.user_id != user]
         if len(kept) < len(rows):

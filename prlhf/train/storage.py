@@ -23,7 +23,7 @@ from prlhf.errors import PrlhfError, one_line
 from prlhf.files import atomic_dir, atomic_file
 from prlhf.folders import claim, mark, unmark
 from prlhf.model import workers
-from prlhf.online.candidates import FOLDER
+from prlhf.online.candidates import move_candidates
 from prlhf.progress import Progress
 from prlhf.recipes import load_recipe
 from prlhf.train.checkpoints import fault, step_of
@@ -158,9 +158,7 @@ def fetch_results(store: Store, folder: Path) -> None:
     """Move logs, candidates, results and last the model from the store to the run folder; the model says it is done."""
     with atomic_dir(folder / ".final") as final:
         store.get(f"checkpoints/{store.names('final-')[0]}", final)
-    if (folder / ".final" / FOLDER).is_dir():
-        shutil.rmtree(folder / FOLDER, ignore_errors=True)
-        (folder / ".final" / FOLDER).rename(folder / FOLDER)
+    move_candidates(folder / ".final", folder)
     for name in ("samples.jsonl", "metrics.jsonl", "results.json"):
         if (folder / ".final" / name).exists():
             (folder / ".final" / name).replace(folder / name)

@@ -83,10 +83,18 @@ def test_candidates_come_with_the_results(recipe: Path, tmp_path: Path) -> None:
     store, run = Store(str(tmp_path / "storage"), recipe.parent), recipe.parent
     write(run / "candidates/round-1.parquet", "before")
     write(run / "candidates/round-9.parquet", "before")
+    write(run / "candidates/notes.txt", "somebody's")
     final = tmp_path / "storage/mine/checkpoints/final-7"
     for name in ("candidates/round-1.parquet", "candidates/round-2.parquet", "metrics.jsonl", "model/prlhf.json"):
         write(final / name, "workers'")
     fetch_results(store, run)
-    names = ["candidates", "candidates/round-1.parquet", "candidates/round-2.parquet", "metrics.jsonl", "model"]
+    names = [
+        "candidates",
+        "candidates/notes.txt",
+        "candidates/round-1.parquet",
+        "candidates/round-2.parquet",
+        "metrics.jsonl",
+        "model",
+    ]
     assert left(run) == [*names, "model/prlhf.json", "recipe.yaml"]
     assert (run / "candidates/round-1.parquet").read_text() == "workers'"
