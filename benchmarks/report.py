@@ -437,14 +437,8 @@ def with_earlier_arms(earlier: Numbers, found: Numbers) -> Numbers:
     return earlier | both
 
 
-IN_PARTS = (
-    "against_reward",
-    "ablations",
-    "sweeps",
-    "llm_judge",
-    "open_checks",
-    "real_text",
-)  # only those that were run are shown
+# only those that were run are shown
+IN_PARTS = ("against_reward", "ablations", "sweeps", "llm_judge", "open_checks", "real_text")
 GATHER: dict[str, Callable[[Path], Numbers]] = {
     "figure3": figure3,
     "table1": table1,

@@ -73,9 +73,7 @@ OPEN_CHECKS: dict[str, dict[str, str]] = {  # options of `prep demo-crowd`
     },
     "users": {"10000": "--users 10000 --comparisons 2"},
 }
-EIGHTY = (
-    "--alpha 0.75 --max-steps 80 --eval-limit 120"  # P-DPO's steps in the comparison with rounds, which have as many
-)
+EIGHTY = "--alpha 0.75 --max-steps 80 --eval-limit 120"  # of P-DPO, as many steps as those in rounds have
 IN_ROUNDS = (
     "--alpha 0.75 --rounds 4 --round-steps 20 --round-prompts 96 --candidates 6 --max-new-tokens 48 --eval-limit 120"
 )

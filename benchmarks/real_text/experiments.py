@@ -132,7 +132,6 @@ PSOUPS = replace(
     newcomers="",
 )
 
-WRITTEN = f"{GATES} --alpha 0.7 --max-steps 48"
 ROUNDS = replace(
     PSOUPS_STRONG,
     name="rounds",
@@ -146,7 +145,7 @@ ROUNDS = replace(
     arms=(
         BASE,
         Arm("rm", "the reward model", f"--objective rm {GATES} --alpha 0.7 --max-steps 160", writes=False),
-        Arm("offline", "P-DPO on the data", WRITTEN),
+        Arm("offline", "P-DPO on the data", f"{GATES} --alpha 0.7 --max-steps 48"),
         Arm(
             "online",
             "online DPO against the reward model",

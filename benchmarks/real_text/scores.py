@@ -36,7 +36,7 @@ from prlhf.parse import json_text
 
 READ_AS = ("own", "generic", "other")
 Value = tuple[float, float | None]  # the margin of a comparison, and the NLL per token of its chosen response
-BATCH = 8
+BATCH, PRECISION = 8, "bf16"
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def first_of_each(rows: Sequence[Comparison], limit: int | None) -> list[Compari
 # ---- who reads ----
 
 
-def of_run(run: Path, data: Prepared, precision: str = "bf16") -> list[dict[str, Any]]:
+def of_run(run: Path, data: Prepared, precision: str = PRECISION) -> list[dict[str, Any]]:
     """A run's readings; without a user model all three are the same."""
     trained, rewards = load_rewards(run, precision=precision)
     index = trained.index_of()
@@ -101,7 +101,7 @@ def of_adapters(run: Path, data: Prepared) -> list[dict[str, Any]]:
     readers = {"own": own, "other": shuffled(own, range(1, len(ids) + 1), seed=0)}
     found: list[dict[str, Value]] = [{} for _ in own]
     for number in place.values():
-        trained, _ = load_rewards(run_of(run, number), precision="bf16")
+        trained, _ = load_rewards(run_of(run, number), precision=PRECISION)
         read = policy_reader(trained)
         for name, who in readers.items():
             mine = [at for at, reader in enumerate(who) if reader == number]
@@ -113,7 +113,7 @@ def of_adapters(run: Path, data: Prepared) -> list[dict[str, Any]]:
 
 def told(model: str, data: Prepared, max_tokens: int | None = None) -> list[dict[str, Any]]:
     """The readings of the base that is shown the preference of the user, and that of another one, in words."""
-    base = open_model(None, GenerateConfig(baseline="base", model=model, precision="bf16"), data.user_ids).policy
+    base = open_model(None, GenerateConfig(baseline="base", model=model, precision=PRECISION), data.user_ids).policy
     base = replace(base, config=base.config.model_copy(update={"max_tokens": max_tokens}))
     engine, encoder, beta = engine_of(base), base.encoder(), TrainConfig().beta
     preferences = {user.user_index: user.preference for user in data.users}

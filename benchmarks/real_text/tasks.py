@@ -67,15 +67,11 @@ def _tasks_of_arm(experiment: Experiment, arm: Arm, seed: int, root: Path, model
     run, ready = here / "run", data / "manifest.json"
     trained = run / "results.json"
     if not arm.baseline:
-        base, needs = model, [ready]
-        if arm.base:
-            base = str(root / arm.base / str(seed) / "run" / "model")
-            needs.append(root / arm.base / str(seed) / "run" / "results.json")
-        options = f"{experiment.train} --max-tokens {experiment.max_tokens} {arm.train}"
-        if arm.reward:
-            reward = root / arm.reward / str(seed) / "run"
-            options += f" --reward {reward}"
-            needs.append(reward / "results.json")
+        run_of = {other: root / other / str(seed) / "run" for other in (arm.base, arm.reward) if other}
+        needs = [ready, *(other / "results.json" for other in run_of.values())]
+        base = run_of[arm.base] / "model" if arm.base else model
+        reward = f" --reward {run_of[arm.reward]}" if arm.reward else ""
+        options = f"{experiment.train} --max-tokens {experiment.max_tokens} {arm.train}{reward}"
         line = f"train --dataset {data} --model {base} {options} --seed {seed} --out {run}"
         yield Task("train", name, PRLHF, line, trained, tuple(needs))
     if arm.scored:
