@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from prlhf.adapt.few_shot import judge_few_shot
-from prlhf.config import JudgeConfig
+from prlhf.config import JudgeConfig, TrainConfig
 from prlhf.dataset import Comparison, Prepared, prompt_id, read_prepared, write_prepared
+from prlhf.generate.best_of import load_best_of
 from prlhf.judge.accuracy import judge_checkpoint
 from prlhf.judge.general.run import judge_general
 from prlhf.judge.reward import RewardJudge
 from prlhf.model import checkpoint
+from prlhf.online.plan import round_settings
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def general(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("what", ["checkpoint", "few_shot", "general", "reward"])
+@pytest.mark.parametrize("what", ["checkpoint", "few_shot", "general", "reward", "best_of"])
 def test_the_format(
     what: str,
     precision: str,
@@ -62,11 +64,15 @@ def test_the_format(
     def settings(**more: Any) -> JudgeConfig:
         return JudgeConfig.model_validate(values | more)
 
+    in_rounds = TrainConfig.saved(
+        {"objective": "online-dpo", "reward": trained, "device": "cpu", "precision": precision}
+    )
     ask: dict[str, Callable[[], Any]] = {
         "checkpoint": lambda: judge_checkpoint(trained, prepared, settings()),
         "few_shot": lambda: judge_few_shot(trained, people, settings(few_shot="1")),
         "general": lambda: judge_general(trained, settings(general=general)),
         "reward": lambda: RewardJudge(str(trained), settings()),
+        "best_of": lambda: load_best_of(trained, round_settings(in_rounds, 1), "another base"),
     }
     ask[what]()
     assert set(loaded) == {torch.float32 if precision == "fp32" else torch.bfloat16}
