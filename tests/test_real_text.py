@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.real_text import criteria, experiments, gather, newcomers, page, style, tasks
 from benchmarks.real_text.experiments import Arm, Experiment
 from benchmarks.real_text.intervals import interval
+from benchmarks.real_text.picture import look
 from benchmarks.real_text.ranking import difference, ranking
 from benchmarks.real_text.writing import (
     base_curve,
@@ -459,6 +460,11 @@ EVERY = [
 def test_commands_parse(task: tasks.Task) -> None:
     if task.module == tasks.PRLHF:
         docs.check_command(task.command)
+
+
+def test_no_two_arms_look_alike() -> None:
+    most = max(len(experiment.arms) for experiment in experiments.EXPERIMENTS.values())
+    assert len({look(number) for number in range(most)}) == most
 
 
 def test_every_need_is_made_by_an_earlier_task() -> None:

@@ -11,6 +11,7 @@ from benchmarks.real_text.experiments import Experiment
 from benchmarks.real_text.gather import label
 
 Numbers = dict[str, Any]
+MARKERS = "os^"
 WIDTH = 0.6  # of the place that the arms of one user share
 EVERYONE = {"generic": "", "vanilla": "vanilla", "base": "base"}  # whose texts stand beside the users'
 
@@ -37,7 +38,7 @@ def _accuracy(axes: Any, users: Sequence[str], found: Numbers) -> None:
     for number, arm in enumerate(arms):
         accuracies = [found["ranking"][arm]["users"].get(user, {}).get("accuracy", {}).get("own") for user in users]
         shift = WIDTH * ((number + 0.5) / len(arms) - 0.5)
-        _draw(axes, accuracies, shift, 100, COLORS[number % len(COLORS)], label(found["arms"], arm))
+        _draw(axes, accuracies, shift, 100, *look(number), label(found["arms"], arm))
     axes.axhline(50, color="#666666", linewidth=0.8, linestyle=":")
     axes.set_xticks(range(len(users)), users)
     axes.set_ylim(0, 103)
@@ -54,8 +55,19 @@ def _measure(axes: Any, users: Sequence[str], written: Numbers, shown: str, meas
     axes.set_xticks(range(len(bars)), [who for who, _ in bars], rotation=60)
 
 
+def look(number: int) -> tuple[str, str]:
+    """Color and marker of an arm: with more arms than colors, other markers."""
+    return COLORS[number % len(COLORS)], MARKERS[number // len(COLORS) % len(MARKERS)]
+
+
 def _draw(
-    axes: Any, means: Sequence[Numbers | None], shift: float, scale: float, color: str, called: str | None = None
+    axes: Any,
+    means: Sequence[Numbers | None],
+    shift: float,
+    scale: float,
+    color: str,
+    marker: str = "o",
+    called: str | None = None,
 ) -> None:
     """Means with intervals at 0, 1, ...; nothing where there is none."""
     known = [(place + shift, mean) for place, mean in enumerate(means) if mean]
@@ -63,4 +75,4 @@ def _draw(
     values, low, high = ([scale * mean[name] for _, mean in known] for name in ("mean", "low", "high"))
     below = [value - end for value, end in zip(values, low, strict=True)]
     above = [end - value for value, end in zip(values, high, strict=True)]
-    axes.errorbar(at, values, yerr=[below, above], fmt="o", markersize=4, capsize=2.5, color=color, label=called)
+    axes.errorbar(at, values, yerr=[below, above], fmt=marker, markersize=4, capsize=2.5, color=color, label=called)
