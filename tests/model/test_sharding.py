@@ -110,6 +110,8 @@ def decoder_layers(lm: Any) -> list[nn.Module]:
 def run_here(config: TrainConfig, out: Path, sharded: bool, start: Path | None = None) -> None:
     """A run on these workers, each in a folder of its own; from the checkpoint in `start`, if there is one."""
     own = out.parent / f"{out.name}-{workers.rank()}"
+    for left in (own, own.with_name(f"{own.name}-kept")):  # by workers that were aborted
+        shutil.rmtree(left, ignore_errors=True)
     if start:
         shutil.copytree(start, own)
     learn(
