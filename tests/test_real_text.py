@@ -14,9 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from prlhf.dataset import Comparison, prompt_id
 from prlhf_cli import docs
+from prlhf_cli.main import app
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -460,6 +462,15 @@ EVERY = [
 def test_commands_parse(task: tasks.Task) -> None:
     if task.module == tasks.PRLHF:
         docs.check_command(task.command)
+
+
+@pytest.mark.parametrize("task", [task for task in EVERY if task.stage == "train"], ids=lambda task: task.name)
+def test_settings_of_arms_go_together(task: tasks.Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are refused for the data that are not there, and before that for settings that are not used."""
+    monkeypatch.chdir(tmp_path)
+    refused = CliRunner().invoke(app, shlex.split(task.arguments))
+    assert refused.exit_code == 2
+    assert "is not a prepared data set" in " ".join(refused.output.split())
 
 
 def test_no_two_arms_look_alike() -> None:

@@ -141,6 +141,7 @@ ROUNDS = replace(
     "steps on the data alone. 20 Koala prompts to write for, at temperature 0.7 and 96 tokens at most. What is written "
     "is measured by the rules that made the choices, not by the reward model.",
     data={"data": PSOUPS_STRONG.data["data"]},
+    train=f"{COMMON} {RANK32} --lora-dropout 0",
     generate="--prompts {data}/prompts.jsonl --max-prompts 20 --max-new-tokens 96 --temperature 0.7 --precision bf16",
     arms=(
         BASE,
