@@ -92,6 +92,13 @@ PSOUPS_STRONG = Experiment(
             f"{GATES} --alpha 0.7 {HALF} --max-tokens 8192",
             vanilla="vanilla-half",
         ),
+        Arm(
+            "gates-half-grouped",
+            "gates, half of the comparisons, all users' of a prompt together",
+            f"{GATES} --alpha 0.7 {HALF} --max-tokens 8192 --group-by-prompt",
+            vanilla="vanilla-half",
+            writes=False,
+        ),
         Arm("gates-alone", "gates, alpha 1", f"{GATES} --alpha 1"),
         Arm("both", "gates and soft prompts", f"{SOFT} --user-in both --alpha 0.7"),
         Arm("soft", "soft prompts", f"{SOFT} --alpha 0.7"),
