@@ -170,11 +170,13 @@ ROUNDS = replace(
     expects=False,
 )
 
+SHORT = "--max-steps 160"  # of 322 steps
 TLDR = Experiment(
     name="tldr",
     title="Ten users of TL;DR's format, three of whom like it short",
     about="Figure 3 of the paper on real text. The base is a chat model, which does not end what it writes after a "
-    "plain `TL;DR:`; so it is first fine-tuned on the chosen responses, as the paper's base was on summaries.",
+    "plain `TL;DR:`; so it is first fine-tuned on the chosen responses, as the paper's base was on summaries. "
+    "After that, 160 steps of 4 comparisons, half of an epoch.",
     data={"data": "tldr --source {raw}/tldr --simulate length"},
     train=f"{COMMON} {RANK32} --epochs 1",
     max_tokens=440,
@@ -182,11 +184,11 @@ TLDR = Experiment(
     arms=(
         BASE,
         Arm("sft", "supervised fine-tuning", "--objective sft", users="generic", scored=False),
-        Arm("gates", "gates", f"{GATES} --alpha 0.7", base="sft"),
-        Arm("soft", "soft prompts", f"{SOFT} --alpha 0.7", base="sft"),
-        Arm("vanilla", "vanilla DPO", VANILLA, users="generic", base="sft"),
-        Arm("gates-base", "gates, without fine-tuning before", f"{GATES} --alpha 0.7"),
-        Arm("soft-base", "soft prompts, without fine-tuning before", f"{SOFT} --alpha 0.7"),
+        Arm("gates", "gates", f"{GATES} --alpha 0.7 {SHORT}", base="sft"),
+        Arm("soft", "soft prompts", f"{SOFT} --alpha 0.7 {SHORT}", base="sft"),
+        Arm("vanilla", "vanilla DPO", f"{VANILLA} {SHORT}", users="generic", base="sft"),
+        Arm("gates-base", "gates, without fine-tuning before", f"{GATES} --alpha 0.7 {SHORT}"),
+        Arm("soft-base", "soft prompts, without fine-tuning before", f"{SOFT} --alpha 0.7 {SHORT}"),
     ),
     shown=("gates", "soft"),
 )
