@@ -55,6 +55,7 @@ class Experiment:
     tastes: str = ""  # file of the users' tastes among the raw data, for judging only
     shown: tuple[str, ...] = ()  # the arms whose texts are shown: the first that has written
     expects: bool = True  # whether criteria.py is about the arms shown
+    beside: str = "vanilla DPO"  # what arms are compared with (`Arm.vanilla`)
 
     def arm(self, name: str) -> Arm:
         """The arm called `name`. Raises KeyError."""
@@ -168,6 +169,7 @@ ROUNDS = replace(
     shown=("online", "offline"),
     newcomers="",
     expects=False,
+    beside="P-DPO",
 )
 
 SHORT = "--max-steps 160"  # of 322 steps
@@ -183,7 +185,7 @@ TLDR = Experiment(
     generate="--prompts eval --max-prompts 50 --max-new-tokens 160 --temperature 0.7 --precision bf16",
     arms=(
         BASE,
-        Arm("sft", "supervised fine-tuning", "--objective sft", users="generic", scored=False),
+        Arm("sft", "supervised fine-tuning", "--objective sft", scored=False, writes=False),
         Arm("gates", "gates", f"{GATES} --alpha 0.7 {SHORT}", base="sft"),
         Arm("soft", "soft prompts", f"{SOFT} --alpha 0.7 {SHORT}", base="sft"),
         Arm("vanilla", "vanilla DPO", f"{VANILLA} {SHORT}", users="generic", base="sft"),

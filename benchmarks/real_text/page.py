@@ -26,6 +26,7 @@ def as_markdown(found: Numbers) -> str:
     more: Numbers = {
         "title": experiment.title,
         "about": experiment.about,
+        "beside": experiment.beside,
         "users": users if len(users) <= MANY else [],
         "unseen": any("unseen" in each for each in found["ranking"].values()),
         "missing": not_measured(experiment, found),
