@@ -343,8 +343,9 @@ class FewShotAccuracy(Result):
 class GeneralAbility(Result):
     """What personalization costs in general ability: accuracy on multiple choice, and perplexity on texts.
 
-    Each reading has `acc`, `acc_norm`, `perplexity` and `bits_per_byte` where there are items of that kind, each with
-    `value`, `low` and `high` (95 % bootstrap over items). `against_base` and `against_generic` have the differences.
+    Each reading has `acc`, `acc_norm`, or `perplexity`, `bits_per_byte`, `byte_perplexity` and `word_perplexity`, where
+    there are items of that kind, each with `value`, `low` and `high` (95 % bootstrap over items). `against_base` and
+    `against_generic` have the differences.
     """
 
     out: Path = Field(exclude=True)  # not a part of the summary, which lies there

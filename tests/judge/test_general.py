@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,13 @@ TEXT = {"text": "my boss sold boats. my uncle lost cars. the nurse hid lamps. " 
         ({**ARC, "choices": {"text": ["a", "b"], "label": ["1", "2"]}, "answerKey": "2"},
          MultipleChoice("r", "Question: who sold boats?\nAnswer:", ("a", "b"), 1)),
         (HELLASWAG, MultipleChoice("r", "Boats: my boss sold boats.. he", tuple(HELLASWAG["endings"]), 2)),
+        ({**HELLASWAG, "ctx_a": "[header] How to sell. [step]", "ctx_b": "the Nurse"},
+         MultipleChoice("r", "Boats: How to sell. The nurse", tuple(HELLASWAG["endings"]), 2)),
+        ({**HELLASWAG, "ctx": "[header] How to sell"},
+         MultipleChoice("r", "Boats: How to sell", tuple(HELLASWAG["endings"]), 2)),
         (PLAIN, MultipleChoice("r", "my uncle lost", ("cars.", "boats and lamps and rings."), 0)),
+        ({**PLAIN, "query": "my uncle:\n"}, MultipleChoice("r", "my uncle:\n", tuple(PLAIN["choices"]), 0, "")),
+        ({**PLAIN, "query": "", "target_delimiter": "\n"}, MultipleChoice("r", "", tuple(PLAIN["choices"]), 0, "\n")),
         ({"page": "a text"}, Document("r", "a text")),
     ],
 )  # fmt: skip
@@ -69,6 +76,8 @@ def test_layouts(row: dict[str, Any], item: Any) -> None:
         ({**PLAIN, "choices": ["a"]}, "it has 1 choices, and two are the least"),
         ({**PLAIN, "choices": "ab"}, "'choices' is not a list"),
         ({**HELLASWAG, "ctx": " "}, "'ctx' is empty"),
+        ({**HELLASWAG, "ctx_a": 1, "ctx_b": "he"}, "'ctx_a' is a number, not text"),
+        ({**PLAIN, "target_delimiter": 1}, "'target_delimiter' is a number, not text"),
         ({"text": 3}, "'text' is a number, not text"),
     ],
 )
@@ -116,16 +125,19 @@ def test_the_base_is_measured_as_by_transformers_alone(
     ids = tokenizer(documents[0].text, add_special_tokens=False).input_ids
     size = 128 - 2 - max(1, len(begin))  # the context, less the user's vectors and what a window begins with
     first = begin or [tokenizer.bos_token_id or tokenizer.eos_token_id]
-    nats = -sum(
-        log_probs(first if at == 0 else ids[at - 1 : at], ids[at : at + size]) for at in range(0, len(ids), size)
-    )
-    assert len(ids) > size
+    full = len(ids) // size * size
+    nats = -sum(log_probs(ids[at - 1 : at] if at else first, ids[at : at + size]) for at in range(0, full, size))
+    assert size <= full < len(ids)
+    nats -= log_probs(ids[-size - 1 : full], ids[full:])  # the last window is filled from the one before
     found = judge_general(trained, config(tmp_path, general))
     base = found.readings["base"]
     assert base["acc"]["value"] == pytest.approx(np.mean(right))
     assert base["acc_norm"]["value"] == pytest.approx(np.mean(by_length))
     assert base["perplexity"]["value"] == pytest.approx(np.exp(nats / len(ids)), rel=1e-4)
     assert base["bits_per_byte"]["value"] == pytest.approx(nats / np.log(2) / len(documents[0].text), rel=1e-4)
+    assert base["byte_perplexity"]["value"] == pytest.approx(np.exp(nats / len(documents[0].text)), rel=1e-4)
+    words = len(documents[0].text.split()) + 1  # with the empty one after the last space, as there
+    assert base["word_perplexity"]["value"] == pytest.approx(np.exp(nats / words), rel=1e-4)
     assert (found.questions, found.texts) == (3, 1)
     assert found.chance == pytest.approx((1 / 3 + 1 / 4 + 1 / 2) / 3)
 
@@ -195,6 +207,23 @@ def test_a_context_loses_its_beginning_and_a_long_choice_is_named(trained: Path)
         ids.choices(MultipleChoice("q", "my boss", ("cars " * 200, "lamps"), 0), GENERIC)
 
 
+def test_spaces_at_the_end_of_a_context_are_the_choices(trained: Path) -> None:
+    """They are scored with the choice, whose first token would otherwise have lost its space."""
+    ids = Ids(load_policy(trained, "cpu").encoder())
+    plain = MultipleChoice("q", "my boss sold", ("cars.", "lamps."), 0)
+    assert ids.choices(replace(plain, context="my boss sold ", delimiter=""), GENERIC) == ids.choices(plain, GENERIC)
+    lines = ids.choices(replace(plain, context="my boss sold\n", delimiter="\n"), GENERIC)
+    assert lines == ids.choices(replace(plain, delimiter="\n\n"), GENERIC)
+    assert lines[0].before == ids.choices(plain, GENERIC)[0].before
+
+
+def test_without_a_context_choices_follow_bos_or_eos(trained: Path) -> None:
+    encoder = load_policy(trained, "cpu").encoder()
+    found = Ids(encoder).choices(MultipleChoice("q", "", ("cars.", "lamps."), 0), GENERIC)
+    assert [one.before for one in found] == [(encoder.tokenizer.eos_token_id,)] * 2  # it has no BOS
+    assert found[0].response == tuple(encoder.tokenizer(" cars.").input_ids)
+
+
 def test_a_text_begins_with_bos_where_the_tokenizer_does_not_add_it(trained: Path) -> None:
     encoder = load_policy(trained, "cpu").encoder()
     encoder.tokenizer.bos_token = encoder.tokenizer.convert_ids_to_tokens(
@@ -207,7 +236,12 @@ def test_a_text_begins_with_bos_where_the_tokenizer_does_not_add_it(trained: Pat
 def test_costs_are_paired_and_of_the_right_sign() -> None:
     """The second reader is wrong where the base is right, and needs twice the nats."""
     base = Scores(
-        np.array([1.0, 1, 0, 1]), np.ones(4), np.array([10.0, 30]), np.array([10.0, 20]), np.array([40.0, 80])
+        np.array([1.0, 1, 0, 1]),
+        np.ones(4),
+        np.array([10.0, 30]),
+        np.array([10.0, 20]),
+        np.array([40.0, 80]),
+        np.array([8.0, 16]),
     )
     worse = base._replace(right=np.array([0.0, 1, 0, 1]), nats=2 * base.nats)
     found = costs(base, base._replace(), {"ann": worse}, JudgeConfig(judge="x", bootstrap=400))

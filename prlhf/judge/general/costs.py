@@ -26,6 +26,8 @@ MEASURES: dict[str, Measure] = {
     "acc_norm": (lambda one: _per_question(one.right_by_length), lambda ratio: ratio),
     "perplexity": (lambda one: (one.nats, one.tokens), np.exp),
     "bits_per_byte": (lambda one: (one.nats, one.sizes), lambda ratio: ratio / np.log(2)),
+    "byte_perplexity": (lambda one: (one.nats, one.sizes), np.exp),
+    "word_perplexity": (lambda one: (one.nats, one.words), np.exp),
 }
 
 

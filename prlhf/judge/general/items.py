@@ -3,11 +3,12 @@ r"""Texts and questions of multiple choice, in the layouts that tasks of lm-eval
 | row | context | choices, and which is right |
 |---|---|---|
 | ARC: `question`, `choices: {text, label}`, `answerKey` | `Question: …\nAnswer:` | `choices.text`; the key is a label |
-| HellaSwag: `ctx`, `endings`, `label`, perhaps `activity_label` | `ACTIVITY: ctx` | `endings`; a number from 0 |
+| HellaSwag: `ctx` (or `ctx_a`, `ctx_b`), `endings`, `label` | `ACTIVITY: ctx` | `endings`; a number from 0 |
 | any: `query`, `choices` (a list), `gold` | `query` | `choices`; a number from 0 |
 | text: `text` or `page` | | |
 
-A choice follows its context after a space, unless the context ends in one.
+HellaSwag's `activity_label` may be missing. A choice follows its context after a space, unless the context ends in one;
+a row with `query` may say `target_delimiter` instead.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 
 from prlhf.errors import PrlhfError
 from prlhf.source.formats import file_rows
-from prlhf.source.values import Malformed, mapping, text
+from prlhf.source.values import Malformed, any_text, mapping, text
 
 KNOWN = "give rows of ARC, HellaSwag, query and choices and gold, or text"
 BRACKETS = re.compile(r"\[.*?\]")  # of WikiHow, in HellaSwag's texts
@@ -34,6 +35,7 @@ class MultipleChoice:
     context: str
     choices: tuple[str, ...]
     gold: int
+    delimiter: str = " "  # between the context and each choice
 
 
 @dataclass(frozen=True)
@@ -79,18 +81,27 @@ def item_of(row: Mapping[str, Any], name: str) -> MultipleChoice | Document:
             name, f"Question: {text(row.get('question'), 'question')}\nAnswer:", choices.get("text"), gold
         )
     if "endings" in row:
-        activity, context = row.get("activity_label"), cleaned(text(row.get("ctx"), "ctx"))
+        activity, context = row.get("activity_label"), hellaswag_context(row)
         endings = [cleaned(text(one, "endings")) for one in listed(row["endings"], "endings")]
-        return choices_of(name, f"{activity}: {context}" if activity else context, endings, row.get("label"))
+        return choices_of(name, cleaned(f"{activity}: {context}" if activity else context), endings, row.get("label"))
     if "choices" in row:
-        return choices_of(name, text(row.get("query"), "query"), row["choices"], row.get("gold"))
+        return choices_of(
+            name, any_text(row.get("query"), "query"), row["choices"], row.get("gold"), row.get("target_delimiter")
+        )
     for column in ("text", "page"):
         if column in row:
             return Document(name, text(row[column], column))
     raise Malformed(f"it has the columns {', '.join(map(str, row)) or 'of nothing'}", KNOWN)
 
 
-def choices_of(name: str, context: str, choices: Any, gold: Any) -> MultipleChoice:
+def hellaswag_context(row: Mapping[str, Any]) -> str:
+    """The context of a row of HellaSwag; of its two parts, the second begins with a capital. Raises Malformed."""
+    if "ctx_a" in row and "ctx_b" in row:
+        return f"{any_text(row['ctx_a'], 'ctx_a')} {any_text(row['ctx_b'], 'ctx_b').capitalize()}"
+    return text(row.get("ctx"), "ctx")
+
+
+def choices_of(name: str, context: str, choices: Any, gold: Any, delimiter: Any = None) -> MultipleChoice:
     """A question with checked values; `gold` may be a number as text. Raises Malformed."""
     found = tuple(text(one, "a choice") for one in listed(choices, "choices"))
     if len(found) < 2:
@@ -98,7 +109,9 @@ def choices_of(name: str, context: str, choices: Any, gold: Any) -> MultipleChoi
     number = int(gold) if isinstance(gold, str) and gold.isdigit() else gold
     if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < len(found):
         raise Malformed(f"the right choice is {gold!r}, and there are {len(found)}, from 0")
-    return MultipleChoice(name, context, found, number)
+    if delimiter is None:
+        delimiter = "" if context[-1:].isspace() else " "
+    return MultipleChoice(name, context, found, number, any_text(delimiter, "target_delimiter"))
 
 
 def listed(value: Any, name: str) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from prlhf.model.fitting import TooLong
 from prlhf.model.readings import Reading
 from prlhf.progress import Progress
 
+SPACES = re.compile(r"\s+")  # of what stands between them words are counted, also if it is empty
 LogProbs = Callable[[Sequence[Reading]], Tensor]  # readings -> log-probs [n] in nats
 
 
@@ -29,6 +31,7 @@ class Scores(NamedTuple):
     nats: NDArray[np.float64]  # [M]
     tokens: NDArray[np.float64]  # [M]
     sizes: NDArray[np.float64]  # [M], in bytes of UTF-8
+    words: NDArray[np.float64]  # [M], parts between white space
 
 
 class Ids:
@@ -45,32 +48,40 @@ class Ids:
     def choices(self, question: MultipleChoice, reader: Reader) -> list[Reading]:
         """A reading for each choice: its tokens are those that the context does not have, read as one text.
 
-        Raises TooLong if a choice leaves no room for a token of the context.
+        Spaces at the end of the context are read with the choice. Without a context, a choice stands behind BOS, or EOS
+        if there is no BOS. Raises TooLong if a choice leaves no room for a token of the context.
         """
-        gap = "" if question.context[-1:].isspace() else " "
-        before, found = self._raw(question.context), []
+        context = question.context.rstrip()
+        gap = question.context[len(context) :] + question.delimiter
+        before, found = self._raw(context), []
         for choice in question.choices:
-            whole = self._raw(question.context + gap + choice)
+            whole = self._raw(context + gap + choice)
             kept = whole[: len(before)] == before
             after = whole[len(before) :] if kept else self._raw(gap + choice)
-            found.append(self._reading(reader, before, after, question.name))
+            found.append(self._reading(reader, before, after, question.name, None if before else self._start))
         return found
 
     def windows(self, document: Document, reader: Reader) -> list[Reading]:
-        """A text as windows without overlap that fill the context; each begins with the last token of the one before.
+        """A text as windows that fill the context; no token is scored twice.
 
         The first begins with BOS, also where the tokenizer has one and does not add it, or with EOS if there is no BOS.
+        The others begin with the last token of the one before, and the last one with as many as there is room for.
         """
         ids = self._raw(document.text)
         size = self._room - len(self._encoder.text(reader.text)) - len(self._start)
         if size < 1:
             raise TooLong(document.name, "the text about the user fills the context", "leave such users out", 1 - size)
         starts = range(0, len(ids), size)
+        ends = [min(at + size, len(ids)) for at in starts]
         return [
             self._reading(
-                reader, ids[max(0, at - 1) : at], ids[at : at + size], document.name, self._start if at == 0 else []
+                reader,
+                ids[max(0, end - size - 1) : at],
+                ids[at:end],
+                document.name,
+                self._start if at == 0 else [],
             )
-            for at in starts
+            for at, end in zip(starts, ends, strict=True)
         ]
 
     def _reading(
@@ -118,6 +129,7 @@ def scores_of(
         nats=np.array([-values.sum() for values in found[len(asked) :]], dtype=np.float64),
         tokens=np.array([sum(len(one.response) for one in group) for group in windows], dtype=np.float64),
         sizes=np.array([len(one.text.encode()) for one in texts], dtype=np.float64),
+        words=np.array([len(SPACES.split(one.text)) for one in texts], dtype=np.float64),
     )
 
 
