@@ -4,11 +4,13 @@ User u has the row start_u + L z_u with z_u ~ N(0, I) (model/user_prior.py), and
 with probability sigmoid(margin(z_u)). Around a point e the margin is linear, margin(e) + slope(e) (z - e), and the mode
 is that of a logistic regression (model/user_fits.py). The margin is then read at the mode. Where it disagrees with what
 was predicted, it is linearized there, and fitted again; a step that does not help is halved (Gauss-Newton). What is
-kept is the point with the highest posterior density, by true margins.
+kept is the point with the highest posterior density, by true margins; and of two scales of the prior the one that
+explains the choices, if it is much better at that.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,6 +21,9 @@ from torch import Tensor
 from prlhf.model.user_fits import Choices, fit_users
 
 ROUNDS = 4  # of reading margins again, at most
+NARROWER = 0.5  # of the prior's scale
+MUCH = math.log(20)  # nats of evidence by which the narrower prior has to be better
+NEAR = 1.0  # nats by which linear margins may be wrong about the evidence under it
 AGREE = 0.01  # of a margin, or nats if it is below 1: a prediction that is closer is not read again
 STILL = 1e-3  # of the prior's standard deviations: a step that is shorter changes nothing
 OUTER = 2**22  # numbers of outer products in memory at a time
@@ -41,7 +46,40 @@ class Posterior:
 
 
 def posterior_of(choices: Choices, read: Read | None = None) -> Posterior:
-    """The posterior of each user by `choices`, with margins and slopes at z = 0.
+    """The posterior of each user by `choices`, as `fit_true` has it, under N(0, I) or under a prior of half its scale.
+
+    The scale is right for few choices. With many of them it lets users go so far out that margins bend, and the
+    evidence falls. Whoever has 20 times the evidence under the narrower prior is learned under that one.
+    """
+    wide = fit_true(choices, read)
+    if read is None:
+        return wide
+    narrower = choices.scaled(NARROWER)
+    promising = fit_users(narrower).evidence + NEAR > wide.evidence + MUCH
+    if not promising.any():
+        return wide
+    own = promising[choices.users]
+    numbers = own.nonzero().squeeze(1)
+
+    def read_narrower(some: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        margins, slopes = read(numbers[some], NARROWER * at)
+        return margins, NARROWER * slopes
+
+    found = fit_true(narrower.those(own), read_narrower)
+    taken = promising & (found.evidence > wide.evidence + MUCH)
+    margins = wide.margins.clone()
+    margins[own] = torch.where(taken[choices.users[own]], found.margins, margins[own])
+    return Posterior(
+        torch.where(taken.unsqueeze(1), NARROWER * found.modes, wide.modes),
+        torch.where(taken.view(-1, 1, 1), NARROWER**2 * found.covariances, wide.covariances),
+        torch.where(taken, found.evidence, wide.evidence),
+        margins,
+        wide.passes + found.passes,
+    )
+
+
+def fit_true(choices: Choices, read: Read | None = None) -> Posterior:
+    """The posterior of each user by `choices` under N(0, I), with margins and slopes at z = 0.
 
     With `read` they are read again at other points; without it they are linear throughout, and nothing is read.
     """

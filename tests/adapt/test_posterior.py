@@ -13,7 +13,7 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from prlhf.adapt.apart import gains, uncertainty, verdict
-from prlhf.adapt.learn import posterior_of
+from prlhf.adapt.learn import MUCH, NARROWER, fit_true, posterior_of
 from prlhf.adapt.prior import best_scale
 from prlhf.model.user_fits import Choices, fit_users
 from prlhf.model.user_prior import FLOOR, prior_of
@@ -51,7 +51,7 @@ def by_scipy(choices: Choices, user: int, bend: float) -> np.ndarray:
 
 def test_the_linear_posterior_is_an_optimizers() -> None:
     choices = made_up([6, 0, 20])
-    found = posterior_of(choices)
+    found = fit_true(choices)
     for user in range(3):
         np.testing.assert_allclose(found.modes[user], by_scipy(choices, user, 0.0), atol=1e-5)
     assert found.modes[1].tolist() == [0, 0, 0]
@@ -63,7 +63,7 @@ def test_the_linear_posterior_is_an_optimizers() -> None:
 
 def test_margins_that_bend_are_linearized_again() -> None:
     choices = made_up([8, 30, 0])
-    linear, found = posterior_of(choices), posterior_of(choices, curved(choices))
+    linear, found = fit_true(choices), fit_true(choices, curved(choices))
     for user in range(2):
         truth = by_scipy(choices, user, 0.1)
         assert np.abs(found.modes[user].numpy() - truth).max() < 0.1
@@ -72,16 +72,76 @@ def test_margins_that_bend_are_linearized_again() -> None:
     assert 0 < found.passes <= 4 * 38
 
 
-@pytest.mark.parametrize("bend", [False, True])
-def test_many_users_are_each_user_alone(bend: bool) -> None:
-    choices = made_up([5, 1, 9])
-    together = posterior_of(choices, curved(choices) if bend else None)
+@pytest.mark.parametrize("bend", [None, "curved", "fading"])
+def test_many_users_are_each_user_alone(bend: str | None) -> None:
+    def bent(choices: Choices) -> Any:
+        return {"curved": curved, "fading": fading}[bend](choices) if bend else None
+
+    choices = made_up([5, 1, 9]) if bend != "fading" else sure([3, 40, 41], wide=5.0)
+    together = posterior_of(choices, bent(choices))
     for user in range(3):
         one = choices.of_users(torch.tensor([user]))
-        alone = posterior_of(one, curved(one) if bend else None)
+        alone = posterior_of(one, bent(one))
         torch.testing.assert_close(alone.modes[0], together.modes[user])
         torch.testing.assert_close(alone.covariances[0], together.covariances[user])
         torch.testing.assert_close(alone.evidence[0], together.evidence[user])
+
+
+def fading(choices: Choices, asked: list[int] | None = None) -> Any:
+    """Margins that are linear in the user up to about 2, and fade further out."""
+
+    def read(numbers: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        if asked is not None:
+            asked.extend(numbers.tolist())
+        along = (choices.gradients[numbers] * at).sum(1)
+        left = torch.exp(-(along**2) / 8)
+        return choices.margins[numbers] + along * left, choices.gradients[numbers] * (
+            left * (1 - along**2 / 4)
+        ).unsqueeze(1)
+
+    return read
+
+
+def sure(each: list[int], wide: float) -> Choices:
+    """Users who are always sure, under a prior that is `wide` for slopes of 1."""
+    choices = made_up(each, seed=1)
+    z = torch.randn(len(each), 3, generator=torch.Generator().manual_seed(2)).double()
+    sign = choices.logits(5 * z).sign()
+    return choices._replace(
+        margins=0.3 * choices.margins * sign, gradients=wide * choices.gradients * sign.unsqueeze(1)
+    )
+
+
+def test_many_choices_bring_users_back_to_where_margins_are_as_they_were_read() -> None:
+    """Of twelve users who are sure the ones with many choices are learned under the narrower prior."""
+    choices = sure([2] * 6 + [40] * 6, wide=5.0)
+    wide, found = fit_true(choices, fading(choices)), posterior_of(choices, fading(choices))
+    moved = found.evidence != wide.evidence
+    assert not moved[:6].any()
+    assert moved[6:].sum() >= 3
+    assert (found.evidence - wide.evidence)[moved].min() > MUCH
+    narrower = choices.scaled(NARROWER)
+    alone = fit_true(narrower, fading(narrower))
+    torch.testing.assert_close(found.modes[moved], NARROWER * alone.modes[moved])
+    torch.testing.assert_close(found.covariances[moved], NARROWER**2 * alone.covariances[moved])
+    own = moved[choices.users]
+    torch.testing.assert_close(found.margins, torch.where(own, alone.margins, wide.margins))
+    torch.testing.assert_close(found.margins, fading(choices)(torch.arange(252), found.modes[choices.users])[0])
+    assert (found.margins[own] > 0).sum() > (wide.margins[own] > 0).sum()
+
+
+def test_nothing_more_is_read_where_margins_are_linear() -> None:
+    """Nor for users whose choices say nothing of a narrower prior."""
+    choices = sure([2] * 6 + [40] * 6, wide=1.0)
+
+    def linear(numbers: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+        slopes = choices.gradients[numbers]
+        return choices.margins[numbers] + (slopes * at).sum(1), slopes
+
+    once, found = fit_true(choices, linear), posterior_of(choices, linear)
+    assert found.passes == once.passes
+    torch.testing.assert_close(found.modes, once.modes)
+    assert posterior_of(choices).modes.tolist() == fit_true(choices).modes.tolist()
 
 
 def verdicts(sure: float, seed: int, count: int = 24) -> list[str]:
@@ -92,7 +152,7 @@ def verdicts(sure: float, seed: int, count: int = 24) -> list[str]:
     chosen = torch.rand(len(logits), generator=torch.Generator().manual_seed(seed + 2)) < logits.sigmoid()
     sign = torch.where(chosen, 1.0, -1.0).double()
     choices = choices._replace(margins=choices.margins * sign, gradients=choices.gradients * sign.unsqueeze(1))
-    return [verdict(gain) for gain in gains(choices, posterior_of(choices)).tolist()]
+    return [verdict(gain) for gain in gains(choices, fit_true(choices)).tolist()]
 
 
 def test_verdicts_are_wrong_in_one_of_twenty_at_most() -> None:
