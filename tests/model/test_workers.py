@@ -76,7 +76,7 @@ def test_a_single_worker_has_everything() -> None:
 
 
 def aborted(rank: int, folder: Path, times: int) -> None:
-    """The second worker is aborted as many times as it is told to."""
+    """The second worker is aborted as many times as `times` says."""
     before = len(list(folder.iterdir()))
     torch.distributed.barrier()
     if rank == 1 and before < times:
