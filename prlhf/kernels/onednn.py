@@ -5,11 +5,13 @@ which PyTorch ships too (docs/PERFORMANCE.md). The precision is the same; sums a
 
 The operator is private to PyTorch, so `operator` is the only place that names it, and its results are compared with
 PyTorch's own before they are used: once for all layouts (`usable`), and once for each shape of weight (`agrees`). Where
-it is absent, raises or differs, layers are plain `nn.Linear` ones.
+it is absent, raises or differs, layers are plain `nn.Linear` ones, and so they are on Arm, where PyTorch multiplies
+through the Arm Compute Library and this operator through oneDNN's reference code.
 """
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -23,6 +25,7 @@ from prlhf.kernels.twins import replace_layers, twin
 
 FEW = 8  # rows: below, MKL is up to five times as fast, because oneDNN lays out the whole weight again for each product
 TOLERANCE = 1e-4  # of the largest number of a result: fp32 sums in another order differ by far less
+X86 = ("x86_64", "amd64")
 _agrees: dict[tuple[int, int, bool], bool] = {}  # (outputs, inputs, whether there is a bias) -> what was found
 
 
@@ -66,7 +69,9 @@ def times_weight(grad: Tensor, layer: nn.Module) -> Tensor:
 
 @cache
 def operator() -> Callable[..., Tensor] | None:
-    """PyTorch's private oneDNN operator for linear layers; None where this build has none under that name."""
+    """PyTorch's private oneDNN operator for linear layers; None off x86, or where this build has none of that name."""
+    if platform.machine().lower() not in X86:
+        return None
     try:
         found: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise
     except (AttributeError, RuntimeError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,9 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from prlhf.kernels import onednn, speed_up
-from prlhf.kernels.onednn import OneDnnLinear, agrees, dense, times, times_weight, use_onednn
+from prlhf.kernels.onednn import OneDnnLinear, agrees, dense, operator, times, times_weight, use_onednn
+
+pytestmark = pytest.mark.skipif(operator() is None, reason="oneDNN is not used on this machine")
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -149,6 +152,14 @@ def test_without_the_operator(forgotten: None, monkeypatch: pytest.MonkeyPatch) 
     holder = nn.ModuleList([nn.Linear(5, 3)])
     use_onednn(holder)
     assert type(holder[0]) is nn.Linear
+
+
+def test_not_on_arm(forgotten: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator is right there, but slower than PyTorch's own layers."""
+    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    holder = nn.ModuleList([nn.Linear(5, 3)])
+    use_onednn(holder)
+    assert (onednn.operator(), type(holder[0])) == (None, nn.Linear)
 
 
 def test_weights_that_are_not_finite_are_no_difference(forgotten: None) -> None:
