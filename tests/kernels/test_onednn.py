@@ -155,7 +155,7 @@ def test_without_the_operator(forgotten: None, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_not_on_arm(forgotten: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The operator is right there, but slower than PyTorch's own layers."""
+    """The operator is right there, but runs reference code where PyTorch has its own for the chip."""
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     holder = nn.ModuleList([nn.Linear(5, 3)])
     use_onednn(holder)
