@@ -25,7 +25,7 @@ from prlhf.kernels.twins import replace_layers, twin
 
 FEW = 8  # rows: below, MKL is up to five times as fast, because oneDNN lays out the whole weight again for each product
 TOLERANCE = 1e-4  # of the largest number of a result: fp32 sums in another order differ by far less
-X86 = ("x86_64", "amd64")
+ON_X86 = platform.machine().lower() in ("x86_64", "amd64")
 _agrees: dict[tuple[int, int, bool], bool] = {}  # (outputs, inputs, whether there is a bias) -> what was found
 
 
@@ -70,7 +70,7 @@ def times_weight(grad: Tensor, layer: nn.Module) -> Tensor:
 @cache
 def operator() -> Callable[..., Tensor] | None:
     """PyTorch's private oneDNN operator for linear layers; None off x86, or where this build has none of that name."""
-    if platform.machine().lower() not in X86:
+    if not ON_X86:
         return None
     try:
         found: Callable[..., Tensor] = torch.ops.mkldnn._linear_pointwise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -13,9 +12,9 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from prlhf.kernels import onednn, speed_up
-from prlhf.kernels.onednn import OneDnnLinear, agrees, dense, operator, times, times_weight, use_onednn
+from prlhf.kernels.onednn import ON_X86, OneDnnLinear, agrees, dense, times, times_weight, use_onednn
 
-pytestmark = pytest.mark.skipif(operator() is None, reason="oneDNN is not used on this machine")
+pytestmark = pytest.mark.skipif(not ON_X86, reason="oneDNN's operator is for x86")
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -156,7 +155,7 @@ def test_without_the_operator(forgotten: None, monkeypatch: pytest.MonkeyPatch) 
 
 def test_not_on_arm(forgotten: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The operator is right there, but runs reference code where PyTorch has its own for the chip."""
-    monkeypatch.setattr(platform, "machine", lambda: "aarch64")
+    monkeypatch.setattr(onednn, "ON_X86", False)
     holder = nn.ModuleList([nn.Linear(5, 3)])
     use_onednn(holder)
     assert (onednn.operator(), type(holder[0])) == (None, nn.Linear)

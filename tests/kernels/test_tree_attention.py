@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import override
 
 from prlhf.kernels import tree_attention
-from prlhf.kernels.onednn import times, usable
+from prlhf.kernels.onednn import ON_X86, times
 from prlhf.kernels.segments import Segment
 from prlhf.kernels.tree_attention import LONG, Layout, attend, over_segments, query_blocks
 
@@ -81,7 +81,7 @@ def test_beside_a_base_in_bf16_long_readings_err_about_as_much_as_pytorch(width:
         assert (own - truth).abs().max() < 0.02 * truth.abs().max()
 
 
-@pytest.mark.skipif(not usable(), reason="oneDNN is not used on this machine")
+@pytest.mark.skipif(not ON_X86, reason="oneDNN's operator is for x86")
 def test_long_readings_have_their_scores_alone_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     """And their gradient: one product of a block forward and two backward, of seven in all."""
     layout, products = layout_of(LONG), 0
