@@ -87,17 +87,14 @@ def test_many_users_are_each_user_alone(bend: str | None) -> None:
         torch.testing.assert_close(alone.evidence[0], together.evidence[user])
 
 
-def fading(choices: Choices, asked: list[int] | None = None) -> Any:
+def fading(choices: Choices) -> Any:
     """Margins that are linear in the user up to about 2, and fade further out."""
 
     def read(numbers: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
-        if asked is not None:
-            asked.extend(numbers.tolist())
         along = (choices.gradients[numbers] * at).sum(1)
         left = torch.exp(-(along**2) / 8)
-        return choices.margins[numbers] + along * left, choices.gradients[numbers] * (
-            left * (1 - along**2 / 4)
-        ).unsqueeze(1)
+        slopes = choices.gradients[numbers] * (left * (1 - along**2 / 4)).unsqueeze(1)
+        return choices.margins[numbers] + along * left, slopes
 
     return read
 
