@@ -135,10 +135,8 @@ def people(tmp_path_factory: pytest.TempPathFactory, make_config: MakeConfig, ti
     """The base alone, users with gates, and a user with vectors, each exported for PEFT."""
     folder = tmp_path_factory.mktemp("people")
     settings = {"user_text": False, "max_steps": 20}
-    base, room = (
-        {"pretrained": str(tiny_base)},
-        127,
-    )  # tokens: the context less the last token, which lm-eval does not count
+    base = {"pretrained": str(tiny_base)}
+    room = 127  # tokens: the context less the last one, which lm-eval does not count
     found = {}
     for place in ("adapter", "prompt"):
         train(make_config(folder / place, user_in=place, **settings))
