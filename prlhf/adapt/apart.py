@@ -1,4 +1,4 @@
-"""Are a user's choices told apart from the generic user's? By the evidence of both, with errors of few per cent.
+"""Are a user's choices told apart from the generic user's? By the evidence of both, with few errors.
 
 The gain is the log of a Bayes factor: the evidence of the fit against the likelihood of the generic user, in nats. Of
 users who choose as the generic one does, at most 1 in 20 reach a factor of 20 under one prior (Markov's inequality),

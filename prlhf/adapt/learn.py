@@ -22,7 +22,7 @@ from prlhf.model.user_fits import Choices, fit_users
 
 ROUNDS = 4  # of reading margins again, at most
 NARROWER = 0.5  # of the prior's scale
-MUCH = math.log(20)  # nats of evidence that decide: for the narrower prior, and whether a user is told apart (apart.py)
+MUCH = math.log(20)  # nats of evidence that decide: for the narrower prior, and for a verdict (apart.py)
 NEAR = 1.0  # nats by which linear margins may be wrong about the evidence under it
 AGREE = 0.01  # of a margin, or nats if it is below 1: a prediction that is closer is not read again
 STILL = 1e-3  # of the prior's standard deviations: a step that is shorter changes nothing
