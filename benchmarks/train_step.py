@@ -8,6 +8,8 @@
 ours    prefix trees, the reference from the cache
 ours-gc the same with gradient checkpointing
 gates   ours with users in the adapter in place of a soft prompt
+onednn  ours with fp32 products by oneDNN, as on AMD's chips
+mkl     ours with fp32 products by PyTorch, as elsewhere
 trl     TRL's DPOTrainer with its defaults (gradient checkpointing), no users, precomputed reference, twice the rows
 trl-nc  the same without gradient checkpointing
 paper   the published algorithm: twice the rows, a soft prompt before each, the reference computed each time, all logits
@@ -34,15 +36,18 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
 from prlhf.config import TrainConfig
+from prlhf.kernels import onednn, tree_attention
 from prlhf.model.base import TINY, Base, load_base
 from prlhf.model.encoding import Encoded
 
@@ -83,7 +88,7 @@ LLAMAS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 MODELS = ("tiny", *LLAMAS)
-ENGINES = ("ours", "ours-gc", "gates", "trl", "trl-nc", "paper")
+ENGINES = ("ours", "ours-gc", "gates", "onednn", "mkl", "trl", "trl-nc", "paper")
 BETA = 0.1
 PRECISION = "bf16" if torch.cuda.is_available() else "fp32"  # of the base, unless it is given
 MICRO = 4  # rows (two per comparison) at a time for `paper`, whose logits would otherwise need more than 24 GiB
@@ -299,6 +304,8 @@ def device() -> str:
 def make_step(engine: str, args: argparse.Namespace) -> Step:
     if engine in ("ours", "ours-gc", "gates"):
         return our_step(args, checkpointing=engine == "ours-gc", gates=engine == "gates")
+    if engine in ("onednn", "mkl"):
+        return multiplying(lambda: our_step(args, checkpointing=False), by_onednn=engine == "onednn")
     if engine == "paper":
         return paper_step(args)
     return trl_step(args, checkpointing=engine == "trl")
@@ -344,6 +351,25 @@ def our_step(args: argparse.Namespace, checkpointing: bool, gates: bool = False)
         loop.optimizer.zero_grad()
 
     return step
+
+
+def multiplying(make: Callable[[], Step], by_onednn: bool) -> Step:
+    """The step that `make` returns, made and run with fp32 products by oneDNN or by PyTorch, whatever the chip."""
+
+    def chosen() -> ExitStack:
+        stack = ExitStack()
+        for module in (onednn, tree_attention):
+            stack.enter_context(mock.patch.object(module, "faster", return_value=by_onednn))
+        return stack
+
+    with chosen():
+        step = make()
+
+    def run() -> None:
+        with chosen():
+            step()
+
+    return run
 
 
 def trl_step(args: argparse.Namespace, checkpointing: bool) -> Step:

@@ -27,7 +27,7 @@ def test_a_step_of_the_users_benchmark(tmp_path: Path) -> None:
             assert all(value > 0 for value in found.values())
 
 
-@pytest.mark.parametrize("engine", ["ours", "ours-gc", "gates", "paper"])
+@pytest.mark.parametrize("engine", ["ours", "ours-gc", "gates", "onednn", "mkl", "paper"])
 def test_a_training_step_moves_the_model(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks import train_step
 

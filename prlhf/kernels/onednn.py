@@ -1,12 +1,13 @@
 """Linear layers through oneDNN on CPUs.
 
 PyTorch multiplies fp32 matrices with MKL, which on AMD's AVX-512 chips reaches less than half of the speed of oneDNN,
-which PyTorch ships too (docs/PERFORMANCE.md). The precision is the same; sums are taken in another order.
+which PyTorch ships too; on Intel's MKL is at least as fast (docs/PERFORMANCE.md). So layers change on AMD's chips only.
+The precision is the same; sums are taken in another order.
 
 The operator is private to PyTorch, so `operator` is the only place that names it, and its results are compared with
 PyTorch's own before they are used: once for all layouts (`usable`), and once for each shape of weight (`agrees`). Where
-it is absent, raises or differs, layers are plain `nn.Linear` ones, and so they are on Arm, where PyTorch multiplies
-through the Arm Compute Library and this operator through oneDNN's reference code.
+it is absent, raises or differs, layers are plain `nn.Linear` ones. It is not used at all on Arm, where PyTorch
+multiplies through the Arm Compute Library and this operator through oneDNN's reference code.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,9 +34,10 @@ _agrees: dict[tuple[int, int, bool], bool] = {}  # (outputs, inputs, whether the
 def use_onednn(model: nn.Module) -> None:
     """Replace the fp32 linear layers of `model`, an adapter's included, by ones that multiply through oneDNN.
 
-    The new layers share the parameters of the old ones. Nothing happens where the operator is not usable.
+    The new layers share the parameters of the old ones. Nothing happens where the operator is not usable
+    or not faster.
     """
-    if usable():
+    if faster() and usable():
         replace_layers(model, _instead)
 
 
@@ -64,7 +67,17 @@ def times_weight(grad: Tensor, layer: nn.Module) -> Tensor:
     return grad @ weight
 
 
-# ---- the operator, and whether it can be trusted ----
+# ---- the operator, and whether it is faster and can be trusted ----
+
+
+@cache
+def faster(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether oneDNN multiplies fp32 faster than PyTorch does: on AMD's chips.
+
+    It depends on the maker alone, not on a timing, so that a run repeats to the last bit on the same machine.
+    """
+    known = cpuinfo.read_text() if cpuinfo.exists() else platform.processor()
+    return "AuthenticAMD" in known
 
 
 @cache

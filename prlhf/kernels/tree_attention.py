@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from prlhf.kernels.onednn import times, usable
+from prlhf.kernels.onednn import faster, times, usable
 from prlhf.kernels.segments import Segment, above, dense_mask, who_sees_whom
 
 NAME = "prlhf_tree"
@@ -141,11 +141,12 @@ def _on_cpu(
 ) -> Tensor:
     """Attention [1, H, T, d], by the faster of two ways, both of which take fp32.
 
-    In bf16, PyTorch's kernel for CPUs takes up to 2.6 times as long (docs/PERFORMANCE.md).
+    In bf16, PyTorch's kernel for CPUs takes up to 2.6 times as long; in fp32, it is the faster one where PyTorch's
+    products are (docs/PERFORMANCE.md).
     """
     kind = query.dtype
     query, key, value = query.float(), key.float(), value.float()
-    if not layout.long or not usable():
+    if not layout.long or not usable() or (kind == torch.float32 and not faster()):
         return over_segments(query, key, value, layout, scaling, window).to(kind)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     found: Tensor = SegmentAttention.apply(  # type: ignore[no-untyped-call]
@@ -187,9 +188,9 @@ def _flex() -> Callable[..., Any]:
 
 # ---- long readings on CPUs ----
 #
-# PyTorch's own kernel multiplies through MKL (see onednn.py), and its backward pass takes twice as long as this one.
-# Keys and values are neither repeated for the heads that share them nor copied for each segment; scores are computed
-# again in the backward pass.
+# PyTorch's own kernel is slow in bf16; in fp32 it multiplies through MKL (see onednn.py), and on AMD's chips its
+# backward pass takes twice as long as this one. Keys and values are neither repeated for the heads that share them nor
+# copied for each segment; scores are computed again in the backward pass.
 
 
 @dataclass(frozen=True)

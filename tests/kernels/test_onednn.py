@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,9 +13,15 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from prlhf.kernels import onednn, speed_up
-from prlhf.kernels.onednn import ON_X86, OneDnnLinear, agrees, dense, times, times_weight, use_onednn
+from prlhf.kernels.onednn import ON_X86, OneDnnLinear, agrees, dense, faster, times, times_weight, use_onednn
 
 pytestmark = pytest.mark.skipif(not ON_X86, reason="oneDNN's operator is for x86")
+
+
+@pytest.fixture(autouse=True)
+def amd(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A chip where the operator is the faster way, whichever this one is."""
+    monkeypatch.setattr(onednn, "faster", lambda: True)
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -159,6 +166,26 @@ def test_not_on_arm(forgotten: None, monkeypatch: pytest.MonkeyPatch) -> None:
     holder = nn.ModuleList([nn.Linear(5, 3)])
     use_onednn(holder)
     assert (onednn.operator(), type(holder[0])) == (None, nn.Linear)
+
+
+MAKERS = {"vendor_id\t: AuthenticAMD\n": True, "vendor_id\t: GenuineIntel\nmodel name\t: Intel(R) Xeon(R)\n": False}
+
+
+@pytest.mark.parametrize("cpuinfo", MAKERS)
+def test_only_on_chips_where_it_is_faster(cpuinfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intel's library multiplies at least as fast on Intel's chips."""
+    path = tmp_path / "cpuinfo"
+    path.write_text(cpuinfo)
+    monkeypatch.setattr(onednn, "faster", lambda: faster(path))
+    holder = nn.ModuleList([nn.Linear(5, 3)])
+    use_onednn(holder)
+    assert isinstance(holder[0], OneDnnLinear) == MAKERS[cpuinfo]
+
+
+@pytest.mark.parametrize("processor", ["AMD64 Family 25 Stepping 0, AuthenticAMD", "Intel64, GenuineIntel", ""])
+def test_the_maker_where_there_is_no_proc(processor: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.processor", lambda: processor)
+    assert faster(tmp_path / processor / "absent") == ("AMD64" in processor)
 
 
 def test_weights_that_are_not_finite_are_no_difference(forgotten: None) -> None:

@@ -82,8 +82,30 @@ def test_beside_a_base_in_bf16_long_readings_err_about_as_much_as_pytorch(width:
 
 
 @pytest.mark.skipif(not ON_X86, reason="oneDNN's operator is for x86")
+@pytest.mark.parametrize("window", [None, 40])
+def test_long_readings_in_fp32_are_those_of_pytorch(window: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = layout_of(LONG)
+    rows = tuple(x.float() for x in rows_of(layout))
+
+    def ours(*rows: Tensor) -> Tensor:
+        options: Any = {"prefix_tree": layout, "sliding_window": window}
+        return attend(nn.Identity(), *rows, None, **options)[0].transpose(1, 2)
+
+    read = {}
+    for faster in (True, False):
+        monkeypatch.setattr(tree_attention, "faster", lambda faster=faster: faster)
+        read[faster] = found(ours, rows)  # type: ignore[arg-type]
+    for own, other in zip(read[True], read[False], strict=True):
+        assert not torch.equal(own, other)
+        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(not ON_X86, reason="oneDNN's operator is for x86")
 def test_long_readings_have_their_scores_alone_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And their gradient: one product of a block forward and two backward, of seven in all."""
+    """And their gradient: one product of a block forward and two backward, of seven in all.
+
+    Beside a base in fp32, all seven are oneDNN's where that is faster, and none elsewhere.
+    """
     layout, products = layout_of(LONG), 0
 
     def counted(*factors: Tensor) -> Tensor:
@@ -93,7 +115,9 @@ def test_long_readings_have_their_scores_alone_in_fp32(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(tree_attention, "times", counted)
     rows = rows_of(layout)
-    for some, each in ((rows, 3), (tuple(x.float() for x in rows), 7)):
+    exact = tuple(x.float() for x in rows)
+    for some, faster, each in ((rows, True, 3), (rows, False, 3), (exact, True, 7), (exact, False, 0)):
+        monkeypatch.setattr(tree_attention, "faster", lambda faster=faster: faster)
         products = 0
         found(lambda *rows: attend(nn.Identity(), *rows, None, prefix_tree=layout)[0], some)  # type: ignore[arg-type]
         blocks = len(list(query_blocks(layout.segments))) * rows[1].shape[1]
