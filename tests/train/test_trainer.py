@@ -38,7 +38,8 @@ def test_one_batch_of_eight_is_eight_batches_of_one(tmp_path: Path, make_config:
     whole, parts = ([r for r in metrics.read(tmp_path / n / "metrics.jsonl") if "loss" in r] for n in runs)
     assert [row["step"] for row in whole] == [1, 2, 3, 4]
     for a, b in zip(whole, parts, strict=True):
-        assert a | {"epoch": 0} == pytest.approx(b | {"epoch": 0}, abs=1e-5)  # epochs are counted in batches
+        # Epochs are counted in batches. A log-ratio is what is left of sums near 100, which fp32 rounds to 8e-6.
+        assert a | {"epoch": 0} == pytest.approx(b | {"epoch": 0}, rel=1e-5, abs=1e-5)
     assert whole[0]["loss"] != pytest.approx(whole[-1]["loss"], abs=1e-3)
     first, second = weights(tmp_path / "1x8"), weights(tmp_path / "8x1")
     for name, value in first.items():
