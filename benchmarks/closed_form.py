@@ -58,12 +58,13 @@ def measure(
     tested, owners = [held_out.encoded[i] for i in seen], [held_out.rows[i].user_index for i in seen]
     states = ResponseStates(engine_of(policy, progress), open_states(policy.model.lm, progress))
     began = time.perf_counter()
-    states.fill([*train.encoded, *tested], config.batch_size, progress)
+    kept = {(most, seed): first_of_each(train.encoded, most, seed) for most in choices for seed in seeds}
+    states.fill([*(comparison for some in kept.values() for comparison in some), *tested], config.batch_size, progress)
     passed, rows = time.perf_counter() - began, []
     for most in choices:
         for seed in seeds:
             began = time.perf_counter()
-            found = closed_form(states, first_of_each(train.encoded, most, seed), len(data.user_ids), seed)
+            found = closed_form(states, kept[most, seed], len(data.user_ids), seed)
             seconds = time.perf_counter() - began
             own, generic = (
                 [Scored(margin, 0.0) for margin in found.margins(states, tested, indices).tolist()]

@@ -32,8 +32,8 @@ def draw_all(numbers: Numbers, folder: Path) -> None:
         _crowd(numbers["table2"]["win_rates"], folder / "table2.png")
     if "ablations" in numbers:
         _ablations(numbers["ablations"], folder / "ablations.png")
-    if "open_checks" in numbers:
-        _open_checks(numbers["open_checks"], folder / "open-checks.png")
+    if "few_choices" in numbers:
+        _few_choices(numbers["few_choices"], folder / "few-choices.png")
 
 
 def new_figure(rows: int, columns: int, width: float, height: float) -> tuple[Figure, Any]:
@@ -129,17 +129,20 @@ def _ablations(found: Numbers, path: Path) -> None:
     save_figure(figure, path)
 
 
-def _open_checks(found: Numbers, path: Path) -> None:
-    """Accuracy for seen users under harder conditions, one line per model."""
-    figure, (panels,) = new_figure(1, len(found), 2.6 * len(found), 2.9)
-    for axes, (key, values) in zip(panels, found.items(), strict=True):
-        for i, name in enumerate(next(iter(values.values()))):
-            readings = [v[name]["seen"] for v in values.values()]
-            _points(
-                axes, list(range(len(values))), readings, "rate", fmt="o-", markersize=4, color=COLORS[i], label=name
-            )
-        axes.set_xticks(range(len(values)), list(values))
+def _few_choices(found: Numbers, path: Path) -> None:
+    """Accuracy for seen users over comparisons per user, a panel for each noise, one line per model."""
+    figure, (panels,) = new_figure(1, len(found), 3.2 * len(found), 2.9)
+    for axes, (noise, cells) in zip(panels, found.items(), strict=True):
+        names = list(dict.fromkeys(name for cell in cells.values() for name in cell))
+        for i, name in enumerate(names):
+            there = [(float(count), cell[name]["seen"]) for count, cell in cells.items() if name in cell]
+            at, readings = [count * 1.04**i for count, _ in there], [reading for _, reading in there]
+            _points(axes, at, readings, "rate", fmt="o-", markersize=3, linewidth=1, color=COLORS[i], label=name)
+        axes.set_xscale("log")
+        axes.set_xticks([float(count) for count in cells], list(cells))
+        axes.minorticks_off()
         axes.set_ylim(40, 100)
-        plain_axes(axes, key, "accuracy, seen users, %")
+        axes.set_xlabel("comparisons per user", fontsize=8)
+        plain_axes(axes, f"{100 * float(noise):.0f} % of choices turned around", "accuracy, seen users, %")
     panels[0].legend(fontsize=8, frameon=False)
     save_figure(figure, path)

@@ -28,12 +28,14 @@ from benchmarks.steps import (
     CROWD_MODELS,
     DEMO_SEEDS,
     EXPERIMENTS,
-    OPEN_CHECKS,
-    OPEN_MODELS,
+    FEW,
+    FEW_MODELS,
+    FEW_OPPONENTS,
+    NOISE,
     OPPONENTS,
     REWARDED,
     ablation,
-    open_folder,
+    few_folder,
 )
 from prlhf.dataset import GENERIC, read_prepared
 from prlhf.forum import posts
@@ -371,16 +373,30 @@ def _ablation(work: Path, key: str, value: str) -> Numbers:
     }
 
 
-def open_checks(work: Path) -> Numbers:
-    """Return the checks that were run, with their models."""
+def few_choices(work: Path) -> Numbers:
+    """Return what was run, by noise and by comparisons per user."""
     found: Numbers = {}
-    for key, values in OPEN_CHECKS.items():
-        for value in values:
-            folders = {name: work / open_folder(key, value) / f"accuracy-{name}" for name in OPEN_MODELS}
-            there = {name: accuracy(folder) for name, folder in folders.items() if folder.exists()}
-            if len(there) == len(folders):
-                found.setdefault(key, {})[value] = there
+    for noise in NOISE:
+        for comparisons in FEW:
+            if cell := _with_gains(work / few_folder(noise, comparisons)):
+                found.setdefault(str(noise), {})[str(comparisons)] = cell
     return found
+
+
+def _with_gains(folder: Path) -> Numbers:
+    """The accuracies of models, and how much better seen users do than under vanilla DPO with the same rate."""
+    folders = {name: folder / f"accuracy-{name}" for name in FEW_MODELS}
+    results = {name: json.loads((f / "results.json").read_text()) for name, f in folders.items() if f.exists()}
+    opponents = {name: FEW_OPPONENTS.get(name, "vanilla") for name in results}
+    if not set(opponents.values()) <= set(results):
+        return {}
+    seen = sorted({row.user_id for row in read_prepared(folder / "data").eval if row.seen}) if results else []
+    by_user = {name: np.array([result["accuracy_by_user"][user] for user in seen]) for name, result in results.items()}
+    return {
+        name: {reading: result["readings"][reading] for reading in ("seen", "unseen")}
+        | {"gain": over(list(by_user[name] - by_user[opponents[name]]))}
+        for name, result in results.items()
+    }
 
 
 def sweeps(work: Path) -> Numbers:
@@ -438,7 +454,7 @@ def with_earlier_arms(earlier: Numbers, found: Numbers) -> Numbers:
 
 
 # only those that were run are shown
-IN_PARTS = ("against_reward", "ablations", "sweeps", "llm_judge", "open_checks", "real_text")
+IN_PARTS = ("against_reward", "ablations", "sweeps", "llm_judge", "few_choices", "real_text")
 GATHER: dict[str, Callable[[Path], Numbers]] = {
     "figure3": figure3,
     "table1": table1,
@@ -448,6 +464,6 @@ GATHER: dict[str, Callable[[Path], Numbers]] = {
     "ablations": ablations,
     "sweeps": sweeps,
     "llm_judge": llm_judge,
-    "open_checks": open_checks,
+    "few_choices": few_choices,
     "real_text": real_text,
 }

@@ -59,19 +59,19 @@ ABLATIONS: dict[str, dict[str, str]] = {  # on the demo's data; "" is the recipe
     "users": {"10": "", "40": "40"},  # 40: other data
 }
 CROWD_MODELS = {
-    "individual": "--user-model individual",
+    "individual": "--user-model individual --user-init zero",
     "vanilla": VANILLA,
     "k10": "--user-model cluster --k 10",
     "k100": "--user-model cluster --k 100",
 }
-OPEN_CHECKS: dict[str, dict[str, str]] = {  # options of `prep demo-crowd`
-    "comparisons": {value: f"--users 60 --comparisons {value}" for value in ("5", "20", "80")},
-    "noise": {
-        "0": "--users 60 --comparisons 20",
-        "0.1": "--users 60 --comparisons 20 --noise 0.1",
-        "0.3": "--users 60 --comparisons 20 --noise 0.3",
-    },
-    "users": {"10000": "--users 10000 --comparisons 2"},
+FEW = (1, 2, 5, 20, 80)  # comparisons per user
+NOISE = (0, 0.1, 0.3)  # share of choices that are turned around
+FEW_MODELS = {
+    "vanilla": VANILLA,
+    "zero": "--user-model individual --user-init zero",
+    "choices": "--user-model individual --user-init choices",
+    "vanilla-fast": f"{VANILLA} --lr 2e-3",
+    "adapter-fast": "--user-model individual --user-in adapter --user-init choices --lr 2e-3",
 }
 EIGHTY = "--alpha 0.75 --max-steps 80 --eval-limit 120"  # of P-DPO, as many steps as those in rounds have
 IN_ROUNDS = (
@@ -94,7 +94,7 @@ REWARDED = {  # data set: options of its users, of `prep` and of `generate`; and
     "profiles": ("", "", "--max-prompts 60", ("rloo",)),
 }
 SWEEPS = ("alpha", "tu", "k")  # recipes/sweep-NAME.yaml
-OPEN_MODELS = ("individual", "vanilla")
+FEW_OPPONENTS = {"vanilla-fast": "vanilla-fast", "adapter-fast": "vanilla-fast"}  # of the others: vanilla
 
 
 def figure3() -> Experiment:
@@ -224,31 +224,29 @@ def sweeps() -> Experiment:
     return e
 
 
-def open_checks() -> Experiment:
-    """Questions beyond the paper: more users, fewer comparisons, noisy choices."""
-    e = Experiment("open_checks")
-    for key, values in OPEN_CHECKS.items():
-        for value, options in values.items():
-            folder = open_folder(key, value)
-            if any(step.done.startswith(f"{folder}/") for step in e.steps):
-                continue
+def few_choices() -> Experiment:
+    """Users with few and noisy choices: a crowd of 60 with text, 54 of them in training."""
+    e = Experiment("few_choices")
+    for noise in NOISE:
+        for comparisons in FEW:
+            folder = few_folder(noise, comparisons)
+            options = f"--users 60 --comparisons {comparisons}" + (f" --noise {noise}" if noise else "")
             e.prep("demo-crowd", f"{folder}/data", f"--recipe demo-crowd {options}")
-            for name in OPEN_MODELS:
+            for name, settings in FEW_MODELS.items():
                 run = f"{folder}/{name}"
-                e.train(f"{folder}/data", run, "demo-crowd", CROWD_MODELS[name])
+                e.train(f"{folder}/data", run, "demo-crowd", settings)
                 e.accuracy(run, f"{folder}/data", f"{folder}/accuracy-{name}")
     return e
 
 
-def open_folder(key: str, value: str) -> str:
-    """Return the folder of a check's data and runs; two checks share the same data."""
-    same = ((k, v) for k, values in OPEN_CHECKS.items() for v, o in values.items() if o == OPEN_CHECKS[key][value])
-    return "open/" + "-".join(next(same))
+def few_folder(noise: float, comparisons: int) -> str:
+    """The folder of the data and runs with so much noise and so many comparisons per user."""
+    return f"few/noise-{noise}/comparisons-{comparisons}"
 
 
 EXPERIMENTS = {
     e.name: e
-    for e in (table1(), table2(), rewards(), against_reward(), figure3(), ablations(), sweeps(), open_checks())
+    for e in (table1(), table2(), rewards(), against_reward(), figure3(), ablations(), sweeps(), few_choices())
 }
 
 

@@ -72,7 +72,8 @@ class Shape:
 
 SHAPES = {
     "tldr": Shape(510, 40, 2, prompts=1),
-    "psoups": Shape(60, 300, 2, prompts=1, raters=6),
+    "psoups": Shape(60, 300, 2, prompts=1, raters=6),  # as with group_by_prompt
+    "psoups-apart": Shape(60, 300, 2, prompts=6),
     "prism": Shape(460, 300, 2, prompts=1),
     "prism-first-turn": Shape(460, 300, 4, prompts=1),
 }

@@ -41,6 +41,18 @@ def test_a_training_step_moves_the_model(engine: str, monkeypatch: pytest.Monkey
     assert " s  aten." in train_step.by_operator(train_step.make_step(engine, args), 1)
 
 
+def test_posts_that_all_users_compare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import grouping
+    from prlhf.dataset import read_prepared
+
+    monkeypatch.setattr(grouping, "POSTS", 1)
+    apart, together = grouping.measure(0, tmp_path, steps=1)
+    assert apart["accuracy"] != together["accuracy"] or apart["loss"] != together["loss"]
+    rows = read_prepared(tmp_path / "data").train
+    assert len({row.prompt for row in rows}) * len({row.user_id for row in rows}) == len(rows) == 600
+    assert "together" in grouping.as_table([apart, together])
+
+
 def test_questions_to_people_of_a_crowd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks.ask import as_table, measure
     from prlhf import prepare, train

@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import prlhf
+from prlhf.dataset import read_prepared
 from prlhf_cli import docs
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import report, results, steps  # noqa: E402
+from benchmarks import pictures, report, results, steps  # noqa: E402
 
 EVERY = [step for experiment in steps.EXPERIMENTS.values() for step in experiment.steps]
 
@@ -58,3 +61,27 @@ def test_how_numbers_are_written() -> None:
     assert report.plus_minus({"mean": 6.4, "standard_error": 0.2}) == "6.4 ± 0.2"
     many = report.over([0.5] * 10)
     assert (many["low"], many["share"], many["high"]) == (0.5, 0.5, 0.5)
+
+
+def test_few_choices_are_compared_with_vanilla_by_seen_users(tmp_path: Path) -> None:
+    folder = tmp_path / steps.few_folder(0.1, 5)
+    options: dict[str, Any] = {"users": 8, "comparisons": 1, "unseen_fraction": 0.25}
+    prlhf.prepare("demo-crowd", out=folder / "data", **options)
+    eval_rows = read_prepared(folder / "data").eval
+    rate = {"rate": 0.5, "low": 0.4, "high": 0.6}
+    for name, seen in {"vanilla": 0.5, "choices": 0.75}.items():
+        by_user = {row.user_id: seen if row.seen else 0.0 for row in eval_rows}
+        (folder / f"accuracy-{name}").mkdir()
+        results = {"accuracy_by_user": by_user, "readings": {"seen": rate, "unseen": None, "shuffled": rate}}
+        (folder / f"accuracy-{name}" / "results.json").write_text(json.dumps(results))
+    found = report.few_choices(tmp_path)
+    assert found == {
+        "0.1": {
+            "5": {
+                "choices": {"seen": rate, "unseen": None, "gain": {"share": 0.25, "low": 0.25, "high": 0.25}},
+                "vanilla": {"seen": rate, "unseen": None, "gain": {"share": 0.0, "low": 0.0, "high": 0.0}},
+            }
+        }
+    }
+    pictures.draw_all({"few_choices": found}, tmp_path)
+    assert (tmp_path / "few-choices.png").stat().st_size > 1000
