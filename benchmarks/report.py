@@ -388,9 +388,9 @@ def _with_gains(folder: Path) -> Numbers:
     folders = {name: folder / f"accuracy-{name}" for name in FEW_MODELS}
     results = {name: json.loads((f / "results.json").read_text()) for name, f in folders.items() if f.exists()}
     opponents = {name: FEW_OPPONENTS.get(name, "vanilla") for name in results}
-    if not set(opponents.values()) <= set(results):
+    if not results or not set(opponents.values()) <= set(results):
         return {}
-    seen = sorted({row.user_id for row in read_prepared(folder / "data").eval if row.seen}) if results else []
+    seen = sorted({row.user_id for row in read_prepared(folder / "data").eval if row.seen})
     by_user = {name: np.array([result["accuracy_by_user"][user] for user in seen]) for name, result in results.items()}
     return {
         name: {reading: result["readings"][reading] for reading in ("seen", "unseen")}
