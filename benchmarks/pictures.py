@@ -29,7 +29,9 @@ def draw_all(numbers: Numbers, folder: Path) -> None:
     if "table1" in numbers:
         _profiles(numbers["table1"]["win_rates"], folder / "table1.png")
     if "table2" in numbers:
-        _crowd(numbers["table2"]["win_rates"], folder / "table2.png")
+        _crowd(numbers["table2"], folder / "table2.png")
+    if "table2_paper" in numbers:
+        _crowd({"0": numbers["table2_paper"]}, folder / "table2-paper.png")
     if "ablations" in numbers:
         _ablations(numbers["ablations"], folder / "ablations.png")
     if "few_choices" in numbers:
@@ -82,15 +84,18 @@ def _profiles(win_rates: Numbers, path: Path) -> None:
     save_figure(figure, path)
 
 
-def _crowd(win_rates: Numbers, path: Path) -> None:
-    """Win-rates on the crowd, for seen and unseen users."""
+def _crowd(seeds: Numbers, path: Path) -> None:
+    """Win-rates on the crowd, for seen and unseen users, seeds next to each other."""
     figure, (panels,) = new_figure(1, 2, 7.5, 3.0)
     for axes, other in zip(panels, ("vanilla", "chosen"), strict=True):
-        names = [n for n in ("vanilla", "individual", "k10", "k100") if f"{n}-{other}" in win_rates]
+        rates = [found["win_rates"] for found in seeds.values()]
+        names = [name.removesuffix(f"-{other}") for name in rates[0] if name.endswith(f"-{other}")]
         for i, kind in enumerate(("seen", "unseen")):
-            found = [win_rates[f"{n}-{other}"]["by_kind"][kind]["per_sample"]["tie_half"] for n in names]
-            at = [x + (i - 0.5) * 0.15 for x in range(len(names))]
-            _points(axes, at, found, "rate", fmt="o", markersize=4, color=COLORS[i], label=f"{kind} users")
+            for number, found in enumerate(rates):
+                points = [found[f"{name}-{other}"]["by_kind"][kind]["per_sample"]["tie_half"] for name in names]
+                at = [x + (i - 0.5) * 0.3 + (number - (len(rates) - 1) / 2) * 0.08 for x in range(len(names))]
+                label = "" if number else f"{kind} users"
+                _points(axes, at, points, "rate", fmt="o", markersize=4, color=COLORS[i], label=label)
         axes.axhline(50, color="#666666", linewidth=0.8, linestyle=":")
         axes.set_xticks(range(len(names)), names)
         axes.set_ylim(0, 100)

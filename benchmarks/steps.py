@@ -5,6 +5,7 @@ A step is a command line and the file that shows that it is done. `{w}` is the w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -48,7 +49,7 @@ class Experiment:
 
 
 VANILLA = "--user-model uniform --user-tokens 0"
-DEMO_SEEDS = (0, 1)
+DEMO_SEEDS = (0, 1, 2, 3, 4)
 OPPONENTS = ("base", "vanilla", "oracle", "in-context", "lora-per-user", "chosen")  # of P-DPO on demo-profiles
 ABLATIONS: dict[str, dict[str, str]] = {  # on the demo's data; "" is the recipe: alpha 0.5, T_u 10, individual, NLL 1
     "alpha": {"0": "--alpha 0", "0.25": "--alpha 0.25", "0.5": "", "0.75": "--alpha 0.75", "1": "--alpha 1"},
@@ -58,20 +59,23 @@ ABLATIONS: dict[str, dict[str, str]] = {  # on the demo's data; "" is the recipe
     "start": {"zero": "--user-init zero", "random": "--user-init random", "vocabulary": ""},
     "users": {"10": "", "40": "40"},  # 40: other data
 }
-CROWD_MODELS = {
-    "individual": "--user-model individual --user-init zero",
+CROWD_SEEDS = (0, 1, 2)
+CROWD_MODELS = {"gates": "", "gates-k10": "--user-model cluster --k 10", "vanilla": VANILLA}
+PAPER_MODELS = {  # on the same data, with the paper's soft prompts
+    "individual": "",
     "vanilla": VANILLA,
     "k10": "--user-model cluster --k 10",
     "k100": "--user-model cluster --k 100",
 }
 FEW = (1, 2, 5, 20, 80)  # comparisons per user
 NOISE = (0, 0.1, 0.3)  # share of choices that are turned around
-FEW_MODELS = {
-    "vanilla": VANILLA,
-    "zero": "--user-model individual --user-init zero",
-    "choices": "--user-model individual --user-init choices",
-    "vanilla-fast": f"{VANILLA} --lr 2e-3",
-    "adapter-fast": "--user-model individual --user-in adapter --user-init choices --lr 2e-3",
+FEW_MODELS = {  # recipe and options
+    "vanilla": ("demo-crowd", VANILLA),
+    "gates": ("demo-crowd", ""),
+    "gates-k10": ("demo-crowd", "--user-model cluster --k 10"),
+    "paper-vanilla": ("demo-crowd-paper", VANILLA),
+    "paper-zero": ("demo-crowd-paper", ""),
+    "paper-choices": ("demo-crowd-paper", "--user-init choices"),
 }
 EIGHTY = "--alpha 0.75 --max-steps 80 --eval-limit 120"  # of P-DPO, as many steps as those in rounds have
 IN_ROUNDS = (
@@ -84,6 +88,10 @@ AGAINST_REWARD = {  # options of policies that are optimized against P-RM
     "rloo": f"--objective rloo {IN_PASSES}",
 }
 BEST = "best-of-8"  # of P-DPO's responses
+RECIPES = {
+    "crowd": "demo-crowd-paper",
+    "profiles": "demo-profiles",
+}  # of reward models and what is trained against them
 REWARDED = {  # data set: options of its users, of `prep` and of `generate`; and what is compared with P-DPO
     "crowd": (
         "--user-model cluster --k 10",
@@ -94,7 +102,6 @@ REWARDED = {  # data set: options of its users, of `prep` and of `generate`; and
     "profiles": ("", "", "--max-prompts 60", ("rloo",)),
 }
 SWEEPS = ("alpha", "tu", "k")  # recipes/sweep-NAME.yaml
-FEW_OPPONENTS = {"vanilla-fast": "vanilla-fast", "adapter-fast": "vanilla-fast"}  # of the others: vanilla
 
 
 def figure3() -> Experiment:
@@ -131,32 +138,45 @@ def table1() -> Experiment:
 
 def table2() -> Experiment:
     """Section 5.3: a crowd of 1,500 with text, against vanilla DPO with text and the chosen responses."""
-    e, recipe, data = Experiment("table2"), "demo-crowd", "crowd/data"
-    e.prep("demo-crowd", data, f"--recipe {recipe}")
-    for name, options in CROWD_MODELS.items():
-        e.train(data, f"crowd/{name}", recipe, options)
-        e.generate(f"crowd/{name}", f"crowd/{name}.jsonl", recipe, "--prompts own")
-        e.accuracy(f"crowd/{name}", data, f"crowd/accuracy/{name}")
-    e.generate("crowd/vanilla", "crowd/chosen.jsonl", recipe, "--prompts own --baseline chosen")
-    for name in CROWD_MODELS:
+    e = Experiment("table2")
+    for seed in CROWD_SEEDS:
+        judge_crowd(e, "demo-crowd", crowd_folder(seed), CROWD_MODELS, f"--seed {seed}")
+    return e
+
+
+def crowd_folder(seed: int) -> str:
+    return f"crowd/seed-{seed}"
+
+
+def table2_paper() -> Experiment:
+    """The same with the paper's soft prompts."""
+    e = Experiment("table2_paper")
+    judge_crowd(e, "demo-crowd-paper", "crowd-paper", PAPER_MODELS)
+    return e
+
+
+def judge_crowd(e: Experiment, recipe: str, at: str, models: Mapping[str, str], seed: str = "") -> None:
+    """Train models on a crowd; judge them against the one called vanilla and against the chosen responses."""
+    data = e.prep("demo-crowd", f"{at}/data", f"--recipe {recipe} {seed}").removesuffix("/manifest.json")
+    for name, options in models.items():
+        e.train(data, f"{at}/{name}", recipe, f"{options} {seed}")
+        e.generate(f"{at}/{name}", f"{at}/{name}.jsonl", recipe, f"--prompts own {seed}")
+        e.accuracy(f"{at}/{name}", data, f"{at}/accuracy/{name}")
+    e.generate(f"{at}/vanilla", f"{at}/chosen.jsonl", recipe, "--prompts own --baseline chosen")
+    for name in models:
         others = ["chosen"] if name == "vanilla" else ["vanilla", "chosen"]
         for other in others:
-            judged = f"crowd/judged/{name}-{other}"
-            e.judge(f"crowd/{name}.jsonl", f"crowd/{other}.jsonl", f"oracle:{{w}}/{data}", judged)
-    return e
+            e.judge(f"{at}/{name}.jsonl", f"{at}/{other}.jsonl", f"oracle:{{w}}/{data}", f"{at}/judged/{name}-{other}")
 
 
 def rewards() -> Experiment:
     """P-RM against RM: accuracy on held-out comparisons, and best of 8 by reward."""
     e = Experiment("rewards")
-    for family, kinds in {
-        "profiles": {"rm": VANILLA, "p-rm": ""},
-        "crowd": {"rm": f"{VANILLA} --max-steps 250", "p-rm": "--max-steps 250"},
-    }.items():
-        for name, options in kinds.items():
-            run, data = f"{family}/{name}", f"{family}/data"
-            e.train(data, run, f"demo-{family}", f"--objective rm {options}")
-            e.accuracy(run, data, f"{family}/accuracy/{name}")
+    for folder, family, steps in (("profiles", "profiles", ""), ("crowd-paper", "crowd", "--max-steps 250")):
+        for name, options in {"rm": VANILLA, "p-rm": ""}.items():
+            run, data = f"{folder}/{name}", f"{folder}/data"
+            e.train(data, run, RECIPES[family], f"--objective rm {options} {steps}")
+            e.accuracy(run, data, f"{folder}/accuracy/{name}")
     best = "profiles/best-of-8.jsonl"
     e.add(
         f"generate {{w}}/profiles/vanilla --recipe demo-profiles --users seen --best-of 8 --reward {{w}}/profiles/p-rm"
@@ -173,8 +193,8 @@ def against_reward() -> Experiment:
     """Equation 3: policies optimized against P-RM and the best of 8 by it, beside P-DPO after as many steps."""
     e = Experiment("against_reward")
     for family, (users, size, prompts, names) in REWARDED.items():
-        recipe, data, at = f"demo-{family}", f"rounds/{family}/data", f"rounds/{family}"
-        e.prep(recipe, data, f"--recipe {recipe} {size}")
+        recipe, data, at = RECIPES[family], f"rounds/{family}/data", f"rounds/{family}"
+        e.prep(f"demo-{family}", data, f"--recipe {recipe} {size}")
         reward = e.train(data, f"{at}/p-rm", recipe, f"{users} --objective rm --max-steps 200")
         e.accuracy(f"{at}/p-rm", data, f"{at}/accuracy/p-rm")
         e.train(data, f"{at}/p-dpo", recipe, f"{users} {EIGHTY}")
@@ -232,9 +252,9 @@ def few_choices() -> Experiment:
             folder = few_folder(noise, comparisons)
             options = f"--users 60 --comparisons {comparisons}" + (f" --noise {noise}" if noise else "")
             e.prep("demo-crowd", f"{folder}/data", f"--recipe demo-crowd {options}")
-            for name, settings in FEW_MODELS.items():
+            for name, (recipe, settings) in FEW_MODELS.items():
                 run = f"{folder}/{name}"
-                e.train(f"{folder}/data", run, "demo-crowd", settings)
+                e.train(f"{folder}/data", run, recipe, settings)
                 e.accuracy(run, f"{folder}/data", f"{folder}/accuracy-{name}")
     return e
 
@@ -246,7 +266,17 @@ def few_folder(noise: float, comparisons: int) -> str:
 
 EXPERIMENTS = {
     e.name: e
-    for e in (table1(), table2(), rewards(), against_reward(), figure3(), ablations(), sweeps(), few_choices())
+    for e in (
+        table1(),
+        table2(),
+        table2_paper(),
+        rewards(),
+        against_reward(),
+        figure3(),
+        ablations(),
+        sweeps(),
+        few_choices(),
+    )
 }
 
 

@@ -16,7 +16,7 @@ from prlhf_cli import docs
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import pictures, report, results, steps  # noqa: E402
+from benchmarks import gather, pictures, report, results, shares, steps  # noqa: E402
 
 EVERY = [step for experiment in steps.EXPERIMENTS.values() for step in experiment.steps]
 
@@ -55,11 +55,11 @@ def test_the_page_is_what_its_numbers_say(tmp_path: Path) -> None:
 
 
 def test_how_numbers_are_written() -> None:
-    assert report.interval({"rate": 0.644, "low": 0.5, "high": 0.7}) == "64 [50, 70]"
-    assert report.interval(None) == "–"
-    assert report.wilson(96, 100) == pytest.approx({"share": 0.96, "low": 0.9016, "high": 0.9843, "of": 100}, abs=1e-3)
-    assert report.plus_minus({"mean": 6.4, "standard_error": 0.2}) == "6.4 ± 0.2"
-    many = report.over([0.5] * 10)
+    assert shares.interval({"rate": 0.644, "low": 0.5, "high": 0.7}) == "64 [50, 70]"
+    assert shares.interval(None) == "–"
+    assert shares.wilson(96, 100) == pytest.approx({"share": 0.96, "low": 0.9016, "high": 0.9843, "of": 100}, abs=1e-3)
+    assert shares.plus_minus({"mean": 6.4, "standard_error": 0.2}) == "6.4 ± 0.2"
+    many = shares.over([0.5] * 10)
     assert (many["low"], many["share"], many["high"]) == (0.5, 0.5, 0.5)
 
 
@@ -69,16 +69,17 @@ def test_few_choices_are_compared_with_vanilla_by_seen_users(tmp_path: Path) -> 
     prlhf.prepare("demo-crowd", out=folder / "data", **options)
     eval_rows = read_prepared(folder / "data").eval
     rate = {"rate": 0.5, "low": 0.4, "high": 0.6}
-    for name, seen in {"vanilla": 0.5, "choices": 0.75}.items():
+    for name, seen in {"vanilla": 0.0, "paper-vanilla": 0.5, "paper-choices": 0.75}.items():
         by_user = {row.user_id: seen if row.seen else 0.0 for row in eval_rows}
         (folder / f"accuracy-{name}").mkdir()
         results = {"accuracy_by_user": by_user, "readings": {"seen": rate, "unseen": None, "shuffled": rate}}
         (folder / f"accuracy-{name}" / "results.json").write_text(json.dumps(results))
-    found = report.few_choices(tmp_path)
+    found = gather.few_choices(tmp_path)
     assert found == {
         "0.1": {
             "5": {
-                "choices": {"seen": rate, "unseen": None, "gain": {"share": 0.25, "low": 0.25, "high": 0.25}},
+                "paper-choices": {"seen": rate, "unseen": None, "gain": {"share": 0.25, "low": 0.25, "high": 0.25}},
+                "paper-vanilla": {"seen": rate, "unseen": None, "gain": {"share": 0.0, "low": 0.0, "high": 0.0}},
                 "vanilla": {"seen": rate, "unseen": None, "gain": {"share": 0.0, "low": 0.0, "high": 0.0}},
             }
         }
