@@ -53,5 +53,5 @@ faults: .venv/ready  ## kill commands at random times, and fill the disk at rand
 	$(BIN)/python -m benchmarks.faults --kills $(or $(KILLS),60) --seed $(or $(SEED),1)
 	$(BIN)/python -m benchmarks.full_disk --cases $(or $(CASES),40) --seed $(or $(SEED),1)
 
-results: .venv/ready  ## run the experiments that are missing in runs/results and write docs/RESULTS.md; over an hour
+results: .venv/ready  ## run the experiments that are missing in runs/results and write docs/RESULTS.md; hours
 	$(BIN)/python -m benchmarks.results

@@ -184,7 +184,8 @@ def table2_paper(work: Path) -> Numbers:
 
 def crowd(folder: Path, models: Iterable[str]) -> Numbers:
     """Return what was found on a crowd with these models."""
-    rates = {path.name: without_users(path) for path in sorted((folder / "judged").iterdir())}
+    pairs = [f"{name}-{other}" for other in ("vanilla", "chosen") for name in models]
+    rates = {pair: without_users(folder / "judged" / pair) for pair in pairs if pair != "vanilla-vanilla"}
     texts = {
         name: written(r for r in read_responses(folder / f"{name}.jsonl") if r.user_id != GENERIC)
         for name in [*models, "chosen"]

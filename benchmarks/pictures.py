@@ -93,7 +93,10 @@ def _crowd(seeds: Numbers, path: Path) -> None:
         for i, kind in enumerate(("seen", "unseen")):
             for number, found in enumerate(rates):
                 points = [found[f"{name}-{other}"]["by_kind"][kind]["per_sample"]["tie_half"] for name in names]
-                at = [x + (i - 0.5) * 0.3 + (number - (len(rates) - 1) / 2) * 0.08 for x in range(len(names))]
+                at = [
+                    x + (i - 0.5) * (0.08 * len(rates) + 0.1) + 0.08 * (number - (len(rates) - 1) / 2)
+                    for x in range(len(names))
+                ]
                 label = "" if number else f"{kind} users"
                 _points(axes, at, points, "rate", fmt="o", markersize=4, color=COLORS[i], label=label)
         axes.axhline(50, color="#666666", linewidth=0.8, linestyle=":")
@@ -136,9 +139,9 @@ def _ablations(found: Numbers, path: Path) -> None:
 
 def _few_choices(found: Numbers, path: Path) -> None:
     """Accuracy for seen users over comparisons per user, a panel for each noise, one line per model."""
-    figure, (panels,) = new_figure(1, len(found), 3.2 * len(found), 2.9)
+    figure, (panels,) = new_figure(1, len(found), 3.2 * len(found), 3.2)
+    names = list(dict.fromkeys(name for cells in found.values() for cell in cells.values() for name in cell))
     for axes, (noise, cells) in zip(panels, found.items(), strict=True):
-        names = list(dict.fromkeys(name for cell in cells.values() for name in cell))
         for i, name in enumerate(names):
             there = [(float(count), cell[name]["seen"]) for count, cell in cells.items() if name in cell]
             at, readings = [count * 1.04**i for count, _ in there], [reading for _, reading in there]
@@ -149,5 +152,6 @@ def _few_choices(found: Numbers, path: Path) -> None:
         axes.set_ylim(40, 100)
         axes.set_xlabel("comparisons per user", fontsize=8)
         plain_axes(axes, f"{100 * float(noise):.0f} % of choices turned around", "accuracy, seen users, %")
-    panels[0].legend(fontsize=8, frameon=False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(names), fontsize=8, frameon=False)
     save_figure(figure, path)

@@ -12,7 +12,7 @@ Numbers = dict[str, Any]
 
 
 def percent(share: float | None, digits: int = 0) -> str:
-    return "" if share is None else f"{100 * share:.{digits}f}"
+    return "" if share is None else f"{round(100 * share, digits) + 0.0:.{digits}f}"  # without a "-0"
 
 
 def interval(found: Numbers | None) -> str:

@@ -57,6 +57,7 @@ def test_the_page_is_what_its_numbers_say(tmp_path: Path) -> None:
 def test_how_numbers_are_written() -> None:
     assert shares.interval({"rate": 0.644, "low": 0.5, "high": 0.7}) == "64 [50, 70]"
     assert shares.interval(None) == "–"
+    assert [shares.percent(-0.004), shares.percent(-0.006, 1), shares.percent(None)] == ["0", "-0.6", ""]
     assert shares.wilson(96, 100) == pytest.approx({"share": 0.96, "low": 0.9016, "high": 0.9843, "of": 100}, abs=1e-3)
     assert shares.plus_minus({"mean": 6.4, "standard_error": 0.2}) == "6.4 ± 0.2"
     many = shares.over([0.5] * 10)
