@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 import prlhf
+from prlhf.config import TrainConfig
 from prlhf.dataset import read_prepared
+from prlhf.recipes import load_recipe, resolve
 from prlhf_cli import docs
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +64,24 @@ def test_how_numbers_are_written() -> None:
     assert shares.plus_minus({"mean": 6.4, "standard_error": 0.2}) == "6.4 ± 0.2"
     many = shares.over([0.5] * 10)
     assert (many["low"], many["share"], many["high"]) == (0.5, 0.5, 0.5)
+
+
+def test_seeds_that_were_not_run_whole_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = [tmp_path / step.done for step in steps.EXPERIMENTS["table2"].steps if "/seed-1/" in step.done]
+    for path in made:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    monkeypatch.setattr(gather, "crowd", lambda folder, models: [folder.name, *models])
+    assert gather.table2(tmp_path) == {"1": ["seed-1", "gates", "gates-k10", "vanilla"]}
+    made[-1].unlink()
+    assert gather.table2(tmp_path) == {}
+
+
+def test_both_recipes_of_the_crowd_have_the_same_data_and_other_users() -> None:
+    gates, paper = load_recipe("demo-crowd"), load_recipe("demo-crowd-paper")
+    assert [gates[part] for part in ("prep", "generate")] == [paper[part] for part in ("prep", "generate")]
+    ours, theirs = (resolve(TrainConfig, recipe["train"]) for recipe in (gates, paper))
+    assert (ours.user_in, ours.user_init, theirs.user_in, theirs.user_init) == ("adapter", "choices", "prompt", "zero")
 
 
 def test_few_choices_are_compared_with_vanilla_by_seen_users(tmp_path: Path) -> None:
