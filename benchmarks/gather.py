@@ -179,7 +179,7 @@ def table2(work: Path) -> Numbers:
 
 
 def table2_paper(work: Path) -> Numbers:
-    return crowd(work / "crowd-paper", PAPER_MODELS)
+    return {"0": crowd(work / "crowd-paper", PAPER_MODELS)}
 
 
 def crowd(folder: Path, models: Iterable[str]) -> Numbers:

@@ -31,7 +31,7 @@ def draw_all(numbers: Numbers, folder: Path) -> None:
     if "table2" in numbers:
         _crowd(numbers["table2"], folder / "table2.png")
     if "table2_paper" in numbers:
-        _crowd({"0": numbers["table2_paper"]}, folder / "table2-paper.png")
+        _crowd(numbers["table2_paper"], folder / "table2-paper.png")
     if "ablations" in numbers:
         _ablations(numbers["ablations"], folder / "ablations.png")
     if "few_choices" in numbers:
@@ -93,10 +93,8 @@ def _crowd(seeds: Numbers, path: Path) -> None:
         for i, kind in enumerate(("seen", "unseen")):
             for number, found in enumerate(rates):
                 points = [found[f"{name}-{other}"]["by_kind"][kind]["per_sample"]["tie_half"] for name in names]
-                at = [
-                    x + (i - 0.5) * (0.08 * len(rates) + 0.1) + 0.08 * (number - (len(rates) - 1) / 2)
-                    for x in range(len(names))
-                ]
+                offset = 0.12 * (i * len(rates) + number - len(rates) + 0.5)
+                at = [x + offset for x in range(len(names))]
                 label = "" if number else f"{kind} users"
                 _points(axes, at, points, "rate", fmt="o", markersize=4, color=COLORS[i], label=label)
         axes.axhline(50, color="#666666", linewidth=0.8, linestyle=":")

@@ -88,10 +88,10 @@ AGAINST_REWARD = {  # options of policies that are optimized against P-RM
     "rloo": f"--objective rloo {IN_PASSES}",
 }
 BEST = "best-of-8"  # of P-DPO's responses
-RECIPES = {
+RECIPES = {  # of reward models and of what they score
     "crowd": "demo-crowd-paper",
     "profiles": "demo-profiles",
-}  # of reward models and what is trained against them
+}
 REWARDED = {  # data set: options of its users, of `prep` and of `generate`; and what is compared with P-DPO
     "crowd": (
         "--user-model cluster --k 10",
@@ -157,7 +157,8 @@ def table2_paper() -> Experiment:
 
 def judge_crowd(e: Experiment, recipe: str, at: str, models: Mapping[str, str], seed: str = "") -> None:
     """Train models on a crowd; judge them against the one called vanilla and against the chosen responses."""
-    data = e.prep("demo-crowd", f"{at}/data", f"--recipe {recipe} {seed}").removesuffix("/manifest.json")
+    data = f"{at}/data"
+    e.prep("demo-crowd", data, f"--recipe {recipe} {seed}")
     for name, options in models.items():
         e.train(data, f"{at}/{name}", recipe, f"{options} {seed}")
         e.generate(f"{at}/{name}", f"{at}/{name}.jsonl", recipe, f"--prompts own {seed}")

@@ -56,6 +56,20 @@ def test_the_page_is_what_its_numbers_say(tmp_path: Path) -> None:
     assert (tmp_path / "RESULTS.md").read_text() == (ROOT / "docs" / "RESULTS.md").read_text()
 
 
+def test_the_page_shows_what_was_run(tmp_path: Path) -> None:
+    numbers = json.loads((ROOT / "docs" / "results.json").read_text())
+    few = {"0.1": numbers["few_choices"]["0.1"]}
+    table2 = dict.fromkeys(("0", "1"), numbers["table2"]["0"])
+    kept = {name: numbers[name] for name in ("machine", "figure3", "table1")}
+    (tmp_path / "results.json").write_text(json.dumps(kept | {"few_choices": few, "table2": table2}))
+    report.render(tmp_path / "no-runs", tmp_path)
+    page = (tmp_path / "RESULTS.md").read_text()
+    assert "| 10 % | 20 |" in page
+    assert "| 0 % | 20 |" not in page
+    assert "| gates-k10, seed 1 | against vanilla |" in page
+    assert "### With the paper's soft prompts" not in page
+
+
 def test_how_numbers_are_written() -> None:
     assert shares.interval({"rate": 0.644, "low": 0.5, "high": 0.7}) == "64 [50, 70]"
     assert shares.interval(None) == "–"
