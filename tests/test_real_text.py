@@ -224,9 +224,9 @@ def test_one_adapter_per_user_is_read_by_its_own_and_by_another(
     train_per_user(make_config(tmp_path / "runs", max_steps=2))
     data = read_prepared(prepared)
     seen = replace(data, eval=[row for row in data.eval if row.seen])
-    found = {row["id"]: row for row in of_adapters(tmp_path / "runs", seen)}
+    found = {row["id"]: row for row in of_adapters(tmp_path / "runs", seen, "fp32")}
     alone = {
-        number: {row["id"]: row for row in of_run(run_of(tmp_path / "runs", number), seen)} for number in (1, 2, 3)
+        number: {row["id"]: row for row in of_run(run_of(tmp_path / "runs", number), seen, "fp32")} for number in (1, 2, 3)
     }
     for row in seen.eval:
         margins = found[row.id]["margin"]
@@ -242,12 +242,12 @@ def test_the_base_ranks_by_what_it_is_told(tiny_base: Path, prepared: Path) -> N
 
     data = read_prepared(prepared)
     data = replace(data, eval=[row for row in data.eval if row.seen])
-    assert {row["margin"]["own"] for row in told(str(tiny_base), data)} == {0.0}  # nobody has a preference
+    assert {row["margin"]["own"] for row in told(str(tiny_base), data, "fp32")} == {0.0}  # nobody has a preference
     data = replace(data, users=[replace(user, preference=f"{user.id} likes boats") for user in data.users])
-    rows = told(str(tiny_base), data)
+    rows = told(str(tiny_base), data, "fp32")
     assert all(row["margin"]["own"] and row["margin"]["own"] != row["margin"]["other"] for row in rows)
     long = replace(data, eval=[replace(row, chosen=row.chosen * 5) for row in data.eval])
-    assert told(str(tiny_base), long, max_tokens=90) != told(str(tiny_base), long)  # responses are cut
+    assert told(str(tiny_base), long, "fp32", max_tokens=90) != told(str(tiny_base), long, "fp32")  # responses are cut
 
 
 def test_the_bases_nll_of_what_was_written(tiny_base: Path) -> None:

@@ -64,7 +64,7 @@ class Experiment:
 
 BASE = Arm("base", "the base model", baseline="base", scored=False, users="generic")
 ORACLE = Arm("oracle", "the base, told each user's preference in words", baseline="oracle", users="seen")
-COMMON = "--batch-size 4 --lr 3e-4 --warmup-steps 5 --precision bf16 --eval-limit 12 --save-every 40"
+COMMON = "--batch-size 4 --lr 3e-4 --warmup-steps 5 --eval-limit 12 --save-every 40"
 USERS = ("soft", "gates")  # the arms with a user model
 RANK32 = "--lora-r 32 --lora-alpha 64"
 
@@ -82,7 +82,7 @@ PSOUPS_STRONG = Experiment(
     },
     train=f"{COMMON} {RANK32} --lora-dropout 0 --epochs 1",
     max_tokens=420,
-    generate="--prompts {data}/prompts.jsonl --max-new-tokens 160 --temperature 0.7 --precision bf16",
+    generate="--prompts {data}/prompts.jsonl --max-new-tokens 160 --temperature 0.7",
     arms=(
         BASE,
         ORACLE,
@@ -99,6 +99,7 @@ PSOUPS_STRONG = Experiment(
             f"{GATES} --alpha 0.7 {HALF} --max-tokens 8192 --group-by-prompt",
             vanilla="vanilla-half",
             writes=False,
+            adapts=True,
         ),
         Arm("gates-alone", "gates, alpha 1", f"{GATES} --alpha 1"),
         Arm("both", "gates and soft prompts", f"{SOFT} --user-in both --alpha 0.7"),
@@ -124,6 +125,7 @@ PSOUPS_STRONG = Experiment(
     },
     shown=("gates", "gates-half", "soft"),
     newcomers="--tested 16",
+    shots="1,2,4,8,16,32",
 )
 PSOUPS = replace(
     PSOUPS_STRONG,
@@ -150,7 +152,7 @@ ROUNDS = replace(
     "is measured by the rules that made the choices, not by the reward model.",
     data={"data": PSOUPS_STRONG.data["data"]},
     train=f"{COMMON} {RANK32} --lora-dropout 0",
-    generate="--prompts {data}/prompts.jsonl --max-prompts 20 --max-new-tokens 96 --temperature 0.7 --precision bf16",
+    generate="--prompts {data}/prompts.jsonl --max-prompts 20 --max-new-tokens 96 --temperature 0.7",
     arms=(
         BASE,
         Arm("rm", "the reward model", f"--objective rm {GATES} --alpha 0.7 --max-steps 160", writes=False),
@@ -182,7 +184,7 @@ TLDR = Experiment(
     data={"data": "tldr --source {raw}/tldr --simulate length"},
     train=f"{COMMON} {RANK32} --epochs 1",
     max_tokens=440,
-    generate="--prompts eval --max-prompts 50 --max-new-tokens 160 --temperature 0.7 --precision bf16",
+    generate="--prompts eval --max-prompts 50 --max-new-tokens 160 --temperature 0.7",
     arms=(
         BASE,
         Arm("sft", "supervised fine-tuning", "--objective sft", scored=False, writes=False),
@@ -201,11 +203,13 @@ PRISM = Experiment(
     name="prism",
     title="Participants of PRISM's format, with text about them",
     about="87 seen and 29 unseen users with a text about each; ten clusters (the paper's section 5.3) against vanilla "
-    "DPO with the same text, and the reward models. 80 steps of 4 comparisons, a quarter of an epoch.",
+    "DPO with the same text, and the reward models. 80 steps of 4 comparisons, a quarter of an epoch; three held-out "
+    "comparisons per user.",
     data={"data": "prism --source {raw}/prism"},
     train=f"{COMMON} {RANK32} --max-steps 80 --max-prompt-tokens 320",
     max_tokens=512,
     generate="",
+    limit=3,
     arms=(
         Arm("gates-k10", "gates, ten clusters", GATES_K10, writes=False),
         Arm("soft-k10", "soft prompts, ten clusters", CLUSTERS, writes=False),
@@ -224,7 +228,7 @@ CROWD = Experiment(
     data={"data": "{raw}/crowd/seen --split train,test"},
     train=f"{COMMON} {RANK32} --epochs 1",
     max_tokens=420,
-    generate="--prompts eval --max-prompts 10 --max-new-tokens 160 --temperature 0.7 --precision bf16",
+    generate="--prompts eval --max-prompts 10 --max-new-tokens 160 --temperature 0.7",
     limit=3,
     arms=(
         BASE,

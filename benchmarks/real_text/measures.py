@@ -28,9 +28,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("responses", type=Path)
     parser.add_argument("--model", required=True)
+    parser.add_argument("--precision", default="bf16", choices=["bf16", "fp32"])
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    base = open_model(None, GenerateConfig(baseline="base", model=args.model, precision="bf16"), []).policy
+    base = open_model(None, GenerateConfig(baseline="base", model=args.model, precision=args.precision), []).policy
     rows = [measured(row, base) for row in read_responses(args.responses)]
     with atomic_file(args.out) as beside:
         beside.write_text("".join(json_text(row) + "\n" for row in rows), encoding="utf-8")

@@ -5,7 +5,7 @@
 
 Each comparison is read as its own user, as the generic user and as another user (drawn at random), all in one pass.
 A margin is the (implicit) reward of the chosen response less that of the rejected one; the NLL is in nats per token.
-Runs are read in the number format that they were trained in, bf16.
+`--precision` is the number format that runs were trained in.
 The base that knows the user's preference has beta (log pi(y|x, preference) - log pi(y|x)) for its reward.
 """
 
@@ -36,7 +36,7 @@ from prlhf.parse import json_text
 
 READ_AS = ("own", "generic", "other")
 Value = tuple[float, float | None]  # the margin of a comparison, and the NLL per token of its chosen response
-BATCH, PRECISION = 8, "bf16"
+BATCH = 8
 
 
 def main() -> None:
@@ -47,13 +47,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--limit", type=int, help="only the first N held-out comparisons of each user")
     parser.add_argument("--max-tokens", type=int, help="with --told: longer responses are cut, as in training")
+    parser.add_argument("--precision", default="bf16", choices=["bf16", "fp32"])
     args = parser.parse_args()
     data = read_prepared(args.dataset)
     data = replace(data, eval=first_of_each(data.eval, args.limit))
     if args.told:
-        rows = told(args.told, data, args.max_tokens)
+        rows = told(args.told, data, args.precision, args.max_tokens)
     else:
-        rows = of_adapters(args.run, data) if is_per_user(args.run) else of_run(args.run, data)
+        read = of_adapters if is_per_user(args.run) else of_run
+        rows = read(args.run, data, args.precision)
     with atomic_file(args.out) as beside:
         beside.write_text("".join(json_text(row) + "\n" for row in rows), encoding="utf-8")
 
@@ -72,7 +74,7 @@ def first_of_each(rows: Sequence[Comparison], limit: int | None) -> list[Compari
 # ---- who reads ----
 
 
-def of_run(run: Path, data: Prepared, precision: str = PRECISION) -> list[dict[str, Any]]:
+def of_run(run: Path, data: Prepared, precision: str) -> list[dict[str, Any]]:
     """A run's readings; without a user model all three are the same."""
     trained, rewards = load_rewards(run, precision=precision)
     index = trained.index_of()
@@ -93,7 +95,7 @@ def of_run(run: Path, data: Prepared, precision: str = PRECISION) -> list[dict[s
     return [as_row(*each) for each in zip(data.eval, values, strict=True)]
 
 
-def of_adapters(run: Path, data: Prepared) -> list[dict[str, Any]]:
+def of_adapters(run: Path, data: Prepared, precision: str) -> list[dict[str, Any]]:
     """The readings of one adapter per user, by the user's own and by another's; nobody is the generic user."""
     ids = read_per_user(run).users
     place = {user: number for number, user in enumerate(ids, start=1)}
@@ -101,7 +103,7 @@ def of_adapters(run: Path, data: Prepared) -> list[dict[str, Any]]:
     readers = {"own": own, "other": shuffled(own, range(1, len(ids) + 1), seed=0)}
     found: list[dict[str, Value]] = [{} for _ in own]
     for number in place.values():
-        trained, _ = load_rewards(run_of(run, number), precision=PRECISION)
+        trained, _ = load_rewards(run_of(run, number), precision=precision)
         read = policy_reader(trained)
         for name, who in readers.items():
             mine = [at for at, reader in enumerate(who) if reader == number]
@@ -111,9 +113,9 @@ def of_adapters(run: Path, data: Prepared) -> list[dict[str, Any]]:
     return [as_row(row, [each["own"], None, each["other"]]) for row, each in zip(data.eval, found, strict=True)]
 
 
-def told(model: str, data: Prepared, max_tokens: int | None = None) -> list[dict[str, Any]]:
+def told(model: str, data: Prepared, precision: str, max_tokens: int | None = None) -> list[dict[str, Any]]:
     """The readings of the base that is shown the preference of the user, and that of another one, in words."""
-    base = open_model(None, GenerateConfig(baseline="base", model=model, precision=PRECISION), data.user_ids).policy
+    base = open_model(None, GenerateConfig(baseline="base", model=model, precision=precision), data.user_ids).policy
     base = replace(base, config=base.config.model_copy(update={"max_tokens": max_tokens}))
     engine, encoder, beta = engine_of(base), base.encoder(), TrainConfig().beta
     preferences = {user.user_index: user.preference for user in data.users}

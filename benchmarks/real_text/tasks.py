@@ -25,6 +25,7 @@ PRLHF, SCORES, MEASURES = "prlhf_cli.main", "benchmarks.real_text.scores", "benc
 NEWCOMERS = "benchmarks.real_text.newcomers"
 TASTES, PEOPLE = "tastes.json", "newcomers"
 ROOT = Path(__file__).parents[2]
+PRECISION = "bf16"  # as in docs/RESULTS.md; fp32 is faster on a CPU without it
 STAGES = ("prep", "train", "score", "write", "measure", "adapt")
 
 
@@ -45,7 +46,9 @@ class Task:
         return f"{'prlhf' if self.module == PRLHF else f'python -m {self.module}'} {self.arguments}"
 
 
-def tasks_of(experiment: Experiment, work: Path, raw: Path, model: str, seeds: Sequence[int] = ()) -> Iterator[Task]:
+def tasks_of(
+    experiment: Experiment, work: Path, raw: Path, model: str, seeds: Sequence[int] = (), precision: str = PRECISION
+) -> Iterator[Task]:
     """All tasks of an experiment, seed after seed; `model` is the base, `seeds` those of the experiment by default."""
     root = work / experiment.name
     for name, prep in experiment.data.items():
@@ -59,10 +62,13 @@ def tasks_of(experiment: Experiment, work: Path, raw: Path, model: str, seeds: S
         yield Task("prep", PEOPLE, NEWCOMERS, line, root / PEOPLE / "manifest.json", (root / "data" / "manifest.json",))
     for seed in seeds or experiment.seeds:
         for arm in experiment.arms:
-            yield from _tasks_of_arm(experiment, arm, seed, root, model)
+            yield from _tasks_of_arm(experiment, arm, seed, root, model, precision)
 
 
-def _tasks_of_arm(experiment: Experiment, arm: Arm, seed: int, root: Path, model: str) -> Iterator[Task]:
+def _tasks_of_arm(
+    experiment: Experiment, arm: Arm, seed: int, root: Path, model: str, precision: str
+) -> Iterator[Task]:
+    computed = f"--precision {precision}"
     name, here, data = f"{arm.name}/{seed}", root / arm.name / str(seed), root / arm.data
     run, ready = here / "run", data / "manifest.json"
     trained = run / "results.json"
@@ -71,24 +77,24 @@ def _tasks_of_arm(experiment: Experiment, arm: Arm, seed: int, root: Path, model
         needs = [ready, *(other / "results.json" for other in run_of.values())]
         base = run_of[arm.base] / "model" if arm.base else model
         reward = f" --reward {run_of[arm.reward]}" if arm.reward else ""
-        options = f"{experiment.train} --max-tokens {experiment.max_tokens} {arm.train}{reward}"
+        options = f"{experiment.train} {computed} --max-tokens {experiment.max_tokens} {arm.train}{reward}"
         line = f"train --dataset {data} --model {base} {options} --seed {seed} --out {run}"
         yield Task("train", name, PRLHF, line, trained, tuple(needs))
     if arm.scored:
         who = f"--told {model} --max-tokens {experiment.max_tokens}" if arm.baseline else str(run)
-        line = f"{who} --dataset {data} --limit {experiment.limit} --out {here}/scores.jsonl"
+        line = f"{who} --dataset {data} --limit {experiment.limit} {computed} --out {here}/scores.jsonl"
         yield Task("score", name, SCORES, line, here / "scores.jsonl", (ready if arm.baseline else trained,))
     if arm.writes:
         who = f"--baseline {arm.baseline} --model {model} --dataset {data}" if arm.baseline else str(run)
         users = "" if arm.baseline == "base" else f"--users {arm.users}"
         how = experiment.generate.format(data=root / "data")
         out = here / "responses.jsonl"
-        line = f"generate {who} {users} {how} --seed {seed} --out {out}"
+        line = f"generate {who} {users} {how} {computed} --seed {seed} --out {out}"
         yield Task("write", name, PRLHF, line, out, (ready if arm.baseline else trained,))
-        line = f"{out} --model {model} --out {here}/measures.jsonl"
+        line = f"{out} --model {model} {computed} --out {here}/measures.jsonl"
         yield Task("measure", name, MEASURES, line, here / "measures.jsonl", (out,))
     if arm.adapts and experiment.newcomers:
-        how = f"--few-shot {experiment.shots} --dataset {root / PEOPLE} --seed {seed} --precision bf16"
+        how = f"--few-shot {experiment.shots} --dataset {root / PEOPLE} --seed {seed} {computed}"
         needs = [trained, root / PEOPLE / "manifest.json"]
         line = f"judge --checkpoint {run} {how} --out {here / PEOPLE}"
         yield Task("adapt", name, PRLHF, line, here / PEOPLE / "results.json", tuple(needs))
