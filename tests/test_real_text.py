@@ -426,6 +426,29 @@ def test_an_arm_that_was_measured_elsewhere_stays_on_the_page(experiment: Experi
     assert "| vanilla DPO, seed 0 | 0 | " in page.as_markdown(again)
     third = gather.with_earlier(again, gathered("third", "vanilla", 1))
     assert list(third["ranking"]) == ["soft", "vanilla", "vanilla/0"]
+    drawn = {"rules": {"ann": ("words", -1)}}
+    assert gather.with_earlier(earlier | drawn, third | {"rules": {}})["rules"] == drawn["rules"]
+
+
+def test_long_ids_are_shortened_and_drawn_tastes_are_named(experiment: Experiment) -> None:
+    long = "2d86a3c43884c5e2cda866c41d48fb"
+    found = {"rules": {long: ["words", -1], "ann": ["words", 1], "bob": ["words", -1]}}
+    drawn = replace(experiment, rules={})
+    assert page.called(long, drawn, found) == "2d86a3 (fewer words)"
+    assert [page.called(user, drawn, found) for user in ("ann", "bob", "generic")] == [
+        "ann",
+        "bob (fewer words)",
+        "generic",
+    ]
+    assert page.called("bob", replace(experiment, rules={"bob": ("words", -1)}), found) == "bob"  # `about` says it
+
+
+def test_every_model_of_an_experiment_has_the_precision(tmp_path: Path) -> None:
+    """Trained, read, written, measured and adapted in one number format."""
+    for experiment in experiments.EXPERIMENTS.values():
+        for each in tasks.tasks_of(experiment, tmp_path, tmp_path, "base", precision="fp32"):
+            assert each.stage == "prep" or each.command.count("--precision fp32") == 1
+            assert "bf16" not in each.command
 
 
 def test_what_was_not_run_is_shown_as_not_measured(experiment: Experiment, tmp_path: Path) -> None:

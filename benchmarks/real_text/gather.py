@@ -21,6 +21,7 @@ from prlhf.responses import read_responses
 Row = dict[str, Any]
 Numbers = dict[str, Any]
 EXAMPLES, EXAMPLE_LENGTH = 10, 400  # prompts, and letters of a response
+WHOLE = ("examples", "rules")  # not by arm: as found now, or as found earlier where the files are not here
 
 
 def gather(experiment: Experiment, work: Path) -> Numbers:
@@ -41,6 +42,7 @@ def gather(experiment: Experiment, work: Path) -> Numbers:
         "wins": {name: winning(rules_of(experiment, root), texts, name, arms[name].vanilla) for name in texts},
         "correlations": correlations(texts, root / TASTES),
         "newcomers": newcomers(experiment, root),
+        "rules": rules_of(experiment, root),
         "examples": examples(experiment, root),
     }
 
@@ -55,11 +57,11 @@ def with_earlier(earlier: Numbers, found: Numbers) -> Numbers:
     places = {name: place for place, name in enumerate(found["arms"])}
     whole = dict(found)
     for table, rows in earlier.items():
-        if table != "examples":
+        if table not in WHOLE:
             both = found.get(table, {}) | {name: row for name, row in rows.items() if name not in measured}
             known = [name for name in both if arm_of(name) in places]
             whole[table] = {name: both[name] for name in sorted(known, key=lambda one: places[arm_of(one)])}
-    return whole | {"examples": found["examples"] or earlier["examples"]}
+    return whole | {table: found[table] or earlier.get(table) for table in WHOLE}
 
 
 def arm_of(name: str) -> str:
@@ -80,9 +82,9 @@ def _apart(earlier: Numbers, found: Numbers) -> Numbers:
     for name, about in earlier["arms"].items():
         again = found["arms"].get(name, about)["seeds"] or about["seeds"]
         names[name] = f"{name}/{','.join(about['seeds'])}" if set(about["seeds"]) - set(again) else name
-    tables = {table: rows for table, rows in earlier.items() if isinstance(rows, dict) and table != "examples"}
+    tables = {table: rows for table, rows in earlier.items() if isinstance(rows, dict) and table not in WHOLE}
     renamed = {table: {names.get(name, name): row for name, row in rows.items()} for table, rows in tables.items()}
-    return renamed | {"examples": earlier["examples"]}
+    return renamed | {table: earlier.get(table) for table in WHOLE}
 
 
 def differences(scores: Mapping[str, Sequence[Row]], name: str, vanilla: str = "vanilla") -> Numbers:

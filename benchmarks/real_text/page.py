@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from benchmarks.real_text.tasks import tasks_of
 Numbers = dict[str, Any]
 TEMPLATE = Path(__file__).with_name("page.md.jinja")
 MANY = 12  # users that do not fit into the columns of a table
+LONG, SHORT = 12, 6  # letters of an id that is shortened, and of what is left of it
 
 
 def as_markdown(found: Numbers) -> str:
@@ -23,6 +25,7 @@ def as_markdown(found: Numbers) -> str:
     users = sorted({user for each in found["ranking"].values() for user in each["users"]})
     environment = jinja2.Environment(trim_blocks=True, lstrip_blocks=True, undefined=jinja2.ChainableUndefined)
     environment.filters |= {"pct": percent, "num": number, "oneline": one_line}
+    environment.filters["who"] = partial(called, experiment=experiment, found=found)
     more: Numbers = {
         "title": experiment.title,
         "about": experiment.about,
@@ -74,6 +77,14 @@ def number(found: Numbers | None, digits: int = 1) -> str:
         return "–"
     mean, low, high = (f"{found[name]:.{digits}f}" for name in ("mean", "low", "high"))
     return f"{mean} [{low}, {high}]"
+
+
+def called(user: str, experiment: Experiment, found: Numbers) -> str:
+    """A user as in the tables: a long id shortened; where it was drawn who likes what, those who like less of it."""
+    short = user if len(user) <= LONG else user[:SHORT]
+    drawn = {} if experiment.rules else found.get("rules") or {}
+    measure, sign = drawn.get(user, ("", 0))
+    return f"{short} (fewer {measure})" if sign < 0 else short
 
 
 def one_line(text: str, length: int = 80) -> str:
