@@ -225,9 +225,8 @@ def test_one_adapter_per_user_is_read_by_its_own_and_by_another(
     data = read_prepared(prepared)
     seen = replace(data, eval=[row for row in data.eval if row.seen])
     found = {row["id"]: row for row in of_adapters(tmp_path / "runs", seen, "fp32")}
-    alone = {
-        number: {row["id"]: row for row in of_run(run_of(tmp_path / "runs", number), seen, "fp32")} for number in (1, 2, 3)
-    }
+    runs = {number: run_of(tmp_path / "runs", number) for number in (1, 2, 3)}
+    alone = {number: {row["id"]: row for row in of_run(run, seen, "fp32")} for number, run in runs.items()}
     for row in seen.eval:
         margins = found[row.id]["margin"]
         others = [alone[number][row.id]["margin"]["own"] for number in (1, 2, 3) if number != row.user_index]
