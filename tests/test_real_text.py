@@ -442,6 +442,22 @@ def test_long_ids_are_shortened_and_drawn_tastes_are_named(experiment: Experimen
     assert page.called("bob", replace(experiment, rules={"bob": ("words", -1)}), found) == "bob"  # `about` says it
 
 
+def test_the_command_passes_its_options_on(
+    experiment: Experiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks.real_text.__main__ import main
+
+    options = ["small", "--list", "--work", f"{tmp_path}", "--model", "base", "--precision", "fp32", "--shots", "1,16"]
+    monkeypatch.setattr(
+        sys, "argv", ["real_text", *options, "--arms", "soft", "--seeds", "1", "--stages", "train,adapt"]
+    )
+    assert main() == 0
+    listed = [line for line in capsys.readouterr().out.splitlines() if "/soft/" in line]
+    assert [line.split()[1] for line in listed] == ["train", "judge"]
+    assert all("--precision fp32" in line and "--seed 1 " in line for line in listed)
+    assert "--few-shot 1,16 " in listed[1]
+
+
 def test_every_model_of_an_experiment_has_the_precision(tmp_path: Path) -> None:
     """Trained, read, written, measured and adapted in one number format."""
     for experiment in experiments.EXPERIMENTS.values():

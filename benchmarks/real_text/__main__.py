@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.real_text.base import downloaded_base
@@ -24,6 +25,8 @@ from benchmarks.real_text.tasks import PRECISION, STAGES, missing, run, tasks_of
 def main() -> int:
     args = parsed()
     experiment = EXPERIMENTS[args.experiment]
+    if args.shots:
+        experiment = replace(experiment, shots=args.shots)
     model = args.model or downloaded_base(args.work / "base")
     seeds = [int(seed) for seed in args.seeds.split(",")] if args.seeds else []
     tasks = list(tasks_of(experiment, args.work, args.raw, model, seeds, args.precision))
@@ -61,6 +64,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--precision", default=PRECISION, choices=["bf16", "fp32"], help="fp32 on a CPU without bf16")
     parser.add_argument("--arms", default="", help="only these, with commas between")
     parser.add_argument("--seeds", default="", help="only these, with commas between")
+    parser.add_argument("--shots", default="", help="how many choices of newcomers are learned from: 1,2,16")
     parser.add_argument("--stages", default="", help=f"only these of {','.join(STAGES)}")
     parser.add_argument("--list", action="store_true", help="print the commands that are missing, run nothing")
     parser.add_argument("--gather", action="store_true", help="run nothing")
