@@ -203,13 +203,13 @@ PRISM = Experiment(
     name="prism",
     title="Participants of PRISM's format, with text about them",
     about="87 seen and 29 unseen users with a text about each; ten clusters (the paper's section 5.3) against vanilla "
-    "DPO with the same text, and the reward models. 80 steps of 4 comparisons, a quarter of an epoch; three held-out "
+    "DPO with the same text, and the reward models. 80 steps of 4 comparisons, a quarter of an epoch; two held-out "
     "comparisons per user.",
     data={"data": "prism --source {raw}/prism"},
     train=f"{COMMON} {RANK32} --max-steps 80 --max-prompt-tokens 320",
     max_tokens=512,
     generate="",
-    limit=3,
+    limit=2,
     arms=(
         Arm("gates-k10", "gates, ten clusters", GATES_K10, writes=False),
         Arm("soft-k10", "soft prompts, ten clusters", CLUSTERS, writes=False),
