@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from prlhf.adapt.newcomers import Evaluation, Read
@@ -49,15 +48,11 @@ def in_closed_form(test: Evaluation) -> Callable[[int], Tensor]:
     rows = sorted(read_prepared(test.data).train, key=lambda row: row.user_index)[:SAMPLE]
     found = Fitting(True).part("comparisons", rows, test.trained.encoder().comparison)
     form = closed_form(states, [tokens for _, tokens in found], rows[-1].user_index, test.seed)
-    known = [read.tokens for person in test.people for read in person.known]
-    features, tested = (
-        features_of(states, some, form.weights) for some in (known, [read.tokens for read in test.tested])
-    )
-    owners = torch.tensor([number for number, person in enumerate(test.people) for _ in person.known])
-    places = torch.tensor([place for person in test.people for place in range(len(person.known))])
+    features, tested = (features_of(states, some, form.weights) for some in (test.known, test.tested))
 
     def margins(count: int) -> Tensor:
-        codes = form.tastes.codes(features[places < count], owners[places < count], len(test.people))
+        kept = test.first(count)
+        codes = form.tastes.codes(features[kept], test.learners[kept], len(test.people))
         return form.tastes.margins(tested, codes[test.owners])
 
     return margins

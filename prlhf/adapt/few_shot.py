@@ -9,6 +9,7 @@ same choices (beside.py). Nothing is written into the run.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -84,11 +85,10 @@ def _curve(
     test: Evaluation, counts: Sequence[int], beside: Mapping[str, Callable[[int], Tensor]], config: JudgeConfig
 ) -> list[dict[str, Any]]:
     """The accuracies for each number of choices."""
-    known = [read.tokens for person in test.people for read in person.known]
-    rows = test.prior.center.repeat(len(known), 1)
-    test.progress.start("reading choices", len(known))
+    rows = test.prior.center.repeat(len(test.known), 1)
+    test.progress.start("reading choices", len(test.known))
     try:
-        at_center = margins_and_slopes(test.rewards, known, rows, test.prior.loadings, test.progress)
+        at_center = margins_and_slopes(test.rewards, test.known, rows, test.prior.loadings, test.progress)
         generic = _margins(test, torch.zeros(len(test.people), test.prior.loadings.shape[1]))
         return [_at(test, count, at_center, generic, beside, config) for count in counts]
     finally:
@@ -103,11 +103,13 @@ def _at(
     beside: Mapping[str, Callable[[int], Tensor]],
     config: JudgeConfig,
 ) -> dict[str, Any]:
-    people = range(len(test.people))
-    choices, own = _learned(test, people, count, 1, at_center)
-    found = {"generic": generic, "adapted": _margins(test, own.modes)}
-    found["shuffled"] = _margins(test, _learned(test, others(len(people), test.seed), count, 1, at_center)[1].modes)
-    found["flipped"] = _margins(test, _learned(test, people, count, -1, at_center)[1].modes)
+    choices, own = _learned(test, count, 1, at_center)
+    found = {
+        "generic": generic,
+        "adapted": _margins(test, own.modes),
+        "shuffled": _margins(test, own.modes[others(len(test.people), test.seed)]),
+        "flipped": _margins(test, _learned(test, count, -1, at_center)[1].modes),
+    }
     found |= {name: margins(count) for name, margins in beside.items()}
     right = {name: _by_person(test, (1 + margins.sign()) / 2) for name, margins in found.items()}
     turned = _by_person(test, (found["adapted"].sign() != found["flipped"].sign()).double())
@@ -125,17 +127,12 @@ def _at(
     }
 
 
-def _learned(
-    test: Evaluation, people: Sequence[int], count: int, sign: int, at_center: tuple[Tensor, Tensor]
-) -> tuple[Choices, Posterior]:
-    """What is learned from the first `count` choices of each of `people`, with labels as they are or turned (-1)."""
-    places = [range(len(known))[:count] for known in (person.known for person in test.people)]
-    firsts = np.cumsum([0, *(len(person.known) for person in test.people)])
-    numbers = torch.tensor([int(firsts[person]) + i for person in people for i in places[person]])
-    users = torch.tensor([number for number, person in enumerate(people) for _ in places[person]])
-    encoded = [test.people[person].known[i].tokens for person in people for i in places[person]]
-    margins, slopes = (sign * values[numbers] for values in at_center)
-    choices = Choices(users, slopes, margins, len(people))
+def _learned(test: Evaluation, count: int, sign: int, at_center: tuple[Tensor, Tensor]) -> tuple[Choices, Posterior]:
+    """What is learned from the first `count` choices of each person, with labels as they are or turned (-1)."""
+    kept = test.first(count)
+    users, encoded = test.learners[kept], list(compress(test.known, kept.tolist()))
+    margins, slopes = (sign * values[kept] for values in at_center)
+    choices = Choices(users, slopes, margins, len(test.people))
 
     def read(some: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
         rows = test.prior.center + at.float() @ test.prior.loadings.T
@@ -148,7 +145,7 @@ def _learned(
 def _margins(test: Evaluation, modes: Tensor) -> Tensor:
     """The margins [t] of all tested choices, read as people at `modes` [p, c]."""
     rows = test.prior.center + modes.float() @ test.prior.loadings.T
-    return margins_of(test.rewards, [read.tokens for read in test.tested], rows[test.owners])
+    return margins_of(test.rewards, test.tested, rows[test.owners])
 
 
 def _by_person(test: Evaluation, values: Tensor) -> Tensor:

@@ -51,9 +51,23 @@ class Evaluation:
     progress: Progress
 
     @property
-    def tested(self) -> list[Read]:
+    def known(self) -> list[Encoded]:
+        """All choices that are learned from, one person's after the other's."""
+        return [read.tokens for person in self.people for read in person.known]
+
+    @property
+    def learners(self) -> Tensor:
+        """The number of the person of each choice that is learned from [n]."""
+        return torch.tensor([number for number, person in enumerate(self.people) for _ in person.known])
+
+    def first(self, count: int) -> Tensor:
+        """Which choices [n] are among the first `count` of their person."""
+        return torch.tensor([place < count for person in self.people for place in range(len(person.known))])
+
+    @property
+    def tested(self) -> list[Encoded]:
         """All choices that are tested, one person's after the other's."""
-        return [read for person in self.people for read in person.tested]
+        return [read.tokens for person in self.people for read in person.tested]
 
     @property
     def owners(self) -> Tensor:
