@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +21,9 @@ from prlhf.adapt.newcomers import Evaluation, Newcomer, Read, others, people_of
 from prlhf.config import JudgeConfig
 from prlhf.dataset import Comparison, Prepared, prompt_id, read_prepared, write_prepared
 from prlhf.errors import PrlhfError
+from prlhf.generate.baselines import with_examples
 from prlhf.model.encoding import Encoded
+from prlhf.model.fitting import TooLong
 from prlhf.model.rewards import load_rewards
 from prlhf.model.user_prior import UserPrior
 from prlhf.progress import SILENT
@@ -32,7 +36,7 @@ THINGS = ["boats", "cars", "lamps", "tables", "rings", "doors", "clocks", "vases
 def row(user: str, number: int) -> Comparison:
     """Yan chooses the shorter response, everybody else the longer one."""
     prompt = f"POST: my {user} found {THINGS[number % 8]}.\nTL;DR:"
-    long, short = f" {user} found {THINGS[number % 8]}. my boss lost boats.", f" {THINGS[number % 8]}."
+    long, short = f" {user} found {THINGS[number % 8]}. my boss lost {THINGS[number // 8]}.", f" {THINGS[number % 8]}."
     chosen, rejected = (short, long) if user == "yan" else (long, short)
     return Comparison(f"{user}-{number}", prompt, chosen, rejected, user, 0, "", prompt_id(prompt), seen=False)
 
@@ -69,29 +73,48 @@ def accuracy(run: Path, rows: list[Comparison], user: str | None) -> float:
     return float((chosen > rejected).float().mean())
 
 
-def test_it_is_what_adapt_would_have_left(gated: Path, people: Path, tmp_path: Path) -> None:
-    found = judged(gated, people, tmp_path)
+def test_it_is_what_adapt_would_have_left(gated: Path, prepared: Path, tmp_path: Path) -> None:
+    data = read_prepared(prepared)
+    held_out = [row(user, number) for number in range(24) for user in ("yan", "zed", "wim")]
+    write_prepared(tmp_path / "people", Prepared(data.train, held_out, data.users, {"dataset": "people"}))
+    found = judged(gated, tmp_path / "people", tmp_path, few_shot="1,8")
     assert json.loads((tmp_path / "judged/results.json").read_text()) == json.loads(found.model_dump_json())
-    assert (found.users, found.comparisons, [at.choices for at in found.by_choices]) == (3, 15, [1, 3])
-    rows = [Read(each, None) for each in read_prepared(people).eval]  # type: ignore[arg-type]
-    crowd = people_of([[], rows], [1, 3], seed=0)
-    readings: dict[str, list[float]] = {"generic": [], "adapted": [], "shuffled": [], "flipped": []}
+    assert (found.users, found.comparisons, [at.choices for at in found.by_choices]) == (3, 48, [1, 8])
+    rows = [Read(each, None) for each in read_prepared(tmp_path / "people").eval]  # type: ignore[arg-type]
+    crowd = people_of([[], rows], [1, 8], seed=0)
+
+    def learned(person: Newcomer, choices: Sequence[Comparison], swap: bool = False) -> float:
+        run = tmp_path / "adapted"
+        own = [replace(each, user_id=person.user_id) for each in choices]
+        adapt(gated, write(tmp_path / "c.jsonl", own, swap), out=run)
+        right = accuracy(run, [read.row for read in person.tested], person.user_id)
+        shutil.rmtree(run)
+        return right
+
+    readings: dict[tuple[int, str], list[float]] = defaultdict(list)
     for number, person in enumerate(crowd):
-        own, other = ([read.row for read in crowd[i].known] for i in (number, others(3, 0)[number]))
-        as_other = [replace(each, user_id=person.user_id) for each in other]
-        tested = [read.row for read in person.tested]
-        readings["generic"].append(accuracy(gated, tested, None))
-        for name, choices in (("adapted", own), ("shuffled", as_other), ("flipped", own)):
-            run = tmp_path / f"{name}-{number}"
-            adapt(gated, write(tmp_path / "c.jsonl", choices, swap=name == "flipped"), out=run)
-            readings[name].append(accuracy(run, tested, person.user_id))
+        for place, count in enumerate((1, 8)):
+            own, other = ([read.row for read in crowd[i].known[:count]] for i in (number, others(3, 0)[number]))
+            readings[place, "generic"].append(accuracy(gated, [read.row for read in person.tested], None))
+            readings[place, "adapted"].append(learned(person, own))
+            readings[place, "shuffled"].append(learned(person, other))
+            readings[place, "flipped"].append(learned(person, own, swap=True))
+    for (place, name), values in readings.items():
+        assert found.by_choices[place].readings[name].rate == pytest.approx(sum(values) / 3), (place, name)
     at = found.by_choices[1]
-    for name, values in readings.items():
-        assert at.readings[name].rate == pytest.approx(sum(values) / 3), name
+    learners = {at.readings[name].rate for name in ("adapted", "shuffled", "flipped")}
+    assert len(learners) == 3  # or one could stand in another's place
     assert at.gain.rate == pytest.approx(at.readings["adapted"].rate - at.readings["generic"].rate)
-    assert at.readings["generic"] == found.by_choices[0].readings["generic"]
     assert at.turned_over.rate > 0
     assert sum(at.told_apart.values()) == 3
+
+
+def test_the_first_choices_of_each_person() -> None:
+    known = [Newcomer(f"{number}", [Read(None, number)] * number, []) for number in (2, 3)]  # type: ignore[arg-type]
+    test = Evaluation(known, None, None, None, Path(), 0, SILENT)  # type: ignore[arg-type]
+    assert (test.known, test.learners.tolist()) == ([2, 2, 3, 3, 3], [0, 0, 1, 1, 1])
+    assert test.first(1).tolist() == [True, False, True, False, False]
+    assert test.first(2).tolist() == [True, True, True, True, False]
 
 
 def test_choices_to_learn_from_come_first(gated: Path, people: Path, tmp_path: Path) -> None:
@@ -129,15 +152,21 @@ def test_examples_that_do_not_fit_are_left_out(gated: Path, people: Path) -> Non
         return torch.zeros(2 * len(batch))
 
     rewards.offset = offset  # type: ignore[method-assign]
-    person = Newcomer("zed", [read(1 + number % 7) for number in range(40)], [read(0)])
+    person = Newcomer("zed", [read(1 + number % 7) for number in range(38)], [read(0)])
     prior = UserPrior(torch.zeros(4), torch.eye(4))
     margins = in_context(Evaluation([person], trained, rewards, prior, people, 0, SILENT))
     lengths = []
-    for count in (0, 1, 2, 40):
+    for count in (0, 1, 2, 38):
         margins(count)
         lengths.append(len(asked[-1].prompt))
     assert lengths[0] == len(person.tested[0].tokens.prompt) < lengths[1] < lengths[2] < lengths[3] <= 128
     assert asked[-1].prompt[-lengths[0] + 1 :] == person.tested[0].tokens.prompt[1:]
+    rows, tested = [each.row for each in person.known], person.tested[0].row
+    fitting = []
+    with pytest.raises(TooLong):
+        for start in reversed(range(38)):
+            fitting.append(encoder.comparison(replace(tested, prompt=with_examples(tested.prompt, rows[start:]))))
+    assert asked[-1].prompt == fitting[-1].prompt  # the last examples
 
 
 @pytest.mark.parametrize(
