@@ -162,11 +162,13 @@ def test_examples_that_do_not_fit_are_left_out(gated: Path, people: Path) -> Non
     assert lengths[0] == len(person.tested[0].tokens.prompt) < lengths[1] < lengths[2] < lengths[3] <= 128
     assert asked[-1].prompt[-lengths[0] + 1 :] == person.tested[0].tokens.prompt[1:]
     rows, tested = [each.row for each in person.known], person.tested[0].row
-    fitting = []
+
+    def shown(count: int) -> Encoded:
+        return encoder.comparison(replace(tested, prompt=with_examples(tested.prompt, rows[-count:])))
+
+    kept = next(count for count in range(1, 38) if shown(count).prompt == asked[-1].prompt)  # the last ones
     with pytest.raises(TooLong):
-        for start in reversed(range(38)):
-            fitting.append(encoder.comparison(replace(tested, prompt=with_examples(tested.prompt, rows[start:]))))
-    assert asked[-1].prompt == fitting[-1].prompt  # the last examples
+        shown(kept + 1)
 
 
 @pytest.mark.parametrize(
