@@ -95,7 +95,7 @@ PSOUPS_STRONG = Experiment(
         ),
         Arm(
             "gates-half-grouped",
-            "gates, half of the comparisons, all users' of a prompt together",
+            "gates, half of the comparisons, all users' of a prompt together, fp32",
             f"{GATES} --alpha 0.7 {HALF} --max-tokens 8192 --group-by-prompt",
             vanilla="vanilla-half",
             writes=False,
@@ -203,8 +203,8 @@ PRISM = Experiment(
     name="prism",
     title="Participants of PRISM's format, with text about them",
     about="87 seen and 29 unseen users with a text about each; ten clusters (the paper's section 5.3) against vanilla "
-    "DPO with the same text, and the reward models. 80 steps of 4 comparisons, a quarter of an epoch; two held-out "
-    "comparisons per user.",
+    "DPO with the same text, and the reward models. 80 steps of 4 comparisons, a quarter of an epoch, "
+    "in which a seen user is met four times; two held-out comparisons per user. In fp32.",
     data={"data": "prism --source {raw}/prism"},
     train=f"{COMMON} {RANK32} --max-steps 80 --max-prompt-tokens 320",
     max_tokens=512,
