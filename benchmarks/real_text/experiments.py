@@ -204,7 +204,7 @@ PRISM = Experiment(
     title="Participants of PRISM's format, with text about them",
     about="87 seen and 29 unseen users with a text about each; ten clusters (the paper's section 5.3) against vanilla "
     "DPO with the same text, and the reward models. 80 steps of 4 comparisons, a quarter of an epoch, "
-    "in which a seen user is met four times, too few to be told apart; two held-out comparisons per user. In fp32.",
+    "in which a seen user is met four times, too few to distinguish them; two held-out comparisons per user. In fp32.",
     data={"data": "prism --source {raw}/prism"},
     train=f"{COMMON} {RANK32} --max-steps 80 --max-prompt-tokens 320",
     max_tokens=512,
