@@ -461,7 +461,7 @@ def test_the_command_passes_its_options_on(
 def test_every_model_of_an_experiment_has_the_precision(tmp_path: Path) -> None:
     """Trained, read, written, measured and adapted in one number format."""
     for experiment in experiments.EXPERIMENTS.values():
-        for each in tasks.tasks_of(experiment, tmp_path, tmp_path, "base", precision="fp32"):
+        for each in tasks.tasks_of(replace(experiment, precision="fp32"), tmp_path, tmp_path, "base"):
             assert each.stage == "prep" or each.command.count("--precision fp32") == 1
             assert "bf16" not in each.command
 

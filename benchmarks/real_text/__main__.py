@@ -19,17 +19,17 @@ from pathlib import Path
 
 from benchmarks.real_text.base import downloaded_base
 from benchmarks.real_text.experiments import EXPERIMENTS
-from benchmarks.real_text.tasks import PRECISION, STAGES, missing, run, tasks_of
+from benchmarks.real_text.tasks import STAGES, missing, run, tasks_of
 
 
 def main() -> int:
     args = parsed()
     experiment = EXPERIMENTS[args.experiment]
-    if args.shots:
-        experiment = replace(experiment, shots=args.shots)
+    given = {"precision": args.precision, "shots": args.shots}
+    experiment = replace(experiment, **{name: value for name, value in given.items() if value})
     model = args.model or downloaded_base(args.work / "base")
     seeds = [int(seed) for seed in args.seeds.split(",")] if args.seeds else []
-    tasks = list(tasks_of(experiment, args.work, args.raw, model, seeds, args.precision))
+    tasks = list(tasks_of(experiment, args.work, args.raw, model, seeds))
     known = {arm.name for arm in experiment.arms}
     arms = set(args.arms.split(",")) if args.arms else known
     if arms - known:
@@ -61,7 +61,9 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("runs/results/real-text"), help="where data and runs go")
     parser.add_argument("--raw", type=Path, default=Path("raw"), help="folder of the raw data")
     parser.add_argument("--model", help="base model, a folder or .gguf file; by default SmolLM2-135M-Instruct of PyPI")
-    parser.add_argument("--precision", default=PRECISION, choices=["bf16", "fp32"], help="fp32 on a CPU without bf16")
+    parser.add_argument(
+        "--precision", choices=["bf16", "fp32"], help="in place of the experiment's: fp32 on a CPU without bf16"
+    )
     parser.add_argument("--arms", default="", help="only these, with commas between")
     parser.add_argument("--seeds", default="", help="only these, with commas between")
     parser.add_argument("--shots", default="", help="how many choices of newcomers are learned from: 1,2,16")

@@ -42,6 +42,7 @@ class Experiment:
     generate: str  # of `prlhf generate`; {data} is the folder of the data set `data`
     arms: tuple[Arm, ...]
     max_tokens: int  # of a comparison: longer responses are cut
+    precision: str = "bf16"  # of all models; on a CPU without bf16, fp32 is faster
     seeds: tuple[int, ...] = (0, 1, 2)
     title: str = ""
     about: str = ""
@@ -209,6 +210,7 @@ PRISM = Experiment(
     train=f"{COMMON} {RANK32} --max-steps 80 --max-prompt-tokens 320",
     max_tokens=512,
     generate="",
+    precision="fp32",
     limit=2,
     arms=(
         Arm("gates-k10", "gates, ten clusters", GATES_K10, writes=False),

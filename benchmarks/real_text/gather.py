@@ -31,6 +31,7 @@ def gather(experiment: Experiment, work: Path) -> Numbers:
     scores = {name: _rows(root, experiment, name, "scores.jsonl", read_scores) for name in arms}
     texts = {name: _rows(root, experiment, name, "measures.jsonl", read_measures) for name in arms}
     scores, texts = ({name: rows for name, rows in found.items() if rows} for found in (scores, texts))
+    rules = rules_of(experiment, root)
     curve = base_curve([row["nll"] for row in texts.get("base", [])])
     return {
         "name": experiment.name,
@@ -39,10 +40,10 @@ def gather(experiment: Experiment, work: Path) -> Numbers:
         "differences": {name: differences(scores, name, arms[name].vanilla) for name in scores},
         "written": {name: by_user(rows, curve) for name, rows in texts.items()},
         "poles": {name: poles(experiment, rows) for name, rows in texts.items()},
-        "wins": {name: winning(rules_of(experiment, root), texts, name, arms[name].vanilla) for name in texts},
+        "wins": {name: winning(rules, texts, name, arms[name].vanilla) for name in texts},
         "correlations": correlations(texts, root / TASTES),
         "newcomers": newcomers(experiment, root),
-        "rules": rules_of(experiment, root),
+        "rules": rules,
         "examples": examples(experiment, root),
     }
 
@@ -52,15 +53,13 @@ def with_earlier(earlier: Numbers, found: Numbers) -> Numbers:
 
     An arm that was measured earlier with a seed that is not here stands beside it, as `ARM/SEEDS`.
     """
-    earlier = _apart(earlier, found)
     measured = {name for name, about in found["arms"].items() if about["seeds"]}
     places = {name: place for place, name in enumerate(found["arms"])}
     whole = dict(found)
-    for table, rows in earlier.items():
-        if table not in WHOLE:
-            both = found.get(table, {}) | {name: row for name, row in rows.items() if name not in measured}
-            known = [name for name in both if arm_of(name) in places]
-            whole[table] = {name: both[name] for name in sorted(known, key=lambda one: places[arm_of(one)])}
+    for table, rows in _apart(earlier, found).items():
+        both = found.get(table, {}) | {name: row for name, row in rows.items() if name not in measured}
+        known = [name for name in both if arm_of(name) in places]
+        whole[table] = {name: both[name] for name in sorted(known, key=lambda one: places[arm_of(one)])}
     return whole | {table: found[table] or earlier.get(table) for table in WHOLE}
 
 
@@ -77,14 +76,13 @@ def label(arms: Numbers, name: str) -> str:
 
 
 def _apart(earlier: Numbers, found: Numbers) -> Numbers:
-    """`earlier`, in which arms with a seed that was not measured again have names of their own."""
+    """The tables of `earlier` by arm, in which arms with a seed that was not measured again have names of their own."""
     names = {}
     for name, about in earlier["arms"].items():
         again = found["arms"].get(name, about)["seeds"] or about["seeds"]
         names[name] = f"{name}/{','.join(about['seeds'])}" if set(about["seeds"]) - set(again) else name
     tables = {table: rows for table, rows in earlier.items() if isinstance(rows, dict) and table not in WHOLE}
-    renamed = {table: {names.get(name, name): row for name, row in rows.items()} for table, rows in tables.items()}
-    return renamed | {table: earlier.get(table) for table in WHOLE}
+    return {table: {names.get(name, name): row for name, row in rows.items()} for table, rows in tables.items()}
 
 
 def differences(scores: Mapping[str, Sequence[Row]], name: str, vanilla: str = "vanilla") -> Numbers:

@@ -25,7 +25,6 @@ PRLHF, SCORES, MEASURES = "prlhf_cli.main", "benchmarks.real_text.scores", "benc
 NEWCOMERS = "benchmarks.real_text.newcomers"
 TASTES, PEOPLE = "tastes.json", "newcomers"
 ROOT = Path(__file__).parents[2]
-PRECISION = "bf16"  # as in docs/RESULTS.md; fp32 is faster on a CPU without it
 STAGES = ("prep", "train", "score", "write", "measure", "adapt")
 
 
@@ -46,9 +45,7 @@ class Task:
         return f"{'prlhf' if self.module == PRLHF else f'python -m {self.module}'} {self.arguments}"
 
 
-def tasks_of(
-    experiment: Experiment, work: Path, raw: Path, model: str, seeds: Sequence[int] = (), precision: str = PRECISION
-) -> Iterator[Task]:
+def tasks_of(experiment: Experiment, work: Path, raw: Path, model: str, seeds: Sequence[int] = ()) -> Iterator[Task]:
     """All tasks of an experiment, seed after seed; `model` is the base, `seeds` those of the experiment by default."""
     root = work / experiment.name
     for name, prep in experiment.data.items():
@@ -62,13 +59,11 @@ def tasks_of(
         yield Task("prep", PEOPLE, NEWCOMERS, line, root / PEOPLE / "manifest.json", (root / "data" / "manifest.json",))
     for seed in seeds or experiment.seeds:
         for arm in experiment.arms:
-            yield from _tasks_of_arm(experiment, arm, seed, root, model, precision)
+            yield from _tasks_of_arm(experiment, arm, seed, root, model)
 
 
-def _tasks_of_arm(
-    experiment: Experiment, arm: Arm, seed: int, root: Path, model: str, precision: str
-) -> Iterator[Task]:
-    computed = f"--precision {precision}"
+def _tasks_of_arm(experiment: Experiment, arm: Arm, seed: int, root: Path, model: str) -> Iterator[Task]:
+    computed = f"--precision {experiment.precision}"
     name, here, data = f"{arm.name}/{seed}", root / arm.name / str(seed), root / arm.data
     run, ready = here / "run", data / "manifest.json"
     trained = run / "results.json"

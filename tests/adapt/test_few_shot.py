@@ -43,11 +43,15 @@ def row(user: str, number: int) -> Comparison:
 
 @pytest.fixture
 def people(prepared: Path, tmp_path: Path) -> Path:
-    """Three unseen users with 8 held-out choices each."""
+    return unseen(prepared, tmp_path / "people", 8)
+
+
+def unseen(prepared: Path, path: Path, each: int) -> Path:
+    """Three unseen users with so many held-out choices each."""
     data = read_prepared(prepared)
-    held_out = [row(user, number) for number in range(8) for user in ("yan", "zed", "wim")]
-    write_prepared(tmp_path / "people", Prepared(data.train, held_out, data.users, {"dataset": "people"}))
-    return tmp_path / "people"
+    held_out = [row(user, number) for number in range(each) for user in ("yan", "zed", "wim")]
+    write_prepared(path, Prepared(data.train, held_out, data.users, {"dataset": "people"}))
+    return path
 
 
 def judged(run: Path, data: Path, tmp_path: Path, **settings: Any) -> FewShotAccuracy:
@@ -74,13 +78,11 @@ def accuracy(run: Path, rows: list[Comparison], user: str | None) -> float:
 
 
 def test_it_is_what_adapt_would_have_left(gated: Path, prepared: Path, tmp_path: Path) -> None:
-    data = read_prepared(prepared)
-    held_out = [row(user, number) for number in range(24) for user in ("yan", "zed", "wim")]
-    write_prepared(tmp_path / "people", Prepared(data.train, held_out, data.users, {"dataset": "people"}))
-    found = judged(gated, tmp_path / "people", tmp_path, few_shot="1,8")
+    people = unseen(prepared, tmp_path / "people", 24)
+    found = judged(gated, people, tmp_path, few_shot="1,8")
     assert json.loads((tmp_path / "judged/results.json").read_text()) == json.loads(found.model_dump_json())
     assert (found.users, found.comparisons, [at.choices for at in found.by_choices]) == (3, 48, [1, 8])
-    rows = [Read(each, None) for each in read_prepared(tmp_path / "people").eval]  # type: ignore[arg-type]
+    rows = [Read(each, None) for each in read_prepared(people).eval]  # type: ignore[arg-type]
     crowd = people_of([[], rows], [1, 8], seed=0)
 
     def learned(person: Newcomer, choices: Sequence[Comparison], swap: bool = False) -> float:
@@ -105,6 +107,7 @@ def test_it_is_what_adapt_would_have_left(gated: Path, prepared: Path, tmp_path:
     learners = {at.readings[name].rate for name in ("adapted", "shuffled", "flipped")}
     assert len(learners) == 3  # or one could stand in another's place
     assert at.gain.rate == pytest.approx(at.readings["adapted"].rate - at.readings["generic"].rate)
+    assert at.readings["generic"] == found.by_choices[0].readings["generic"]
     assert at.turned_over.rate > 0
     assert sum(at.told_apart.values()) == 3
 
